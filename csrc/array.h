@@ -1,0 +1,68 @@
+// A fixed-size array of plain numbers, uninitialised unless asked for.
+//
+// std::vector would write every element twice (once zero, once the value), and
+// could not hand its buffer to NumPy. Zeros() uses calloc, so that a large
+// array's pages are zeroed by the kernel when they are first touched and not at
+// all before.
+
+#ifndef CSRC_ARRAY_H_
+#define CSRC_ARRAY_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <new>
+#include <type_traits>
+
+namespace isoprefill {
+
+template <typename T>
+class Array {
+  static_assert(std::is_trivial_v<T>, "Array does not run constructors");
+
+ public:
+  Array() = default;
+  explicit Array(int64_t size)
+      : Array(size, [](size_t n) { return std::malloc(n * sizeof(T)); }) {}
+
+  static Array Zeros(int64_t size) {
+    return Array(size, [](size_t n) { return std::calloc(n, sizeof(T)); });
+  }
+
+  int64_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+  T* data() { return data_.get(); }
+  const T* data() const { return data_.get(); }
+  T& operator[](int64_t i) { return data_.get()[i]; }
+  const T& operator[](int64_t i) const { return data_.get()[i]; }
+  T* begin() { return data(); }
+  T* end() { return data() + size_; }
+  const T* begin() const { return data(); }
+  const T* end() const { return data() + size_; }
+
+ private:
+  struct Free {
+    void operator()(T* pointer) const { std::free(pointer); }
+  };
+
+  template <typename Allocate>
+  Array(int64_t size, Allocate allocate) : size_(size) {
+    if (size < 0 || static_cast<uint64_t>(size) >
+                        std::numeric_limits<size_t>::max() / 2 / sizeof(T)) {
+      throw std::bad_alloc();
+    }
+    // One element at least, so that data() is never null.
+    data_.reset(
+        static_cast<T*>(allocate(size == 0 ? 1 : static_cast<size_t>(size))));
+    if (data_ == nullptr) throw std::bad_alloc();
+  }
+
+  std::unique_ptr<T, Free> data_;
+  int64_t size_ = 0;
+};
+
+}  // namespace isoprefill
+
+#endif  // CSRC_ARRAY_H_

@@ -1,0 +1,65 @@
+#include "csrc/bindings/arrays.h"
+
+#include <limits>
+#include <stdexcept>
+
+namespace py = pybind11;
+
+namespace isoprefill {
+namespace {
+
+std::string Shortened(py::handle values) {
+  std::string text = py::repr(values);
+  return text.size() <= 60 ? text : text.substr(0, 57) + "...";
+}
+
+}  // namespace
+
+Int64Array ToInt64Array(py::handle values, const char* name) {
+  py::array array = py::array::ensure(values);
+  if (!array) {
+    PyErr_Clear();
+    throw std::invalid_argument(std::string(name) + " is " + Shortened(values) +
+                                "; it must be a sequence of integers");
+  }
+  const char kind = array.dtype().kind();
+  // NumPy makes an empty list an array of floats.
+  const bool integers = kind == 'i' || kind == 'u' || array.size() == 0;
+  if (array.ndim() != 1 || !integers) {
+    throw std::invalid_argument(
+        std::string(name) + " is " + Shortened(values) +
+        "; it must be a one-dimensional sequence of integers below 2^63");
+  }
+  if (kind == 'u' && array.itemsize() == sizeof(uint64_t)) {
+    const auto large = py::array_t<uint64_t, py::array::c_style>(array);
+    for (py::ssize_t i = 0; i < large.size(); ++i) {
+      if (large.data()[i] >
+          static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
+        throw std::invalid_argument(
+            std::string(name) + "[" + std::to_string(i) + "] is " +
+            std::to_string(large.data()[i]) + "; it must be below 2^63");
+      }
+    }
+  }
+  return Int64Array(array);
+}
+
+std::vector<int32_t> ToTokens(py::handle values, const std::string& name) {
+  const Int64Array array = ToInt64Array(values, name.c_str());
+  std::vector<int32_t> tokens(array.size());
+  for (py::ssize_t i = 0; i < array.size(); ++i) {
+    const int64_t token = array.data()[i];
+    if (token < std::numeric_limits<int32_t>::min() ||
+        token > std::numeric_limits<int32_t>::max()) {
+      throw std::invalid_argument(
+          name + "[" + std::to_string(i) + "] is " + std::to_string(token) +
+          "; a token id must be from " +
+          std::to_string(std::numeric_limits<int32_t>::min()) + " to " +
+          std::to_string(std::numeric_limits<int32_t>::max()));
+    }
+    tokens[i] = static_cast<int32_t>(token);
+  }
+  return tokens;
+}
+
+}  // namespace isoprefill

@@ -1,0 +1,10 @@
+#include <pybind11/pybind11.h>
+
+#include "csrc/bindings/bindings.h"
+
+PYBIND11_MODULE(isoprefill_csrc, module) {
+  module.doc() =
+      "Layouts, masks and schedules of isolated multi-item prefill. C++ "
+      "(csrc/) behind NumPy arrays.";
+  isoprefill::BindLayout(module);
+}
