@@ -13,6 +13,24 @@ std::string Shortened(py::handle values) {
   return text.size() <= 60 ? text : text.substr(0, 57) + "...";
 }
 
+std::vector<int32_t> ToInt32(py::handle values, const std::string& name,
+                             const char* what, int64_t lowest) {
+  constexpr int64_t kHighest = std::numeric_limits<int32_t>::max();
+  const Int64Array array = ToInt64Array(values, name.c_str());
+  std::vector<int32_t> result(array.size());
+  for (py::ssize_t i = 0; i < array.size(); ++i) {
+    const int64_t value = array.data()[i];
+    if (value < lowest || value > kHighest) {
+      throw std::invalid_argument(name + "[" + std::to_string(i) + "] is " +
+                                  std::to_string(value) + "; " + what +
+                                  " must be from " + std::to_string(lowest) +
+                                  " to " + std::to_string(kHighest));
+    }
+    result[i] = static_cast<int32_t>(value);
+  }
+  return result;
+}
+
 }  // namespace
 
 Int64Array ToInt64Array(py::handle values, const char* name) {
@@ -45,21 +63,12 @@ Int64Array ToInt64Array(py::handle values, const char* name) {
 }
 
 std::vector<int32_t> ToTokens(py::handle values, const std::string& name) {
-  const Int64Array array = ToInt64Array(values, name.c_str());
-  std::vector<int32_t> tokens(array.size());
-  for (py::ssize_t i = 0; i < array.size(); ++i) {
-    const int64_t token = array.data()[i];
-    if (token < std::numeric_limits<int32_t>::min() ||
-        token > std::numeric_limits<int32_t>::max()) {
-      throw std::invalid_argument(
-          name + "[" + std::to_string(i) + "] is " + std::to_string(token) +
-          "; a token id must be from " +
-          std::to_string(std::numeric_limits<int32_t>::min()) + " to " +
-          std::to_string(std::numeric_limits<int32_t>::max()));
-    }
-    tokens[i] = static_cast<int32_t>(token);
-  }
-  return tokens;
+  return ToInt32(values, name, "a token id",
+                 std::numeric_limits<int32_t>::min());
+}
+
+std::vector<int32_t> ToLengths(py::handle values, const std::string& name) {
+  return ToInt32(values, name, "a length", 1);
 }
 
 }  // namespace isoprefill

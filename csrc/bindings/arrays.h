@@ -46,6 +46,22 @@ pybind11::array View(const Array<T>& array,
   return view;
 }
 
+// The getter of a read-only property over an Array<int32_t> member of a bound
+// class: a one-dimensional view that keeps its object alive.
+template <typename T>
+struct MemberOf;
+template <typename Class>
+struct MemberOf<Array<int32_t> Class::*> {
+  using Owner = Class;
+};
+
+template <auto member>
+pybind11::array Property(pybind11::object self) {
+  using Owner = typename MemberOf<decltype(member)>::Owner;
+  const Array<int32_t>& array = self.cast<const Owner&>().*member;
+  return View(array, {array.size()}, self);
+}
+
 // A one-dimensional array of int64 from any sequence or array of integers.
 // Throws ValueError naming `name` for anything else; `name` is copied only
 // then.
@@ -55,6 +71,10 @@ Int64Array ToInt64Array(pybind11::handle values, const char* name);
 
 // The same as int32, for token ids.
 std::vector<int32_t> ToTokens(pybind11::handle values, const std::string& name);
+
+// The same as int32, for lengths: each at least 1.
+std::vector<int32_t> ToLengths(pybind11::handle values,
+                               const std::string& name);
 
 }  // namespace isoprefill
 

@@ -16,6 +16,7 @@ namespace isoprefill {
 using LayoutClass = pybind11::class_<Layout, std::shared_ptr<Layout>>;
 
 LayoutClass BindLayout(pybind11::module_& module);
+void BindAlignedSchedule(pybind11::module_& module, LayoutClass& layout);
 
 }  // namespace isoprefill
 

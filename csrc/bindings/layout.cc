@@ -145,13 +145,6 @@ void CheckNoDelimiterInPython(int64_t delimiter_id, py::object query,
   }
 }
 
-// A read-only property of the class: a view that keeps the layout alive.
-template <Array<int32_t> Layout::* member>
-py::array Property(py::object self) {
-  const Array<int32_t>& array = self.cast<const Layout&>().*member;
-  return View(array, {array.size()}, self);
-}
-
 template <typename T, typename Get>
 py::list PerRequest(const Layout& layout, Get get) {
   py::list values;

@@ -6,5 +6,6 @@ PYBIND11_MODULE(isoprefill_csrc, module) {
   module.doc() =
       "Layouts, masks and schedules of isolated multi-item prefill. C++ "
       "(csrc/) behind NumPy arrays.";
-  isoprefill::BindLayout(module);
+  isoprefill::LayoutClass layout = isoprefill::BindLayout(module);
+  isoprefill::BindAlignedSchedule(module, layout);
 }

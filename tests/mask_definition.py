@@ -1,0 +1,116 @@
+"""The definition that every mask, layout and schedule is tested against: short, slow and O(T^2).
+
+T rows, S columns, N items, as in docs/design.md. Nothing here is imported by the product.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+def visible(seg, req, col, key_seg, key_req) -> np.ndarray:
+    """bool [T, S]: who sees whom.
+
+    Row i sees column j iff both belong to one request, j <= i, and seg(j) = 0 or seg(j) = seg(i) > 0.
+    """
+    seg, req, col = (np.asarray(x)[:, None] for x in (seg, req, col))
+    key_seg, key_req = np.asarray(key_seg)[None, :], np.asarray(key_req)[None, :]
+    one_request = (req == key_req) & (req >= 0)
+    not_later = np.arange(key_seg.size)[None, :] <= col
+    prefix_or_own = (key_seg == 0) | ((key_seg == seg) & (seg > 0))
+    return one_request & not_later & prefix_or_own
+
+
+class RequestSpec(NamedTuple):
+    """One request of a pack, as `build_layout` takes it."""
+
+    prefix_len: int
+    item_lens: Sequence[int]
+    delimiter: str = "none"
+    cached_prefix: bool = False
+    causal: bool = False
+
+
+def tokens_of(spec: RequestSpec) -> list[tuple[int, int, str, int]]:
+    """The request's columns as (segment, position, kind, item): kind is "q", "d" or "i"."""
+    p = spec.prefix_len
+    tokens = [(0, i, "q", -1) for i in range(p)]
+    delimiter = (-2, p - 1, "d", -1)
+    start = p
+    if spec.delimiter == "prefix_first" and spec.item_lens:
+        tokens.append((0, p, "q", -1))
+        delimiter, start = (-2, p, "d", -1), p + 1
+    elif spec.delimiter == "hidden" and spec.item_lens:
+        tokens.append(delimiter)
+    for k, length in enumerate(spec.item_lens):
+        tokens += [(k + 1, start + i, "i", k) for i in range(length)]
+        tokens += [delimiter] if spec.delimiter != "none" else []
+    if spec.causal:
+        tokens = [(0, i, kind, item) for i, (_, _, kind, item) in enumerate(tokens)]
+    return tokens
+
+
+class Definition(NamedTuple):
+    """What a layout must be, by the definition. Names as in `isoprefill_csrc.Layout`."""
+
+    segment_ids: np.ndarray
+    request_ids: np.ndarray
+    positions: np.ndarray
+    row_columns: np.ndarray
+    key_segment_ids: np.ndarray
+    key_request_ids: np.ndarray
+    readout_rows: np.ndarray
+    item_first_rows: np.ndarray
+    item_lens: np.ndarray
+    item_requests: np.ndarray
+    item_context_rows: np.ndarray
+    prefix_last_rows: np.ndarray
+    mask: np.ndarray
+
+
+def define(
+    requests: Sequence[RequestSpec], pad_rows_to: int | None = None, pad_columns_to: int | None = None
+) -> Definition:
+    """The layout and mask of a pack, token by token."""
+    rows, columns, items, prefix_last = [], [], [], []
+    for r, spec in enumerate(requests):
+        tokens = tokens_of(spec)
+        first_row = len(rows)
+        for kind_index, (segment, position, kind, item) in enumerate(tokens):
+            columns.append((segment, r))
+            if spec.cached_prefix and kind == "q":
+                continue
+            if kind == "i" and (kind_index == 0 or tokens[kind_index - 1][3] != item):
+                items.append([r, len(rows), 0, first_row])
+            if kind == "i":
+                items[-1][2] += 1
+            rows.append((segment, r, position, len(columns) - 1))
+        prefix_columns = sum(kind == "q" for _, _, kind, _ in tokens)
+        prefix_last.append(-1 if spec.cached_prefix else first_row + prefix_columns - 1)
+    if pad_columns_to is None and not any(spec.cached_prefix for spec in requests):
+        pad_columns_to = pad_rows_to
+    rows += [(-1, -1, 0, -1)] * ((pad_rows_to or 0) - len(rows))
+    columns += [(-1, -1)] * ((pad_columns_to or 0) - len(columns))
+    seg, req, pos, col = np.array(rows, np.int32).reshape(-1, 4).T
+    key_seg, key_req = np.array(columns, np.int32).reshape(-1, 2).T
+    context = [
+        (first - 1 if first > start else -1) if requests[r].causal else prefix_last[r]
+        for r, first, _, start in items
+    ]
+    item_array = np.array(items, np.int32).reshape(-1, 4)
+    return Definition(
+        seg,
+        req,
+        pos,
+        col,
+        key_seg,
+        key_req,
+        item_array[:, 1] + item_array[:, 2] - 1,
+        item_array[:, 1],
+        item_array[:, 2],
+        item_array[:, 0],
+        np.array(context, np.int32),
+        np.array(prefix_last, np.int32),
+        visible(seg, req, col, key_seg, key_req),
+    )
