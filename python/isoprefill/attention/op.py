@@ -1,0 +1,93 @@
+"""The attention operation: checks its inputs and hands them to a back end."""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from isoprefill_pallas.reference import dense_attention, visible
+from jaxtyping import Array, Float
+
+from isoprefill.attention.xla import xla_attention
+from isoprefill.layout import PackedLayout
+
+Backend = Literal["auto", "xla", "dense"]
+DTYPES = ("float32", "bfloat16")
+
+
+def multi_item_attention(
+    q: Float[Array, "T Hq D"],
+    k: Float[Array, "S Hkv D"],
+    v: Float[Array, "S Hkv D"],
+    layout: PackedLayout,
+    *,
+    backend: Backend = "auto",
+    scale: float | None = None,
+    soft_cap: float | None = None,
+    return_lse: bool = False,
+) -> Float[Array, "T Hq D"] | tuple[Float[Array, "T Hq D"], Float[Array, "T Hq"]]:
+    """Attention in which a row sees its request's prefix and its own item, and nothing else.
+
+    Works inside `jax.jit`; there the layout must carry the back end's schedule (`layout.with_schedule("xla")`).
+    Accumulates in float32. Rows that see nothing (padding) give zeros.
+
+    Another item's or request's q, k and v cannot change a row's output by a single bit as long as they are
+    finite. NaN or infinity in another item's v can, where it shares a tile with the row: 0 * NaN is NaN.
+
+    Args:
+        q: queries, float32 or bfloat16; T is `layout.num_rows`. Hq is a multiple of Hkv, and query heads
+            h * Hq / Hkv and following use KV head h.
+        k, v: keys and values, S is `layout.num_columns`; dtype as q.
+        layout: what the rows and columns are.
+        backend: "xla", "dense" (the reference, O(T * S) memory) or "auto" ("xla").
+        scale: factor of the scores, by default 1 / sqrt(D).
+        soft_cap: a score s becomes soft_cap * tanh(s / soft_cap).
+        return_lse: also return the log-sum-exp of each row's scores, float32, natural log, -inf for padding.
+
+    Raises:
+        ValueError: naming the argument, its value and what is allowed.
+    """
+    _check(q, k, v, layout, soft_cap)
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend must be one of {get_args(Backend)}, got {backend!r}")
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if backend == "dense":
+        mask = visible(
+            jnp.asarray(layout.segment_ids),
+            jnp.asarray(layout.request_ids),
+            jnp.asarray(layout.row_columns),
+            jnp.asarray(layout.key_segment_ids),
+            jnp.asarray(layout.key_request_ids),
+        )
+        out, lse = dense_attention(q, k, v, mask, scale=scale, soft_cap=soft_cap)
+    else:
+        if layout.aligned is None:
+            layout = layout.with_schedule("xla")
+        out, lse = _jitted_xla(q, k, v, layout, scale=scale, soft_cap=soft_cap)
+    return (out, lse) if return_lse else out
+
+
+_jitted_xla = jax.jit(xla_attention, static_argnames=("scale", "soft_cap"))
+
+
+def _check(q: Array, k: Array, v: Array, layout: PackedLayout, soft_cap: float | None) -> None:
+    for name, array, length, lengths_name in (
+        ("q", q, layout.num_rows, "rows"),
+        ("k", k, layout.num_columns, "columns"),
+        ("v", v, layout.num_columns, "columns"),
+    ):
+        if array.ndim != 3:
+            raise ValueError(f"{name} must have 3 dimensions [tokens, heads, head_dim], got shape {array.shape}")
+        if array.shape[0] != length:
+            raise ValueError(f"{name} must have the layout's {length} {lengths_name}, got shape {array.shape}")
+        if array.dtype not in DTYPES:
+            raise ValueError(f"{name} must be one of {DTYPES}, got {array.dtype}")
+        if array.dtype != q.dtype:
+            raise ValueError(f"{name} must have q's dtype {q.dtype}, got {array.dtype}")
+        if array.shape[2] != q.shape[2]:
+            raise ValueError(f"{name} must have q's head_dim {q.shape[2]}, got shape {array.shape}")
+    if k.shape != v.shape:
+        raise ValueError(f"v must have k's shape {k.shape}, got {v.shape}")
+    if q.shape[1] % k.shape[1]:
+        raise ValueError(f"q's {q.shape[1]} heads must be a multiple of k's {k.shape[1]} heads")
+    if soft_cap is not None and not soft_cap > 0:
+        raise ValueError(f"soft_cap must be above 0, got {soft_cap}")

@@ -1,0 +1,27 @@
+"""`isoprefill <command> [flags]`: finds the command and runs it."""
+
+import importlib
+import sys
+
+from absl import app
+
+COMMANDS = {"score": "score items against a query"}
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if command not in COMMANDS:
+        lines = "\n".join(f"  {name:10} {purpose}" for name, purpose in COMMANDS.items())
+        wanted = command in ("", "help", "--help", "-h")
+        if not wanted:
+            print(f"isoprefill: no command {command!r}", file=sys.stderr)
+        print(f"usage: isoprefill <command> [flags]\n{lines}", file=sys.stdout if wanted else sys.stderr)
+        sys.exit(0 if wanted else 2)
+    run(command, sys.argv[1:])
+
+
+def run(command: str, argv: list[str] | None = None) -> None:
+    """Runs one command; `argv` begins with its name."""
+    module = importlib.import_module(f"isoprefill.cli.{command}")
+    app.run(module.main, argv=argv)

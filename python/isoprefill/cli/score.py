@@ -1,0 +1,185 @@
+"""Scores items against a query and prints them ranked.
+
+Without --labels an item's score is log P(item | query). With labels it is the probability of each label after
+query + item, and items are ranked by the first label.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from isoprefill.cli.inputs import read_items, read_text
+
+_QUERY = flags.DEFINE_string("query", None, "The query: text that every item is scored against.")
+_QUERY_FILE = flags.DEFINE_string("query-file", None, "Read the query from this file.")
+_ITEM = flags.DEFINE_multi_string(
+    "item", [], "An item; repeat the flag for more. Begin it with its space if it continues the query."
+)
+_ITEMS_FILE = flags.DEFINE_string(
+    "items-file", None, 'Read items from this file: one a line, or, if it ends in .jsonl, {"item": …} a line.'
+)
+_LABELS = flags.DEFINE_multi_string(
+    "labels", [], "A label (one token of text); repeat for more. Scores P(label | query, item)."
+)
+_SOFTMAX = flags.DEFINE_bool("softmax", False, "With labels: normalise over the labels.")
+_ITEM_FIRST = flags.DEFINE_bool("item-first", False, "Score item + query instead of query + item.")
+_MODEL = flags.DEFINE_string(
+    "model", "smollm2-135m", "A pinned model's name, a .gguf file, or a directory with safetensors."
+)
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the weights.")
+_ALGORITHM = flags.DEFINE_enum("algorithm", "auto", ["auto", "packed", "serial"], "How to compute the scores.")
+_ISOLATION = flags.DEFINE_enum(
+    "isolation", "isolated", ["isolated", "causal"], "causal lets items see each other: contaminated scores."
+)
+_ATTENTION = flags.DEFINE_enum("attention", "auto", ["auto", "xla", "dense"], "Attention back end.")
+_JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command. Bad input ends with one line on stderr and exit status 2."""
+    # `bazel run` starts programs elsewhere and leaves the user's directory here; files are named relative to it.
+    os.chdir(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"unexpected argument {argv[1]!r}: items are given with --item or --items-file")
+        report = _score()
+    except (ValueError, OSError) as error:
+        sys.exit(f"score: {error}")
+    if _JSON.value:
+        print(json.dumps(report))
+    else:
+        _print_table(report)
+
+
+def _score() -> dict[str, Any]:
+    query, items = _query(), _items()
+    if _SOFTMAX.value and not _LABELS.value:
+        raise ValueError("--softmax needs --labels")
+
+    from isoprefill.engine import ScoringEngine  # after the cheap checks: it takes a second to import jax
+
+    engine = ScoringEngine.from_pretrained(_MODEL.value, _DTYPE.value, attention=_ATTENTION.value)
+    labels = [engine.label_id(label) for label in _LABELS.value]
+    with _progress(len(items)) as on_progress:
+        result = engine.score(
+            query,
+            items,
+            label_token_ids=labels or None,
+            apply_softmax=_SOFTMAX.value,
+            item_first=_ITEM_FIRST.value,
+            isolation=_ISOLATION.value,
+            algorithm=_ALGORITHM.value,
+            on_progress=on_progress,
+        )
+    by_label = result.scores.ndim == 2
+    ranking_scores = result.scores[:, 0] if by_label else result.scores
+    order = np.argsort(-ranking_scores, kind="stable")
+    ranks = np.empty(len(items), int)
+    ranks[order] = np.arange(1, len(items) + 1)
+    results = []
+    for index, item in enumerate(items):
+        score = {"scores": result.scores[index].tolist()} if by_label else {"score": float(result.scores[index])}
+        probability = ranking_scores[index] if by_label else np.exp(ranking_scores[index])
+        results.append(
+            {
+                "index": index,
+                "item": item,
+                **score,
+                "probability": float(probability),
+                "rank": int(ranks[index]),
+            }
+        )
+    usage = result.usage
+    return {
+        "model": result.model,
+        "algorithm": result.algorithm,
+        "isolation": result.isolation,
+        "results": results,
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.total_tokens,
+        },
+    }
+
+
+def _query() -> str:
+    if (_QUERY.value is None) == (_QUERY_FILE.value is None):
+        raise ValueError("give the query with exactly one of --query and --query-file")
+    query = _QUERY.value if _QUERY.value is not None else read_text(Path(_QUERY_FILE.value))
+    if not query:
+        raise ValueError("the query is empty")
+    return query
+
+
+def _items() -> list[str]:
+    items = [*_ITEM.value, *(read_items(Path(_ITEMS_FILE.value)) if _ITEMS_FILE.value else [])]
+    if not items:
+        raise ValueError("no items: give them with --item or --items-file")
+    if "" in items:
+        raise ValueError(f"item {items.index('') + 1} is empty")
+    return items
+
+
+class _progress:
+    """A progress bar on stderr: on a terminal, and only once a first pack has left something to do."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._bar: Any = None
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        return self._update
+
+    def _update(self, done: int, total: int) -> None:
+        if self._bar is None and done < total:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar.add_task("items scored", total=total)
+            self._bar.start()
+        if self._bar is not None:
+            self._bar.update(0, completed=done)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _print_table(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    results = sorted(report["results"], key=lambda result: result["rank"])
+    table = Table(box=None, pad_edge=False)
+    table.add_column("rank", justify="right")
+    table.add_column("item")
+    if "scores" in results[0]:
+        for label in _LABELS.value:
+            table.add_column(f"P({label!r})", justify="right")
+    else:
+        table.add_column("score", justify="right")
+        table.add_column("probability", justify="right")
+    for result in results:
+        numbers = (
+            [f"{score:.6g}" for score in result["scores"]]
+            if "scores" in result
+            else [f"{result['score']:.4f}", f"{result['probability']:.6g}"]
+        )
+        # Text, not markup: an item may hold square brackets.
+        table.add_row(str(result["rank"]), Text(result["item"]), *numbers)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{report['model']}, {report['algorithm']}, {report['isolation']}, "
+        f"{report['usage']['prompt_tokens']} tokens",
+        style="dim",
+    )

@@ -1,0 +1,323 @@
+"""The layout of a pack: the Python face of the C++ mask op.
+
+A pack of query 5 and items 3, 2, 4 has 14 rows. `PackedLayout.from_lengths(5, [3, 2, 4])` gives
+
+    segment_ids   0 0 0 0 0  1 1 1  2 2  3 3 3 3
+    positions     0 1 2 3 4  5 6 7  5 6  5 6 7 8
+    readout_rows  7, 9, 13
+
+docs/design.md draws its mask and explains delimiters and cached prefixes. Every array comes from the C++ op.
+Letters: T rows, S columns, N items, R requests.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, get_args
+
+import isoprefill_csrc
+import jax
+import numpy as np
+from jaxtyping import Bool, Int32, Int64, UInt8
+
+Delimiter = Literal["none", "hidden", "prefix_first"]
+Isolation = Literal["isolated", "causal"]
+
+# Tiles of the XLA back end. 512 x 512 was the best or within 10% of it on CPU for packs of 500 to 16,000 rows, of
+# 128 to 512 rows by 256 to 1024 columns; see docs/performance.md.
+XLA_BLOCK = 512
+XLA_LOCAL_BLOCKS = (8, 16, 32, 64, 128, 256)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RequestShape:
+    """The lengths of one request and how it is packed."""
+
+    prefix_len: int  # tokens of the query, without any delimiter
+    item_lens: Int64[np.ndarray, "N"]
+    delimiter: Delimiter = "none"
+    cached_prefix: bool = False
+    isolation: Isolation = "isolated"
+
+    def __post_init__(self) -> None:
+        if self.isolation not in get_args(Isolation):
+            raise ValueError(f"isolation must be one of {get_args(Isolation)}, got {self.isolation!r}")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class AlignedSchedule:
+    """What the XLA back end visits; csrc/aligned_schedule.h explains the arrays.
+
+    The arrays are padded to a capacity; how much of them counts is traced, so that two packs whose capacities
+    are equal share one compilation.
+    """
+
+    strip_steps: Int32[np.ndarray, "6 steps"]
+    num_strip_steps: Int32[np.ndarray, ""]
+    strip_own_end: Int32[np.ndarray, "T"]
+    local_blocks: Int32[np.ndarray, "3 blocks"]
+    num_local_blocks: Int32[np.ndarray, ""]
+    row_slot: Int32[np.ndarray, "T"]
+    block_q: int = dataclasses.field(metadata={"static": True})
+    block_kv: int = dataclasses.field(metadata={"static": True})
+    local_block: int = dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclasses.dataclass(frozen=True, eq=False)
+class PackedLayout:
+    """Which row and which column of a pack is what.
+
+    A pytree: the arrays below are traced under `jax.jit`, block sizes are static. What only the host needs
+    (`readout_rows` and the other tables of items, `dense_mask()`, …) is left behind when a layout is traced:
+    pass such an array to the jitted function as an argument of its own.
+
+    Attributes:
+        segment_ids: 0 prefix, k item k (from 1, anew in each request), -1 padding, -2 delimiter.
+        request_ids: index of the row's request, -1 on padding.
+        positions: position of each row for the model, restarting at the end of the prefix for every item.
+        row_columns: the column of each row, -1 on padding. With a cached prefix it differs from the row.
+        row_intervals: prefix_begin, prefix_end, own_begin, own_end: the columns that each row sees, half open.
+        key_segment_ids, key_request_ids: the same per column.
+        aligned: schedule of the XLA back end, or None; see `with_schedule`.
+    """
+
+    segment_ids: Int32[np.ndarray, "T"]
+    request_ids: Int32[np.ndarray, "T"]
+    positions: Int32[np.ndarray, "T"]
+    row_columns: Int32[np.ndarray, "T"]
+    row_intervals: Int32[np.ndarray, "4 T"]
+    key_segment_ids: Int32[np.ndarray, "S"]
+    key_request_ids: Int32[np.ndarray, "S"]
+    aligned: AlignedSchedule | None = None
+    requests: tuple[RequestShape, ...] | None = None  # None once traced
+    _op: Any = dataclasses.field(default=None, repr=False)  # isoprefill_csrc.Layout, None once traced
+
+    @classmethod
+    def from_lengths(
+        cls,
+        prefix_len: int,
+        item_lens: Iterable[int],
+        delimiter: Delimiter = "none",
+        cached_prefix: bool = False,
+        pad_to: int | None = None,
+        *,
+        pad_columns_to: int | None = None,
+        isolation: Isolation = "isolated",
+    ) -> "PackedLayout":
+        """One request of a query of `prefix_len` tokens and items of the given lengths.
+
+        Args:
+            prefix_len: tokens of the query, at least 1, without any delimiter.
+            item_lens: tokens of each item, each at least 1. No items at all is a prefix on its own.
+            delimiter: see docs/design.md.
+            cached_prefix: rows are only what follows the prefix; columns still hold it.
+            pad_to: rows after padding.
+            pad_columns_to: columns after padding; by default like the rows unless the prefix is cached.
+            isolation: "causal" lets every row see all of the request before it.
+
+        Raises:
+            ValueError: naming the argument, its value and the limit.
+        """
+        shape = RequestShape(prefix_len, _lengths(item_lens), delimiter, cached_prefix, isolation)
+        return cls._build((shape,), pad_to, pad_columns_to)
+
+    @classmethod
+    def from_tokens(
+        cls,
+        tokens: Iterable[int],
+        delimiter_id: int,
+        delimiter: Literal["hidden", "prefix_first"] = "hidden",
+        pad_to: int | None = None,
+    ) -> "PackedLayout":
+        """The request that is packed as `query <d> item 1 <d> … item N <d>`.
+
+        Raises:
+            ValueError: if the query or an item is empty, or the last token is no delimiter; says where.
+        """
+        prefix_len, item_lens = isoprefill_csrc.request_from_tokens(
+            tokens=np.asarray(list(tokens), np.int32), delimiter_id=delimiter_id, delimiter=delimiter
+        )
+        return cls.from_lengths(prefix_len, item_lens, delimiter, pad_to=pad_to)
+
+    @classmethod
+    def concat(
+        cls,
+        layouts: Sequence["PackedLayout"],
+        pad_to: int | None = None,
+        *,
+        pad_columns_to: int | None = None,
+    ) -> "PackedLayout":
+        """Several requests in one pack, in the order given. Padding of the parts is dropped."""
+        if not layouts:
+            raise ValueError("layouts must hold at least one layout, got 0")
+        shapes = tuple(shape for layout in layouts for shape in layout._host("concat")[0])
+        return cls._build(shapes, pad_to, pad_columns_to)
+
+    @classmethod
+    def _build(
+        cls, shapes: tuple[RequestShape, ...], pad_rows_to: int | None, pad_columns_to: int | None
+    ) -> "PackedLayout":
+        op = isoprefill_csrc.build_layout(
+            prefix_lens=[shape.prefix_len for shape in shapes],
+            item_lens=[shape.item_lens for shape in shapes],
+            delimiters=[shape.delimiter for shape in shapes],
+            cached_prefix=[shape.cached_prefix for shape in shapes],
+            causal=[shape.isolation == "causal" for shape in shapes],
+            pad_rows_to=pad_rows_to,
+            pad_columns_to=pad_columns_to,
+        )
+        return cls(
+            segment_ids=op.segment_ids,
+            request_ids=op.request_ids,
+            positions=op.positions,
+            row_columns=op.row_columns,
+            row_intervals=op.row_intervals,
+            key_segment_ids=op.key_segment_ids,
+            key_request_ids=op.key_request_ids,
+            requests=shapes,
+            _op=op,
+        )
+
+    def with_schedule(
+        self,
+        backend: Literal["xla"],
+        *,
+        block_q: int | None = None,
+        block_kv: int | None = None,
+        local_block: int | None = None,
+    ) -> "PackedLayout":
+        """This layout with the schedule that a back end needs, ready to be passed into a jitted function.
+
+        Args:
+            backend: "xla". The dense back end needs no schedule.
+            block_q, block_kv: rows and columns of a tile; by default at most 512, less for small packs.
+            local_block: rows of a local block; by default the one with the least work for these items.
+        """
+        if backend != "xla":
+            raise ValueError(f"backend must be 'xla', got {backend!r}")
+        shapes, op = self._host("with_schedule")
+        block_q = min(XLA_BLOCK, _power_of_two(self.num_rows)) if block_q is None else block_q
+        block_kv = min(XLA_BLOCK, _power_of_two(self.num_columns)) if block_kv is None else block_kv
+        if local_block is None:
+            local_block = isoprefill_csrc.choose_local_block(
+                item_lens=np.concatenate([shape.item_lens for shape in shapes]),
+                candidates=[block for block in XLA_LOCAL_BLOCKS if block <= block_q] or [block_q],
+                block_q=block_q,
+                block_kv=block_kv,
+            )
+        schedule = op.aligned_schedule(block_q=block_q, block_kv=block_kv, local_block=local_block)
+        aligned = AlignedSchedule(
+            strip_steps=_with_capacity(schedule.strip_steps),
+            num_strip_steps=np.int32(schedule.strip_steps.shape[1]),
+            strip_own_end=schedule.strip_own_end,
+            local_blocks=_with_capacity(schedule.local_blocks),
+            num_local_blocks=np.int32(schedule.local_blocks.shape[1]),
+            row_slot=schedule.row_slot,
+            block_q=block_q,
+            block_kv=block_kv,
+            local_block=local_block,
+        )
+        return dataclasses.replace(self, aligned=aligned)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows, padding included."""
+        return self.segment_ids.shape[0]
+
+    @property
+    def num_columns(self) -> int:
+        """Columns, padding included."""
+        return self.key_segment_ids.shape[0]
+
+    @property
+    def readout_rows(self) -> Int32[np.ndarray, "N"]:
+        """The last row of each item, whose logits score it; items in pack order."""
+        return self._host("readout_rows")[1].readout_rows
+
+    @property
+    def item_first_rows(self) -> Int32[np.ndarray, "N"]:
+        """The first row of each item."""
+        return self._host("item_first_rows")[1].item_first_rows
+
+    @property
+    def item_context_rows(self) -> Int32[np.ndarray, "N"]:
+        """The row whose logits predict each item's first token; -1 where it is in the cached prefix."""
+        return self._host("item_context_rows")[1].item_context_rows
+
+    @property
+    def item_lens(self) -> Int32[np.ndarray, "N"]:
+        """The tokens of each item."""
+        return self._host("item_lens")[1].item_lens
+
+    @property
+    def item_requests(self) -> Int32[np.ndarray, "N"]:
+        """The index of each item's request."""
+        return self._host("item_requests")[1].item_requests
+
+    def dense_mask(self) -> Bool[np.ndarray, "T S"]:
+        """True where a row sees a column. T * S bytes: for tests and small packs."""
+        return self._host("dense_mask")[1].dense_mask("bool")
+
+    def packed_bits(self) -> UInt8[np.ndarray, "bytes"]:
+        """FlashInfer's packed custom mask: for each request `packbits(mask.ravel(), bitorder="little")`."""
+        return self._host("packed_bits")[1].packed_bits()
+
+    def flashinfer_params(self) -> Any:
+        """FlashInfer's four multi-item parameters.
+
+        Raises:
+            ValueError: unless every delimiter is "hidden", or if an item is longer than 65,535 tokens.
+        """
+        return self._host("flashinfer_params")[1].flashinfer_params()
+
+    def _host(self, what: str) -> tuple[tuple[RequestShape, ...], Any]:
+        if self.requests is None or self._op is None:
+            raise ValueError(
+                f"{what} is not available on a traced PackedLayout: call it outside jax.jit and pass the "
+                "result as an argument"
+            )
+        return self.requests, self._op
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], None]:
+        traced = (
+            self.segment_ids,
+            self.request_ids,
+            self.positions,
+            self.row_columns,
+            self.row_intervals,
+            self.key_segment_ids,
+            self.key_request_ids,
+            self.aligned,
+        )
+        return traced, None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, traced: tuple[Any, ...]) -> "PackedLayout":
+        return cls(*traced)
+
+
+def bucket_size(length: int) -> int:
+    """The padded length that `length` tokens get: at most 1/8 more, at least 64, few different values.
+
+    Multiples of 64 up to 512, then eight sizes for each doubling, so that a service compiles a bounded number
+    of programs. 64 is also where XLA's CPU matmul starts to treat every row alike.
+    """
+    step = max(64, 1 << max(0, length.bit_length() - 4))
+    return -(-length // step) * step
+
+
+def _lengths(lengths: Iterable[int]) -> Int64[np.ndarray, "N"]:
+    array = np.asarray(lengths if isinstance(lengths, np.ndarray | Sequence) else list(lengths))
+    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
+        raise ValueError(f"item_lens must be a flat list of integers, got {lengths!r}")
+    return array.astype(np.int64)
+
+
+def _power_of_two(at_least: int) -> int:
+    return 1 << max(0, at_least - 1).bit_length()
+
+
+def _with_capacity(steps: Int32[np.ndarray, "fields n"]) -> Int32[np.ndarray, "fields capacity"]:
+    capacity = max(16, _power_of_two(steps.shape[1]))
+    return np.pad(steps, ((0, 0), (0, capacity - steps.shape[1])))

@@ -1,0 +1,135 @@
+"""The engine agrees with itself and with transformers on the same weights.
+
+If one of these fails, packed scores are not what scoring query + item alone gives.
+"""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from isoprefill import ScoringEngine
+from isoprefill.models import pinned
+
+QUERIES = {
+    "short": "The capital of France is",
+    "one token": "Hello",
+    "long": "A list of facts about the cities of Europe, their rivers and their bridges. " * 12,
+}
+ITEMS = [
+    " Paris",
+    " London",
+    " Berlin, which lies on the river Spree and has more bridges than Venice",
+    " banana",
+    "!",
+    " the city that " + "every traveller who comes from the north " * 20 + "knows",
+]
+LABELS = [" yes", " no", ".", " Paris"]
+
+
+@functools.cache
+def engine() -> ScoringEngine:
+    return ScoringEngine.from_pretrained("smollm2-135m")
+
+
+@functools.cache
+def torch_model() -> torch.nn.Module:
+    path = pinned.locate("smollm2-135m")
+    model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
+    return model.eval()
+
+
+@torch.inference_mode()
+def torch_logprobs(query: list[int], item: list[int], labels: list[int]) -> tuple[float, np.ndarray]:
+    """log P(item | query) and log P(label | query, item), one item at a time, by transformers."""
+    logits = torch_model()(torch.tensor([query + item])).logits[0].double()
+    logprobs = torch.log_softmax(logits, dim=-1)
+    rows = torch.arange(len(query) - 1, len(query) + len(item) - 1)
+    return logprobs[rows, item].sum().item(), logprobs[-1, labels].numpy()
+
+
+@pytest.mark.parametrize("algorithm", ["packed", "serial"])
+@pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES.keys())
+def test_scores_equal_transformers(query, algorithm):
+    encode = engine().model.tokenizer.encode
+    labels = [engine().label_id(label) for label in LABELS]
+    likelihoods = engine().score(query, ITEMS, algorithm=algorithm).logprobs
+    by_label = engine().score(query, ITEMS, label_token_ids=labels, algorithm=algorithm).logprobs
+    for index, item in enumerate(ITEMS):
+        expected_sum, expected_labels = torch_logprobs(encode(query), encode(item), labels)
+        assert abs(likelihoods[index] - expected_sum) <= 1e-3
+        assert np.abs(by_label[index] - expected_labels).max() <= 1e-3
+
+
+@pytest.mark.parametrize("by_labels", [False, True], ids=["likelihood", "labels"])
+@pytest.mark.parametrize("item_first", [False, True], ids=["query first", "item first"])
+@pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES.keys())
+def test_packed_equals_serial(query, item_first, by_labels):
+    labels = [engine().label_id(label) for label in LABELS] if by_labels else None
+    packed, serial = (
+        engine().score(query, ITEMS, label_token_ids=labels, item_first=item_first, algorithm=algorithm)
+        for algorithm in ("packed", "serial")
+    )
+    assert np.abs(packed.logprobs - serial.logprobs).max() <= 1e-4
+
+
+def test_item_first_swaps_the_two():
+    """item_first must never be ignored: it scores item + query, so the likelihood is log P(query | item)."""
+    swapped = engine().score(" is", [" Paris", " London"], item_first=True).logprobs
+    direct = [engine().score(item, [" is"]).logprobs[0] for item in (" Paris", " London")]
+    np.testing.assert_allclose(swapped, direct, atol=1e-4)
+
+
+def test_checked_numbers_of_the_model():
+    """The four log-likelihoods that were checked by hand when the project began."""
+    items = [" Paris", " London", " Berlin", " banana"]
+    result = engine().score("The capital of France is", items)
+    np.testing.assert_allclose(result.scores, [-0.2581, -4.3844, -6.9207, -17.2379], atol=5e-4)
+    np.testing.assert_allclose(result.mean_logprobs * result.num_tokens, result.scores)
+
+
+def test_softmax_over_labels_normalises_only_the_labels():
+    labels = [engine().label_id(label) for label in LABELS]
+    plain = engine().score(QUERIES["short"], ITEMS, label_token_ids=labels)
+    normalised = engine().score(QUERIES["short"], ITEMS, label_token_ids=labels, apply_softmax=True)
+    np.testing.assert_allclose(plain.scores, np.exp(plain.logprobs))
+    np.testing.assert_allclose(normalised.scores.sum(axis=1), 1.0)
+    np.testing.assert_allclose(
+        normalised.scores, plain.scores / plain.scores.sum(axis=1, keepdims=True), rtol=1e-6
+    )
+    np.testing.assert_array_equal(normalised.logprobs, plain.logprobs)
+
+
+def test_token_ids_and_text_score_alike():
+    encode = engine().model.tokenizer.encode
+    by_text = engine().score(QUERIES["short"], ITEMS)
+    by_tokens = engine().score(encode(QUERIES["short"]), [encode(item) for item in ITEMS])
+    np.testing.assert_array_equal(by_text.scores, by_tokens.scores)
+    assert by_text.usage == by_tokens.usage
+    assert by_text.usage.total_tokens == len(encode(QUERIES["short"])) + sum(len(encode(i)) for i in ITEMS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"query": ""}, "query must hold at least 1 token, got 0"),
+        ({"items": []}, "items must hold at least 1 item, got 0"),
+        ({"items": [" a", ""]}, r"items\[1\] must hold at least 1 token, got 0"),
+        ({"items": [[1, 49_152]]}, r"items\[0\]\[1\] must be in \[0, 49152\), got 49152"),
+        ({"query": [-1]}, r"query\[0\] must be in \[0, 49152\), got -1"),
+        ({"items": [[1.5]]}, r"items\[0\] must be text or a flat list of token ids"),
+        ({"label_token_ids": []}, "label_token_ids must be a flat list of at least 1 token id"),
+        ({"label_token_ids": [49_152]}, r"label_token_ids\[0\] must be in \[0, 49152\), got 49152"),
+        ({"apply_softmax": True}, "apply_softmax needs label_token_ids"),
+        ({"isolation": "none"}, "isolation must be one of"),
+        ({"algorithm": "fast"}, "algorithm must be one of"),
+        ({"isolation": "causal", "algorithm": "serial"}, "has no meaning with algorithm 'serial'"),
+        ({"items": [[5] * 8000], "query": [5] * 193}, "at most 8192 tokens together .* got 193 . 8000"),
+    ],
+)
+def test_bad_input_is_rejected_by_name(arguments, message):
+    good = {"query": "The", "items": [" cat"]}
+    with pytest.raises(ValueError, match=message):
+        engine().score(**{**good, **arguments})
