@@ -1,0 +1,151 @@
+"""Puts a checkpoint's tensors together as the decoder's parameters.
+
+A checkpoint holds one tensor per layer under a name of its own; the decoder wants all layers of a kind stacked. Each file
+format says what its tensors are called (`TensorNames`) and reads one at a time (`TensorReader`); this does the rest.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, Protocol, get_args
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from isoprefill.models.config import ModelConfig
+from isoprefill.models.decoder import LayerParams, Params
+
+ParamsDtype = Literal["float32", "bfloat16"]
+
+_ALIGNMENT = 64  # bytes; an array that begins so can become a JAX array on a CPU without a copy
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TensorNames:
+    """What a file format calls the tensors.
+
+    Attributes:
+        embedding: name of the embedding.
+        final_norm: name of the norm after the last layer.
+        head: name of the head, when it is not tied.
+        layers: for each field of `LayerParams`, the name with "{layer}" in the layer's place.
+    """
+
+    embedding: str
+    final_norm: str
+    head: str
+    layers: Mapping[str, str]
+
+
+class TensorReader(Protocol):
+    """An open checkpoint."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of every tensor in the checkpoint, by name."""
+
+    def read(self, name: str) -> np.ndarray:
+        """The tensor's values, of any floating-point dtype. Called from several threads at once."""
+
+
+def assemble(
+    config: ModelConfig, names: TensorNames, reader: TensorReader, dtype: ParamsDtype
+) -> Params:
+    """Reads all parameters of a model.
+
+    Args:
+        config: sizes and switches; they say which tensors there must be, and of what shape.
+        names: what the format calls them.
+        reader: the open checkpoint.
+        dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: a tensor is missing or has another shape than the configuration says; names it.
+    """
+    check_dtype(dtype)
+    array_dtype = np.dtype(np.float32 if dtype == "float32" else ml_dtypes.bfloat16)
+    fills: list[Callable[[], None]] = []
+
+    def single(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        _check_tensor(reader, name, shape)
+        out = _aligned_empty(shape, array_dtype)
+        fills.append(lambda: _fill(out, reader, name))
+        return out
+
+    def stacked(template: str, shape: tuple[int, ...]) -> np.ndarray:
+        layer_names = [template.format(layer=layer) for layer in range(config.num_layers)]
+        for name in layer_names:
+            _check_tensor(reader, name, shape)
+        out = _aligned_empty((config.num_layers, *shape), array_dtype)
+        for layer, name in enumerate(layer_names):
+            fills.append(lambda part=out[layer], name=name: _fill(part, reader, name))
+        return out
+
+    vocabulary = (config.vocab_size, config.hidden_size)
+    params = Params(
+        embedding=single(names.embedding, vocabulary),
+        layers=LayerParams(
+            **{field: stacked(names.layers[field], shape) for field, shape in layer_shapes(config).items()}
+        ),
+        final_norm=single(names.final_norm, (config.hidden_size,)),
+        head=None if config.tied_head else single(names.head, vocabulary),
+    )
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for filled in [threads.submit(fill) for fill in fills]:
+            filled.result()
+    return jax.device_put(params)
+
+
+def layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of one layer's parameters, for those fields of `LayerParams` that the model has."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    query = config.num_query_heads * config.head_dim
+    key = config.num_kv_heads * config.head_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "attention_norm": (hidden,),
+        "query": (query, hidden),
+        "key": (key, hidden),
+        "value": (key, hidden),
+        "output": (hidden, query),
+        "feed_forward_norm": (hidden,),
+        "gate": (inner, hidden),
+        "up": (inner, hidden),
+        "down": (hidden, inner),
+    }
+    if config.qkv_bias:
+        shapes |= {"query_bias": (query,), "key_bias": (key,), "value_bias": (key,)}
+    if config.output_bias:
+        shapes |= {"output_bias": (hidden,)}
+    if config.qk_norm:
+        shapes |= {"query_norm": (config.head_dim,), "key_norm": (config.head_dim,)}
+    return shapes
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises ValueError unless parameters can have this dtype."""
+    if dtype not in get_args(ParamsDtype):
+        raise ValueError(f"dtype must be one of {get_args(ParamsDtype)}, got {dtype!r}")
+
+
+def _check_tensor(reader: TensorReader, name: str, shape: tuple[int, ...]) -> None:
+    found = reader.shapes.get(name)
+    if found is None:
+        raise ValueError(f"tensor {name} is missing")
+    if tuple(found) != shape:
+        raise ValueError(
+            f"tensor {name} must have shape {list(shape)} by the model's configuration, got {list(found)}"
+        )
+
+
+def _fill(out: np.ndarray, reader: TensorReader, name: str) -> None:
+    out[...] = reader.read(name)
+
+
+def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    num_bytes = math.prod(shape) * dtype.itemsize
+    buffer = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+    begin = -buffer.ctypes.data % _ALIGNMENT
+    return buffer[begin : begin + num_bytes].view(dtype).reshape(shape)

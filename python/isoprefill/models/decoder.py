@@ -1,0 +1,157 @@
+"""The Llama-family decoder: RMSNorm, RoPE, grouped-query attention, SwiGLU.
+
+The decoder knows nothing of items or masks: the caller passes the attention. A row's arithmetic is the same wherever in
+the array the row stands, so scores do not depend on how rows are packed.
+
+Letters: T rows, R read-out rows, V vocab_size, E hidden_size, F intermediate_size, L layers, Hq query heads, Hkv key and
+value heads, D head_dim. Weights are [out, in], as in both checkpoint formats: XLA multiplies either orientation equally
+fast and loading need not transpose. Layers are stacked on axis 0 and scanned: unrolling them costs a tenfold
+compilation and, with stacked weights, a copy of them all.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from isoprefill.models import rope
+from isoprefill.models.config import ModelConfig
+
+
+class LayerParams(NamedTuple):
+    """Weights of all layers, stacked on a leading axis L. What a model does not have is None."""
+
+    attention_norm: Float[Array, "L E"]
+    query: Float[Array, "L Hq*D E"]
+    key: Float[Array, "L Hkv*D E"]
+    value: Float[Array, "L Hkv*D E"]
+    output: Float[Array, "L E Hq*D"]
+    feed_forward_norm: Float[Array, "L E"]
+    gate: Float[Array, "L F E"]
+    up: Float[Array, "L F E"]
+    down: Float[Array, "L E F"]
+    query_bias: Float[Array, "L Hq*D"] | None = None
+    key_bias: Float[Array, "L Hkv*D"] | None = None
+    value_bias: Float[Array, "L Hkv*D"] | None = None
+    output_bias: Float[Array, "L E"] | None = None
+    query_norm: Float[Array, "L D"] | None = None
+    key_norm: Float[Array, "L D"] | None = None
+
+
+class Params(NamedTuple):
+    """All weights. `head` is None when it is tied to `embedding`."""
+
+    embedding: Float[Array, "V E"]
+    layers: LayerParams
+    final_norm: Float[Array, "E"]
+    head: Float[Array, "V E"] | None = None
+
+
+Attend = Callable[
+    [Float[Array, "T Hq D"], Float[Array, "T Hkv D"], Float[Array, "T Hkv D"], Any],
+    Float[Array, "T Hq D"],
+]
+KeysAndValues = tuple[Float[Array, "L T Hkv D"], Float[Array, "L T Hkv D"]]
+
+
+def decode(
+    params: Params,
+    config: ModelConfig,
+    token_ids: Int[Array, "T"],
+    positions: Int[Array, "T"],
+    attend: Attend,
+    cache: Any = None,
+    *,
+    return_kv: bool = False,
+) -> tuple[Float[Array, "T E"], KeysAndValues | None]:
+    """Runs all layers over T rows.
+
+    Args:
+      params: weights; their dtype is the dtype of the residual stream.
+      config: sizes and switches (static under jit).
+      token_ids: int32 [T].
+      positions: int32 [T], each in [0, config.max_positions).
+      attend: `attend(q [T, Hq, D], k [T, Hkv, D], v [T, Hkv, D], layer_cache) -> [T, Hq, D]`. q and k are after RoPE; q is
+        not scaled.
+      cache: any pytree whose leaves have a leading layer axis; each layer's `attend` gets its own slice. None is fine.
+      return_kv: return the keys and values of these rows.
+
+    Returns:
+      hidden states after the final norm [T, E], and (keys, values), each [L, T, Hkv, D], if `return_kv`, else None.
+    """
+    frequencies = rope.inverse_frequencies(
+        config.head_dim, config.rope_theta, config.rope_frequency_divisors
+    )
+    cosine, sine = rope.rotation(positions, frequencies)
+
+    def heads(rows: Float[Array, "T H*D"]) -> Float[Array, "T H D"]:
+        return rows.reshape(rows.shape[0], -1, config.head_dim)
+
+    def layer(
+        stream: Float[Array, "T E"], weights_and_cache: tuple[LayerParams, Any]
+    ) -> tuple[Float[Array, "T E"], Any]:
+        weights, layer_cache = weights_and_cache
+        normed = rms_norm(stream, weights.attention_norm, config.rms_norm_eps)
+        q = heads(project(normed, weights.query, weights.query_bias))
+        k = heads(project(normed, weights.key, weights.key_bias))
+        v = heads(project(normed, weights.value, weights.value_bias))
+        if weights.query_norm is not None and weights.key_norm is not None:
+            q = rms_norm(q, weights.query_norm, config.rms_norm_eps)
+            k = rms_norm(k, weights.key_norm, config.rms_norm_eps)
+        q = rope.rotate(q, cosine, sine)
+        k = rope.rotate(k, cosine, sine)
+        attended = attend(q, k, v, layer_cache).reshape(stream.shape[0], -1)
+        stream = stream + project(attended, weights.output, weights.output_bias)
+        normed = rms_norm(stream, weights.feed_forward_norm, config.rms_norm_eps)
+        gated = jax.nn.silu(project(normed, weights.gate)) * project(normed, weights.up)
+        stream = stream + project(gated, weights.down)
+        return stream, (k, v) if return_kv else None
+
+    stream = params.embedding[token_ids]
+    stream, keys_and_values = lax.scan(layer, stream, (params.layers, cache))
+    return rms_norm(stream, params.final_norm, config.rms_norm_eps), keys_and_values
+
+
+def head_logits(
+    params: Params, config: ModelConfig, hidden: Float[Array, "R E"]
+) -> Float[Array, "R V"]:
+    """Logits of R rows over the vocabulary, float32. The caller bounds R: a row is 4 V bytes.
+
+    Args:
+      params: weights.
+      config: sizes and switches; says whether the head is tied.
+      hidden: rows after the final norm, from `decode`.
+    """
+    head = params.embedding if config.tied_head else params.head
+    if head is None:
+        raise ValueError("params.head must not be None unless config.tied_head")
+    return _dot(hidden, head, jnp.float32)
+
+
+def rms_norm(x: Float[Array, "... N"], weight: Float[Array, "N"], eps: float) -> Float[Array, "... N"]:
+    """x / rms(x) * weight over the last axis, computed in float32, returned in x's dtype."""
+    wide = x.astype(jnp.float32)
+    scale = lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    return (wide * scale).astype(x.dtype) * weight
+
+
+def project(
+    x: Float[Array, "T N"], weight: Float[Array, "M N"], bias: Float[Array, "M"] | None = None
+) -> Float[Array, "T M"]:
+    """x times weight transposed, plus bias, in x's dtype."""
+    product = _dot(x, weight, x.dtype)
+    return product if bias is None else product + bias
+
+
+def _dot(x: Float[Array, "T N"], weight: Float[Array, "M N"], dtype: Any) -> Float[Array, "T M"]:
+    # HIGHEST: without it a TPU computes float32 products from one bfloat16 pass.
+    return lax.dot_general(
+        x,
+        weight,
+        (((1,), (1,)), ((), ())),
+        precision=lax.Precision.HIGHEST,
+        preferred_element_type=dtype,
+    )

@@ -1,0 +1,156 @@
+"""The header of a GGUF file: its metadata and where its tensors lie.
+
+The `gguf` package's own reader makes a NumPy view of every string, which takes three seconds for a vocabulary of 49,152
+tokens; this one takes a tenth of one. Value types, block sizes and dequantisation still come from the package.
+
+A GGUF file (little-endian, version 2 or 3) is
+
+    magic "GGUF" · u32 version · u64 tensor count · u64 metadata count
+    metadata:  string key · u32 value type · value
+    tensors:   string name · u32 rank · u64 sizes, innermost first · u32 quantisation type · u64 offset
+    padding to the alignment, then the tensors' bytes
+
+where a string is a u64 length and that many bytes of UTF-8, and an array is a u32 type, a u64 count and the values.
+"""
+
+import dataclasses
+import math
+import mmap
+import struct
+from pathlib import Path
+from typing import Any
+
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+
+_SCALAR_FORMATS = {
+    GGUFValueType.UINT8: "B",
+    GGUFValueType.INT8: "b",
+    GGUFValueType.UINT16: "H",
+    GGUFValueType.INT16: "h",
+    GGUFValueType.UINT32: "I",
+    GGUFValueType.INT32: "i",
+    GGUFValueType.FLOAT32: "f",
+    GGUFValueType.BOOL: "?",
+    GGUFValueType.UINT64: "Q",
+    GGUFValueType.INT64: "q",
+    GGUFValueType.FLOAT64: "d",
+}
+_VERSIONS = (2, 3)
+_DEFAULT_ALIGNMENT = 32
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor of the file.
+
+    Attributes:
+        name: for example "blk.0.attn_q.weight".
+        shape: outermost axis first.
+        quantization: how the values are stored.
+        begin: offset of the first byte in the file.
+        num_bytes: size in the file.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    quantization: GGMLQuantizationType
+    begin: int
+    num_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GgufHeader:
+    """Metadata (arrays as lists) and tensors by name."""
+
+    metadata: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+
+
+def read_header(path: Path) -> GgufHeader:
+    """Reads the header of a GGUF file.
+
+    Raises:
+        ValueError: not a GGUF file, an unknown version or type, or a file that ends too early.
+    """
+    size = path.stat().st_size
+    if size < 24:
+        raise ValueError(f"{path} is not a GGUF file: it has {size} bytes")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data[:4] != b"GGUF":
+            raise ValueError(f"{path} is not a GGUF file: it begins with {data[:4]!r}")
+        try:
+            return _HeaderReader(data).read()
+        except (struct.error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is damaged: its GGUF header cannot be read ({error})") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+class _HeaderReader:
+    """Reads values one after another from the mapped file."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data = data
+        self._place = 4
+
+    def read(self) -> GgufHeader:
+        version = self._scalar("I")
+        if version not in _VERSIONS:
+            raise ValueError(f"GGUF version must be one of {_VERSIONS} (little-endian), got {version}")
+        num_tensors, num_metadata = self._scalar("Q"), self._scalar("Q")
+        metadata: dict[str, Any] = {}
+        for _ in range(num_metadata):
+            key = self._string()
+            metadata[key] = self._value(GGUFValueType(self._scalar("I")))
+        relative = [self._tensor() for _ in range(num_tensors)]
+        alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+        data_begin = math.ceil(self._place / alignment) * alignment
+        tensors = {
+            info.name: dataclasses.replace(info, begin=data_begin + info.begin) for info in relative
+        }
+        for info in tensors.values():
+            if info.begin + info.num_bytes > len(self._data):
+                raise ValueError(
+                    f"the file ends at byte {len(self._data)}, but {info.name} reaches to byte "
+                    f"{info.begin + info.num_bytes}: it is cut short"
+                )
+        return GgufHeader(metadata, tensors)
+
+    def _scalar(self, kind: str) -> Any:
+        layout = f"<{kind}"
+        (value,) = struct.unpack_from(layout, self._data, self._place)
+        self._place += struct.calcsize(layout)
+        return value
+
+    def _string(self) -> str:
+        begin = self._place + 8
+        end = begin + self._scalar("Q")
+        if end > len(self._data):
+            raise struct.error(f"a string reaches to byte {end} of {len(self._data)}")
+        self._place = end
+        return self._data[begin:end].decode("utf-8")
+
+    def _value(self, kind: GGUFValueType) -> Any:
+        if kind == GGUFValueType.STRING:
+            return self._string()
+        if kind == GGUFValueType.ARRAY:
+            item_kind = GGUFValueType(self._scalar("I"))
+            count = self._scalar("Q")
+            if item_kind in _SCALAR_FORMATS:
+                layout = f"<{count}{_SCALAR_FORMATS[item_kind]}"
+                values = list(struct.unpack_from(layout, self._data, self._place))
+                self._place += struct.calcsize(layout)
+                return values
+            return [self._value(item_kind) for _ in range(count)]
+        return self._scalar(_SCALAR_FORMATS[kind])
+
+    def _tensor(self) -> TensorInfo:
+        """A tensor whose `begin` still counts from the start of the tensors' bytes."""
+        name = self._string()
+        rank = self._scalar("I")
+        shape = tuple(self._scalar("Q") for _ in range(rank))[::-1]
+        quantization = GGMLQuantizationType(self._scalar("I"))
+        begin = self._scalar("Q")
+        block_values, block_bytes = GGML_QUANT_SIZES[quantization]
+        num_bytes = math.prod(shape) // block_values * block_bytes
+        return TensorInfo(name, shape, quantization, begin, num_bytes)

@@ -1,0 +1,60 @@
+"""Loads a whole model: configuration, weights and tokenizer."""
+
+import dataclasses
+from pathlib import Path
+
+from isoprefill.models.assembly import ParamsDtype, check_dtype
+from isoprefill.models.config import ModelConfig
+from isoprefill.models.decoder import Params
+from isoprefill.models.gguf_file import load_gguf
+from isoprefill.models.gguf_header import read_header
+from isoprefill.models.safetensors_files import load_safetensors
+from isoprefill.models.source import find_model
+from isoprefill.models.tokenizer import Tokenizer
+from isoprefill.models.tokenizer_gguf import tokenizer_from_gguf
+from isoprefill.models.tokenizer_json import tokenizer_from_directory
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pretrained:
+    """A model that is ready to use.
+
+    Attributes:
+        name: what to call it in answers.
+        config: sizes and switches.
+        params: weights, on JAX's default device.
+        tokenizer: text to token ids.
+    """
+
+    name: str
+    config: ModelConfig
+    params: Params
+    tokenizer: Tokenizer
+
+
+def load_pretrained(source: str | Path, dtype: ParamsDtype = "float32") -> Pretrained:
+    """Loads a model. No code that comes with a model is ever run.
+
+    Args:
+        source: a pinned name ("smollm2-135m"), a .gguf file, or a Hugging Face directory with safetensors.
+        dtype: dtype of the parameters and of the residual stream, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: there is no such model, it is of an unsupported kind, or it is incomplete; says what, in one line.
+        pinned.FetchError: a pinned model could not be fetched.
+    """
+    check_dtype(dtype)
+    found = find_model(source)
+    if found.kind == "gguf":
+        header = read_header(found.path)
+        tokenizer = tokenizer_from_gguf(header.metadata)
+        config, params = load_gguf(found.path, header, dtype)
+    else:
+        tokenizer = tokenizer_from_directory(found.path)
+        config, params = load_safetensors(found.path, dtype)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"model {found.name}: the tokenizer has {tokenizer.vocab_size} tokens, but the weights have "
+            f"{config.vocab_size}"
+        )
+    return Pretrained(found.name, config, params, tokenizer)
