@@ -1,0 +1,155 @@
+"""Installs a locked set of Python packages; the repository rules in pypi.bzl run this with a bare interpreter.
+
+  install_packages.py check                        tells whether this Python can make an environment
+  install_packages.py environment DIRECTORY LOCK   makes a virtual environment
+  install_packages.py overlay DIRECTORY LOCK...    run by that environment's Python: adds packages beside it
+  install_packages.py headers                      prints where Python.h, pybind11's and jaxlib's headers are
+
+A failure prints its cause and its remedy.
+"""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+
+OLDEST_PYTHON = (3, 11)
+
+# What pip prints, the cause, and the remedy: the first that matches is named.
+PIP_FAILURES = (
+    (
+        r"DO NOT MATCH THE HASHES",
+        "a downloaded file does not have the hash that the lock names",
+        "Clear pip's cache (pip cache purge) and try again. If it stays, the index serves a changed file: do not use it.",
+    ),
+    (
+        r"NewConnectionError|Temporary failure in name resolution|Network is unreachable|ConnectTimeout"
+        r"|Failed to establish a new connection|ReadTimeout|SSLError|ProxyError",
+        "the package index could not be reached",
+        "Check the network, the proxy (HTTPS_PROXY) and the certificates (PIP_CERT), then run the same command again.",
+    ),
+    (
+        r"Could not find a version|No matching distribution",
+        "the package index has no file of a locked package for this Python and platform",
+        "Use a Python from 3.11 to 3.13 on Linux, or another index (PIP_INDEX_URL).",
+    ),
+    (
+        r"No space left on device",
+        "the disk is full",
+        "Make room; the runtime set takes about 1 GB and the tests set about 1.5 GB.",
+    ),
+)
+
+
+class SetupError(Exception):
+    """A set-up step failed; the message names the cause and the remedy."""
+
+
+def pip_failure(lock, output):
+    """Returns the SetupError that explains pip's output."""
+    cause, remedy = "pip failed", "Its own words follow."
+    for pattern, known_cause, known_remedy in PIP_FAILURES:
+        if re.search(pattern, output):
+            cause, remedy = known_cause, known_remedy
+            break
+    last_lines = "\n".join(output.strip().splitlines()[-15:])
+    return SetupError("Installing %s: %s.\n%s\n\n%s" % (os.path.basename(lock), cause, remedy, last_lines))
+
+
+def check_interpreter():
+    """Raises SetupError unless this Python can make the environment and compile an extension."""
+    version = "%d.%d.%d" % sys.version_info[:3]
+    if sys.version_info < OLDEST_PYTHON:
+        raise SetupError(
+            "%s is Python %s; isoprefill needs 3.11 or later.\n"
+            "Install one and name it: ISOPREFILL_PYTHON=/path/to/python3.11." % (sys.executable, version)
+        )
+    package = "python%d.%d" % sys.version_info[:2]
+    if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
+        raise SetupError(
+            "%s (Python %s) has no venv module.\nDebian: apt-get install %s-venv"
+            % (sys.executable, version, package)
+        )
+    header = os.path.join(sysconfig.get_paths()["include"], "Python.h")
+    if not os.path.exists(header):
+        raise SetupError(
+            "%s (Python %s) has no C headers: %s is missing.\nDebian: apt-get install %s-dev"
+            % (sys.executable, version, header, package)
+        )
+
+
+def run(command):
+    """Runs a command; returns (exit code, its output and errors together)."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    return done.returncode, done.stdout
+
+
+def pip_install(python, lock, options=()):
+    """Installs the packages of one lock, wheels only, every file checked against its hashes."""
+    command = [python, "-m", "pip", "install", "--require-hashes", "--no-deps", "--only-binary=:all:"]
+    command += ["--no-input", "--disable-pip-version-check", "--no-warn-script-location"]
+    code, output = run(command + list(options) + ["-r", lock])
+    if code:
+        raise pip_failure(lock, output)
+
+
+def make_environment(directory, lock):
+    """Makes a virtual environment that holds the packages of one lock."""
+    code, output = run([sys.executable, "-m", "venv", "--clear", directory])
+    if code:
+        raise SetupError("python -m venv failed:\n" + output)
+    python = os.path.join(directory, "bin", "python")
+    pip_install(python, lock)
+    code, output = run([python, "-m", "pip", "check"])
+    if code:
+        raise SetupError("The packages of %s do not fit together (pip check):\n%s" % (lock, output))
+
+
+def has_cuda_torch(directory):
+    """Tells whether the torch in a directory is a build for CUDA; False without torch."""
+    version_file = os.path.join(directory, "torch", "version.py")
+    if not os.path.exists(version_file):
+        return False
+    namespace = {}
+    with open(version_file) as source:
+        exec(source.read(), namespace)
+    return namespace["cuda"] is not None
+
+
+def make_overlay(directory, lock, cuda_lock=None):
+    """Installs the packages of one lock in a plain directory, and CUDA's where torch was built for it."""
+    pip_install(sys.executable, lock, ["--target", directory])
+    if cuda_lock and has_cuda_torch(directory):
+        pip_install(sys.executable, cuda_lock, ["--target", directory])
+
+
+def print_headers():
+    """Prints the include directories that the extension is compiled with, one a line."""
+    import jaxlib
+    import pybind11
+
+    print(sysconfig.get_paths()["include"])
+    print(pybind11.get_include())
+    print(os.path.join(os.path.dirname(jaxlib.__file__), "include"))
+
+
+def main(arguments):
+    """Runs one command line; returns the exit code."""
+    steps = {
+        "check": check_interpreter,
+        "environment": make_environment,
+        "overlay": make_overlay,
+        "headers": print_headers,
+    }
+    try:
+        steps[arguments[0]](*arguments[1:])
+    except SetupError as error:
+        sys.stderr.write("\n%s\n" % error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,173 @@
+"""Python packages from the hash-locked sets in requirements/, as labels like @pypi//jax and @pypi_tests//torch.
+
+pypi_environment: a virtual environment, and the Python toolchain that runs in it.
+pypi_overlay: more packages in a directory of their own, on PYTHONPATH only for the targets that depend on them.
+"""
+
+_ENVIRONMENT = """
+load("@rules_cc//cc:defs.bzl", "cc_library")
+load("@rules_python//python:defs.bzl", "py_runtime", "py_runtime_pair")
+
+package(default_visibility = ["//visibility:public"])
+
+exports_files([
+    "installed.txt",
+    "interpreter.txt",
+])
+
+py_runtime(
+    name = "runtime",
+    interpreter_path = "{python}",
+    python_version = "PY3",
+    stub_shebang = "#!/usr/bin/env python3",
+)
+
+py_runtime_pair(
+    name = "runtime_pair",
+    py3_runtime = ":runtime",
+)
+
+toolchain(
+    name = "toolchain",
+    toolchain = ":runtime_pair",
+    toolchain_type = "@bazel_tools//tools/python:toolchain_type",
+)
+
+# Python's, pybind11's and XLA's.
+cc_library(
+    name = "headers",
+    hdrs = glob(["include/**"]),
+    includes = [
+        "include/jaxlib",
+        "include/pybind11",
+        "include/python",
+    ],
+)
+"""
+
+_OVERLAY = """
+load("@rules_python//python:defs.bzl", "py_library")
+
+# One label for the whole directory: it holds some ten thousand files.
+py_library(
+    name = "site",
+    data = [
+        "installed.txt",
+        "packages",
+    ],
+    imports = ["packages"],
+    visibility = ["//visibility:public"],
+)
+"""
+
+# Bazel does not see the packages' files. installed.txt stands for them: a changed lock re-runs what depends on it.
+_PACKAGE = """
+load("@rules_python//python:defs.bzl", "py_library")
+
+py_library(
+    name = "{name}",
+    {attribute} = ["//:{target}"],
+    visibility = ["//visibility:public"],
+)
+"""
+
+def _execute(ctx, command, what):
+    ctx.report_progress(what)
+    result = ctx.execute(command, timeout = 3600)
+    if result.return_code:
+        fail("\n\n@{}: {} failed.\n{}{}\n".format(ctx.name, what, result.stdout, result.stderr))
+    return result.stdout.strip()
+
+def _locked_names(ctx, lock):
+    lines = ctx.read(lock).split("\n")
+    names = [line.split("==")[0] for line in lines if "==" in line and line[0] not in "# "]
+    return [name.strip().lower().replace("-", "_").replace(".", "_") for name in names]
+
+def _write_installed(ctx, python, where):
+    """Writes installed.txt: the Python and each package with its version."""
+    freeze = _execute(ctx, [python, "-m", "pip", "freeze", "--all"] + where, "listing the packages")
+    version = _execute(ctx, [python, "-VV"], "asking Python for its version")
+    ctx.file("installed.txt", version + "\n" + freeze + "\n")
+
+def _base_python(ctx, installer):
+    """Returns the first Python that can make the environment; fails with the reason why the preferred one cannot."""
+    named = ctx.os.environ.get("ISOPREFILL_PYTHON")
+    names = [named] if named else ["python3.11", "python3", "python3.12", "python3.13"]
+    reasons = []
+    for name in names:
+        python = name if "/" in name else ctx.which(name)
+        if not python:
+            continue
+        check = ctx.execute([python, installer, "check"])
+        if check.return_code == 0:
+            return python
+        reasons.append(check.stderr.strip())
+    fail("\n\n@{}: {}\n".format(
+        ctx.name,
+        reasons[0] if reasons else "no Python found (looked for {} on PATH).\n".format(", ".join(names)) +
+                                   "Debian: apt-get install python3-dev python3-venv",
+    ))
+
+def _environment_impl(ctx):
+    installer = ctx.path(ctx.attr._installer)
+    lock = ctx.path(ctx.attr.lock)
+    python = ctx.path("venv/bin/python")
+    _execute(
+        ctx,
+        [_base_python(ctx, installer), installer, "environment", ctx.path("venv"), lock],
+        "installing {}".format(lock.basename),
+    )
+    headers = _execute(ctx, [python, installer, "headers"], "finding the headers").split("\n")
+    for name, directory in zip(["python", "pybind11", "jaxlib"], headers):
+        ctx.symlink(directory, "include/" + name)
+    _write_installed(ctx, python, [])
+    ctx.file("interpreter.txt", str(python))
+    ctx.file("BUILD", _ENVIRONMENT.format(python = python))
+    for name in _locked_names(ctx, lock):
+        ctx.file(name + "/BUILD", _PACKAGE.format(name = name, attribute = "data", target = "installed.txt"))
+
+pypi_environment = repository_rule(
+    implementation = _environment_impl,
+    attrs = {
+        "lock": attr.label(mandatory = True, allow_single_file = True),
+        "_installer": attr.label(default = "//bazel:install_packages.py", allow_single_file = True),
+    },
+    environ = ["ISOPREFILL_PYTHON"],
+    doc = "A virtual environment of one lock's packages. ISOPREFILL_PYTHON names the interpreter it is made with.",
+)
+
+def _overlay_impl(ctx):
+    installer = ctx.path(ctx.attr._installer)
+    lock = ctx.path(ctx.attr.lock)
+    python = ctx.read(ctx.attr._interpreter)
+    locks = [lock] + ([ctx.path(ctx.attr.cuda_lock)] if ctx.attr.cuda_lock else [])
+    _execute(
+        ctx,
+        [python, installer, "overlay", ctx.path("packages")] + locks,
+        "installing {}".format(lock.basename),
+    )
+    _write_installed(ctx, python, ["--path", str(ctx.path("packages"))])
+    ctx.file("BUILD", _OVERLAY)
+    for name in _locked_names(ctx, lock):
+        ctx.file(name + "/BUILD", _PACKAGE.format(name = name, attribute = "deps", target = "site"))
+
+pypi_overlay = repository_rule(
+    implementation = _overlay_impl,
+    attrs = {
+        "cuda_lock": attr.label(allow_single_file = True),
+        "lock": attr.label(mandatory = True, allow_single_file = True),
+        "_installer": attr.label(default = "//bazel:install_packages.py", allow_single_file = True),
+        "_interpreter": attr.label(default = "@pypi//:interpreter.txt", allow_single_file = True),
+    },
+    doc = "Packages of one lock, installed for @pypi's interpreter but outside its environment.",
+)
+
+def pypi_repositories():
+    """The three sets. What a build does not use is not installed."""
+    pypi_environment(name = "pypi", lock = "//requirements:runtime.lock")
+    pypi_overlay(
+        name = "pypi_tests",
+        lock = "//requirements:tests.lock",
+        cuda_lock = "//requirements:cuda.lock",
+    )
+    pypi_overlay(name = "pypi_tpu", lock = "//requirements:tpu.lock")
