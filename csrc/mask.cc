@@ -1,0 +1,75 @@
+#include "csrc/mask.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace isoprefill {
+namespace {
+
+// Sets bits [begin, end), counted from the lowest bit of bits[0].
+void SetBits(uint8_t* bits, int64_t begin, int64_t end) {
+  if (begin >= end) return;
+  const int64_t first = begin / 8;
+  const int64_t last = (end - 1) / 8;
+  const uint8_t from_begin = static_cast<uint8_t>(0xFF << (begin % 8));
+  const uint8_t to_end = static_cast<uint8_t>(0xFF >> (7 - (end - 1) % 8));
+  if (first == last) {
+    bits[first] |= from_begin & to_end;
+    return;
+  }
+  bits[first] |= from_begin;
+  std::memset(bits + first + 1, 0xFF, last - first - 1);
+  bits[last] |= to_end;
+}
+
+}  // namespace
+
+template <typename Element>
+Array<Element> DenseMask(const Layout& layout) {
+  const int64_t columns = layout.num_columns;
+  Array<Element> mask = Array<Element>::Zeros(layout.num_rows * columns);
+  const int32_t* const prefix_begin = layout.prefix_begin();
+  const int32_t* const prefix_end = layout.prefix_end();
+  const int32_t* const own_begin = layout.own_begin();
+  const int32_t* const own_end = layout.own_end();
+  Element* row = mask.data();
+  for (int64_t i = 0; i < layout.used_rows; ++i, row += columns) {
+    std::fill(row + prefix_begin[i], row + prefix_end[i], Element{1});
+    std::fill(row + own_begin[i], row + own_end[i], Element{1});
+  }
+  return mask;
+}
+
+template Array<uint8_t> DenseMask<uint8_t>(const Layout& layout);
+template Array<int32_t> DenseMask<int32_t>(const Layout& layout);
+
+PackedBits PackMask(const Layout& layout) {
+  const int32_t requests = layout.num_requests();
+  PackedBits packed;
+  packed.offsets = Array<int64_t>(requests + 1);
+  packed.offsets[0] = 0;
+  for (int32_t r = 0; r < requests; ++r) {
+    const int64_t rows = layout.request_rows[r + 1] - layout.request_rows[r];
+    const int64_t columns =
+        layout.request_columns[r + 1] - layout.request_columns[r];
+    packed.offsets[r + 1] = packed.offsets[r] + (rows * columns + 7) / 8;
+  }
+  packed.bits = Array<uint8_t>::Zeros(packed.offsets[requests]);
+  for (int32_t r = 0; r < requests; ++r) {
+    uint8_t* const bits = packed.bits.data() + packed.offsets[r];
+    const int64_t first_column = layout.request_columns[r];
+    const int64_t columns = layout.request_columns[r + 1] - first_column;
+    // Where column 0 of the pack would be in the row's bits.
+    int64_t origin = -first_column;
+    for (int32_t i = layout.request_rows[r]; i < layout.request_rows[r + 1];
+         ++i, origin += columns) {
+      SetBits(bits, origin + layout.prefix_begin()[i],
+              origin + layout.prefix_end()[i]);
+      SetBits(bits, origin + layout.own_begin()[i],
+              origin + layout.own_end()[i]);
+    }
+  }
+  return packed;
+}
+
+}  // namespace isoprefill
