@@ -1,0 +1,449 @@
+#include "csrc/tile_schedule.h"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace isoprefill {
+namespace {
+
+constexpr int32_t kMaxBlocks = 256;     // row blocks of a Q tile: 8 bits
+constexpr int32_t kMaxBlockKv = 32640;  // key_begin and key_end: 15 bits each
+
+int32_t RoundDown(int32_t value, int32_t to) { return value / to * to; }
+int32_t RoundUp(int64_t value, int32_t to) {
+  return static_cast<int32_t>((value + to - 1) / to * to);
+}
+
+void CheckSize(const char* name, int64_t value, int64_t divisor, int64_t least,
+               int64_t most) {
+  if (value >= least && value <= most && value % divisor == 0) return;
+  throw std::invalid_argument(
+      std::string(name) + " is " + std::to_string(value) +
+      "; it must be a multiple of " + std::to_string(divisor) + " from " +
+      std::to_string(least) + " to " + std::to_string(most));
+}
+
+void CheckSizes(const TileSizes& sizes) {
+  CheckSize("unit_q", sizes.unit_q, kLanes, kLanes, 1 << 15);
+  CheckSize("unit_kv", sizes.unit_kv, kLanes, kLanes, kMaxBlockKv);
+  CheckSize("block_q", sizes.block_q, sizes.unit_q, sizes.unit_q,
+            int64_t{sizes.unit_q} * kMaxBlocks);
+  CheckSize("block_kv", sizes.block_kv, sizes.unit_kv, sizes.unit_kv,
+            kMaxBlockKv);
+  CheckSize("unit_group", sizes.unit_group, 1, 1, 64);
+  if (sizes.window_keys != 0) {
+    CheckSize("window_keys", sizes.window_keys, kKeyGranule, kLanes, 4096);
+  }
+  CheckSize("full_keys", sizes.full_keys, 1, 1,
+            std::numeric_limits<int32_t>::max());
+}
+
+struct Range {
+  int32_t begin;
+  int32_t end;
+};
+
+// What the rows of one row block see through one of their two intervals.
+struct Sight {
+  // Columns that at least one row sees, in ascending order. Prefixes have one
+  // range per distinct begin, own intervals one per contiguous run of items.
+  std::vector<Range> ranges;
+  // Every row sees at least [max_begin, min_end) if every_row holds.
+  int32_t max_begin = 0;
+  int32_t min_end = std::numeric_limits<int32_t>::max();
+  bool every_row = true;
+
+  void Clear() {
+    ranges.clear();
+    max_begin = 0;
+    min_end = std::numeric_limits<int32_t>::max();
+    every_row = true;
+  }
+  bool AllSee(int32_t begin, int32_t end) const {
+    return every_row && max_begin <= begin && min_end >= end;
+  }
+};
+
+struct RowBlock {
+  Sight prefix;
+  Sight own;  // without what windows cover
+};
+
+class Builder {
+ public:
+  Builder(const Layout& layout, const TileSizes& sizes, TileSchedule& schedule)
+      : layout_(layout), sizes_(sizes), schedule_(schedule) {
+    row_blocks_.resize(sizes.block_q / sizes.unit_q);
+    hulls_.resize(sizes.block_q / kLanes);
+    needs_key_.resize(sizes.block_kv / kLanes);
+  }
+
+  void AddTile(int32_t q_tile);
+  const std::vector<int32_t>& steps() const { return steps_; }
+  const std::vector<int32_t>& units() const { return units_; }
+
+ private:
+  void ReadRows(int32_t q_tile);
+  void ReadRowBlock(RowBlock& block, int32_t first_row, int32_t end_row,
+                    Range* hulls);
+  void PlaceWindows(int32_t* tile);
+  void CollectColumns();
+  void AddStep(int32_t q_tile, int32_t key_start, Range keys, bool full);
+  void AddAnchors(int32_t key_start, Range keys);
+  void AddUnits(int32_t row_block, const Sight& sight, UnitInterval interval,
+                int32_t key_start, Range keys);
+  void FillGroup(size_t first_unit);
+
+  const Layout& layout_;
+  const TileSizes& sizes_;
+  TileSchedule& schedule_;
+
+  // Of the current Q tile.
+  std::vector<RowBlock> row_blocks_;
+  std::vector<Range> hulls_;    // own columns of each 128 rows; begin < 0: none
+  std::vector<Range> columns_;  // all that steps must cover, ascending, merged
+  Sight common_;                // of the prefix, over all rows of the tile
+  int32_t max_end_ = 0;
+  bool has_windows_ = false;
+
+  // Of the current step.
+  std::vector<char> needs_key_;
+  std::vector<int32_t> key_offsets_;
+  std::vector<int32_t> masked_;
+
+  std::vector<int32_t> steps_;  // step by step
+  std::vector<int32_t> units_;
+};
+
+void Builder::ReadRowBlock(RowBlock& block, int32_t first_row, int32_t end_row,
+                           Range* hulls) {
+  const int32_t* const prefix_begin = layout_.prefix_begin();
+  const int32_t* const prefix_end = layout_.prefix_end();
+  const int32_t* const own_begin = layout_.own_begin();
+  const int32_t* const own_end = layout_.own_end();
+  Sight& prefix = block.prefix;
+  Sight& own = block.own;
+  for (int32_t row = first_row; row < end_row; ++row) {
+    const Range p{prefix_begin[row], prefix_end[row]};
+    const Range o{own_begin[row], own_end[row]};
+    if (p.begin < p.end) {
+      if (!prefix.ranges.empty() && prefix.ranges.back().begin == p.begin) {
+        prefix.ranges.back().end = std::max(prefix.ranges.back().end, p.end);
+      } else {
+        prefix.ranges.push_back(p);
+      }
+      prefix.max_begin = std::max(prefix.max_begin, p.begin);
+      prefix.min_end = std::min(prefix.min_end, p.end);
+      max_end_ = std::max(max_end_, p.end);
+    }
+    if (o.begin < o.end) {
+      if (!own.ranges.empty() && own.ranges.back().end >= o.begin) {
+        own.ranges.back().end = std::max(own.ranges.back().end, o.end);
+      } else {
+        own.ranges.push_back(o);
+      }
+      own.max_begin = std::max(own.max_begin, o.begin);
+      own.min_end = std::min(own.min_end, o.end);
+      Range& hull = hulls[(row - first_row) / kLanes];
+      if (hull.begin < 0) hull.begin = o.begin;
+      hull.end = o.end;
+    }
+    const bool padding = p.begin >= p.end && o.begin >= o.end;
+    if (padding) continue;
+    prefix.every_row = prefix.every_row && p.begin < p.end;
+    own.every_row = own.every_row && o.begin < o.end;
+  }
+}
+
+void Builder::ReadRows(int32_t q_tile) {
+  common_.Clear();
+  max_end_ = 0;
+  const int32_t rows_per_hull = sizes_.unit_q / kLanes;
+  for (size_t i = 0; i < row_blocks_.size(); ++i) {
+    RowBlock& block = row_blocks_[i];
+    Range* const hulls = hulls_.data() + i * rows_per_hull;
+    block.prefix.Clear();
+    block.own.Clear();
+    std::fill_n(hulls, rows_per_hull, Range{-1, -1});
+    const int64_t first_row = int64_t{q_tile} * sizes_.block_q +
+                              static_cast<int64_t>(i) * sizes_.unit_q;
+    const int64_t end_row =
+        std::min<int64_t>(first_row + sizes_.unit_q, layout_.used_rows);
+    if (first_row >= end_row) continue;
+    ReadRowBlock(block, static_cast<int32_t>(first_row),
+                 static_cast<int32_t>(end_row), hulls);
+    common_.max_begin = std::max(common_.max_begin, block.prefix.max_begin);
+    common_.min_end = std::min(common_.min_end, block.prefix.min_end);
+    common_.every_row = common_.every_row && block.prefix.every_row;
+  }
+}
+
+// A row block gets windows if all of its rows' own columns fit; then its units
+// do not cover own columns at all, so nothing is covered twice.
+void Builder::PlaceWindows(int32_t* tile) {
+  const int32_t per_block = sizes_.unit_q / kLanes;
+  const int32_t local_keys = sizes_.LocalKeys();
+  int32_t local_start = -1;
+  has_windows_ = false;
+  std::fill_n(tile + 1, hulls_.size(), -1);
+  for (size_t i = 0; i < row_blocks_.size(); ++i) {
+    if (row_blocks_[i].own.ranges.empty() || sizes_.window_keys == 0) continue;
+    const Range* const hulls = hulls_.data() + i * per_block;
+    int32_t start = local_start;
+    bool fits = true;
+    for (int32_t h = 0; h < per_block && fits; ++h) {
+      if (hulls[h].begin < 0) continue;
+      if (start < 0) {
+        start = std::min(RoundDown(hulls[h].begin, kKeyGranule),
+                         schedule_.padded_columns - local_keys);
+      }
+      const int32_t window = std::min(RoundDown(hulls[h].begin, kKeyGranule),
+                                      start + local_keys - sizes_.window_keys);
+      fits = window >= start && hulls[h].end <= window + sizes_.window_keys;
+    }
+    if (!fits) continue;
+    local_start = start;
+    has_windows_ = true;
+    row_blocks_[i].own.Clear();
+    for (int32_t h = 0; h < per_block; ++h) {
+      if (hulls[h].begin < 0) continue;
+      tile[1 + i * per_block + h] =
+          std::min(RoundDown(hulls[h].begin, kKeyGranule) - local_start,
+                   local_keys - sizes_.window_keys);
+    }
+  }
+  tile[0] = std::max(local_start, 0);
+}
+
+void Builder::CollectColumns() {
+  columns_.clear();
+  for (const RowBlock& block : row_blocks_) {
+    for (const Sight* sight : {&block.prefix, &block.own}) {
+      columns_.insert(columns_.end(), sight->ranges.begin(),
+                      sight->ranges.end());
+    }
+  }
+  std::sort(columns_.begin(), columns_.end(),
+            [](Range a, Range b) { return a.begin < b.begin; });
+  size_t last = 0;
+  for (size_t i = 1; i < columns_.size(); ++i) {
+    if (columns_[i].begin <= columns_[last].end) {
+      columns_[last].end = std::max(columns_[last].end, columns_[i].end);
+    } else {
+      columns_[++last] = columns_[i];
+    }
+  }
+  if (!columns_.empty()) columns_.resize(last + 1);
+}
+
+void Builder::FillGroup(size_t first_unit) {
+  while ((units_.size() - first_unit) % sizes_.unit_group != 0) {
+    units_.push_back(kNothing << kUnitIntervalShift);
+  }
+}
+
+void Builder::AddAnchors(int32_t key_start, Range keys) {
+  const size_t first_unit = units_.size();
+  const int32_t last_offset = sizes_.block_kv - kAnchorKeys;
+  for (size_t i = 0; i < row_blocks_.size(); ++i) {
+    int32_t previous = -1;
+    for (const Range& range : row_blocks_[i].prefix.ranges) {
+      if (range.begin < keys.begin || range.begin >= keys.end) continue;
+      const int32_t offset = std::min(
+          RoundDown(range.begin - key_start, kKeyGranule), last_offset);
+      // Requests whose prefixes start in the same columns share an entry.
+      if (offset == previous) continue;
+      previous = offset;
+      units_.push_back(static_cast<int32_t>(i) | offset / kKeyGranule
+                                                     << kUnitKeyShift);
+    }
+  }
+  FillGroup(first_unit);
+}
+
+// Covers the columns that the rows of a row block see with units that do not
+// overlap and stay in the block.
+void Builder::AddUnits(int32_t row_block, const Sight& sight,
+                       UnitInterval interval, int32_t key_start, Range keys) {
+  const int32_t unit = sizes_.unit_kv / kLanes;
+  const int32_t block = sizes_.block_kv / kLanes;
+  int32_t first = block, last = -1;
+  for (const Range& range : sight.ranges) {
+    const int32_t begin = std::max(range.begin, keys.begin) - key_start;
+    const int32_t end = std::min(range.end, keys.end) - key_start;
+    if (begin >= end) continue;
+    if (last < 0) std::fill(needs_key_.begin(), needs_key_.end(), 0);
+    const int32_t from = begin / kLanes, to = (end - 1) / kLanes;
+    std::fill(needs_key_.begin() + from, needs_key_.begin() + to + 1, 1);
+    first = std::min(first, from);
+    last = std::max(last, to);
+  }
+  key_offsets_.clear();
+  for (int32_t key = first; key <= last;) {
+    if (needs_key_[key]) {
+      key_offsets_.push_back(key);
+      key += unit;
+    } else {
+      ++key;
+    }
+  }
+  // Push back what reaches past the block. There is room: the units before the
+  // last lie in what is left of the block, whose size is a multiple of theirs.
+  int32_t limit = block;
+  for (auto key = key_offsets_.rbegin();
+       key != key_offsets_.rend() && *key + unit > limit; ++key) {
+    *key = limit - unit;
+    limit = *key;
+  }
+  for (const int32_t key : key_offsets_) {
+    const int32_t column = key_start + key * kLanes;
+    const int32_t entry = row_block |
+                          key * (kLanes / kKeyGranule) << kUnitKeyShift |
+                          interval << kUnitIntervalShift;
+    if (sight.AllSee(column, column + sizes_.unit_kv)) {
+      units_.push_back(entry | kUnitWholeBit);
+    } else {
+      masked_.push_back(entry);
+    }
+  }
+}
+
+void Builder::AddStep(int32_t q_tile, int32_t key_start, Range keys,
+                      bool full) {
+  const int32_t anchors = static_cast<int32_t>(units_.size());
+  AddAnchors(key_start, keys);
+  const int32_t whole = static_cast<int32_t>(units_.size());
+  masked_.clear();
+  if (!full) {
+    for (size_t i = 0; i < row_blocks_.size(); ++i) {
+      const int32_t row_block = static_cast<int32_t>(i);
+      const RowBlock& block = row_blocks_[i];
+      AddUnits(row_block, block.prefix, kPrefix, key_start, keys);
+      AddUnits(row_block, block.own, kOwn, key_start, keys);
+    }
+  }
+  // Whole units that do not complete a group are handled as masked ones, whose
+  // groups may mix both.
+  const int32_t whole_units = static_cast<int32_t>(units_.size()) - whole;
+  const int32_t masked = whole + RoundDown(whole_units, sizes_.unit_group);
+  units_.insert(units_.end(), masked_.begin(), masked_.end());
+  FillGroup(static_cast<size_t>(masked));
+  const int32_t end = static_cast<int32_t>(units_.size());
+  int32_t flags = full ? kStepFull : 0;
+  if (end > whole) flags |= kStepHasUnits;
+  const int32_t key_range = (keys.begin - key_start) | (keys.end - key_start)
+                                                           << 16;
+  steps_.insert(steps_.end(), {q_tile, key_start, flags, key_range, anchors,
+                               whole, masked, end});
+}
+
+void Builder::AddTile(int32_t q_tile) {
+  ReadRows(q_tile);
+  PlaceWindows(schedule_.tiles.data() +
+               int64_t{q_tile} * (1 + sizes_.block_q / kLanes));
+  CollectColumns();
+  const size_t first_step = steps_.size();
+  const int32_t last_start = schedule_.padded_columns - sizes_.block_kv;
+  int32_t column = 0;
+  for (size_t i = 0; i < columns_.size();) {
+    column = std::max(column, columns_[i].begin);
+    const int32_t key_start =
+        std::min(RoundDown(column, kKeyGranule), last_start);
+    const int32_t block_end = key_start + sizes_.block_kv;
+    // A full step ends where the prefix ends for all rows, or with the block;
+    // otherwise some row would see more of the block.
+    const int32_t common_end = std::min(common_.min_end, block_end);
+    const bool full =
+        common_.AllSee(column, common_end) &&
+        (common_.min_end >= block_end || common_.min_end == max_end_) &&
+        common_end - column >= sizes_.full_keys;
+    int32_t end = full ? common_end : std::min(block_end, layout_.num_columns);
+    AddStep(q_tile, key_start, {column, end}, full);
+    column = end;
+    while (i < columns_.size() && columns_[i].end <= column) ++i;
+  }
+  if (steps_.size() == first_step) {  // only padding: the step writes zeros
+    const int32_t unit = static_cast<int32_t>(units_.size());
+    steps_.insert(steps_.end(), {q_tile, 0, 0, 0, unit, unit, unit, unit});
+  }
+  steps_[first_step + kStepFlags] |= kStepFirst;
+  steps_[steps_.size() - kStepFields + kStepFlags] |=
+      kStepLast | (has_windows_ ? kStepWindows : 0);
+}
+
+int32_t PaddedCount(std::optional<int64_t> pad_to, int64_t used,
+                    const char* name, const char* what) {
+  if (!pad_to.has_value())
+    return static_cast<int32_t>(std::max<int64_t>(used, 1));
+  if (*pad_to < used || *pad_to < 1 ||
+      *pad_to > std::numeric_limits<int32_t>::max() / kStepFields) {
+    throw std::invalid_argument(
+        std::string(name) + " is " + std::to_string(*pad_to) +
+        "; the schedule has " + std::to_string(used) + " " + what +
+        ", so it must be from " + std::to_string(std::max<int64_t>(used, 1)) +
+        " to " +
+        std::to_string(std::numeric_limits<int32_t>::max() / kStepFields));
+  }
+  return static_cast<int32_t>(*pad_to);
+}
+
+}  // namespace
+
+TileSchedule BuildTileSchedule(const Layout& layout, const TileSizes& sizes,
+                               std::optional<int64_t> pad_steps_to,
+                               std::optional<int64_t> pad_units_to) {
+  CheckSizes(sizes);
+  const int64_t columns = std::max<int64_t>(
+      {layout.num_columns, sizes.block_kv, sizes.LocalKeys()});
+  if (columns > std::numeric_limits<int32_t>::max() - kMaxBlockKv) {
+    throw std::invalid_argument(
+        "the layout has " + std::to_string(layout.num_columns) +
+        " columns; a tile schedule reaches " +
+        std::to_string(std::numeric_limits<int32_t>::max() - kMaxBlockKv));
+  }
+  TileSchedule schedule;
+  schedule.sizes = sizes;
+  schedule.padded_columns = RoundUp(columns, kKeyGranule);
+  schedule.num_q_tiles =
+      std::max(1, RoundUp(layout.num_rows, sizes.block_q) / sizes.block_q);
+  schedule.tiles = Array<int32_t>(int64_t{schedule.num_q_tiles} *
+                                  (1 + sizes.block_q / kLanes));
+  Builder builder(layout, sizes, schedule);
+  for (int32_t tile = 0; tile < schedule.num_q_tiles; ++tile) {
+    builder.AddTile(tile);
+  }
+
+  const std::vector<int32_t>& steps = builder.steps();
+  const std::vector<int32_t>& units = builder.units();
+  schedule.used_steps = static_cast<int32_t>(steps.size()) / kStepFields;
+  schedule.used_units = static_cast<int32_t>(units.size());
+  schedule.num_steps =
+      PaddedCount(pad_steps_to, schedule.used_steps, "pad_steps_to", "steps");
+  schedule.num_units =
+      PaddedCount(pad_units_to, schedule.used_units, "pad_units_to", "units");
+
+  schedule.units = Array<int32_t>(schedule.num_units);
+  std::copy(units.begin(), units.end(), schedule.units.data());
+  std::fill(schedule.units.begin() + schedule.used_units, schedule.units.end(),
+            kNothing << kUnitIntervalShift);
+  schedule.steps = Array<int32_t>(int64_t{kStepFields} * schedule.num_steps);
+  for (int32_t step = 0; step < schedule.num_steps; ++step) {
+    // Steps that do nothing stay on the last tile and block: nothing is moved.
+    const bool used = step < schedule.used_steps;
+    const int32_t* const source =
+        steps.data() +
+        int64_t{std::min(step, schedule.used_steps - 1)} * kStepFields;
+    for (int32_t field = 0; field < kStepFields; ++field) {
+      const bool is_position = field == kStepQTile || field == kStepKeyStart;
+      const int32_t idle = field >= kStepAnchors ? schedule.used_units : 0;
+      schedule.steps[int64_t{field} * schedule.num_steps + step] =
+          used || is_position ? source[field] : idle;
+    }
+  }
+  return schedule;
+}
+
+}  // namespace isoprefill

@@ -1,0 +1,146 @@
+// The tile schedule: which keys each tile of rows visits, in which order and
+// how. It is what the TPU kernel prefetches into scalar memory.
+//
+// Rows are cut into Q tiles of block_q rows. For each Q tile the schedule has
+// one or several steps. A step brings block_kv columns, starting at a multiple
+// of 16, into the kernel's memory and is one of:
+//
+//   full     every row of the tile sees every column of [key_begin, key_end),
+//            so the kernel computes one large product without any mask;
+//   partial  the block is covered by units of unit_q rows x unit_kv columns,
+//            and only units with a visible pair are listed.
+//
+// Rows of an item see, besides the prefix, only a few columns of their own. If
+// the own columns of 128 rows fit into window_keys columns, those rows need no
+// unit for them: the last step of the Q tile gives every 128 rows a window.
+//
+// Example: prefix 300 and 8 items of 20 (rows 0 to 459), block_q 256, block_kv
+// 512, unit_q = unit_kv = 128, window_keys 160, full_keys 256:
+//
+//   Q tile 0   rows 0..255     one partial step, keys from 0:
+//                              units (rows 0.., keys 0..) partly visible,
+//                              (128.., 0..) whole, (128.., 128..) partly
+//   Q tile 1   rows 256..459   one partial step, keys from 0: rows 256.. see
+//                              keys 0 to 255 in two whole units and 256..383
+//                              in a partly visible one; rows 384.. likewise.
+//                              Windows: rows 256.. from column 288 (their
+//                              items start at 300), rows 384.. from 352
+//                              (theirs at 380; a window may start earlier)
+//
+// With full_keys 128 and a tile that starts at row 300 or later, the step is
+// full with keys [0, 300).
+//
+// Every visible pair is covered exactly once: a unit covers the visible pairs
+// of one of the two intervals of a row (prefix or own), restricted to the
+// step's [key_begin, key_end). Blocks overlap only where the last one would
+// reach past the end of the columns; key_begin then says where the new columns
+// start. No full step, unit or window is without a visible pair, except the
+// explicit fillers (UnitInterval::kNothing) that complete a group of
+// unit_group. `full` steps, and units with kUnitWholeBit, are those of which
+// every row (padding aside: its output is zero whatever it sees) sees every
+// column.
+
+#ifndef CSRC_TILE_SCHEDULE_H_
+#define CSRC_TILE_SCHEDULE_H_
+
+#include <cstdint>
+#include <optional>
+
+#include "csrc/array.h"
+#include "csrc/layout.h"
+
+namespace isoprefill {
+
+// Key offsets of blocks, windows and anchors are multiples of this: the rows of
+// one TPU memory tile of bfloat16.
+inline constexpr int32_t kKeyGranule = 16;
+// A window belongs to this many rows, and units lie on multiples of it: the
+// lanes of one TPU register.
+inline constexpr int32_t kLanes = 128;
+// Keys that are looked at to find a row's softmax anchor.
+inline constexpr int32_t kAnchorKeys = 32;
+
+// Fields of a step: rows of TileSchedule::steps.
+enum StepField : int32_t {
+  kStepQTile = 0,
+  kStepKeyStart = 1,  // first column of the block, a multiple of kKeyGranule
+  kStepFlags = 2,     // StepFlag
+  kStepKeyRange = 3,  // key_begin | key_end << 16, relative to the block
+  kStepAnchors = 4,   // units[kStepAnchors .. kStepWhole): anchors
+  kStepWhole = 5,     // units[kStepWhole .. kStepMasked): no mask needed
+  kStepMasked = 6,    // units[kStepMasked .. kStepUnitsEnd): masked
+  kStepUnitsEnd = 7,
+  kStepFields = 8,
+};
+
+enum StepFlag : int32_t {
+  kStepFirst = 1,      // of its Q tile
+  kStepLast = 2,       // of its Q tile
+  kStepFull = 4,       // one unmasked product
+  kStepWindows = 8,    // with kStepLast: the tile has windows
+  kStepHasUnits = 16,  // units for this step
+};
+
+// An entry of TileSchedule::units:
+//   bits 0-7    row block: rows from unit_q * this, in the Q tile
+//   bits 8-19   key offset / kKeyGranule in the block
+//   bits 20-21  UnitInterval
+//   bit 22      every pair is visible
+// Anchor entries use row block, key offset and kNothing alike: rows of the row
+// block whose prefix starts within kAnchorKeys columns from the offset take
+// their softmax anchor from those columns.
+enum UnitBits : int32_t {
+  kUnitKeyShift = 8,
+  kUnitIntervalShift = 20,
+  kUnitWholeBit = 1 << 22,
+};
+
+enum UnitInterval : int32_t { kPrefix = 0, kOwn = 1, kNothing = 2 };
+
+struct TileSizes {
+  int32_t block_q = 2048;     // a multiple of unit_q
+  int32_t block_kv = 2048;    // a multiple of unit_kv, at most 32,640
+  int32_t unit_q = 256;       // a multiple of 128
+  int32_t unit_kv = 256;      // a multiple of 128
+  int32_t unit_group = 4;     // units the kernel handles together
+  int32_t window_keys = 160;  // a multiple of 16 from 128; 0: no windows
+  int32_t full_keys = 1024;   // fewest columns worth a full step
+
+  // Columns that the kernel keeps of the own columns of a Q tile.
+  int32_t LocalKeys() const {
+    return window_keys == 0 ? 0 : block_q + window_keys - kLanes;
+  }
+};
+
+// n steps, m entries of units, K Q tiles; n and m as padded.
+struct TileSchedule {
+  TileSizes sizes;
+  int32_t num_q_tiles = 0;
+  int32_t num_steps = 0;  // n, the steps that do nothing at the end included
+  int32_t used_steps = 0;
+  int32_t num_units = 0;  // m, the entries that do nothing at the end included
+  int32_t used_units = 0;
+  // Columns that K and V must have: those of the layout, rounded up to
+  // kKeyGranule, and no fewer than a block or LocalKeys().
+  int32_t padded_columns = 0;
+
+  Array<int32_t> steps;  // [kStepFields, n]
+  Array<int32_t> units;  // [m]
+  // [K, 1 + block_q / 128]: the first of the LocalKeys() columns kept for the
+  // tile's windows, then for each 128 rows the start of their window relative
+  // to it, or -1.
+  Array<int32_t> tiles;
+};
+
+// Takes time linear in the rows and in what it emits. With pad_steps_to and
+// pad_units_to the schedule ends with steps and entries that do nothing, so
+// that layouts of one bucket share one compilation. Throws
+// std::invalid_argument naming the size, its value and the limit.
+TileSchedule BuildTileSchedule(
+    const Layout& layout, const TileSizes& sizes,
+    std::optional<int64_t> pad_steps_to = std::nullopt,
+    std::optional<int64_t> pad_units_to = std::nullopt);
+
+}  // namespace isoprefill
+
+#endif  // CSRC_TILE_SCHEDULE_H_

@@ -1,0 +1,109 @@
+// What the Python tests cannot see: that building a schedule stays inside its
+// arrays (this file also runs under ASan and UBSan), on sizes drawn at random.
+
+#include "csrc/tile_schedule.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "csrc/layout.h"
+
+namespace isoprefill {
+namespace {
+
+#define CHECK(condition)                                                   \
+  do {                                                                     \
+    if (!(condition)) {                                                    \
+      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+      std::exit(1);                                                        \
+    }                                                                      \
+  } while (false)
+
+int32_t Field(const TileSchedule& schedule, StepField field, int32_t step) {
+  return schedule.steps[int64_t{field} * schedule.num_steps + step];
+}
+
+void CheckArrays(const TileSchedule& schedule) {
+  const TileSizes& sizes = schedule.sizes;
+  int32_t next_unit = 0;
+  for (int32_t step = 0; step < schedule.used_steps; ++step) {
+    const int32_t key_start = Field(schedule, kStepKeyStart, step);
+    CHECK(key_start >= 0 && key_start % kKeyGranule == 0);
+    CHECK(key_start + sizes.block_kv <= schedule.padded_columns);
+    CHECK(Field(schedule, kStepAnchors, step) == next_unit);
+    next_unit = Field(schedule, kStepUnitsEnd, step);
+    for (int32_t i = Field(schedule, kStepWhole, step); i < next_unit; ++i) {
+      const int32_t entry = schedule.units[i];
+      const int32_t row_block = entry & 255;
+      const int32_t key = (entry >> kUnitKeyShift & 4095) * kKeyGranule;
+      CHECK((row_block + 1) * sizes.unit_q <= sizes.block_q);
+      CHECK(key + sizes.unit_kv <= sizes.block_kv);
+    }
+  }
+  CHECK(next_unit == schedule.used_units);
+}
+
+void RandomSchedulesStayInsideTheirArrays() {
+  std::mt19937 random(1);
+  const auto draw = [&random](int32_t least, int32_t most) {
+    return std::uniform_int_distribution<int32_t>(least, most)(random);
+  };
+  for (int trial = 0; trial < 300; ++trial) {
+    std::vector<Request> requests(draw(1, 4));
+    for (Request& request : requests) {
+      request.prefix_len = draw(1, 900);
+      request.delimiter = static_cast<Delimiter>(draw(0, 2));
+      request.cached_prefix = draw(0, 1) == 1;
+      request.causal = !request.cached_prefix && draw(0, 4) == 0;
+      const int32_t items = draw(request.cached_prefix ? 1 : 0, 20);
+      for (int32_t i = 0; i < items; ++i) {
+        request.item_lens.push_back(draw(1, draw(0, 9) == 0 ? 700 : 30));
+      }
+    }
+    const Layout layout = BuildLayout(requests);
+    TileSizes sizes;
+    sizes.unit_q = kLanes * draw(1, 3);
+    sizes.unit_kv = kLanes * draw(1, 3);
+    sizes.block_q = sizes.unit_q * draw(1, 5);
+    sizes.block_kv = sizes.unit_kv * draw(1, 5);
+    sizes.unit_group = draw(1, 8);
+    sizes.window_keys = draw(0, 3) == 0 ? 0 : 128 + 16 * draw(0, 10);
+    sizes.full_keys = draw(1, sizes.block_kv);
+    const TileSchedule schedule = BuildTileSchedule(layout, sizes);
+    CheckArrays(schedule);
+
+    const TileSchedule padded = BuildTileSchedule(
+        layout, sizes, schedule.used_steps + 5, schedule.used_units + 9);
+    CheckArrays(padded);
+    CHECK(padded.num_steps == schedule.used_steps + 5);
+    CHECK(Field(padded, kStepFlags, padded.num_steps - 1) == 0);
+    CHECK(padded.units[padded.num_units - 1] >> kUnitIntervalShift == kNothing);
+  }
+}
+
+void TooSmallPaddingThrows() {
+  Request request;
+  request.prefix_len = 3000;
+  request.item_lens.assign(100, 20);
+  const Layout layout = BuildLayout({request});
+  std::string message;
+  try {
+    BuildTileSchedule(layout, TileSizes(), 1);
+  } catch (const std::invalid_argument& error) {
+    message = error.what();
+  }
+  CHECK(message.rfind("pad_steps_to is 1; the schedule has ", 0) == 0);
+}
+
+}  // namespace
+}  // namespace isoprefill
+
+int main() {
+  isoprefill::RandomSchedulesStayInsideTheirArrays();
+  isoprefill::TooSmallPaddingThrows();
+  return 0;
+}

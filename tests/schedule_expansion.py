@@ -1,0 +1,84 @@
+"""What a tile schedule covers, written out entry by entry (see csrc/tile_schedule.h)."""
+
+import dataclasses
+
+import numpy as np
+
+STEP_FIRST, STEP_LAST, STEP_FULL, STEP_WINDOWS, STEP_HAS_UNITS = 1, 2, 4, 8, 16
+NOTHING = 2
+ANCHOR_KEYS = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """Rows and columns of one full step, unit, window or anchor.
+
+    `columns` is what counts: a unit's columns (`unit_columns`) without those that an earlier,
+    overlapping block has covered.
+    """
+
+    kind: str
+    rows: slice
+    columns: slice
+    interval: int = 0
+    whole: bool = False
+    unit_columns: slice | None = None
+
+
+def expand(schedule, sizes, anchors=False) -> list[Tile]:
+    """Every tile of the schedule, in the order in which the kernel handles them."""
+    unit_q, unit_kv = sizes.get("unit_q", 256), sizes.get("unit_kv", 256)
+    window_keys = sizes.get("window_keys", 160)
+    tiles = []
+    for q_tile, start, flags, key_range, anchor, whole, masked, end in schedule.steps.T.tolist():
+        first_row = q_tile * sizes["block_q"]
+        begin, stop = start + (key_range & 0xFFFF), start + (key_range >> 16)
+        assert bool(flags & STEP_HAS_UNITS) == (end > whole)
+        for index in range(anchor, end):
+            entry = int(schedule.units[index])
+            interval = entry >> 20 & 3
+            if interval == NOTHING:
+                assert entry == NOTHING << 20
+                continue
+            row = first_row + (entry & 255) * unit_q
+            key = start + (entry >> 8 & 4095) * 16
+            rows = slice(row, row + unit_q)
+            if index < whole:
+                if anchors:
+                    tiles.append(Tile("anchor", rows, slice(key, key + ANCHOR_KEYS)))
+                continue
+            marked = bool(entry >> 22 & 1)
+            assert marked or index >= masked
+            columns = slice(max(key, begin), min(key + unit_kv, stop))
+            unit = slice(key, key + unit_kv)
+            tiles.append(Tile("unit", rows, columns, interval, marked, unit))
+        if flags & STEP_FULL:
+            rows = slice(first_row, first_row + sizes["block_q"])
+            tiles.append(Tile("full", rows, slice(begin, stop), whole=True))
+        if flags & STEP_WINDOWS:
+            assert flags & STEP_LAST
+            local_start, *windows = schedule.tiles[q_tile].tolist()
+            for i, window in enumerate(windows):
+                if window >= 0:
+                    column = local_start + window
+                    rows = slice(first_row + 128 * i, first_row + 128 * (i + 1))
+                    tiles.append(Tile("window", rows, slice(column, column + window_keys), 1))
+    return tiles
+
+
+def covered_pairs(schedule, sizes, row_intervals, num_columns) -> np.ndarray:
+    """int32 [T, S]: how often the kernel adds each pair to a row's softmax."""
+    prefix_begin, prefix_end, own_begin, own_end = (x[:, None] for x in row_intervals)
+    live = (prefix_end > prefix_begin) | (own_end > own_begin)
+    column = np.arange(num_columns)[None, :]
+    inside = [
+        (column >= prefix_begin) & (column < prefix_end),
+        (column >= own_begin) & (column < own_end),
+    ]
+    count = np.zeros(inside[0].shape, np.int32)
+    for tile in expand(schedule, sizes):
+        rows = range(*tile.rows.indices(len(live)))
+        pairs = np.ix_(rows, range(*tile.columns.indices(num_columns)))
+        unmasked = tile.kind == "full" or tile.whole
+        count[pairs] += live[rows] if unmasked else inside[tile.interval][pairs]
+    return count

@@ -1,0 +1,247 @@
+"""The tile schedule covers what is visible: every pair once, and nothing else."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mask_definition import RequestSpec, define
+from schedule_expansion import covered_pairs, expand
+
+from isoprefill_csrc import build_layout
+
+DELIMITERS = st.sampled_from(["none", "hidden", "prefix_first"])
+
+
+def layout_of(requests, pad_rows_to=None):
+    return build_layout(
+        prefix_lens=[spec.prefix_len for spec in requests],
+        item_lens=[list(spec.item_lens) for spec in requests],
+        delimiters=[spec.delimiter for spec in requests],
+        cached_prefix=[spec.cached_prefix for spec in requests],
+        causal=[spec.causal for spec in requests],
+        pad_rows_to=pad_rows_to,
+    )
+
+
+@st.composite
+def packs(draw):
+    """One to four requests; short and long items beside each other."""
+    cached = draw(st.booleans())
+    specs = []
+    for _ in range(draw(st.integers(1, 4))):
+        lens = draw(st.lists(st.integers(1, 40), max_size=20))
+        if draw(st.booleans()):
+            lens.insert(draw(st.integers(0, len(lens))), draw(st.integers(100, 500)))
+        if cached and not lens:
+            lens = [draw(st.integers(1, 300))]
+        causal = draw(st.integers(0, 4)) == 0 and not cached
+        specs.append(RequestSpec(draw(st.integers(1, 600)), lens, draw(DELIMITERS), cached, causal))
+    return specs
+
+
+@st.composite
+def sizes(draw):
+    unit_q = 128 * draw(st.integers(1, 3))
+    unit_kv = 128 * draw(st.integers(1, 3))
+    return {
+        "block_q": unit_q * draw(st.integers(1, 4)),
+        "block_kv": unit_kv * draw(st.integers(1, 4)),
+        "unit_q": unit_q,
+        "unit_kv": unit_kv,
+        "unit_group": draw(st.sampled_from([1, 2, 4])),
+        "window_keys": draw(st.sampled_from([0, 128, 144, 160, 256])),
+        "full_keys": draw(st.sampled_from([1, 100, 256])),
+    }
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(packs(), sizes(), st.booleans())
+def test_every_visible_pair_is_covered_exactly_once(requests, size, padded):
+    """A pair covered twice counts double in the softmax; one not covered is missing from it."""
+    rows = define(requests).mask.shape[0]
+    pad = rows + 37 if padded else None
+    layout = layout_of(requests, pad)
+    mask = define(requests, pad).mask
+    schedule = layout.tile_schedule(**size)
+    count = covered_pairs(schedule, size, layout.row_intervals, layout.num_columns)
+    np.testing.assert_array_equal(count, mask.astype(np.int32))
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(packs(), sizes())
+def test_no_tile_is_without_a_visible_pair_and_whole_tiles_hide_nothing(requests, size):
+    """Work on invisible tiles is wasted; a wrong `whole` lets rows see what they must not."""
+    layout = layout_of(requests)
+    mask = define(requests).mask
+    live = mask.any(axis=1)
+    for tile in expand(layout.tile_schedule(**size), size):
+        seen = mask[tile.rows][live[tile.rows]][:, tile.columns]
+        assert seen.any(), tile
+        if tile.whole:
+            assert seen.all(), tile
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(packs(), sizes())
+def test_unit_is_whole_iff_its_interval_holds_every_pair(requests, size):
+    """A whole unit that is not marked costs mask arithmetic; a marked one must need none."""
+    layout = layout_of(requests)
+    prefix_begin, prefix_end, own_begin, own_end = layout.row_intervals
+    live = (prefix_end > prefix_begin) | (own_end > own_begin)
+    for tile in expand(layout.tile_schedule(**size), size):
+        if tile.kind != "unit":
+            continue
+        begin = (prefix_begin, own_begin)[tile.interval][tile.rows][live[tile.rows]]
+        end = (prefix_end, own_end)[tile.interval][tile.rows][live[tile.rows]]
+        unit = tile.unit_columns
+        assert tile.whole == bool(((begin <= unit.start) & (end >= unit.stop)).all()), tile
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(packs(), sizes())
+def test_each_row_gets_its_anchor_from_its_own_first_key(requests, size):
+    """A row without an anchor key falls back to the slow path, or overflows."""
+    layout = layout_of(requests)
+    schedule = layout.tile_schedule(**size)
+    prefix_begin, prefix_end = layout.row_intervals[:2]
+    anchored = np.zeros(layout.num_rows, int)
+    for tile in expand(schedule, size, anchors=True):
+        if tile.kind != "anchor":
+            continue
+        rows = np.arange(layout.num_rows)[tile.rows]
+        first = prefix_begin[rows]
+        hit = (first >= tile.columns.start) & (first < tile.columns.stop)
+        anchored[rows] += hit & (prefix_end[rows] > first)
+    np.testing.assert_array_equal(anchored, (prefix_end > prefix_begin).astype(int))
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(packs(), sizes())
+def test_steps_are_grouped_by_q_tile_and_blocks_stay_inside(requests, size):
+    """The kernel starts a Q tile at its first step and writes it at its last, once."""
+    layout = layout_of(requests)
+    schedule = layout.tile_schedule(**size)
+    q_tile, key_start, flags, key_range = schedule.steps[:4]
+    assert np.all(key_start % 16 == 0)
+    assert np.all(key_start >= 0)
+    assert np.all(key_start + size["block_kv"] <= schedule.padded_columns)
+    assert np.all(key_range & 0xFFFF <= key_range >> 16)
+    assert np.all(key_range >> 16 <= size["block_kv"])
+    np.testing.assert_array_equal(q_tile[(flags & 1) != 0], np.arange(schedule.num_q_tiles))
+    np.testing.assert_array_equal(q_tile[(flags & 2) != 0], np.arange(schedule.num_q_tiles))
+    assert np.all(np.diff(q_tile) >= 0)
+    assert np.all(schedule.tiles[:, 0] % 16 == 0)
+    if schedule.local_keys:
+        assert np.all(schedule.tiles[:, 0] + schedule.local_keys <= schedule.padded_columns)
+    windows = schedule.tiles[:, 1:]
+    assert np.all(windows + size["window_keys"] <= max(schedule.local_keys, 0))
+    assert np.all((windows == -1) | (windows % 16 == 0))
+    for ranges in (schedule.steps[4:6], schedule.steps[5:7], schedule.steps[6:8]):
+        assert np.all((ranges[1] - ranges[0]) % size["unit_group"] == 0)
+        assert np.all(ranges[1] >= ranges[0])
+
+
+def test_worked_example():
+    """The example of csrc/tile_schedule.h, so that the header stays true."""
+    layout = layout_of([RequestSpec(300, [20] * 8)])
+    size = {"block_q": 256, "block_kv": 512, "unit_q": 128, "unit_kv": 128, "unit_group": 1}
+    size |= {"window_keys": 160, "full_keys": 256}
+    schedule = layout.tile_schedule(**size)
+    tiles = expand(schedule, size)
+    partial = [t for t in tiles if t.kind == "unit"]
+    assert [(t.rows.start, t.unit_columns.start, t.whole) for t in partial] == [
+        (128, 0, True),
+        (0, 0, False),
+        (128, 128, False),
+        (256, 0, True),
+        (256, 128, True),
+        (384, 0, True),
+        (384, 128, True),
+        (256, 256, False),
+        (384, 256, False),
+    ]
+    windows = [t for t in tiles if t.kind == "window"]
+    assert [(t.rows.start, t.columns.start) for t in windows] == [(256, 288), (384, 352)]
+
+
+def test_tile_of_item_rows_alone_is_full():
+    """One unmasked product for all rows that see the same prefix is what makes the kernel fast."""
+    layout = layout_of([RequestSpec(300, [20] * 8, cached_prefix=True)])
+    size = {"block_q": 256, "block_kv": 512, "unit_q": 128, "unit_kv": 128, "unit_group": 1}
+    size |= {"window_keys": 160, "full_keys": 256}
+    schedule = layout.tile_schedule(**size)
+    full, *windows = expand(schedule, size)
+    assert (full.kind, full.whole, full.columns) == ("full", True, slice(0, 300))
+    assert [t.kind for t in windows] == ["window", "window"]
+
+
+def test_padded_schedules_of_one_bucket_have_one_shape():
+    """Schedules that differ in shape compile again."""
+    size = {"block_q": 256, "block_kv": 256, "pad_steps_to": 64, "pad_units_to": 256}
+    a = layout_of([RequestSpec(300, [20] * 10)], 1024).tile_schedule(**size)
+    b = layout_of([RequestSpec(500, [7] * 30)], 1024).tile_schedule(**size)
+    assert a.steps.shape == b.steps.shape
+    assert a.units.shape == b.units.shape
+    assert a.tiles.shape == b.tiles.shape
+    idle = a.steps[:, a.used_steps :]
+    assert idle.shape[1] > 0
+    assert np.all(idle[2] == 0)
+    assert np.all(idle[0] == a.steps[0, a.used_steps - 1])
+    assert np.all(idle[4:] == a.used_units)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ({"block_q": 100, "block_kv": 256}, r"block_q is 100; .* multiple of 256"),
+        ({"block_q": 256, "block_kv": 0}, r"block_kv is 0; .* multiple of 256 from 256 to 32640"),
+        ({"block_q": 256, "block_kv": 32768}, r"block_kv is 32768; .* to 32640"),
+        ({"block_q": 256, "block_kv": 256, "unit_q": 64}, r"unit_q is 64; .* multiple of 128"),
+        ({"block_q": 256, "block_kv": 256, "unit_kv": 0}, r"unit_kv is 0; "),
+        ({"block_q": 256, "block_kv": 256, "unit_group": 0}, r"unit_group is 0; "),
+        ({"block_q": 256, "block_kv": 256, "window_keys": 100}, r"window_keys is 100; "),
+        ({"block_q": 256, "block_kv": 256, "full_keys": 0}, r"full_keys is 0; "),
+        ({"block_q": -256, "block_kv": 256}, r"block_q is -256; it must be from 0"),
+        ({"block_q": 1 << 40, "block_kv": 256}, r"block_q is 1099511627776; it must be from 0"),
+        (
+            {"block_q": 256, "block_kv": 256, "pad_steps_to": 1},
+            r"pad_steps_to is 1; the sched",
+        ),
+        (
+            {"block_q": 256, "block_kv": 256, "pad_units_to": 1},
+            r"pad_units_to is 1; the sched",
+        ),
+    ],
+)
+def test_bad_sizes_name_the_value_and_the_limit(size, message):
+    """A bad size that passed would read or write outside the schedule's arrays."""
+    with pytest.raises(ValueError, match=message):
+        layout_of([RequestSpec(700, [20] * 10)]).tile_schedule(**size)
+
+
+def test_arrays_are_views_that_outlive_the_schedule():
+    """A second copy of a schedule, or one freed too early, would be slow or wrong."""
+    schedule = layout_of([RequestSpec(300, [20] * 8)]).tile_schedule(block_q=256, block_kv=256)
+    steps = schedule.steps
+    assert not steps.flags.owndata
+    assert not steps.flags.writeable
+    before = steps.copy()
+    del schedule
+    np.testing.assert_array_equal(steps, before)
+
+
+def test_time_grows_linearly():
+    """A schedule that looks at T x T entries takes 64 times as long for 8 times the rows."""
+
+    def best(items):
+        layout = layout_of([RequestSpec(2000, [20] * items)])
+        times = []
+        for _ in range(7):
+            start = time.perf_counter()
+            layout.tile_schedule(block_q=2048, block_kv=2048)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    assert best(6000) < 24 * best(750)
