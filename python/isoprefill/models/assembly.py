@@ -1,13 +1,14 @@
 """Puts a checkpoint's tensors together as the decoder's parameters.
 
-A checkpoint holds one tensor per layer under a name of its own; the decoder wants all layers of a kind stacked. Each file
-format says what its tensors are called (`TensorNames`) and reads one at a time (`TensorReader`); this does the rest.
+A checkpoint holds one tensor per layer under a name of its own; the decoder wants all layers of a
+kind stacked. Each file format says what its tensors are called (`TensorNames`) and reads one at a
+time (`TensorReader`); this does the rest.
 """
 
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, Protocol, get_args
 
@@ -67,36 +68,35 @@ def assemble(
     """
     check_dtype(dtype)
     array_dtype = np.dtype(np.float32 if dtype == "float32" else ml_dtypes.bfloat16)
-    fills: list[Callable[[], None]] = []
+    arrays: dict[str, np.ndarray] = {}
+    parts: list[tuple[np.ndarray, str]] = []  # what to fill, and the tensor to fill it from
 
-    def single(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        _check_tensor(reader, name, shape)
-        out = _aligned_empty(shape, array_dtype)
-        fills.append(lambda: _fill(out, reader, name))
-        return out
+    def plan(field: str, shape: tuple[int, ...], tensors: Sequence[str]) -> None:
+        for tensor in tensors:
+            _check_tensor(reader, tensor, shape)
+        stacked = _aligned_empty((len(tensors), *shape), array_dtype)
+        parts.extend(zip(stacked, tensors, strict=True))
+        arrays[field] = stacked
 
-    def stacked(template: str, shape: tuple[int, ...]) -> np.ndarray:
-        layer_names = [template.format(layer=layer) for layer in range(config.num_layers)]
-        for name in layer_names:
-            _check_tensor(reader, name, shape)
-        out = _aligned_empty((config.num_layers, *shape), array_dtype)
-        for layer, name in enumerate(layer_names):
-            fills.append(lambda part=out[layer], name=name: _fill(part, reader, name))
-        return out
+    def fill(part: np.ndarray, tensor: str) -> None:
+        part[...] = reader.read(tensor)
 
-    vocabulary = (config.vocab_size, config.hidden_size)
-    params = Params(
-        embedding=single(names.embedding, vocabulary),
-        layers=LayerParams(
-            **{field: stacked(names.layers[field], shape) for field, shape in layer_shapes(config).items()}
-        ),
-        final_norm=single(names.final_norm, (config.hidden_size,)),
-        head=None if config.tied_head else single(names.head, vocabulary),
-    )
+    for field, shape in layer_shapes(config).items():
+        template = names.layers[field]
+        plan(field, shape, [template.format(layer=layer) for layer in range(config.num_layers)])
+    layer_fields = list(arrays)
+    plan("embedding", (config.vocab_size, config.hidden_size), [names.embedding])
+    plan("final_norm", (config.hidden_size,), [names.final_norm])
+    if not config.tied_head:
+        plan("head", (config.vocab_size, config.hidden_size), [names.head])
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for filled in [threads.submit(fill) for fill in fills]:
+        for filled in [threads.submit(fill, *part) for part in parts]:
             filled.result()
-    return jax.device_put(params)
+
+    singles = {field: array[0] for field, array in arrays.items() if field not in layer_fields}
+    on_device: dict[str, jax.Array] = jax.device_put(singles)
+    layers: dict[str, jax.Array] = jax.device_put({field: arrays[field] for field in layer_fields})
+    return Params(layers=LayerParams(**layers), **on_device)
 
 
 def layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -136,12 +136,9 @@ def _check_tensor(reader: TensorReader, name: str, shape: tuple[int, ...]) -> No
         raise ValueError(f"tensor {name} is missing")
     if tuple(found) != shape:
         raise ValueError(
-            f"tensor {name} must have shape {list(shape)} by the model's configuration, got {list(found)}"
+            f"tensor {name} must have shape {list(shape)}, as the model's configuration says, "
+            f"got {list(found)}"
         )
-
-
-def _fill(out: np.ndarray, reader: TensorReader, name: str) -> None:
-    out[...] = reader.read(name)
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -1,12 +1,13 @@
 """The Llama-family decoder: RMSNorm, RoPE, grouped-query attention, SwiGLU.
 
-The decoder knows nothing of items or masks: the caller passes the attention. A row's arithmetic is the same wherever in
-the array the row stands, so scores do not depend on how rows are packed.
+The decoder knows nothing of items or masks: the caller passes the attention. A row's arithmetic is
+the same wherever in the array the row stands, so scores do not depend on how rows are packed.
 
-Letters: T rows, R read-out rows, V vocab_size, E hidden_size, F intermediate_size, L layers, Hq query heads, Hkv key and
-value heads, D head_dim. Weights are [out, in], as in both checkpoint formats: XLA multiplies either orientation equally
-fast and loading need not transpose. Layers are stacked on axis 0 and scanned: unrolling them costs a tenfold
-compilation and, with stacked weights, a copy of them all.
+Letters: T rows, R read-out rows, V vocab_size, E hidden_size, F intermediate_size, L layers, Hq
+query heads, Hkv key and value heads, D head_dim. Weights are [out, in], as in both checkpoint
+formats: XLA multiplies either orientation equally fast and loading need not transpose. Layers are
+stacked on axis 0 and scanned: unrolling them costs a tenfold compilation and, with stacked weights,
+a copy of them all.
 """
 
 from collections.abc import Callable
@@ -70,17 +71,19 @@ def decode(
     """Runs all layers over T rows.
 
     Args:
-      params: weights; their dtype is the dtype of the residual stream.
-      config: sizes and switches (static under jit).
-      token_ids: int32 [T].
-      positions: int32 [T], each in [0, config.max_positions).
-      attend: `attend(q [T, Hq, D], k [T, Hkv, D], v [T, Hkv, D], layer_cache) -> [T, Hq, D]`. q and k are after RoPE; q is
-        not scaled.
-      cache: any pytree whose leaves have a leading layer axis; each layer's `attend` gets its own slice. None is fine.
-      return_kv: return the keys and values of these rows.
+        params: weights; their dtype is the dtype of the residual stream.
+        config: sizes and switches (static under jit).
+        token_ids: int32 [T].
+        positions: int32 [T], each in [0, config.max_positions).
+        attend: `attend(q [T, Hq, D], k [T, Hkv, D], v [T, Hkv, D], layer_cache) -> [T, Hq, D]`. q
+            and k are after RoPE; q is not scaled.
+        cache: any pytree whose leaves have a leading layer axis; each layer's `attend` gets its own
+            slice. None is fine.
+        return_kv: return the keys and values of these rows.
 
     Returns:
-      hidden states after the final norm [T, E], and (keys, values), each [L, T, Hkv, D], if `return_kv`, else None.
+        hidden states after the final norm [T, E], and (keys, values), each [L, T, Hkv, D], if
+        `return_kv`, else None.
     """
     frequencies = rope.inverse_frequencies(
         config.head_dim, config.rope_theta, config.rope_frequency_divisors
@@ -121,9 +124,9 @@ def head_logits(
     """Logits of R rows over the vocabulary, float32. The caller bounds R: a row is 4 V bytes.
 
     Args:
-      params: weights.
-      config: sizes and switches; says whether the head is tied.
-      hidden: rows after the final norm, from `decode`.
+        params: weights.
+        config: sizes and switches; says whether the head is tied.
+        hidden: rows after the final norm, from `decode`.
     """
     head = params.embedding if config.tied_head else params.head
     if head is None:
@@ -131,8 +134,10 @@ def head_logits(
     return _dot(hidden, head, jnp.float32)
 
 
-def rms_norm(x: Float[Array, "... N"], weight: Float[Array, "N"], eps: float) -> Float[Array, "... N"]:
-    """x / rms(x) * weight over the last axis, computed in float32, returned in x's dtype."""
+def rms_norm(
+    x: Float[Array, "... N"], weight: Float[Array, "N"], eps: float
+) -> Float[Array, "... N"]:
+    """Returns x / rms(x) * weight over the last axis, in float32; the result has x's dtype."""
     wide = x.astype(jnp.float32)
     scale = lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
     return (wide * scale).astype(x.dtype) * weight
@@ -141,7 +146,7 @@ def rms_norm(x: Float[Array, "... N"], weight: Float[Array, "N"], eps: float) ->
 def project(
     x: Float[Array, "T N"], weight: Float[Array, "M N"], bias: Float[Array, "M"] | None = None
 ) -> Float[Array, "T M"]:
-    """x times weight transposed, plus bias, in x's dtype."""
+    """Multiplies x by the transposed weight and adds the bias, in x's dtype."""
     product = _dot(x, weight, x.dtype)
     return product if bias is None else product + bias
 

@@ -8,7 +8,8 @@ import gguf
 import numpy as np
 
 from isoprefill.models.assembly import ParamsDtype, TensorNames, assemble
-from isoprefill.models.config import ModelConfig, config_from_gguf
+from isoprefill.models.config import ModelConfig
+from isoprefill.models.config_gguf import config_from_gguf
 from isoprefill.models.decoder import Params
 from isoprefill.models.gguf_header import GgufHeader
 
@@ -35,7 +36,7 @@ _NAMES = TensorNames(
     },
 )
 _ROPE_DIVISORS = "rope_freqs.weight"
-_ROWS_AT_ONCE = 16
+_ROWS_JOINED = 16
 
 
 def load_gguf(path: Path, header: GgufHeader, dtype: ParamsDtype) -> tuple[ModelConfig, Params]:
@@ -47,8 +48,8 @@ def load_gguf(path: Path, header: GgufHeader, dtype: ParamsDtype) -> tuple[Model
         dtype: dtype of the parameters.
 
     Raises:
-        ValueError: the architecture is not supported, or a tensor is missing, has the wrong shape or is stored in a
-            quantisation that cannot be undone; names it.
+        ValueError: the architecture is not supported, or a tensor is missing, has the wrong shape
+            or is stored in a quantisation that cannot be undone; names it.
     """
     reader = _GgufReader(path, header)
     config = config_from_gguf(
@@ -56,9 +57,7 @@ def load_gguf(path: Path, header: GgufHeader, dtype: ParamsDtype) -> tuple[Model
         tied_head=_NAMES.head not in header.tensors,
         qkv_bias=_NAMES.layers["query_bias"].format(layer=0) in header.tensors,
         output_bias=_NAMES.layers["output_bias"].format(layer=0) in header.tensors,
-        frequency_divisors=(
-            tuple(reader.read(_ROPE_DIVISORS).tolist()) if _ROPE_DIVISORS in header.tensors else None
-        ),
+        frequency_divisors=reader.frequency_divisors(),
     )
     if config.architecture == "llama":
         reader.undo_interleaving(config)
@@ -80,20 +79,26 @@ class _GgufReader:
     def undo_interleaving(self, config: ModelConfig) -> None:
         """From now on, gives rows of q and k in the order that `rope.rotate` pairs them.
 
-        llama.cpp pairs neighbours (2i, 2i + 1) in models of its "llama" architecture, and its converter reorders the
-        rows of q and k to suit. Other architectures are stored as they were.
+        llama.cpp pairs neighbours (2i, 2i + 1) in models of its "llama" architecture, and its
+        converter reorders the rows of q and k to suit. Other architectures are stored as they were.
         """
         for layer in range(config.num_layers):
             for field, heads in (("query", config.num_query_heads), ("key", config.num_kv_heads)):
                 for name in (field, f"{field}_bias"):
                     self._interleaved_heads[_NAMES.layers[name].format(layer=layer)] = heads
 
+    def frequency_divisors(self) -> tuple[float, ...] | None:
+        """The divisors of scaled RoPE (Llama 3), if the file has any."""
+        if _ROPE_DIVISORS not in self._tensors:
+            return None
+        return tuple(self.read(_ROPE_DIVISORS).tolist())
+
     def read(self, name: str) -> np.ndarray:
         info = self._tensors[name]
         stored = self._bytes[info.begin : info.begin + info.num_bytes]
-        # The package works through 16 rows at a time, which for short rows is mostly overhead: join rows first.
+        # The package takes 16 rows at a time, mostly overhead when rows are short: join some.
         rows = math.prod(info.shape[:-1])
-        stored = stored.reshape(rows // math.gcd(rows, _ROWS_AT_ONCE), -1)
+        stored = stored.reshape(rows // math.gcd(rows, _ROWS_JOINED), -1)
         try:
             values = gguf.quants.dequantize(stored, info.quantization).reshape(info.shape)
         except NotImplementedError as error:

@@ -1,16 +1,18 @@
 """The header of a GGUF file: its metadata and where its tensors lie.
 
-The `gguf` package's own reader makes a NumPy view of every string, which takes three seconds for a vocabulary of 49,152
-tokens; this one takes a tenth of one. Value types, block sizes and dequantisation still come from the package.
+The `gguf` package's own reader makes a NumPy view of every string, which takes three seconds for a
+vocabulary of 49,152 tokens; this one takes a tenth of one. Value types, block sizes and
+dequantisation still come from the package.
 
 A GGUF file (little-endian, version 2 or 3) is
 
     magic "GGUF" · u32 version · u64 tensor count · u64 metadata count
     metadata:  string key · u32 value type · value
-    tensors:   string name · u32 rank · u64 sizes, innermost first · u32 quantisation type · u64 offset
-    padding to the alignment, then the tensors' bytes
+    tensors:   string name · u32 rank · u64 sizes, innermost first · u32 quantisation type · u64
+    offset padding to the alignment, then the tensors' bytes
 
-where a string is a u64 length and that many bytes of UTF-8, and an array is a u32 type, a u64 count and the values.
+where a string is a u64 length and that many bytes of UTF-8, and an array is a u32 type, a u64 count
+and the values.
 """
 
 import dataclasses
@@ -81,7 +83,9 @@ def read_header(path: Path) -> GgufHeader:
         try:
             return _HeaderReader(data).read()
         except (struct.error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is damaged: its GGUF header cannot be read ({error})") from error
+            raise ValueError(
+                f"{path} is damaged: its GGUF header cannot be read ({error})"
+            ) from error
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -96,7 +100,9 @@ class _HeaderReader:
     def read(self) -> GgufHeader:
         version = self._scalar("I")
         if version not in _VERSIONS:
-            raise ValueError(f"GGUF version must be one of {_VERSIONS} (little-endian), got {version}")
+            raise ValueError(
+                f"GGUF version must be one of {_VERSIONS} (little-endian), got {version}"
+            )
         num_tensors, num_metadata = self._scalar("Q"), self._scalar("Q")
         metadata: dict[str, Any] = {}
         for _ in range(num_metadata):

@@ -36,11 +36,13 @@ def load_pretrained(source: str | Path, dtype: ParamsDtype = "float32") -> Pretr
     """Loads a model. No code that comes with a model is ever run.
 
     Args:
-        source: a pinned name ("smollm2-135m"), a .gguf file, or a Hugging Face directory with safetensors.
+        source: a pinned name ("smollm2-135m"), a .gguf file, or a Hugging Face directory with
+            safetensors.
         dtype: dtype of the parameters and of the residual stream, "float32" or "bfloat16".
 
     Raises:
-        ValueError: there is no such model, it is of an unsupported kind, or it is incomplete; says what, in one line.
+        ValueError: there is no such model, it is of an unsupported kind, or it is incomplete; says
+            what, in one line.
         pinned.FetchError: a pinned model could not be fetched.
     """
     check_dtype(dtype)
@@ -54,7 +56,7 @@ def load_pretrained(source: str | Path, dtype: ParamsDtype = "float32") -> Pretr
         config, params = load_safetensors(found.path, dtype)
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
-            f"model {found.name}: the tokenizer has {tokenizer.vocab_size} tokens, but the weights have "
-            f"{config.vocab_size}"
+            f"model {found.name}: the tokenizer has {tokenizer.vocab_size} tokens, "
+            f"but the weights have {config.vocab_size}"
         )
     return Pretrained(found.name, config, params, tokenizer)

@@ -1,7 +1,8 @@
 """Rotary position embedding (RoPE): frequencies, their scaling, and the rotation.
 
-Letters: T rows, H heads, D head_dim. The two halves of a head are paired (element i with element i + D/2), which
-is the convention of Hugging Face checkpoints; `gguf_file` undoes the interleaved pairing of GGUF files.
+Letters: T rows, H heads, D head_dim. The two halves of a head are paired (element i with element i
++ D/2), which is the convention of Hugging Face checkpoints; `gguf_file` undoes the interleaved
+pairing of GGUF files.
 """
 
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ def inverse_frequencies(
     """Radians per position of each pair, float32, `head_dim // 2` of them."""
     # In float32 on purpose: the checkpoints were trained with frequencies rounded at this point.
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequencies = np.float32(1.0) / np.float32(theta) ** exponents
+    frequencies = np.float32(1.0) / np.power(np.float32(theta), exponents)
     if frequency_divisors is not None:
         frequencies = frequencies / np.asarray(frequency_divisors, np.float32)
     return frequencies.astype(np.float32)
@@ -32,7 +33,7 @@ def rotation(
 def rotate(
     heads: Float[Array, "T H D"], cosine: Float[Array, "T pairs"], sine: Float[Array, "T pairs"]
 ) -> Float[Array, "T H D"]:
-    """Rotates every head of every row by its position's angles, in float32; returns the dtype it was given."""
+    """Rotates every head of every row by its angles, in float32; the result has heads' dtype."""
     first, second = jnp.split(heads.astype(jnp.float32), 2, axis=-1)
     cosine, sine = cosine[:, None, :], sine[:, None, :]
     rotated = jnp.concatenate(

@@ -1,7 +1,8 @@
 """Scaled RoPE, as divisors of the rotary frequencies.
 
-Every kind of scaling here is the plain rotation with each pair's frequency divided by a number. A configuration holds
-those numbers, head_dim / 2 of them, and need not know which kind they came from.
+Every kind of scaling here is the plain rotation with each pair's frequency divided by a number. A
+configuration holds those numbers, head_dim / 2 of them, and need not know which kind they came
+from.
 """
 
 import math
@@ -23,7 +24,7 @@ def llama3_divisors(
     high_freq_factor: float,
     original_max_positions: int,
 ) -> tuple[float, ...]:
-    """Divisors of Llama 3 scaling: long wavelengths are divided by `factor`, short ones by 1, between them a blend."""
+    """Divisors of Llama 3 scaling: `factor` for long wavelengths, 1 for short, else between."""
     if not factor >= 1.0:
         raise ValueError(f"rope scaling factor must be at least 1, got {factor}")
     if not high_freq_factor > low_freq_factor > 0.0:

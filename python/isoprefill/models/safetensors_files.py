@@ -1,4 +1,4 @@
-"""Loads a model from a Hugging Face directory: config.json and safetensors, in one file or in shards."""
+"""Loads a model from a Hugging Face directory: config.json, and safetensors whole or in shards."""
 
 import contextlib
 import json
@@ -10,7 +10,8 @@ import numpy as np
 import safetensors
 
 from isoprefill.models.assembly import ParamsDtype, TensorNames, assemble
-from isoprefill.models.config import ModelConfig, config_from_huggingface
+from isoprefill.models.config import ModelConfig
+from isoprefill.models.config_huggingface import config_from_huggingface
 from isoprefill.models.decoder import Params
 
 _NAMES = TensorNames(
@@ -43,11 +44,13 @@ def load_safetensors(directory: Path, dtype: ParamsDtype) -> tuple[ModelConfig, 
     """Reads the configuration and the weights. Runs no code from the directory.
 
     Args:
-        directory: holds config.json and model.safetensors, or model.safetensors.index.json and its shards.
+        directory: holds config.json and model.safetensors, or model.safetensors.index.json and its
+            shards.
         dtype: dtype of the parameters.
 
     Raises:
-        ValueError: the model is not supported, or a file, a shard or a tensor is missing or wrong; names it.
+        ValueError: the model is not supported, or a file, a shard or a tensor is missing or wrong;
+            names it.
     """
     config = config_from_huggingface(_json_object(directory / "config.json"))
     with contextlib.ExitStack() as files:
@@ -74,7 +77,8 @@ class _SafetensorsReader:
         return self._shapes
 
     def read(self, name: str) -> np.ndarray:
-        return self._file_of[name].get_tensor(name)
+        values: np.ndarray = self._file_of[name].get_tensor(name)
+        return values
 
 
 def _weight_files(directory: Path) -> Iterator[Path]:

@@ -1,4 +1,7 @@
-"""Where a model comes from: a pinned name, a GGUF file or a Hugging Face directory. Does not import jax."""
+"""Where a model comes from: a pinned name, a GGUF file or a Hugging Face directory.
+
+Importing this does not import jax.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -27,8 +30,8 @@ def find_model(source: str | Path) -> ModelSource:
     """Finds a model, fetching it if it is a pinned one that is not on this machine yet.
 
     Args:
-        source: a pinned name (`pinned.MODELS`), a .gguf file, or a directory with config.json. A pinned name wins over a
-            file of that name; "./name" is always a path.
+        source: a pinned name (`pinned.MODELS`), a .gguf file, or a directory with config.json. A
+            pinned name wins over a file of that name; "./name" is always a path.
 
     Raises:
         ValueError: there is no such model; says what was looked for.
@@ -44,7 +47,9 @@ def find_model(source: str | Path) -> ModelSource:
         return ModelSource(name, path, "directory")
     if path.is_file():
         if path.suffix != ".gguf":
-            raise ValueError(f"model file {path} must be a .gguf file; for safetensors give the directory")
+            raise ValueError(
+                f"model file {path} must be a .gguf file; for safetensors give the directory"
+            )
         return ModelSource(name, path, "gguf")
     looks_like_path = path.suffix == ".gguf" or len(path.parts) > 1
     if looks_like_path:

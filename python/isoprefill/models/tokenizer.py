@@ -8,17 +8,20 @@ import tokenizers
 class Tokenizer:
     """A model's tokenizer.
 
-    A special token spelt out in text, such as "<|endoftext|>", becomes that token, as it does in transformers. Text
-    from people who must not be able to write control tokens has to be checked before it comes here
-    (`special_token_ids` says which they are).
+    A special token spelt out in text, such as "<|endoftext|>", becomes that token, as it does in
+    transformers. Text from people who must not be able to write control tokens has to be checked
+    before it comes here (`special_token_ids` says which they are).
 
     Attributes:
         bos_id: the token that begins a text, or None if the model has none.
         adds_bos: whether the model expects `bos_id` at the beginning. `encode` never adds it.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, *, bos_id: int | None, adds_bos: bool) -> None:
-        """
+    def __init__(
+        self, backend: tokenizers.Tokenizer, *, bos_id: int | None, adds_bos: bool
+    ) -> None:
+        """Wraps a tokenizer.
+
         Args:
             backend: the tokenizer of the `tokenizers` library.
             bos_id: the token that begins a text, if the model has one.
@@ -36,12 +39,16 @@ class Tokenizer:
         self.adds_bos = adds_bos
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of the text, nothing added before or after. Text that is not valid Unicode is a ValueError."""
+        """Token ids of the text, nothing added before or after.
+
+        Raises:
+            ValueError: the text is not valid Unicode.
+        """
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"text must be valid Unicode, but has the lone surrogate {text[error.start]!r} at {error.start}"
+                f"text must be valid Unicode, but has {text[error.start]!r} at {error.start}"
             ) from error
         return self._backend.encode(text, add_special_tokens=False).ids
 

@@ -1,7 +1,8 @@
 """Builds a tokenizer from a GGUF file's metadata: byte-level BPE ("gpt2" in GGUF's words).
 
-The file has the vocabulary, the merges and the name of the pre-tokenizer, the rule that cuts text into words before
-merging. The rules below are those of the tokenizers that the models were published with.
+The file has the vocabulary, the merges and the name of the pre-tokenizer, the rule that cuts text
+into words before merging. The rules below are those of the tokenizers that the models were
+published with.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,18 +54,21 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
         metadata: the file's key-value pairs.
 
     Raises:
-        ValueError: the tokenizer or its pre-tokenizer is of an unsupported kind, or its data is missing or inconsistent.
+        ValueError: the tokenizer or its pre-tokenizer is of an unsupported kind, or its data is
+            missing or inconsistent.
     """
     kind = metadata.get("tokenizer.ggml.model")
     if kind != "gpt2":
-        raise ValueError(f"tokenizer.ggml.model {kind!r} is not supported; supported: gpt2 (byte-level BPE)")
+        raise ValueError(
+            f"tokenizer.ggml.model {kind!r} is not supported; supported: gpt2 (byte-level BPE)"
+        )
     pre = metadata.get("tokenizer.ggml.pre", "default")
     if pre not in _PRE_TOKENIZERS:
         raise ValueError(
             f"tokenizer.ggml.pre {pre!r} is not supported; supported: {', '.join(_PRE_TOKENIZERS)}"
         )
     tokens = _required_list(metadata, "tokenizer.ggml.tokens")
-    merges = [tuple(merge.split(" ")) for merge in _required_list(metadata, "tokenizer.ggml.merges")]
+    merges = [_pair(merge) for merge in _required_list(metadata, "tokenizer.ggml.merges")]
     try:
         bpe = models.BPE(
             vocab={token: token_id for token_id, token in enumerate(tokens)},
@@ -72,10 +76,12 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
             ignore_merges=pre == "llama-bpe",
         )
     except Exception as error:  # tokenizers raises plain Exception
-        raise ValueError(f"tokenizer.ggml.merges does not fit tokenizer.ggml.tokens: {error}") from error
+        raise ValueError(
+            f"tokenizer.ggml.merges does not fit tokenizer.ggml.tokens: {error}"
+        ) from error
     backend = tokenizers.Tokenizer(bpe)
     if pre == "qwen2":
-        backend.normalizer = normalizers.NFC()
+        backend.normalizer = normalizers.NFC()  # type: ignore[no-untyped-call]
     backend.pre_tokenizer = _PRE_TOKENIZERS[pre]()
     backend.decoder = decoders.ByteLevel()
 
@@ -84,8 +90,15 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     backend.add_tokens(_added(tokens, types, _USER_DEFINED, special=False))
 
     bos_id = metadata.get("tokenizer.ggml.bos_token_id")
-    adds_bos = metadata.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe") and bos_id is not None
+    adds_bos = (
+        metadata.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe") and bos_id is not None
+    )
     return Tokenizer(backend, bos_id=bos_id, adds_bos=bool(adds_bos))
+
+
+def _pair(merge: str) -> tuple[str, str]:
+    left, _, right = merge.partition(" ")
+    return left, right
 
 
 def _added(

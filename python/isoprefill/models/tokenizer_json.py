@@ -1,4 +1,7 @@
-"""Loads the tokenizer of a Hugging Face directory: tokenizer.json, and tokenizer_config.json for the BOS token."""
+"""Loads the tokenizer of a Hugging Face directory.
+
+tokenizer.json is the tokenizer; tokenizer_config.json, if there is one, names the BOS token.
+"""
 
 import json
 from pathlib import Path
@@ -23,7 +26,9 @@ def tokenizer_from_directory(directory: Path) -> Tokenizer:
     except Exception as error:  # tokenizers raises plain Exception
         raise ValueError(f"{path} cannot be read: {error}") from error
     config_path = directory / "tokenizer_config.json"
-    config: dict[str, Any] = json.loads(config_path.read_text("utf-8")) if config_path.is_file() else {}
+    config: dict[str, Any] = (
+        json.loads(config_path.read_text("utf-8")) if config_path.is_file() else {}
+    )
 
     bos_id = _token_id(backend, config.get("bos_token"))
     prepended = _prepended(backend)
@@ -34,7 +39,7 @@ def tokenizer_from_directory(directory: Path) -> Tokenizer:
 
 
 def _token_id(backend: tokenizers.Tokenizer, token: Any) -> int | None:
-    """Id of a token that a tokenizer_config.json names, as text or as an object with its content."""
+    """Id of a token named in tokenizer_config.json, as text or as an object with its content."""
     content = token.get("content") if isinstance(token, dict) else token
     return backend.token_to_id(content) if isinstance(content, str) else None
 
