@@ -3,10 +3,15 @@
 // std::vector would write every element twice (once zero, once the value), and
 // could not hand its buffer to NumPy. Zeros() uses calloc, so that a large
 // array's pages are zeroed by the kernel when they are first touched and not at
-// all before.
+// all before. UseHugePages() makes first touches cheaper for an array of which
+// most pages will be touched.
 
 #ifndef CSRC_ARRAY_H_
 #define CSRC_ARRAY_H_
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include <cstddef>
 #include <cstdint>
@@ -41,6 +46,20 @@ class Array {
   T* end() { return data() + size_; }
   const T* begin() const { return data(); }
   const T* end() const { return data() + size_; }
+
+  // A hint without other effect, ignored below 4 MiB: the kernel backs the
+  // array by huge pages where it can.
+  void UseHugePages() {
+#if defined(__linux__)
+    constexpr uintptr_t kPage = 4096;
+    const uintptr_t begin =
+        (reinterpret_cast<uintptr_t>(data()) + kPage - 1) / kPage * kPage;
+    const uintptr_t end = reinterpret_cast<uintptr_t>(this->end());
+    if (end < begin || end - begin < (uintptr_t{4} << 20)) return;
+    madvise(reinterpret_cast<void*>(begin), (end - begin) / kPage * kPage,
+            MADV_HUGEPAGE);
+#endif
+  }
 
  private:
   struct Free {

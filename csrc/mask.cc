@@ -6,6 +6,15 @@
 namespace isoprefill {
 namespace {
 
+// From this size on the C library's memory comes fresh from the kernel (glibc's
+// largest mmap threshold): its pages are zero, and the first touch of one costs
+// several times what writing it does. So the zeros of larger masks are not
+// written. Smaller ones reuse memory, and are written once from end to end.
+constexpr int64_t kFreshBytes = int64_t{32} << 20;
+
+// Up to this length of a row, hardly a 4 KiB page is without a visible pair.
+constexpr int64_t kDenseRowBytes = int64_t{4} * 4096;
+
 // Sets bits [begin, end), counted from the lowest bit of bits[0].
 void SetBits(uint8_t* bits, int64_t begin, int64_t end) {
   if (begin >= end) return;
@@ -27,16 +36,32 @@ void SetBits(uint8_t* bits, int64_t begin, int64_t end) {
 template <typename Element>
 Array<Element> DenseMask(const Layout& layout) {
   const int64_t columns = layout.num_columns;
-  Array<Element> mask = Array<Element>::Zeros(layout.num_rows * columns);
+  const int64_t size = layout.num_rows * columns;
+  const bool fresh = size >= kFreshBytes / int64_t{sizeof(Element)};
+  Array<Element> mask =
+      fresh ? Array<Element>::Zeros(size) : Array<Element>(size);
+  if (!fresh || columns <= kDenseRowBytes / int64_t{sizeof(Element)}) {
+    mask.UseHugePages();
+  }
+  const auto zeros = [fresh](Element* begin, Element* end) {
+    if (!fresh) std::fill(begin, end, Element{0});
+  };
   const int32_t* const prefix_begin = layout.prefix_begin();
   const int32_t* const prefix_end = layout.prefix_end();
   const int32_t* const own_begin = layout.own_begin();
   const int32_t* const own_end = layout.own_end();
   Element* row = mask.data();
   for (int64_t i = 0; i < layout.used_rows; ++i, row += columns) {
+    // An empty own interval is 0, 0, which is before the prefix's end.
+    const int64_t own = std::max(prefix_end[i], own_begin[i]);
+    const int64_t end = std::max(prefix_end[i], own_end[i]);
+    zeros(row, row + prefix_begin[i]);
     std::fill(row + prefix_begin[i], row + prefix_end[i], Element{1});
-    std::fill(row + own_begin[i], row + own_end[i], Element{1});
+    zeros(row + prefix_end[i], row + own);
+    std::fill(row + own, row + end, Element{1});
+    zeros(row + end, row + columns);
   }
+  zeros(row, mask.end());
   return mask;
 }
 

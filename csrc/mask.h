@@ -1,7 +1,7 @@
 // The mask of a layout as arrays: dense, or as FlashInfer's packed bits.
 //
-// Both are written as runs of ones, two per row (its prefix and own interval),
-// into zeroed memory; no pair is ever tested. The dense mask costs O(T * S)
+// Both are written as runs, two of ones per row (its prefix and own interval);
+// no pair is ever tested. The dense mask costs O(T * S)
 // memory by its nature and is here for references and tests: the schedules are
 // what attention runs on.
 //
