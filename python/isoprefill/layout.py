@@ -26,6 +26,7 @@ Isolation = Literal["isolated", "causal"]
 # 128 to 512 rows by 256 to 1024 columns; see docs/performance.md.
 XLA_BLOCK = 512
 XLA_LOCAL_BLOCKS = (8, 16, 32, 64, 128, 256)
+CAPACITY_STEP = 64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -208,10 +209,12 @@ class PackedLayout:
             )
         schedule = op.aligned_schedule(block_q=block_q, block_kv=block_kv, local_block=local_block)
         aligned = AlignedSchedule(
-            strip_steps=_with_capacity(schedule.strip_steps),
+            strip_steps=_with_capacity(
+                schedule.strip_steps, -(-self.num_rows // block_q) * -(-self.num_columns // block_kv)
+            ),
             num_strip_steps=np.int32(schedule.strip_steps.shape[1]),
             strip_own_end=schedule.strip_own_end,
-            local_blocks=_with_capacity(schedule.local_blocks),
+            local_blocks=_with_capacity(schedule.local_blocks, 2 * self.num_rows // local_block),
             num_local_blocks=np.int32(schedule.local_blocks.shape[1]),
             row_slot=schedule.row_slot,
             block_q=block_q,
@@ -318,6 +321,14 @@ def _power_of_two(at_least: int) -> int:
     return 1 << max(0, at_least - 1).bit_length()
 
 
-def _with_capacity(steps: Int32[np.ndarray, "fields n"]) -> Int32[np.ndarray, "fields capacity"]:
-    capacity = max(16, _power_of_two(steps.shape[1]))
+def _with_capacity(
+    steps: Int32[np.ndarray, "fields n"], usual: int
+) -> Int32[np.ndarray, "fields capacity"]:
+    """Pads steps to what packs of this size usually need, and to a power of two if these need more.
+
+    Packs of one size then share a compilation. Multiples of CAPACITY_STEP.
+    """
+    capacity = -(-usual // CAPACITY_STEP) * CAPACITY_STEP
+    if steps.shape[1] > capacity:
+        capacity = max(CAPACITY_STEP, _power_of_two(steps.shape[1]))
     return np.pad(steps, ((0, 0), (0, capacity - steps.shape[1])))

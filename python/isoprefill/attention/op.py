@@ -1,9 +1,9 @@
 """The attention operation: checks its inputs and hands them to a back end."""
 
+import functools
 from typing import Literal, get_args
 
 import jax
-import jax.numpy as jnp
 from isoprefill_pallas.reference import dense_attention, visible
 from jaxtyping import Array, Float
 
@@ -51,22 +51,35 @@ def multi_item_attention(
         raise ValueError(f"backend must be one of {get_args(Backend)}, got {backend!r}")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if backend == "dense":
-        mask = visible(
-            jnp.asarray(layout.segment_ids),
-            jnp.asarray(layout.request_ids),
-            jnp.asarray(layout.row_columns),
-            jnp.asarray(layout.key_segment_ids),
-            jnp.asarray(layout.key_request_ids),
-        )
-        out, lse = dense_attention(q, k, v, mask, scale=scale, soft_cap=soft_cap)
+        out, lse = _dense(q, k, v, layout, scale=scale, soft_cap=soft_cap)
     else:
         if layout.aligned is None:
             layout = layout.with_schedule("xla")
-        out, lse = _jitted_xla(q, k, v, layout, scale=scale, soft_cap=soft_cap)
+        out, lse = _xla(q, k, v, layout, scale=scale, soft_cap=soft_cap)
     return (out, lse) if return_lse else out
 
 
-_jitted_xla = jax.jit(xla_attention, static_argnames=("scale", "soft_cap"))
+_xla = jax.jit(xla_attention, static_argnames=("scale", "soft_cap"))
+
+
+@functools.partial(jax.jit, static_argnames=("scale", "soft_cap"))
+def _dense(
+    q: Float[Array, "T Hq D"],
+    k: Float[Array, "S Hkv D"],
+    v: Float[Array, "S Hkv D"],
+    layout: PackedLayout,
+    *,
+    scale: float,
+    soft_cap: float | None,
+) -> tuple[Float[Array, "T Hq D"], Float[Array, "T Hq"]]:
+    mask = visible(
+        layout.segment_ids,
+        layout.request_ids,
+        layout.row_columns,
+        layout.key_segment_ids,
+        layout.key_request_ids,
+    )
+    return dense_attention(q, k, v, mask, scale=scale, soft_cap=soft_cap)
 
 
 def _check(q: Array, k: Array, v: Array, layout: PackedLayout, soft_cap: float | None) -> None:

@@ -14,6 +14,7 @@ Letters: T rows, S columns, Hq query heads, Hkv key and value heads, G = Hq / Hk
 of a tile, B rows of a local block, C local blocks computed at once.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -195,9 +196,9 @@ def _nothing_seen(rows: tuple[int, ...], head_dim: int) -> Partial:
 
 
 def _local_chunk(capacity: int, query_heads: int, block: int) -> int:
-    """How many local blocks to compute at once: a power of two, as `capacity` is, so that it divides it."""
+    """How many local blocks to compute at once: a power of two that divides the capacity."""
     fitting = max(1, LOCAL_SCORES_AT_ONCE // (query_heads * block * block))
-    return min(capacity, 1 << (fitting.bit_length() - 1))
+    return math.gcd(capacity, 1 << (fitting.bit_length() - 1))
 
 
 def _scores(

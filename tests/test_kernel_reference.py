@@ -1,0 +1,290 @@
+"""The attention back ends against the definition, and their isolation.
+
+If one of these fails, some row sees a key that it must not see, or does not see one that it must.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from attention_oracle import attend_float64
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mask_definition import RequestSpec, define
+
+from isoprefill import PackedLayout, multi_item_attention
+from isoprefill.attention import op
+from isoprefill.attention.xla import xla_attention
+
+BACKENDS = ["xla", "dense"]
+TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}  # of max |v|
+
+
+def layout_of(specs, pad_to=None, pad_columns_to=None) -> PackedLayout:
+    parts = [
+        PackedLayout.from_lengths(
+            spec.prefix_len,
+            spec.item_lens,
+            spec.delimiter,
+            spec.cached_prefix,
+            isolation="causal" if spec.causal else "isolated",
+        )
+        for spec in specs
+    ]
+    return PackedLayout.concat(parts, pad_to, pad_columns_to=pad_columns_to)
+
+
+def random_qkv(layout, query_heads=2, kv_heads=1, head_dim=64, dtype="float32", seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = (
+        (layout.num_rows, query_heads, head_dim),
+        (layout.num_columns, kv_heads, head_dim),
+        (layout.num_columns, kv_heads, head_dim),
+    )
+    return [jnp.asarray(rng.standard_normal(shape, np.float32), dtype) for shape in shapes]
+
+
+def assert_equals_oracle(specs, layout, arrays, backend, **options):
+    out, lse = multi_item_attention(*arrays, layout, backend=backend, return_lse=True, **options)
+    pads = {"pad_rows_to": layout.num_rows, "pad_columns_to": layout.num_columns}
+    mask = define(specs, **pads).mask
+    expected, expected_lse = attend_float64(*arrays, mask, **options)
+    assert out.dtype == arrays[0].dtype
+    tolerance = TOLERANCE[str(out.dtype)]
+    largest_value = np.abs(np.asarray(arrays[2], np.float64)).max()
+    assert np.abs(np.asarray(out, np.float64) - expected).max() <= tolerance * largest_value
+    np.testing.assert_array_equal(np.isneginf(lse), ~mask.any(axis=1)[:, None].repeat(lse.shape[1], 1))
+    np.testing.assert_allclose(lse, expected_lse, rtol=10 * tolerance, atol=10 * tolerance)
+    assert not np.asarray(out)[~mask.any(axis=1)].any(), "a row that sees nothing must give zeros"
+
+
+requests = st.builds(
+    RequestSpec,
+    prefix_len=st.integers(1, 50),
+    item_lens=st.lists(st.one_of(st.integers(1, 9), st.integers(1, 40)), max_size=4),
+    delimiter=st.sampled_from(["none", "hidden", "prefix_first"]),
+    cached_prefix=st.booleans(),
+    causal=st.booleans(),
+).filter(lambda spec: spec.item_lens or not spec.cached_prefix)
+packs = st.lists(requests, min_size=1, max_size=2)
+PADDED = 448  # above the largest pack, so that a sweep compiles once per configuration and not per example
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(specs=packs)
+def test_dense_is_the_definition(specs):
+    layout = layout_of(specs, PADDED, PADDED)
+    assert_equals_oracle(specs, layout, random_qkv(layout), "dense")
+
+
+# block_q, block_kv, local block; query and KV heads; head_dim; dtype; soft cap. Every pair of neighbouring
+# columns' values occurs. Tiles are small, so that a few dozen rows already cross many edges.
+CONFIGURATIONS = [
+    ((16, 16, 4), (1, 1), 64, "float32", None),
+    ((16, 32, 8), (2, 1), 128, "bfloat16", None),
+    ((16, 64, 16), (16, 1), 64, "float32", 2.0),
+    ((64, 32, 4), (4, 2), 256, "float32", None),
+    ((32, 16, 32), (9, 3), 64, "bfloat16", 2.0),
+]
+
+
+@pytest.mark.parametrize(("blocks", "heads", "head_dim", "dtype", "soft_cap"), CONFIGURATIONS)
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(specs=packs)
+def test_xla_equals_the_oracle(blocks, heads, head_dim, dtype, soft_cap, specs):
+    layout = layout_of(specs, PADDED, PADDED)
+    arrays = random_qkv(layout, *heads, head_dim, dtype)
+    layout = layout.with_schedule("xla", **dict(zip(("block_q", "block_kv", "local_block"), blocks, strict=True)))
+    assert_equals_oracle(specs, layout, arrays, "xla", soft_cap=soft_cap)
+
+
+EDGE = 32
+NAMED_CASES = {
+    "items end on, before and after every tile edge": [(EDGE, [EDGE, EDGE - 1, EDGE + 1, 2 * EDGE, 1])],
+    "one giant item among tiny ones": [(40, [2, 3, 700, 1, 2])],
+    "prefix of one token, items of one token": [(1, [1] * 40)],
+    "a prefix alone": [(77, [])],
+    "prefix longer than the items": [(600, [3, 4])],
+    "several requests": [(10, [3, 4]), (1, [1]), (50, [20, 20, 20]), (7, [])],
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", NAMED_CASES.values(), ids=NAMED_CASES.keys())
+def test_hard_cases(case, backend):
+    specs = [RequestSpec(*one) for one in case]
+    layout = layout_of(specs)
+    arrays = random_qkv(layout)
+    if backend == "xla":
+        layout = layout.with_schedule("xla", block_q=EDGE, block_kv=EDGE, local_block=8)
+    assert_equals_oracle(specs, layout, arrays, backend)
+    assert_equals_oracle(specs, layout_of(specs), arrays, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("where", ["prefix", "own item", "another item"])
+def test_keys_of_huge_norm(where, backend):
+    """A softmax that does not subtract the largest score would overflow, or lose every other key."""
+    specs = [RequestSpec(40, [10, 12, 30])]
+    layout = layout_of(specs)
+    q, k, v = random_qkv(layout)
+    place = {"prefix": 7, "own item": 55, "another item": 45}[where]
+    k = k.at[place].multiply(1000.0)
+    assert_equals_oracle(specs, layout, (q, k, v), backend)
+
+
+ISOLATION_SPECS = [
+    RequestSpec(50, [5, 40, 3, 17]),
+    RequestSpec(9, [6, 6], "hidden"),
+    RequestSpec(12, [9, 2], cached_prefix=True),
+]
+NEIGHBOURS = {
+    "norms x 10,000": lambda x, dtype: x * 1e4,
+    "the dtype's largest": lambda x, dtype: jnp.full_like(x, jnp.finfo(dtype).max),
+    "the dtype's smallest": lambda x, dtype: jnp.full_like(x, jnp.finfo(dtype).min),
+}
+
+
+def kept_rows_and_columns(layout, request, segment):
+    """Rows of one item, and the columns they may see: everything else is a neighbour."""
+    rows = (layout.request_ids == request) & (layout.segment_ids == segment)
+    columns = (layout.key_request_ids == request) & np.isin(layout.key_segment_ids, [0, segment])
+    return rows, columns
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("neighbours", NEIGHBOURS.values(), ids=NEIGHBOURS.keys())
+def test_finite_neighbours_do_not_change_a_bit(neighbours, dtype, backend):
+    """Q, K and V of other items and requests are replaced; the item's rows stay the same bit for bit."""
+    layout = layout_of(ISOLATION_SPECS, 256, 288).with_schedule("xla")
+    q, k, v = random_qkv(layout, 4, 2, 64, dtype)
+    original = np.asarray(multi_item_attention(q, k, v, layout, backend=backend))
+    for request, segment in ((0, 1), (0, 2), (0, 4), (1, 2), (2, 1)):
+        rows, columns = kept_rows_and_columns(layout, request, segment)
+        changed = [
+            jnp.where(kept[:, None, None], array, neighbours(array, dtype))
+            for kept, array in ((rows, q), (columns, k), (columns, v))
+        ]
+        out = np.asarray(multi_item_attention(*changed, layout, backend=backend))
+        np.testing.assert_array_equal(out[rows], original[rows])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_in_neighbours_q_and_k_do_not_change_a_bit(poison, backend):
+    layout = layout_of(ISOLATION_SPECS, 256, 288).with_schedule("xla")
+    q, k, v = random_qkv(layout)
+    original = np.asarray(multi_item_attention(q, k, v, layout, backend=backend))
+    for request, segment in ((0, 1), (0, 2), (1, 2), (2, 1)):
+        rows, columns = kept_rows_and_columns(layout, request, segment)
+        poisoned_q = jnp.where(rows[:, None, None], q, poison)
+        poisoned_k = jnp.where(columns[:, None, None], k, poison)
+        out = np.asarray(multi_item_attention(poisoned_q, poisoned_k, v, layout, backend=backend))
+        np.testing.assert_array_equal(out[rows], original[rows])
+
+
+def test_nan_in_v_stays_within_the_tiles_that_hold_it():
+    """0 * NaN is NaN, so a NaN value reaches rows that share a tile with it, and no others (xla)."""
+    layout = layout_of([RequestSpec(64, [8] * 8), RequestSpec(64, [8] * 8)])
+    layout = layout.with_schedule("xla", block_q=32, block_kv=32, local_block=8)
+    q, k, v = random_qkv(layout)
+    original = np.asarray(multi_item_attention(q, k, v, layout))
+    poisoned = jnp.where((layout.key_request_ids == 1)[:, None, None], jnp.nan, v)
+    out = np.asarray(multi_item_attention(q, k, poisoned, layout))
+    first = layout.request_ids == 0
+    np.testing.assert_array_equal(out[first], original[first])
+    item = jnp.where((layout.key_segment_ids == 3)[:, None, None], jnp.nan, v)
+    out = np.asarray(multi_item_attention(q, k, item, layout))
+    np.testing.assert_array_equal(out[layout.segment_ids != 3], original[layout.segment_ids != 3])
+
+
+def test_a_planted_leak_is_caught():
+    """The published bug, in which item 1 counts as prefix for all later items, must not pass these tests."""
+    specs = [RequestSpec(20, [5, 6, 7])]
+    leaky = layout_of([RequestSpec(25, [6, 7])])
+    layout = layout_of(specs)
+    with pytest.raises(AssertionError):
+        assert_equals_oracle(specs, leaky, random_qkv(layout), "xla")
+
+
+@pytest.mark.parametrize("local_block", [8, 32])
+def test_order_of_items_does_not_change_a_bit(local_block):
+    """With other tile edges in the pack an item's sums must still run in the same order (xla)."""
+    prefix, lens = 70, [3, 40, 9, 130, 1, 20, 64]
+    order = [4, 2, 6, 0, 3, 5, 1]
+    rng = np.random.default_rng(0)
+    parts = [rng.standard_normal((3, n, 2, 64), np.float32) for n in (prefix, *lens)]
+
+    def run(order):
+        layout = PackedLayout.from_lengths(prefix, [lens[index] for index in order], pad_to=384)
+        layout = layout.with_schedule("xla", block_q=32, block_kv=32, local_block=local_block)
+        packed = np.concatenate([parts[0], *(parts[1 + index] for index in order)], axis=1)
+        packed = np.pad(packed, ((0, 0), (0, 384 - packed.shape[1]), (0, 0), (0, 0)))
+        out = np.asarray(multi_item_attention(*packed, layout))
+        ends = prefix + np.cumsum([lens[index] for index in order])
+        return {index: out[end - lens[index] : end] for index, end in zip(order, ends, strict=True)}
+
+    straight, shuffled = run(range(len(lens))), run(order)
+    for index in range(len(lens)):
+        np.testing.assert_array_equal(straight[index], shuffled[index])
+
+
+def test_layouts_of_one_bucket_share_one_compilation():
+    compiled = jax.jit(lambda q, k, v, layout: multi_item_attention(q, k, v, layout))
+    for lens in ([20] * 20, [3, 50, 17, 4], [100, 200]):
+        layout = PackedLayout.from_lengths(100, lens, pad_to=512).with_schedule("xla", local_block=32)
+        compiled(*random_qkv(layout), layout)
+    assert compiled._cache_size() == 1, 'the same bucket was compiled more than once'
+
+
+def test_memory_does_not_grow_with_the_square_of_the_pack():
+    """Temporary memory of the compiled program: linear in T, for ragged lists with a giant item too."""
+
+    def bytes_of(item_lens):
+        layout = PackedLayout.from_lengths(2000, item_lens)
+        layout = PackedLayout.concat([layout], pad_to=-(-layout.num_rows // 512) * 512).with_schedule("xla")
+        arrays = random_qkv(layout, 9, 3)
+        compiled = jax.jit(xla_attention, static_argnames="scale").lower(*arrays, layout, scale=0.125).compile()
+        return compiled.memory_analysis().temp_size_in_bytes / layout.num_rows
+
+    per_row = bytes_of([20] * 100)
+    assert bytes_of([20] * 500) <= 1.5 * per_row
+    assert bytes_of([20] * 499 + [4000]) <= 1.5 * per_row
+
+
+def test_a_traced_layout_without_its_schedule_says_so():
+    layout = PackedLayout.from_lengths(5, [3])
+    with pytest.raises(ValueError, match="with_schedule is not available on a traced PackedLayout"):
+        jax.jit(multi_item_attention)(*random_qkv(layout), layout)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q": (8, 2, 64, 1)}, "q must have 3 dimensions"),
+        ({"q": (9, 2, 64)}, r"q must have the layout's 8 rows, got shape \(9, 2, 64\)"),
+        ({"k": (7, 2, 64)}, r"k must have the layout's 8 columns, got shape \(7, 2, 64\)"),
+        ({"v": (8, 2, 32)}, r"v must have q's head_dim 64, got shape \(8, 2, 32\)"),
+        ({"v": (8, 1, 64)}, r"v must have k's shape"),
+        ({"k": (8, 3, 64), "v": (8, 3, 64)}, "q's 2 heads must be a multiple of k's 3 heads"),
+        ({"dtype": "float16"}, r"q must be one of \('float32', 'bfloat16'\), got float16"),
+        ({"backend": "cuda"}, "backend must be one of .*'cuda'"),
+        ({"soft_cap": 0.0}, "soft_cap must be above 0, got 0.0"),
+    ],
+)
+def test_bad_input_is_rejected_by_name(change, message):
+    layout = PackedLayout.from_lengths(5, [3])
+    options = {key: change[key] for key in ("backend", "soft_cap") if key in change}
+    arrays = [jnp.zeros(change.get(name, (8, 2, 64)), change.get("dtype", "float32")) for name in "qkv"]
+    with pytest.raises(ValueError, match=message):
+        multi_item_attention(*arrays, layout, **options)
+
+
+def test_auto_is_a_back_end_that_costs_no_square():
+    assert "auto" in op.get_args(op.Backend)
+    layout = PackedLayout.from_lengths(40, [8, 8])
+    arrays = random_qkv(layout)
+    np.testing.assert_array_equal(
+        multi_item_attention(*arrays, layout), multi_item_attention(*arrays, layout, backend="xla")
+    )
