@@ -76,7 +76,7 @@ def decode(
         token_ids: int32 [T].
         positions: int32 [T], each in [0, config.max_positions).
         attend: `attend(q [T, Hq, D], k [T, Hkv, D], v [T, Hkv, D], layer_cache) -> [T, Hq, D]`. q
-            and k are after RoPE; q is not scaled.
+            and k are after RoPE; q is not scaled. The result may be of any float dtype.
         cache: any pytree whose leaves have a leading layer axis; each layer's `attend` gets its own
             slice. None is fine.
         return_kv: return the keys and values of these rows.
@@ -106,7 +106,7 @@ def decode(
             k = rms_norm(k, weights.key_norm, config.rms_norm_eps)
         q = rope.rotate(q, cosine, sine)
         k = rope.rotate(k, cosine, sine)
-        attended = attend(q, k, v, layer_cache).reshape(stream.shape[0], -1)
+        attended = attend(q, k, v, layer_cache).reshape(stream.shape[0], -1).astype(stream.dtype)
         stream = stream + project(attended, weights.output, weights.output_bias)
         normed = rms_norm(stream, weights.feed_forward_norm, config.rms_norm_eps)
         gated = jax.nn.silu(project(normed, weights.gate)) * project(normed, weights.up)

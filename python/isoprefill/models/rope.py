@@ -16,10 +16,10 @@ def inverse_frequencies(
     """Radians per position of each pair, float32, `head_dim // 2` of them."""
     # In float32 on purpose: the checkpoints were trained with frequencies rounded at this point.
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequencies = np.float32(1.0) / np.power(np.float32(theta), exponents)
+    frequencies: np.ndarray = np.float32(1.0) / np.power(np.float32(theta), exponents)
     if frequency_divisors is not None:
         frequencies = frequencies / np.asarray(frequency_divisors, np.float32)
-    return frequencies.astype(np.float32)
+    return frequencies
 
 
 def rotation(

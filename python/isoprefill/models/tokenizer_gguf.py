@@ -5,7 +5,7 @@ into words before merging. The rules below are those of the tokenizers that the 
 published with.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tokenizers
@@ -36,7 +36,7 @@ def _gpt2_words() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.ByteLevel(add_prefix_space=False)
 
 
-_PRE_TOKENIZERS = {
+_PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
     "default": _gpt2_words,
     "gpt-2": _gpt2_words,
     "smollm": lambda: pre_tokenizers.Sequence(
@@ -81,7 +81,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
         ) from error
     backend = tokenizers.Tokenizer(bpe)
     if pre == "qwen2":
-        backend.normalizer = normalizers.NFC()  # type: ignore[no-untyped-call]
+        backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = _PRE_TOKENIZERS[pre]()
     backend.decoder = decoders.ByteLevel()
 

@@ -1,0 +1,292 @@
+"""The decoder computes what transformers computes, from every kind of file that it loads.
+
+If one of these fails, scores are those of another model than the one that was asked for. float32 and
+plain causal attention throughout; transformers, in float32 on the same file, is the oracle.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import gguf
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from small_models import VOCAB_SIZE, random_model, save_directory, save_gguf
+from transformers import AutoModelForCausalLM
+
+from isoprefill.models import pinned
+from isoprefill.models.config import ModelConfig
+from isoprefill.models.decoder import Params, decode, head_logits
+from isoprefill.models.pretrained import Pretrained, load_pretrained
+
+PROMPTS = {
+    "one token": "Hello",
+    "sentence": "The capital of France is",
+    "code and digits": "def f(x):\n    return x ** 2 + 3.14159\n\nprint(f(1234567890))",
+    "unicode": "Größe 北京 🙂 naïve\u00a0façade — “quoted” ½",
+    "long": "A list of facts about the cities of Europe, their rivers and bridges. " * 20,
+}
+
+
+def causal_attend(q: jax.Array, k: jax.Array, v: jax.Array, _: None) -> jax.Array:
+    """Plain causal attention over all rows."""
+    group = q.shape[1] // k.shape[1]
+    k, v = (jnp.repeat(x, group, axis=1) for x in (k, v))
+    logits = jnp.einsum("thd,shd->hts", q, k, precision="highest") / np.sqrt(q.shape[-1])
+    logits = jnp.where(jnp.tri(q.shape[0], dtype=bool), logits, -jnp.inf)
+    return jnp.einsum("hts,shd->thd", jax.nn.softmax(logits), v, precision="highest")
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def all_logits(
+    params: Params, config: ModelConfig, token_ids: jax.Array, positions: jax.Array
+) -> jax.Array:
+    hidden, _ = decode(params, config, token_ids, positions, causal_attend)
+    return head_logits(params, config, hidden)
+
+
+def our_logits(model: Pretrained, token_ids: Sequence[int], first_position: int = 0) -> np.ndarray:
+    # Rows after the last are invisible to the others; padding to few lengths saves compilations.
+    ids = jnp.pad(jnp.asarray(token_ids, jnp.int32), (0, -len(token_ids) % 64))
+    positions = first_position + jnp.arange(ids.size, dtype=jnp.int32)
+    logits = all_logits(model.params, model.config, ids, positions)
+    return np.asarray(logits)[: len(token_ids)]
+
+
+@torch.inference_mode()
+def torch_logits(
+    model: torch.nn.Module, token_ids: Sequence[int], first_position: int = 0
+) -> np.ndarray:
+    ids = torch.tensor([list(token_ids)])
+    positions = first_position + torch.arange(ids.shape[1])[None]
+    return model(ids, position_ids=positions).logits[0].float().numpy()
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Pretrained:
+    return load_pretrained("smollm2-135m")
+
+
+@pytest.fixture(scope="module")
+def torch_smollm2() -> torch.nn.Module:
+    path = pinned.locate("smollm2-135m")
+    model = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    )
+    return model.eval()
+
+
+def test_published_likelihoods_come_out(smollm2):
+    """Four log-probabilities that were computed elsewhere from the same file."""
+    encode = smollm2.tokenizer.encode
+    logits = our_logits(smollm2, encode("The capital of France is"))
+    logprobs = np.asarray(jax.nn.log_softmax(logits[-1]))
+    expected = {" Paris": -0.2581, " London": -4.3844, " Berlin": -6.9207}
+    got = {item: logprobs[encode(item)[0]] for item in expected}
+    assert got == pytest.approx(expected, abs=1e-4)
+
+    query, banana = encode("The capital of France is"), encode(" banana")
+    rows = jax.nn.log_softmax(our_logits(smollm2, query + banana))
+    likelihood = sum(rows[len(query) - 1 + i, token] for i, token in enumerate(banana))
+    assert likelihood == pytest.approx(-17.2379, abs=1e-4)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
+def test_smollm2_logits_equal_transformers(smollm2, torch_smollm2, prompt, record_property):
+    ids = smollm2.tokenizer.encode(prompt)
+    difference = np.abs(our_logits(smollm2, ids) - torch_logits(torch_smollm2, ids)).max()
+    record_property("max_abs_logit_difference", float(difference))
+    print(f"{len(ids)} tokens: max abs logit difference {difference:.2e}")
+    assert difference <= 1e-3
+
+
+def test_last_positions_equal_transformers(smollm2, torch_smollm2):
+    """Far from the origin a wrong rounding of frequencies or angles would show."""
+    ids = smollm2.tokenizer.encode(PROMPTS["sentence"])
+    first = smollm2.config.max_positions - len(ids)
+    ours = our_logits(smollm2, ids, first)
+    assert np.abs(ours - torch_logits(torch_smollm2, ids, first)).max() <= 1e-3
+
+
+def test_parity_detects_a_wrong_rope_base(smollm2, torch_smollm2):
+    """Were this to fail, the tests above could not see an error either."""
+    ids = smollm2.tokenizer.encode(PROMPTS["sentence"])
+    wrong_config = dataclasses.replace(smollm2.config, rope_theta=10_000.0)
+    wrong = dataclasses.replace(smollm2, config=wrong_config)
+    assert np.abs(our_logits(wrong, ids) - torch_logits(torch_smollm2, ids)).max() > 0.1
+
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+VARIANTS = {
+    "llama": ("llama", {}),
+    "llama, tied head": ("llama", {"tie_word_embeddings": True}),
+    "llama, biases": ("llama", {"attention_bias": True}),
+    "llama, one KV head": ("llama", {"num_key_value_heads": 1}),
+    "llama, linear rope": (
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
+    ),
+    "llama, llama3 rope": ("llama", {"rope_parameters": LLAMA3_ROPE}),
+    "mistral": ("mistral", {"sliding_window": None}),
+    "mistral, wide window": ("mistral", {"sliding_window": 512}),
+    "qwen2": ("qwen2", {}),
+    "qwen2, tied head": ("qwen2", {"tie_word_embeddings": True}),
+    "qwen2, window switched off": ("qwen2", {"sliding_window": 64, "use_sliding_window": False}),
+    "qwen3": ("qwen3", {"tie_word_embeddings": True}),
+    "qwen3, biases": ("qwen3", {"attention_bias": True}),
+}
+IDS = tuple(int(i) for i in np.random.default_rng(0).integers(0, VOCAB_SIZE, 90))
+
+
+def assert_same_logits(model: Pretrained, oracle: torch.nn.Module, limit: float = 1e-3) -> None:
+    expected = torch_logits(oracle, IDS)
+    assert np.ptp(expected) > 1.0, "logits so small that parity would say nothing"
+    assert np.abs(our_logits(model, IDS) - expected).max() <= limit
+
+
+@pytest.mark.parametrize(("family", "overrides"), VARIANTS.values(), ids=VARIANTS.keys())
+def test_families_equal_transformers(family, overrides, tmp_path):
+    oracle = random_model(family, **overrides)
+    assert_same_logits(load_pretrained(save_directory(oracle, tmp_path)), oracle)
+
+
+def test_shards_equal_one_file(tmp_path):
+    oracle = random_model("llama")
+    directory = save_directory(oracle, tmp_path, max_shard_size="100KB")
+    assert len(list(directory.glob("*.safetensors"))) > 2
+    assert_same_logits(load_pretrained(directory), oracle)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_files_load_as_float32(stored, tmp_path):
+    """The values must be those of the file exactly: float32 holds every bfloat16 and float16."""
+    oracle = random_model("qwen3")
+    directory = save_directory(oracle, tmp_path, dtype=stored)
+    model = load_pretrained(directory)
+    assert model.params.layers.query.dtype == jnp.float32
+    assert_same_logits(model, oracle)
+
+
+def test_bfloat16_parameters_give_close_logits(tmp_path):
+    """bfloat16 is a real choice, not float32 under another name, and not garbage."""
+    oracle = random_model("llama")
+    model = load_pretrained(save_directory(oracle, tmp_path), "bfloat16")
+    assert model.params.embedding.dtype == jnp.bfloat16
+    difference = np.abs(our_logits(model, IDS) - torch_logits(oracle, IDS))
+    assert 1e-3 < difference.max()
+    assert difference.mean() < 0.05 * torch_logits(oracle, IDS).std()
+
+
+GGUF_VARIANTS = {
+    "llama": ("llama", {}),
+    "llama, tied head": ("llama", {"tie_word_embeddings": True}),
+    "llama, biases": ("llama", {"attention_bias": True}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {"tie_word_embeddings": True}),
+}
+
+
+@pytest.mark.parametrize(("family", "overrides"), GGUF_VARIANTS.values(), ids=GGUF_VARIANTS.keys())
+def test_gguf_families_equal_transformers(family, overrides, tmp_path):
+    """Biases, q/k norms, head order: what one architecture's file has and another's has not."""
+    oracle = random_model(family, **overrides)
+    assert_same_logits(load_pretrained(save_gguf(oracle, tmp_path / "small.gguf")), oracle)
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"])
+def test_quantised_gguf_equals_its_dequantised_values(kind, tmp_path):
+    quantization = gguf.GGMLQuantizationType[kind]
+    oracle = random_model("llama", intermediate_size=64, head_dim=32)
+    path = save_gguf(oracle, tmp_path / "small.gguf", quantization)
+    with torch.no_grad():
+        for name, parameter in oracle.named_parameters():
+            if "norm" not in name:
+                packed = gguf.quants.quantize(parameter.numpy(), quantization)
+                parameter.copy_(torch.from_numpy(gguf.quants.dequantize(packed, quantization)))
+    assert_same_logits(load_pretrained(path), oracle)
+
+
+def test_gguf_llama3_rope_equals_transformers(tmp_path):
+    """Llama 3 files carry the scaling as a tensor of divisors, one a pair."""
+    oracle = random_model("llama", rope_parameters=LLAMA3_ROPE)
+    plain = random_model("llama").model.rotary_emb.inv_freq
+    divisors = (plain / oracle.model.rotary_emb.inv_freq).numpy()
+    path = save_gguf(oracle, tmp_path / "small.gguf", extra_tensors={"rope_freqs.weight": divisors})
+    assert_same_logits(load_pretrained(path), oracle)
+
+
+@pytest.mark.parametrize("rows", [64, 128, 200, 1024])
+def test_a_rows_result_does_not_depend_on_its_place(smollm2, rows):
+    """Bit for bit. Else an item's score would depend on how many items stand before it."""
+
+    def attend(q, k, v, _):
+        group = q.shape[1] // k.shape[1]
+        return 0.01 * (q + jnp.repeat(k, group, axis=1)) + jnp.repeat(v, group, axis=1)
+
+    @jax.jit
+    def run(params, token_ids, positions):
+        hidden, kv = decode(params, config, token_ids, positions, attend, return_kv=True)
+        return hidden, head_logits(params, config, hidden[:256]), *kv
+
+    config = smollm2.config
+    rng = np.random.default_rng(rows)
+    ids = rng.integers(0, config.vocab_size, rows).astype(np.int32)
+    positions = rng.integers(0, config.max_positions, rows).astype(np.int32)
+    # Logits of the first rows only, so these are permuted among themselves.
+    first = min(rows, 256)
+    order = np.concatenate([rng.permutation(first), first + rng.permutation(rows - first)])
+    hidden, logits, keys, values = map(np.asarray, run(smollm2.params, ids, positions))
+    again = map(np.asarray, run(smollm2.params, ids[order], positions[order]))
+    for before, after, axis in zip(
+        (hidden, logits, keys, values), again, (0, 0, 1, 1), strict=True
+    ):
+        moved = np.take(before, order[: before.shape[axis]], axis)
+        np.testing.assert_array_equal(moved, after)
+
+
+def test_keys_and_values_equal_transformers(tmp_path):
+    """They are what a prefix cache holds: wrong ones would be wrong for every later item."""
+    oracle = random_model("qwen3")
+    model = load_pretrained(save_directory(oracle, tmp_path))
+    positions = jnp.arange(len(IDS), dtype=jnp.int32)
+    ids = jnp.asarray(IDS, jnp.int32)
+    _, kv = decode(model.params, model.config, ids, positions, causal_attend, return_kv=True)
+    with torch.inference_mode():
+        cache = oracle(torch.tensor([IDS]), use_cache=True).past_key_values
+    for layer in range(model.config.num_layers):
+        for ours, theirs in zip(
+            kv, (cache.layers[layer].keys, cache.layers[layer].values), strict=True
+        ):
+            np.testing.assert_allclose(ours[layer], theirs[0].transpose(0, 1), atol=1e-4)
+
+
+def test_each_layer_attends_with_its_own_cache(tmp_path):
+    """A cached prefix continues to the same logits as the whole text at once."""
+    oracle = random_model("llama")
+    model = load_pretrained(save_directory(oracle, tmp_path))
+    ids = jnp.asarray(IDS, jnp.int32)
+    positions = jnp.arange(len(IDS), dtype=jnp.int32)
+    _, cache = decode(
+        model.params, model.config, ids[:50], positions[:50], causal_attend, return_kv=True
+    )
+
+    def attend(q, k, v, layer_cache):
+        keys, values = (jnp.concatenate(pair) for pair in zip(layer_cache, (k, v), strict=True))
+        queries = jnp.concatenate([jnp.zeros((50, *q.shape[1:])), q])
+        return causal_attend(queries, keys, values, None)[50:]
+
+    hidden, kv = decode(model.params, model.config, ids[50:], positions[50:], attend, cache)
+    assert kv is None
+    logits = head_logits(model.params, model.config, hidden)
+    assert np.abs(logits - torch_logits(oracle, IDS)[50:]).max() <= 1e-3
