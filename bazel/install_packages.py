@@ -1,9 +1,9 @@
-"""Installs a locked set of Python packages; the repository rules in pypi.bzl run this with a bare interpreter.
+"""Installs a locked set of Python packages; pypi.bzl runs this with a bare interpreter.
 
-  install_packages.py check                        tells whether this Python can make an environment
-  install_packages.py environment DIRECTORY LOCK   makes a virtual environment
-  install_packages.py overlay DIRECTORY LOCK...    run by that environment's Python: adds packages beside it
-  install_packages.py headers                      prints where Python.h, pybind11's and jaxlib's headers are
+  check                        tells whether this Python can make an environment
+  environment DIRECTORY LOCK   makes a virtual environment
+  overlay DIRECTORY LOCK...    run by that environment's Python: adds packages beside it
+  headers                      prints where Python's, pybind11's and jaxlib's headers are
 
 A failure prints its cause and its remedy.
 """
@@ -22,13 +22,15 @@ PIP_FAILURES = (
     (
         r"DO NOT MATCH THE HASHES",
         "a downloaded file does not have the hash that the lock names",
-        "Clear pip's cache (pip cache purge) and try again. If it stays, the index serves a changed file: do not use it.",
+        "Clear pip's cache (pip cache purge) and try again. "
+        "If it stays, the index serves a changed file: do not use it.",
     ),
     (
-        r"NewConnectionError|Temporary failure in name resolution|Network is unreachable|ConnectTimeout"
-        r"|Failed to establish a new connection|ReadTimeout|SSLError|ProxyError",
+        r"NewConnectionError|Failed to establish a new connection|Network is unreachable"
+        r"|Temporary failure in name resolution|ConnectTimeout|ReadTimeout|SSLError|ProxyError",
         "the package index could not be reached",
-        "Check the network, the proxy (HTTPS_PROXY) and the certificates (PIP_CERT), then run the same command again.",
+        "Check the network, the proxy (HTTPS_PROXY) and the certificates (PIP_CERT), "
+        "then run the same command again.",
     ),
     (
         r"Could not find a version|No matching distribution",
@@ -55,41 +57,40 @@ def pip_failure(lock, output):
             cause, remedy = known_cause, known_remedy
             break
     last_lines = "\n".join(output.strip().splitlines()[-15:])
-    return SetupError("Installing %s: %s.\n%s\n\n%s" % (os.path.basename(lock), cause, remedy, last_lines))
+    name = os.path.basename(lock)
+    return SetupError(f"Installing {name}: {cause}.\n{remedy}\n\n{last_lines}")
 
 
 def check_interpreter():
     """Raises SetupError unless this Python can make the environment and compile an extension."""
-    version = "%d.%d.%d" % sys.version_info[:3]
+    major, minor, micro = sys.version_info[:3]
+    this = f"{sys.executable} (Python {major}.{minor}.{micro})"
     if sys.version_info < OLDEST_PYTHON:
         raise SetupError(
-            "%s is Python %s; isoprefill needs 3.11 or later.\n"
-            "Install one and name it: ISOPREFILL_PYTHON=/path/to/python3.11." % (sys.executable, version)
+            f"{this} is too old: isoprefill needs Python 3.11 or later.\n"
+            "Install one and name it: ISOPREFILL_PYTHON=/path/to/python3.11."
         )
-    package = "python%d.%d" % sys.version_info[:2]
+    package = f"python{major}.{minor}"
     if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
-        raise SetupError(
-            "%s (Python %s) has no venv module.\nDebian: apt-get install %s-venv"
-            % (sys.executable, version, package)
-        )
+        raise SetupError(f"{this} has no venv module.\nDebian: apt-get install {package}-venv")
     header = os.path.join(sysconfig.get_paths()["include"], "Python.h")
     if not os.path.exists(header):
         raise SetupError(
-            "%s (Python %s) has no C headers: %s is missing.\nDebian: apt-get install %s-dev"
-            % (sys.executable, version, header, package)
+            f"{this} has no C headers: {header} is missing.\nDebian: apt-get install {package}-dev"
         )
 
 
 def run(command):
     """Runs a command; returns (exit code, its output and errors together)."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return done.returncode, done.stdout
 
 
 def pip_install(python, lock, options=()):
     """Installs the packages of one lock, wheels only, every file checked against its hashes."""
-    command = [python, "-m", "pip", "install", "--require-hashes", "--no-deps", "--only-binary=:all:"]
-    command += ["--no-input", "--disable-pip-version-check", "--no-warn-script-location"]
+    command = [python, "-m", "pip", "install", "--no-deps", "--only-binary=:all:"]
+    command += ["--require-hashes", "--no-input"]
+    command += ["--disable-pip-version-check", "--no-warn-script-location"]
     code, output = run(command + list(options) + ["-r", lock])
     if code:
         raise pip_failure(lock, output)
@@ -104,7 +105,7 @@ def make_environment(directory, lock):
     pip_install(python, lock)
     code, output = run([python, "-m", "pip", "check"])
     if code:
-        raise SetupError("The packages of %s do not fit together (pip check):\n%s" % (lock, output))
+        raise SetupError(f"The packages of {lock} do not fit together (pip check):\n{output}")
 
 
 def has_cuda_torch(directory):
@@ -146,7 +147,7 @@ def main(arguments):
     try:
         steps[arguments[0]](*arguments[1:])
     except SetupError as error:
-        sys.stderr.write("\n%s\n" % error)
+        print(error, file=sys.stderr)
         return 1
     return 0
 

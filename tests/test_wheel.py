@@ -1,0 +1,130 @@
+"""The wheel: what pip installs works without the checkout, on each Python that is present."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import sysconfig
+import zipfile
+
+import pytest
+
+from isoprefill.models import pinned
+
+ROOT = pathlib.Path(__file__).parent.parent
+ROOMS = {"isoprefill": "python", "isoprefill_pallas": "pallas"}
+
+
+def read_pythons():
+    """Returns the interpreter, or why there is none, by version; each has the locked packages installed."""
+    (listing,) = ROOT.parent.glob("*pypi_each_python/pythons.txt")
+    return dict(line.split(": ", 1) for line in listing.read_text().splitlines())
+
+
+@pytest.fixture(params=["3.11", "3.12", "3.13"], scope="module")
+def python(request):
+    """An interpreter of each version that is present."""
+    found = read_pythons()[request.param]
+    if found.startswith("absent"):
+        pytest.skip(f"Python {request.param} {found}")
+    return pathlib.Path(found)
+
+
+def run(*command, **environment):
+    """Runs a command outside the checkout, without Bazel's PYTHONPATH; returns its output."""
+    plain = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("PYTHON", "RUNFILES"))
+    }
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd="/",
+        env=plain | environment,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(python):
+    """The wheel for that interpreter; //:wheel is the one for Bazel's own."""
+    version = python.parent.parent.name
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    (built,) = (ROOT / ("wheel" if version == own else f"wheel_{version}")).glob("*.whl")
+    return built
+
+
+def test_it_holds_the_three_packages_and_nothing_else(wheel):
+    """A forgotten data file or sub-package would be missed by users only; tests and sources would be clutter."""
+    names = zipfile.ZipFile(wheel).namelist()
+    files = {
+        name
+        for name in names
+        if ".dist-info/" not in name and not name.startswith("isoprefill_csrc.")
+    }
+    expected = set()
+    for package, room in ROOMS.items():
+        for path in (ROOT / room / package).rglob("*"):
+            if path.suffix in {".py", ".json", ".typed"}:
+                expected.add(str(path.relative_to(ROOT / room)))
+    assert files == expected
+    assert (
+        len(
+            [name for name in names if name.startswith("isoprefill_csrc.") and name.endswith(".so")]
+        )
+        == 1
+    )
+    assert any(name.endswith("/LICENSE") for name in names)
+
+
+def test_it_scores_in_a_clean_environment(python, wheel, tmp_path):
+    """What a user gets from pip must run by itself: the command, the extension, the packages that it declares."""
+    run(python, "-m", "venv", tmp_path / "clean")
+    clean = tmp_path / "clean" / "bin"
+    site = pathlib.Path(
+        run(
+            clean / "python", "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+        ).strip()
+    )
+    # The locked packages, in place of a download: pip fails below if the wheel declares one that is not there.
+    locked = run(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])")
+    (site / "locked.pth").write_text(locked)
+    run(clean / "python", "-m", "pip", "install", "--no-index", "--no-cache-dir", wheel)
+    where = run(
+        clean / "python", "-c", "import isoprefill_csrc; print(isoprefill_csrc.__file__)"
+    ).strip()
+    assert pathlib.Path(where).parent == site
+
+    model = pinned.locate("smollm2-135m")
+    printed = run(
+        *(
+            clean / "isoprefill",
+            "score",
+            "--json",
+            f"--model={model}",
+            "--query=The capital of France is",
+        ),
+        *("--item= Paris", "--item= London", "--item= Berlin"),
+        XDG_CACHE_HOME=str(tmp_path),
+        HOME=str(tmp_path),
+    )
+    scores = {row["item"]: row["score"] for row in json.loads(printed)["results"]}
+    assert scores[" Paris"] == pytest.approx(-0.2581, abs=1e-3)
+    assert scores[" London"] == pytest.approx(-4.3844, abs=1e-3)
+    assert scores[" Berlin"] == pytest.approx(-6.9207, abs=1e-3)
+
+
+def test_the_extension_is_built_for_this_python(python, wheel):
+    """A wheel tagged for one Python that holds another's extension installs and then fails to import."""
+    suffix = run(
+        python, "-c", "import sysconfig; print(sysconfig.get_config_var('EXT_SUFFIX'))"
+    ).strip()
+    assert f"isoprefill_csrc{suffix}" in zipfile.ZipFile(wheel).namelist()
+    assert wheel.name.split("-")[2] == f"cp{python.parent.parent.name.replace('.', '')}"
+    assert wheel.name.endswith(
+        sysconfig.get_platform().replace("-", "_").replace(".", "_") + ".whl"
+    )
