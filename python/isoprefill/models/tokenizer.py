@@ -41,6 +41,9 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of the text, nothing added before or after.
 
+        What the vocabulary cannot spell (in SmolLM2's, some control characters) is dropped, as
+        transformers does.
+
         Raises:
             ValueError: the text is not valid Unicode.
         """

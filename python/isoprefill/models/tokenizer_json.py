@@ -1,6 +1,7 @@
 """Loads the tokenizer of a Hugging Face directory.
 
-tokenizer.json is the tokenizer; tokenizer_config.json, if there is one, names the BOS token.
+tokenizer.json is the tokenizer, and its post-processor decides whether a text begins with BOS, as in
+transformers 5; tokenizer_config.json, if there is one, only names the BOS token.
 """
 
 import json
@@ -30,12 +31,10 @@ def tokenizer_from_directory(directory: Path) -> Tokenizer:
         json.loads(config_path.read_text("utf-8")) if config_path.is_file() else {}
     )
 
-    bos_id = _token_id(backend, config.get("bos_token"))
     prepended = _prepended(backend)
     if prepended is not None:
-        bos_id = prepended
-    adds_bos = config.get("add_bos_token", prepended is not None) and bos_id is not None
-    return Tokenizer(backend, bos_id=bos_id, adds_bos=bool(adds_bos))
+        return Tokenizer(backend, bos_id=prepended, adds_bos=True)
+    return Tokenizer(backend, bos_id=_token_id(backend, config.get("bos_token")), adds_bos=False)
 
 
 def _token_id(backend: tokenizers.Tokenizer, token: Any) -> int | None:
@@ -46,6 +45,7 @@ def _token_id(backend: tokenizers.Tokenizer, token: Any) -> int | None:
 
 def _prepended(backend: tokenizers.Tokenizer) -> int | None:
     """The token that tokenizer.json's post-processor puts before a text, if it does."""
+    backend.no_padding()  # else the padding of the shorter one would look like text
     plain = backend.encode("a", add_special_tokens=False).ids
     processed = backend.encode("a", add_special_tokens=True).ids
     return processed[0] if processed[1 : 1 + len(plain)] == plain else None
