@@ -68,20 +68,25 @@ Array<Element> DenseMask(const Layout& layout) {
 template Array<uint8_t> DenseMask<uint8_t>(const Layout& layout);
 template Array<int32_t> DenseMask<int32_t>(const Layout& layout);
 
-PackedBits PackMask(const Layout& layout) {
+Array<int64_t> PackedBitOffsets(const Layout& layout) {
   const int32_t requests = layout.num_requests();
-  PackedBits packed;
-  packed.offsets = Array<int64_t>(requests + 1);
-  packed.offsets[0] = 0;
+  Array<int64_t> offsets(requests + 1);
+  offsets[0] = 0;
   for (int32_t r = 0; r < requests; ++r) {
     const int64_t rows = layout.request_rows[r + 1] - layout.request_rows[r];
     const int64_t columns =
         layout.request_columns[r + 1] - layout.request_columns[r];
-    packed.offsets[r + 1] = packed.offsets[r] + (rows * columns + 7) / 8;
+    offsets[r + 1] = offsets[r] + (rows * columns + 7) / 8;
   }
-  packed.bits = Array<uint8_t>::Zeros(packed.offsets[requests]);
+  return offsets;
+}
+
+Array<uint8_t> PackedBits(const Layout& layout) {
+  const int32_t requests = layout.num_requests();
+  const Array<int64_t> offsets = PackedBitOffsets(layout);
+  Array<uint8_t> packed = Array<uint8_t>::Zeros(offsets[requests]);
   for (int32_t r = 0; r < requests; ++r) {
-    uint8_t* const bits = packed.bits.data() + packed.offsets[r];
+    uint8_t* const bits = packed.data() + offsets[r];
     const int64_t first_column = layout.request_columns[r];
     const int64_t columns = layout.request_columns[r + 1] - first_column;
     // Where column 0 of the pack would be in the row's bits.

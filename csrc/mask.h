@@ -30,16 +30,13 @@ namespace isoprefill {
 template <typename Element>
 Array<Element> DenseMask(const Layout& layout);
 
-struct PackedBits {
-  // Request after request, each from a byte of its own: its rows by its columns
-  // flattened, eight pairs to a byte, the first in the lowest bit. Padding has
-  // no bits.
-  Array<uint8_t> bits;
-  // [R + 1]: request r has bytes [offsets[r], offsets[r + 1]).
-  Array<int64_t> offsets;
-};
+// FlashInfer's packed custom mask, request after request, each from a byte of
+// its own: its rows by its columns flattened, eight pairs to a byte, the first
+// in the lowest bit. Padding has no bits.
+Array<uint8_t> PackedBits(const Layout& layout);
 
-PackedBits PackMask(const Layout& layout);
+// [R + 1]: request r has bytes [offsets[r], offsets[r + 1]) of PackedBits.
+Array<int64_t> PackedBitOffsets(const Layout& layout);
 
 }  // namespace isoprefill
 

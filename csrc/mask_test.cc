@@ -80,16 +80,17 @@ void LargeMask() {
 }
 
 void Packed() {
-  const PackedBits packed = PackMask(BuildLayout({{5, {3, 2, 4}}}, 20));
-  CHECK_VALUES(packed.offsets, 0, 25);
-  CHECK_EQ(packed.bits[0], 0x01);
-  CHECK_EQ(packed.bits[1], 0xc0);
-  CHECK_EQ(packed.bits[2], 0x00);
-  CHECK_EQ(packed.bits[3], 0x70);
-  // Each request starts a byte; a 3 x 3 triangle is 0b0'0000'1111 + 1 bit.
-  const PackedBits two = PackMask(BuildLayout({{3, {}}, {1, {1}}}));
-  CHECK_VALUES(two.offsets, 0, 2, 3);
-  CHECK_VALUES(two.bits, 0xd9, 0x01, 0x0d);
+  const Layout example = BuildLayout({{5, {3, 2, 4}}}, 20);
+  const Array<uint8_t> bits = PackedBits(example);
+  CHECK_VALUES(PackedBitOffsets(example), 0, 25);
+  CHECK_EQ(bits[0], 0x01);
+  CHECK_EQ(bits[1], 0xc0);
+  CHECK_EQ(bits[2], 0x00);
+  CHECK_EQ(bits[3], 0x70);
+  // Each request starts a byte: #../##./### and then #./##.
+  const Layout two = BuildLayout({{3, {}}, {1, {1}}});
+  CHECK_VALUES(PackedBitOffsets(two), 0, 2, 3);
+  CHECK_VALUES(PackedBits(two), 0xd9, 0x01, 0x0d);
 }
 
 }  // namespace

@@ -70,7 +70,9 @@ class Definition(NamedTuple):
 
 
 def define(
-    requests: Sequence[RequestSpec], pad_rows_to: int | None = None, pad_columns_to: int | None = None
+    requests: Sequence[RequestSpec],
+    pad_rows_to: int | None = None,
+    pad_columns_to: int | None = None,
 ) -> Definition:
     """The layout and mask of a pack, token by token."""
     rows, columns, items, prefix_last = [], [], [], []

@@ -33,14 +33,14 @@ py::array DenseMaskInPython(const Layout& layout, const std::string& dtype) {
                               "\"; it must be \"bool\" or \"int32\"");
 }
 
-py::tuple PackedBitsInPython(const Layout& layout) {
-  PackedBits packed;
+template <typename T>
+py::array Computed(const Layout& layout, Array<T> (*compute)(const Layout&)) {
+  Array<T> array;
   {
     py::gil_scoped_release release;
-    packed = PackMask(layout);
+    array = compute(layout);
   }
-  return py::make_tuple(OwningArray(std::move(packed.bits)),
-                        OwningArray(std::move(packed.offsets)));
+  return OwningArray(std::move(array));
 }
 
 }  // namespace
@@ -49,9 +49,15 @@ void BindMask(LayoutClass& layout) {
   layout
       .def("dense_mask", &DenseMaskInPython, py::arg("dtype") = "bool",
            "[T, S]: true or 1 where the row sees the column.")
-      .def("packed_bits", &PackedBitsInPython,
-           "(bits, offsets): FlashInfer's packed custom mask, request after "
-           "request.");
+      .def(
+          "packed_bits",
+          [](const Layout& self) { return Computed(self, &PackedBits); },
+          "uint8: FlashInfer's packed custom mask, request after request.")
+      .def(
+          "packed_bit_offsets",
+          [](const Layout& self) { return Computed(self, &PackedBitOffsets); },
+          "int64 [R + 1]: where each request's bytes of packed_bits() begin "
+          "and end.");
 }
 
 }  // namespace isoprefill

@@ -1,0 +1,202 @@
+"""Layouts, masks and schedules of isolated multi-item prefill: the C++ of csrc/ behind NumPy arrays.
+
+T rows, S columns, N items, R requests; docs/design.md explains the words, the headers in csrc/ the arrays.
+Attributes are read-only views that keep their object alive; what a method returns is the caller's own. Nothing
+is copied on the way. Bad values raise ValueError naming the argument, its value and the limit; too large a
+result raises MemoryError. The GIL is released while C++ works.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+_Int32 = npt.NDArray[np.int32]
+_Ints = Sequence[int] | npt.NDArray[np.integer[Any]]
+_Delimiter = Literal["none", "hidden", "prefix_first"]
+
+class FlashInferParams(TypedDict):
+    prefix_len_ptr: npt.NDArray[np.uint32]  # [R]
+    token_pos_in_items_ptr: npt.NDArray[np.uint16]  # [R, token_pos_in_items_len]
+    token_pos_in_items_len: int
+    max_item_len_ptr: npt.NDArray[np.uint16]  # [R]
+
+class Layout:
+    """What every row and column of a pack is."""
+
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def num_columns(self) -> int: ...
+    @property
+    def used_rows(self) -> int: ...
+    @property
+    def used_columns(self) -> int: ...
+    @property
+    def num_items(self) -> int: ...
+    @property
+    def num_requests(self) -> int: ...
+
+    # [T]
+    @property
+    def segment_ids(self) -> _Int32: ...
+    @property
+    def request_ids(self) -> _Int32: ...
+    @property
+    def positions(self) -> _Int32: ...
+    @property
+    def row_columns(self) -> _Int32: ...
+    # [4, T]: prefix_begin, prefix_end, own_begin, own_end
+    @property
+    def row_intervals(self) -> _Int32: ...
+
+    # [S]
+    @property
+    def key_segment_ids(self) -> _Int32: ...
+    @property
+    def key_request_ids(self) -> _Int32: ...
+
+    # [N]
+    @property
+    def readout_rows(self) -> _Int32: ...
+    @property
+    def item_first_rows(self) -> _Int32: ...
+    @property
+    def item_lens(self) -> _Int32: ...
+    @property
+    def item_requests(self) -> _Int32: ...
+    @property
+    def item_context_rows(self) -> _Int32: ...
+
+    # [R]
+    @property
+    def prefix_last_rows(self) -> _Int32: ...
+    @property
+    def prefix_columns(self) -> _Int32: ...
+    @property
+    def prefix_lens(self) -> list[int]: ...
+    @property
+    def delimiters(self) -> list[_Delimiter]: ...
+    @property
+    def cached_prefix(self) -> list[bool]: ...
+    @property
+    def causal(self) -> list[bool]: ...
+    # [R + 1]
+    @property
+    def request_rows(self) -> _Int32: ...
+    @property
+    def request_columns(self) -> _Int32: ...
+    @property
+    def request_items(self) -> _Int32: ...
+    def dense_mask(self, dtype: Literal["bool", "int32"] = "bool") -> npt.NDArray[Any]:
+        """[T, S]: True or 1 where the row sees the column."""
+
+    def packed_bits(self) -> npt.NDArray[np.uint8]:
+        """FlashInfer's packed custom mask, request after request."""
+
+    def packed_bit_offsets(self) -> npt.NDArray[np.int64]:
+        """[R + 1]: where each request's bytes of packed_bits() begin and end."""
+
+    def flashinfer_params(self) -> FlashInferParams:
+        """FlashInfer's parameters of multi-item scoring, under the names of its plan()."""
+
+    def aligned_schedule(self, *, block_q: int, block_kv: int, local_block: int) -> AlignedSchedule:
+        """The schedule of the XLA back end."""
+
+    def tile_schedule(
+        self,
+        *,
+        block_q: int,
+        block_kv: int,
+        unit_q: int = ...,
+        unit_kv: int = ...,
+        unit_group: int = ...,
+        window_keys: int = ...,
+        full_keys: int | None = None,
+        pad_steps_to: int | None = None,
+        pad_units_to: int | None = None,
+    ) -> TileSchedule:
+        """The schedule of the TPU kernel."""
+
+class AlignedSchedule:
+    """Strips and local blocks that cover every visible pair once; see csrc/aligned_schedule.h."""
+
+    @property
+    def num_steps(self) -> int: ...
+    @property
+    def num_blocks(self) -> int: ...
+    # [6, num_steps]: row_begin, row_end, column_begin, column_end, kind, full
+    @property
+    def strip_steps(self) -> _Int32: ...
+    # [T]
+    @property
+    def strip_own_end(self) -> _Int32: ...
+    # [3, num_blocks]: first row, first column, length
+    @property
+    def local_blocks(self) -> _Int32: ...
+    # [T]
+    @property
+    def row_slot(self) -> _Int32: ...
+
+class TileSchedule:
+    """What each Q tile of the TPU kernel visits; see csrc/tile_schedule.h."""
+
+    @property
+    def num_q_tiles(self) -> int: ...
+    @property
+    def num_steps(self) -> int: ...
+    @property
+    def used_steps(self) -> int: ...
+    @property
+    def num_units(self) -> int: ...
+    @property
+    def used_units(self) -> int: ...
+    @property
+    def padded_columns(self) -> int: ...
+    @property
+    def local_keys(self) -> int: ...
+    @property
+    def steps(self) -> _Int32: ...
+    @property
+    def units(self) -> _Int32: ...
+    @property
+    def tiles(self) -> _Int32: ...
+
+def build_layout(
+    *,
+    prefix_lens: _Ints,
+    item_lens: Sequence[_Ints] | _Ints,
+    delimiters: Sequence[_Delimiter] | _Delimiter = "none",
+    cached_prefix: Sequence[bool] | bool = False,
+    causal: Sequence[bool] | bool = False,
+    pad_rows_to: int | None = None,
+    pad_columns_to: int | None = None,
+    item_counts: _Ints | None = None,
+) -> Layout:
+    """The layout of a pack.
+
+    `item_lens` holds one sequence per request, or with `item_counts` the lengths of all requests in one array
+    and how many of them are each request's. A single delimiter, cached_prefix or causal holds for all requests.
+    """
+
+def request_from_tokens(
+    *, tokens: _Ints, delimiter_id: int, delimiter: Literal["hidden", "prefix_first"]
+) -> tuple[int, _Int32]:
+    """(prefix_len, item_lens) of packed tokens `q <d> i1 <d> … iN <d>`."""
+
+def check_no_delimiter(*, delimiter_id: int, query: _Ints, items: Iterable[_Ints]) -> None:
+    """Raises ValueError, with the place, if content holds the delimiter."""
+
+def segment_tokens(
+    *, tokens: _Ints, delimiter_id: int, delimiter: Literal["hidden", "prefix_first"]
+) -> tuple[_Int32, _Int32]:
+    """(segment_ids, positions) of packed tokens; what follows the last delimiter is padding."""
+
+def choose_local_block(
+    *, item_lens: _Ints, block_q: int, block_kv: int, candidates: Sequence[int] = ...
+) -> int:
+    """The local_block for which these items compute the fewest pairs."""
+
+def ffi_targets() -> dict[str, Any]:
+    """XLA FFI handlers for the CPU by name, as jax.ffi.register_ffi_target takes them."""
