@@ -1,0 +1,161 @@
+"""Which lines the tests run, of Python and of csrc: `bazel run //bazel:coverage_report -- --events=FILE`.
+
+FILE is what `bazel test --config=coverage --build_event_json_file=FILE //...` wrote. Python's lines were recorded by
+those tests; for C++ the mask op is compiled once more, with gcov's counters, and its tests are run again: the C++ ones,
+and the Python ones that import isoprefill_csrc themselves.
+
+Fails if fewer than 95% of the lines of either were run.
+"""
+
+import argparse
+import concurrent.futures
+import glob
+import gzip
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import zipfile
+
+import coverage
+import jaxlib
+import pybind11
+
+import build_events
+
+LEAST = 95.0
+PYTHON_FILES = ("python/isoprefill/**/*.py", "pallas/isoprefill_pallas/**/*.py")
+DATA = "python.coverage"  # the name that pytest_main.py gives the data in a test's outputs
+
+
+class Tally:
+    """Counts lines by file."""
+
+    def __init__(self, title: str):
+        self.title = title
+        self.run = 0
+        self.lines = 0
+
+    def add(self, name: str, lines: int, missing: list[int], excluded: int = 0) -> None:
+        """Counts one file, and prints a line if not all of it was run."""
+        self.lines += lines
+        self.run += lines - len(missing)
+        if missing or excluded:
+            left_out = f", {excluded} left out by 'pragma: no cover'" if excluded else ""
+            numbers = ", ".join(map(str, missing[:20])) + (", …" if len(missing) > 20 else "")
+            print(
+                f"  {name}: {lines - len(missing)}/{lines}{left_out}; not run: {numbers or 'none'}"
+            )
+
+    def enough(self) -> bool:
+        """Prints the sum; tells whether it reaches the least share."""
+        share = 100.0 * self.run / self.lines if self.lines else 0.0
+        print(
+            f"coverage: {self.title}: {share:.1f}% ({self.run} of {self.lines} lines)", flush=True
+        )
+        return share >= LEAST
+
+
+def report_python(event_file: pathlib.Path, work: pathlib.Path) -> bool:
+    """Adds up what the tests recorded of Python."""
+    parts = []
+    for number, result in enumerate(build_events.read_results(event_file)):
+        archive = result.outputs.get("test.outputs__outputs.zip")
+        if archive is None or DATA not in zipfile.ZipFile(archive).namelist():
+            continue
+        part = work / f"{DATA}.{number}"
+        part.write_bytes(zipfile.ZipFile(archive).read(DATA))
+        parts.append(str(part))
+    measured = coverage.Coverage(data_file=work / DATA, config_file=False)
+    if parts:
+        measured.combine(parts)
+    tally = Tally("Python")
+    for name in sorted(
+        file for pattern in PYTHON_FILES for file in glob.glob(pattern, recursive=True)
+    ):
+        _, statements, excluded, missing, _ = measured.analysis2(name)
+        tally.add(name, len(statements), missing, len(excluded))
+    return tally.enough()
+
+
+def compile_with_counters(work: pathlib.Path) -> None:
+    """Compiles the extension and each C++ test into work."""
+    flags = ["-std=c++17", "-O0", "-fPIC", "-I.", "--coverage", "-fprofile-update=atomic"]
+    headers = [
+        sysconfig.get_paths()["include"],
+        pybind11.get_include(),
+        os.path.join(os.path.dirname(jaxlib.__file__), "include"),
+    ]
+    flags += [f"-isystem{directory}" for directory in headers]
+
+    def compile_one(source: str) -> str:
+        compiled = work / (source.replace("/", "_") + ".o")
+        subprocess.run(["g++", *flags, "-c", source, "-o", compiled], check=True)
+        return str(compiled)
+
+    sources = sorted(glob.glob("csrc/*.cc") + glob.glob("csrc/bindings/*.cc"))
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        compiled = dict(zip(sources, pool.map(compile_one, sources), strict=True))
+    tests = [source for source in sources if source.endswith("_test.cc")]
+    library = [compiled[s] for s in sources if s not in tests and "/bindings/" not in s]
+    bindings = [compiled[s] for s in sources if "/bindings/" in s]
+    link = ["g++", "--coverage", "-o"]
+    subprocess.run([*link, work / "isoprefill_csrc.so", "-shared", *library, *bindings], check=True)
+    for test in tests:
+        program = work / pathlib.Path(test).stem
+        subprocess.run([*link, program, compiled[test], *library], check=True)
+
+
+def report_cc(work: pathlib.Path) -> bool:
+    """Compiles csrc with counters, runs its tests and adds up what was run."""
+    compile_with_counters(work)
+    for program in sorted(work.glob("*_test")):
+        subprocess.run([program], check=True)
+    tests = [
+        t
+        for t in sorted(glob.glob("tests/test_*.py"))
+        if "isoprefill_csrc" in pathlib.Path(t).read_text()
+    ]
+    path = os.pathsep.join([str(work), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
+        env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
+        check=True,
+    )
+    subprocess.run(
+        ["gcov", "--json-format", *work.glob("*.gcda")],
+        cwd=work,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    counts: dict[str, dict[int, int]] = {}
+    for report in work.glob("*.gcov.json.gz"):
+        for file in json.loads(gzip.decompress(report.read_bytes()))["files"]:
+            name = os.path.relpath(file["file"])
+            if name.startswith("csrc/") and not name.endswith(("_test.cc", "csrc/testing.h")):
+                lines = counts.setdefault(name, {})
+                for line in file["lines"]:
+                    number = line["line_number"]
+                    lines[number] = max(lines.get(number, 0), line["count"])
+    tally = Tally("csrc")
+    for name, lines in sorted(counts.items()):
+        tally.add(name, len(lines), sorted(number for number, count in lines.items() if not count))
+    return tally.enough()
+
+
+def main() -> int:
+    """Prints both reports; returns how many fall short."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--events", type=pathlib.Path, required=True)
+    event_file = parser.parse_args().events
+    os.chdir(os.environ["BUILD_WORKSPACE_DIRECTORY"])
+    with tempfile.TemporaryDirectory() as work:
+        results = [report_python(event_file, pathlib.Path(work)), report_cc(pathlib.Path(work))]
+    return results.count(False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
