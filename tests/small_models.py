@@ -1,6 +1,7 @@
 """Small random models, saved by transformers as Hugging Face directories or by gguf as GGUF files.
 
-Every parameter is random, norms and biases included, so that a loader or decoder that drops or swaps one is seen.
+Every parameter is random, norms and biases included, so that a loader or decoder that drops or
+swaps one is seen.
 """
 
 import json
@@ -105,7 +106,7 @@ def save_gguf(
     extra_tensors: dict[str, np.ndarray] | None = None,
     leave_out: str | None = None,
 ) -> Path:
-    """Writes a model as a GGUF file, with the names, order and head layout of llama.cpp's converter.
+    """Writes a GGUF file with the names, order and head layout of llama.cpp's converter.
 
     Args:
         model: from `random_model`.

@@ -40,6 +40,9 @@ def config_from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
         )
     if architecture == "mistral" or config.get("use_sliding_window"):
         check_sliding_window(config.get("sliding_window"), max_positions)
+    for layer_type in config.get("layer_types") or ():
+        if layer_type != "full_attention":
+            raise ValueError(f"layer_types must all be 'full_attention', got {layer_type!r}")
 
     hidden_size = required(config, "hidden_size", int)
     num_query_heads = required(config, "num_attention_heads", int)

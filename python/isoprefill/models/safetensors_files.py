@@ -1,11 +1,11 @@
 """Loads a model from a Hugging Face directory: config.json, and safetensors whole or in shards."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 
@@ -13,6 +13,7 @@ from isoprefill.models.assembly import ParamsDtype, TensorNames, assemble
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.config_huggingface import config_from_huggingface
 from isoprefill.models.decoder import Params
+from isoprefill.models.json_file import read_json_object
 
 _NAMES = TensorNames(
     embedding="model.embed_tokens.weight",
@@ -52,7 +53,7 @@ def load_safetensors(directory: Path, dtype: ParamsDtype) -> tuple[ModelConfig, 
         ValueError: the model is not supported, or a file, a shard or a tensor is missing or wrong;
             names it.
     """
-    config = config_from_huggingface(_json_object(directory / "config.json"))
+    config = config_from_huggingface(read_json_object(directory / "config.json"))
     with contextlib.ExitStack() as files:
         return config, assemble(config, _NAMES, _SafetensorsReader(directory, files), dtype)
 
@@ -78,6 +79,8 @@ class _SafetensorsReader:
 
     def read(self, name: str) -> np.ndarray:
         values: np.ndarray = self._file_of[name].get_tensor(name)
+        if not jnp.issubdtype(values.dtype, jnp.floating):  # NumPy alone does not know bfloat16
+            raise ValueError(f"tensor {name} must be floating point, got {values.dtype}")
         return values
 
 
@@ -88,7 +91,7 @@ def _weight_files(directory: Path) -> Iterator[Path]:
             raise ValueError(f"{directory} has neither {_SINGLE} nor {_INDEX}")
         yield directory / _SINGLE
         return
-    weight_map = _json_object(index).get("weight_map")
+    weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ValueError(f"{index} has no weight_map")
     for shard in sorted(set(weight_map.values())):
@@ -97,13 +100,3 @@ def _weight_files(directory: Path) -> Iterator[Path]:
         if Path(shard).name != shard or not path.is_file():
             raise ValueError(f"shard {shard} is missing from {directory}, but {_INDEX} names it")
         yield path
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}")
-    return value

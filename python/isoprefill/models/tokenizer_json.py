@@ -4,12 +4,12 @@ tokenizer.json is the tokenizer, and its post-processor decides whether a text b
 transformers 5; tokenizer_config.json, if there is one, only names the BOS token.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
+from isoprefill.models.json_file import read_json_object
 from isoprefill.models.tokenizer import Tokenizer
 
 
@@ -27,9 +27,7 @@ def tokenizer_from_directory(directory: Path) -> Tokenizer:
     except Exception as error:  # tokenizers raises plain Exception
         raise ValueError(f"{path} cannot be read: {error}") from error
     config_path = directory / "tokenizer_config.json"
-    config: dict[str, Any] = (
-        json.loads(config_path.read_text("utf-8")) if config_path.is_file() else {}
-    )
+    config = read_json_object(config_path) if config_path.is_file() else {}
 
     prepended = _prepended(backend)
     if prepended is not None:
