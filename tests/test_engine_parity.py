@@ -24,7 +24,7 @@ ITEMS = [
     " Berlin, which lies on the river Spree and has more bridges than Venice",
     " banana",
     "!",
-    " the city that " + "every traveller who comes from the north " * 20 + "knows",
+    " the city that " + "every traveller who comes from the north " * 4 + "knows",
 ]
 LABELS = [" yes", " no", ".", " Paris"]
 
