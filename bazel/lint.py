@@ -39,6 +39,15 @@ def checks(fix: bool) -> dict[str, list[str] | None]:
     }
 
 
+def untested_files() -> list[str]:
+    """Returns the test files that no target runs."""
+    with open("tests/BUILD") as build:
+        targets = build.read()
+    return [
+        name for name in tracked("tests/test_*.py") if f'"{os.path.basename(name)}"' not in targets
+    ]
+
+
 def main() -> int:
     """Runs every check; returns the number of those that failed."""
     parser = argparse.ArgumentParser()
@@ -46,6 +55,9 @@ def main() -> int:
     fix = parser.parse_args().fix
     os.chdir(os.environ["BUILD_WORKSPACE_DIRECTORY"])
     failed = 0
+    if forgotten := untested_files():
+        print(f"lint: no target in tests/BUILD runs {', '.join(forgotten)}")
+        failed += 1
     for name, command in checks(fix).items():
         if command is None:
             print(f"lint: {name}: absent, not checked")

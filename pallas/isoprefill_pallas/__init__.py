@@ -1,0 +1,1 @@
+"""The attention of isoprefill: its dense reference and its Pallas TPU kernel."""
