@@ -23,15 +23,6 @@ void CheckLength(int64_t length, const std::string& name) {
   }
 }
 
-void CheckTotal(int64_t total, const char* what, size_t request) {
-  if (total > kMaxLength) {
-    throw std::invalid_argument("prefix_len and item_lens" +
-                                OfRequest(request) + " bring the pack to " +
-                                std::to_string(total) + " " + what +
-                                "; the limit is " + std::to_string(kMaxLength));
-  }
-}
-
 int64_t PaddedSize(std::optional<int64_t> pad_to, int64_t used,
                    const char* name, const char* what) {
   if (!pad_to.has_value()) return used;
@@ -77,11 +68,15 @@ Size CheckedSize(const std::vector<Request>& requests) {
         CheckLength(length,
                     "item_lens[" + std::to_string(k) + "]" + OfRequest(r));
       }
-      own_columns += length;
-      if (own_columns > kMaxLength) CheckTotal(own_columns, "columns", r);
+      own_columns += length;  // below 2^63 for less than 2^32 items
     }
     size.columns += request.PrefixColumns() + own_columns;
-    CheckTotal(size.columns, "columns", r);
+    if (size.columns > kMaxLength) {
+      throw std::invalid_argument(
+          "prefix_len and item_lens" + OfRequest(r) + " bring the pack to " +
+          std::to_string(size.columns) + " columns; the limit is " +
+          std::to_string(kMaxLength));
+    }
     // Never more rows than columns, so rows need no check.
     size.rows +=
         own_columns + (request.cached_prefix ? 0 : request.PrefixColumns());

@@ -149,7 +149,7 @@ void BadLengths() {
                "from 1 to 2147483647");
   CHECK_THROWS(BuildLayout({{1, {kMax, kMax}}}),
                "prefix_len and item_lens of request 0 bring the pack to "
-               "4294967294 columns; the limit is 2147483647");
+               "4294967295 columns; the limit is 2147483647");
   CHECK_THROWS(BuildLayout({{kMax, {}}, {1, {}}}),
                "prefix_len and item_lens of request 1 bring the pack to "
                "2147483648 columns; the limit is 2147483647");
