@@ -188,7 +188,7 @@ void Builder::PlaceWindows(int32_t* tile) {
   const int32_t local_keys = sizes_.LocalKeys();
   int32_t local_start = -1;
   has_windows_ = false;
-  std::fill_n(tile + 1, hulls_.size(), -1);
+  std::fill_n(tile + kTileWindows, hulls_.size(), -1);
   for (size_t i = 0; i < row_blocks_.size(); ++i) {
     if (row_blocks_[i].own.ranges.empty() || sizes_.window_keys == 0) continue;
     const Range* const hulls = hulls_.data() + i * per_block;
@@ -210,12 +210,14 @@ void Builder::PlaceWindows(int32_t* tile) {
     row_blocks_[i].own.Clear();
     for (int32_t h = 0; h < per_block; ++h) {
       if (hulls[h].begin < 0) continue;
-      tile[1 + i * per_block + h] =
+      tile[kTileWindows + i * per_block + h] =
           std::min(RoundDown(hulls[h].begin, kKeyGranule) - local_start,
                    local_keys - sizes_.window_keys);
     }
   }
-  tile[0] = std::max(local_start, 0);
+  tile[kTileLocalStart] = std::max(local_start, 0);
+  tile[kTileLocalEnd] =
+      std::min(local_keys, layout_.used_columns - tile[kTileLocalStart]);
 }
 
 void Builder::CollectColumns() {
@@ -314,7 +316,7 @@ void Builder::AddUnits(int32_t row_block, const Sight& sight,
 void Builder::AddStep(int32_t q_tile, int32_t key_start, Range keys,
                       bool full) {
   const int32_t anchors = static_cast<int32_t>(units_.size());
-  AddAnchors(key_start, keys);
+  if (!full) AddAnchors(key_start, keys);
   const int32_t whole = static_cast<int32_t>(units_.size());
   masked_.clear();
   if (!full) {
@@ -342,8 +344,7 @@ void Builder::AddStep(int32_t q_tile, int32_t key_start, Range keys,
 
 void Builder::AddTile(int32_t q_tile) {
   ReadRows(q_tile);
-  PlaceWindows(schedule_.tiles.data() +
-               int64_t{q_tile} * (1 + sizes_.block_q / kLanes));
+  PlaceWindows(schedule_.tiles.data() + int64_t{q_tile} * sizes_.TileFields());
   CollectColumns();
   const size_t first_step = steps_.size();
   const int32_t last_start = schedule_.padded_columns - sizes_.block_kv;
@@ -360,7 +361,7 @@ void Builder::AddTile(int32_t q_tile) {
         common_.AllSee(column, common_end) &&
         (common_.min_end >= block_end || common_.min_end == max_end_) &&
         common_end - column >= sizes_.full_keys;
-    int32_t end = full ? common_end : std::min(block_end, layout_.num_columns);
+    int32_t end = full ? common_end : std::min(block_end, layout_.used_columns);
     AddStep(q_tile, key_start, {column, end}, full);
     column = end;
     while (i < columns_.size() && columns_[i].end <= column) ++i;
@@ -409,8 +410,8 @@ TileSchedule BuildTileSchedule(const Layout& layout, const TileSizes& sizes,
   schedule.padded_columns = RoundUp(columns, kKeyGranule);
   schedule.num_q_tiles =
       std::max(1, RoundUp(layout.num_rows, sizes.block_q) / sizes.block_q);
-  schedule.tiles = Array<int32_t>(int64_t{schedule.num_q_tiles} *
-                                  (1 + sizes.block_q / kLanes));
+  schedule.tiles =
+      Array<int32_t>(int64_t{schedule.num_q_tiles} * sizes.TileFields());
   Builder builder(layout, sizes, schedule);
   for (int32_t tile = 0; tile < schedule.num_q_tiles; ++tile) {
     builder.AddTile(tile);

@@ -81,6 +81,14 @@ enum StepFlag : int32_t {
   kStepHasUnits = 16,  // units for this step
 };
 
+// Fields of a Q tile: columns of TileSchedule::tiles. Its local block are the
+// LocalKeys() columns that the kernel keeps for its windows.
+enum TileField : int32_t {
+  kTileLocalStart = 0,  // first column of the local block
+  kTileLocalEnd = 1,    // relative to it: what follows is padding
+  kTileWindows = 2,
+};
+
 // An entry of TileSchedule::units:
 //   bits 0-7    row block: rows from unit_q * this, in the Q tile
 //   bits 8-19   key offset / kKeyGranule in the block
@@ -88,7 +96,8 @@ enum StepFlag : int32_t {
 //   bit 22      every pair is visible
 // Anchor entries use row block, key offset and kNothing alike: rows of the row
 // block whose prefix starts within kAnchorKeys columns from the offset take
-// their softmax anchor from those columns.
+// their softmax anchor from those columns. A full step that is the first of its
+// Q tile needs none: all rows' prefix starts at its key_begin.
 enum UnitBits : int32_t {
   kUnitKeyShift = 8,
   kUnitIntervalShift = 20,
@@ -106,10 +115,11 @@ struct TileSizes {
   int32_t window_keys = 160;  // a multiple of 16 from 128; 0: no windows
   int32_t full_keys = 1024;   // fewest columns worth a full step
 
-  // Columns that the kernel keeps of the own columns of a Q tile.
+  // Columns of a Q tile's local block.
   int32_t LocalKeys() const {
     return window_keys == 0 ? 0 : block_q + window_keys - kLanes;
   }
+  int32_t TileFields() const { return kTileWindows + block_q / kLanes; }
 };
 
 // n steps, m entries of units, K Q tiles; n and m as padded.
@@ -126,9 +136,8 @@ struct TileSchedule {
 
   Array<int32_t> steps;  // [kStepFields, n]
   Array<int32_t> units;  // [m]
-  // [K, 1 + block_q / 128]: the first of the LocalKeys() columns kept for the
-  // tile's windows, then for each 128 rows the start of their window relative
-  // to it, or -1.
+  // [K, kTileWindows + block_q / 128]: TileField, then for each 128 rows the
+  // start of their window in the local block, or -1.
   Array<int32_t> tiles;
 };
 

@@ -55,9 +55,11 @@ def expand(schedule, sizes, anchors=False) -> list[Tile]:
         if flags & STEP_FULL:
             rows = slice(first_row, first_row + sizes["block_q"])
             tiles.append(Tile("full", rows, slice(begin, stop), whole=True))
+            if anchors and flags & STEP_FIRST:
+                tiles.append(Tile("anchor", rows, slice(begin, begin + 1)))
         if flags & STEP_WINDOWS:
             assert flags & STEP_LAST
-            local_start, *windows = schedule.tiles[q_tile].tolist()
+            local_start, _, *windows = schedule.tiles[q_tile].tolist()
             for i, window in enumerate(windows):
                 if window >= 0:
                     column = local_start + window

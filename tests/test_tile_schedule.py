@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mask_definition import RequestSpec, define
-from schedule_expansion import covered_pairs, expand
 
 from isoprefill_csrc import build_layout
+from mask_definition import RequestSpec, define
+from schedule_expansion import covered_pairs, expand
 
 DELIMITERS = st.sampled_from(["none", "hidden", "prefix_first"])
 
@@ -135,7 +135,7 @@ def test_steps_are_grouped_by_q_tile_and_blocks_stay_inside(requests, size):
     assert np.all(schedule.tiles[:, 0] % 16 == 0)
     if schedule.local_keys:
         assert np.all(schedule.tiles[:, 0] + schedule.local_keys <= schedule.padded_columns)
-    windows = schedule.tiles[:, 1:]
+    windows = schedule.tiles[:, 2:]
     assert np.all(windows + size["window_keys"] <= max(schedule.local_keys, 0))
     assert np.all((windows == -1) | (windows % 16 == 0))
     for ranges in (schedule.steps[4:6], schedule.steps[5:7], schedule.steps[6:8]):

@@ -58,8 +58,7 @@ void BindTileSchedule(py::module_& module, LayoutClass& layout) {
       .def_property_readonly("tiles", [](py::object self) {
         const auto& schedule = self.cast<const TileSchedule&>();
         return View(schedule.tiles,
-                    {schedule.num_q_tiles, 1 + schedule.sizes.block_q / kLanes},
-                    self);
+                    {schedule.num_q_tiles, schedule.sizes.TileFields()}, self);
       });
 
   layout.def(

@@ -1,0 +1,152 @@
+"""Block sizes of the TPU kernel: what they mean, and which are chosen for a chip, head_dim and dtype."""
+
+import dataclasses
+import functools
+import importlib.resources
+import json
+import warnings
+
+LANES = 128
+KEY_GRANULE = 16
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BlockSizes:
+    """How the kernel cuts rows and columns; csrc/tile_schedule.h explains tiles, units and windows.
+
+    Attributes:
+        block_q: rows of a Q tile, which stay in VMEM with their accumulators over all steps of the tile.
+        block_kv: columns that a step brings into VMEM.
+        chunk_kv: columns of a full step that are computed at a time; bounds the scores held in VMEM.
+        unit_q, unit_kv: rows and columns of a unit, the piece that partly visible blocks are made of.
+        unit_group: units computed together. Their chains of matmul, exponential and matmul have nothing to do
+            with each other, so one fills the other's waiting times.
+        window_keys: columns of a window, the own columns of 128 rows. Items up to about window_keys - 128
+            tokens need no unit. 0 is for none.
+        full_keys: fewest columns for which a full step beats units.
+    """
+
+    block_q: int = 2048
+    block_kv: int = 2048
+    chunk_kv: int = 512
+    unit_q: int = 256
+    unit_kv: int = 256
+    unit_group: int = 4
+    window_keys: int = 160
+    full_keys: int = 1024
+
+    def __post_init__(self) -> None:
+        _check("unit_q", self.unit_q, LANES, LANES)
+        _check("unit_kv", self.unit_kv, LANES, LANES)
+        _check("block_q", self.block_q, self.unit_q, self.unit_q)
+        _check("block_kv", self.block_kv, self.unit_kv, self.unit_kv)
+        _check("chunk_kv", self.chunk_kv, LANES, LANES)
+        _check("unit_group", self.unit_group, 1, 1)
+        if self.window_keys:
+            _check("window_keys", self.window_keys, KEY_GRANULE, LANES)
+        _check("full_keys", self.full_keys, 1, 1)
+        if self.block_kv % self.chunk_kv:
+            raise ValueError(
+                f"chunk_kv is {self.chunk_kv}; it must divide block_kv = {self.block_kv}"
+            )
+
+    @property
+    def local_keys(self) -> int:
+        """Columns kept for the windows of a Q tile."""
+        return self.block_q + self.window_keys - LANES if self.window_keys else 0
+
+    def schedule_arguments(self) -> dict[str, int]:
+        """Keyword arguments of `isoprefill_csrc.Layout.tile_schedule`."""
+        arguments = dataclasses.asdict(self)
+        del arguments["chunk_kv"]
+        return arguments
+
+
+def choose_block_sizes(
+    chip: str | None, *, head_dim: int, dtype: str, groups: int, rows: int, columns: int
+) -> BlockSizes:
+    """The tuned sizes of a chip, cut down to the pack.
+
+    tuned/CHIP.json gives them per head_dim and dtype, with rows counted over the `groups` query heads of a KV
+    head: what matters to the matmul unit is how many rows are stacked. Where there is no entry, the untuned
+    sizes of UNTUNED are taken, with one warning per case. `chip` None is for the interpreter: no warning.
+    """
+    entry = _tuned(chip).get((head_dim, dtype)) if chip is not None else None
+    if entry is None:
+        entry = UNTUNED[dtype]
+        if chip is not None:
+            _warn_untuned(chip, head_dim, dtype)
+    unit_q = max(LANES, entry["unit_stacked_rows"] // groups // LANES * LANES)
+    unit_kv = entry["unit_kv"]
+    block_q = min(
+        max(unit_q, entry["stacked_rows"] // groups // unit_q * unit_q), _round_up(rows, unit_q)
+    )
+    chunk_kv = entry["chunk_kv"]
+    block_kv = entry["block_kv"]
+    if columns < block_kv:
+        block_kv = _round_up(columns, unit_kv)
+        # The largest chunk that cuts the smaller block evenly.
+        chunk_kv = max(
+            c for c in range(LANES, min(chunk_kv, block_kv) + 1, LANES) if block_kv % c == 0
+        )
+    return BlockSizes(
+        block_q=block_q,
+        block_kv=block_kv,
+        chunk_kv=chunk_kv,
+        unit_q=unit_q,
+        unit_kv=unit_kv,
+        unit_group=entry["unit_group"],
+        window_keys=entry["window_keys"],
+        full_keys=min(entry["full_keys"], block_kv),
+    )
+
+
+# Sizes that compile on every chip for every head_dim.
+UNTUNED = {
+    "bfloat16": {
+        "stacked_rows": 2048,
+        "block_kv": 1024,
+        "chunk_kv": 512,
+        "unit_stacked_rows": 512,
+        "unit_kv": 256,
+        "unit_group": 4,
+        "window_keys": 160,
+        "full_keys": 512,
+    },
+    "float32": {
+        "stacked_rows": 1024,
+        "block_kv": 1024,
+        "chunk_kv": 256,
+        "unit_stacked_rows": 256,
+        "unit_kv": 256,
+        "unit_group": 2,
+        "window_keys": 160,
+        "full_keys": 512,
+    },
+}
+
+
+@functools.cache
+def _tuned(chip: str) -> dict[tuple[int, str], dict[str, int]]:
+    file = importlib.resources.files("isoprefill_pallas") / "tuned" / f"{chip}.json"
+    if not file.is_file():
+        return {}
+    entries = json.loads(file.read_text())["entries"]
+    return {(entry["head_dim"], entry["dtype"]): entry["sizes"] for entry in entries}
+
+
+@functools.cache
+def _warn_untuned(chip: str, head_dim: int, dtype: str) -> None:
+    warnings.warn(
+        f"no tuned block sizes for head_dim {head_dim}, {dtype} on {chip}; untuned ones are used",
+        stacklevel=3,
+    )
+
+
+def _round_up(value: int, to: int) -> int:
+    return -(-max(value, 1) // to) * to
+
+
+def _check(name: str, value: int, divisor: int, least: int) -> None:
+    if value < least or value % divisor:
+        raise ValueError(f"{name} is {value}; it must be a multiple of {divisor} from {least}")

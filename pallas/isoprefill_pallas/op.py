@@ -1,0 +1,108 @@
+"""Attention with the TPU kernel: both variants of its softmax, and what they need around them."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float, Int32
+
+from isoprefill_pallas.chips import chip_of
+from isoprefill_pallas.kernel import tile_attention
+from isoprefill_pallas.schedule import KernelSchedule
+
+HEAD_DIMS = (64, 128, 256)
+DTYPES = ("bfloat16", "float32")
+MAX_GROUPS = 16
+DEFAULT_VMEM_LIMIT_BYTES = 56 << 20
+
+
+def pallas_attention(
+    q: Float[Array, "T Hq D"],
+    k: Float[Array, "S Hkv D"],
+    v: Float[Array, "S Hkv D"],
+    row_intervals: Int32[Array, "4 T"],
+    schedule: KernelSchedule,
+    *,
+    scale: float,
+    soft_cap: float | None = None,
+    interpret: bool | pltpu.InterpretParams | None = None,
+    vmem_limit_bytes: int | None = None,
+) -> tuple[Float[Array, "T Hq D"], Float[Array, "T Hq"]]:
+    """Isolated multi-item attention on a TPU.
+
+    Rows whose softmax anchor does not certify their result (see kernel.py) are taken from a second run with a
+    running maximum, which happens only if there are such rows. Which rows these are depends on nothing that
+    they do not see.
+
+    Args:
+        q, k, v: bfloat16 or float32; D is 64, 128 or 256, Hq / Hkv from 1 to 16.
+        row_intervals: what each row sees, `isoprefill_csrc.Layout.row_intervals`.
+        schedule: of the same layout.
+        interpret: None compiles on a TPU and uses the TPU interpreter elsewhere; False compiles wherever the
+            computation is lowered to; InterpretParams are the interpreter's.
+        vmem_limit_bytes: by default what the chip allows.
+
+    Returns:
+        The output in q's dtype, zeros for padding, and the natural log-sum-exp of each row's scores, float32,
+        -inf for padding.
+
+    Raises:
+        ValueError: naming what is not supported and its value.
+    """
+    check_supported(q.shape, k.shape, q.dtype)
+    if interpret is None:
+        interpret = False if jax.default_backend() == "tpu" else pltpu.InterpretParams()
+    if vmem_limit_bytes is None:
+        chip = chip_of(jax.devices()[0].device_kind)
+        vmem_limit_bytes = DEFAULT_VMEM_LIMIT_BYTES if chip is None else chip.vmem_limit_bytes
+    missing = schedule.padded_columns - k.shape[0]
+    if missing:
+        k, v = (jnp.pad(x, ((0, missing), (0, 0), (0, 0))) for x in (k, v))
+
+    def run(online: bool) -> tuple[jax.Array, jax.Array]:
+        outputs = []
+        for part in schedule.parts:
+            rows = slice(part.first_row, part.first_row + part.num_rows)
+            outputs.append(
+                tile_attention(
+                    q[rows],
+                    k,
+                    v,
+                    row_intervals[:, rows],
+                    part.steps,
+                    part.units,
+                    part.tiles,
+                    sizes=schedule.sizes,
+                    scale=scale,
+                    soft_cap=soft_cap,
+                    online=online,
+                    interpret=interpret,
+                    vmem_limit_bytes=vmem_limit_bytes,
+                )
+            )
+        out, lse = zip(*outputs, strict=True)
+        return jnp.concatenate(out), jnp.concatenate(lse)
+
+    out, lse = run(online=False)
+    uncertified = jnp.isnan(lse)
+
+    def redo() -> tuple[jax.Array, jax.Array]:
+        online_out, online_lse = run(online=True)
+        return jnp.where(uncertified[..., None], online_out, out), jnp.where(
+            uncertified, online_lse, lse
+        )
+
+    return lax.cond(uncertified.any(), redo, lambda: (out, lse))
+
+
+def check_supported(q_shape: tuple[int, ...], k_shape: tuple[int, ...], dtype: jnp.dtype) -> None:
+    """Raises ValueError, naming the value and what is allowed, for what the kernel does not take."""
+    if jnp.dtype(dtype).name not in DTYPES:
+        raise ValueError(f"the pallas back end takes {DTYPES}, got {jnp.dtype(dtype).name}")
+    if q_shape[2] not in HEAD_DIMS:
+        raise ValueError(f"the pallas back end takes head_dim {HEAD_DIMS}, got {q_shape[2]}")
+    if q_shape[1] % k_shape[1] or not 1 <= q_shape[1] // k_shape[1] <= MAX_GROUPS:
+        raise ValueError(
+            f"the pallas back end takes 1 to {MAX_GROUPS} query heads per KV head, got {q_shape[1]} query heads "
+            f"and {k_shape[1]} KV heads"
+        )

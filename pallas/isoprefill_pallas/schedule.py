@@ -1,0 +1,113 @@
+"""Tile schedules as the kernel takes them: padded to a bucket, and cut up where scalar memory is too small."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int32
+
+from isoprefill_pallas.block_sizes import BlockSizes
+from isoprefill_pallas.kernel import ANCHORS, Q_TILE
+
+# Scalar memory has 2^18 words; some are the compiler's.
+SMEM_WORDS = 220_000
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class SchedulePart:
+    """The steps of consecutive Q tiles, counted from the part's first."""
+
+    steps: Int32[np.ndarray, "8 n"]
+    units: Int32[np.ndarray, "m"]
+    tiles: Int32[np.ndarray, "K windows"]
+    first_row: int = dataclasses.field(metadata={"static": True})
+    num_rows: int = dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class KernelSchedule:
+    """What the kernel visits. Arrays are traced; sizes, rows and the number of parts are static.
+
+    Attributes:
+        parts: one call of the kernel each. More than one only if the schedule does not fit into scalar memory.
+        sizes: the block sizes it was made for.
+        padded_columns: columns that k and v get.
+    """
+
+    parts: tuple[SchedulePart, ...]
+    sizes: BlockSizes = dataclasses.field(metadata={"static": True})
+    padded_columns: int = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def build(
+        cls, layout: Any, sizes: BlockSizes, *, smem_words: int = SMEM_WORDS
+    ) -> "KernelSchedule":
+        """The schedule of an `isoprefill_csrc.Layout`.
+
+        Raises:
+            ValueError: if the steps of one Q tile alone exceed `smem_words`.
+        """
+        schedule = layout.tile_schedule(**sizes.schedule_arguments())
+        parts = []
+        for first, end in _cut(schedule, smem_words):
+            of_part = (schedule.steps[Q_TILE] >= first) & (schedule.steps[Q_TILE] < end)
+            steps = np.array(schedule.steps[:, of_part])
+            first_unit, end_unit = steps[ANCHORS, 0], steps[-1, -1]
+            steps[Q_TILE] -= first
+            steps[ANCHORS:] -= first_unit
+            units = schedule.units[first_unit:end_unit]
+            first_row = first * sizes.block_q
+            parts.append(
+                SchedulePart(
+                    _pad_steps(steps),
+                    _pad_units(units),
+                    schedule.tiles[first:end],
+                    first_row,
+                    min(layout.num_rows, end * sizes.block_q) - first_row,
+                )
+            )
+        return cls(tuple(parts), sizes, schedule.padded_columns)
+
+
+def _cut(schedule: Any, smem_words: int) -> list[tuple[int, int]]:
+    """Ranges of Q tiles whose padded schedules fit into `smem_words`."""
+    fields, tile_words = schedule.steps.shape[0], schedule.tiles.shape[1]
+    q_tile = schedule.steps[Q_TILE]
+    steps = np.bincount(q_tile, minlength=schedule.num_q_tiles)
+    units = np.bincount(
+        q_tile, schedule.steps[-1] - schedule.steps[ANCHORS], schedule.num_q_tiles
+    ).astype(int)
+    ranges, first = [], 0
+    for end in range(1, schedule.num_q_tiles + 1):
+        words = fields * _bucket(steps[first:end].sum(), 8) + _bucket(units[first:end].sum(), 64)
+        if words + tile_words * (end - first) <= smem_words:
+            continue
+        if end - 1 == first:
+            raise ValueError(
+                f"the schedule of one Q tile takes {words} words; scalar memory holds {smem_words}"
+            )
+        ranges.append((first, end - 1))
+        first = end - 1
+    return [*ranges, (first, schedule.num_q_tiles)]
+
+
+def _bucket(count: int, least: int) -> int:
+    """At most 1/8 more than `count`, and few different values."""
+    step = max(least, 1 << max(0, int(count).bit_length() - 4))
+    return max(step, -(-int(count) // step) * step)
+
+
+def _pad_steps(steps: np.ndarray) -> np.ndarray:
+    """Adds steps that do nothing: they stay on the last block and have no flags."""
+    extra = _bucket(steps.shape[1], 8) - steps.shape[1]
+    idle = np.repeat(steps[:, -1:], extra, axis=1)
+    idle[2:ANCHORS] = 0
+    idle[ANCHORS:] = steps[-1, -1]
+    return np.concatenate([steps, idle], axis=1)
+
+
+def _pad_units(units: np.ndarray) -> np.ndarray:
+    return np.pad(units, (0, _bucket(len(units), 64) - len(units)))
