@@ -1,0 +1,248 @@
+"""Times the mask op against NumPy broadcasting and a Python loop: `bazel run //tools:bench_mask`.
+
+Packs have the shape of workload W (2000 + 500 x 20): a sixth of the rows is prefix, the rest items of 20 tokens.
+
+- `dense_mask`: bool [T, T]. Beside it `memset`: the same number of bytes allocated and filled by one call, which is
+  what memory allows; `memset_warm` fills bytes that were used before.
+- `schedule`: which tiles have a visible pair and which are wholly visible. The C++ writes the aligned and the tile
+  schedule from lengths; NumPy and the loop classify 512 x 512 tiles of the mask.
+
+In each repeat all implementations run one after another and free what they made; a row shows the median. Peak memory
+is how much the resident set of a fresh process grew at most during one call, its layout not counted.
+"""
+
+import concurrent.futures
+import json
+import multiprocessing
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from absl import app, flags, logging
+
+import isoprefill_csrc as csrc
+
+_JSON = flags.DEFINE_string("json", None, "file to write the rows to, as JSON")
+_REPEATS = flags.DEFINE_integer(
+    "repeats", 7, "calls per implementation; the median counts", lower_bound=1
+)
+_MAX_ROWS = flags.DEFINE_integer("max_rows", 131_072, "largest pack", lower_bound=1024)
+
+W = (2000, 500)  # prefix, items of 20
+TILE = 512
+MAX_NUMPY_ROWS = 16_384
+MAX_LOOP_ROWS = 2048
+SHORTEST_TIMING = 0.002  # seconds; shorter calls are repeated
+
+Call = Callable[[], Any]
+
+
+def pack(rows: int) -> tuple[int, int]:
+    """Prefix length and number of 20-token items that make up `rows` rows."""
+    items = rows * 5 // 6 // 20
+    return rows - 20 * items, items
+
+
+def build(prefix: int, items: int) -> csrc.Layout:
+    return csrc.build_layout(prefix_lens=[prefix], item_lens=[np.full(items, 20)])
+
+
+def numpy_mask(layout: csrc.Layout) -> np.ndarray:
+    """The mask by broadcasting, as it is usually written; bool [T, S]."""
+    row = np.arange(layout.num_rows, dtype=np.int32)[:, None]
+    column = np.arange(layout.num_columns, dtype=np.int32)[None, :]
+    segment, key_segment = layout.segment_ids[:, None], layout.key_segment_ids[None, :]
+    return (column <= row) & ((key_segment == 0) | (key_segment == segment))
+
+
+def loop_mask(layout: csrc.Layout) -> list[list[bool]]:
+    """The mask by a Python loop over all pairs."""
+    segments = layout.segment_ids.tolist()
+    return [
+        [j <= i and (key == 0 or key == segment) for j, key in enumerate(segments)]
+        for i, segment in enumerate(segments)
+    ]
+
+
+def numpy_tiles(layout: csrc.Layout) -> tuple[np.ndarray, np.ndarray]:
+    """Which tiles have a visible pair and which have only such, from the mask; bool [T / 512, S / 512] each."""
+    mask = numpy_mask(layout)
+    padding = [(0, -size % TILE) for size in mask.shape]
+    some = np.pad(mask, padding)
+    every = np.pad(mask, padding, constant_values=True)
+    split = (some.shape[0] // TILE, TILE, some.shape[1] // TILE, TILE)
+    return some.reshape(split).any(axis=(1, 3)), every.reshape(split).all(axis=(1, 3))
+
+
+def loop_tiles(layout: csrc.Layout) -> list[list[tuple[bool, bool]]]:
+    mask = loop_mask(layout)
+    tiles = []
+    for top in range(0, len(mask), TILE):
+        line = []
+        for left in range(0, len(mask), TILE):
+            pairs = [pair for row in mask[top : top + TILE] for pair in row[left : left + TILE]]
+            line.append((any(pairs), all(pairs)))
+        tiles.append(line)
+    return tiles
+
+
+def aligned_schedule(layout: csrc.Layout) -> csrc.AlignedSchedule:
+    """With the local block chosen for these items, as the XLA back end does."""
+    block = csrc.choose_local_block(item_lens=layout.item_lens, block_q=TILE, block_kv=TILE)
+    return layout.aligned_schedule(block_q=TILE, block_kv=TILE, local_block=block)
+
+
+def tile_schedule(layout: csrc.Layout) -> csrc.TileSchedule:
+    return layout.tile_schedule(block_q=2048, block_kv=2048)
+
+
+def calls(prefix: int, items: int) -> dict[tuple[str, str], Call]:
+    """What is measured on one pack: (operation, implementation) -> call."""
+    layout = build(prefix, items)
+    rows = layout.num_rows
+    measured: dict[tuple[str, str], Call] = {
+        ("layout", "csrc"): lambda: build(prefix, items),
+        ("schedule", "csrc aligned"): lambda: aligned_schedule(layout),
+        ("schedule", "csrc tile"): lambda: tile_schedule(layout),
+    }
+    if rows <= MAX_NUMPY_ROWS:
+        warm = np.empty((rows, rows), np.uint8)
+        measured |= {
+            ("schedule", "numpy"): lambda: numpy_tiles(layout),
+            ("dense_mask", "csrc"): lambda: layout.dense_mask(),
+            ("dense_mask", "numpy"): lambda: numpy_mask(layout),
+            ("dense_mask", "memset"): lambda: np.ones((rows, rows), np.uint8),
+            ("dense_mask", "memset_warm"): lambda: warm.fill(1),
+        }
+    if rows <= MAX_LOOP_ROWS:
+        measured |= {
+            ("schedule", "python"): lambda: loop_tiles(layout),
+            ("dense_mask", "python"): lambda: loop_mask(layout),
+        }
+    return measured
+
+
+def check_same(prefix: int, items: int) -> None:
+    """What is compared must be the same mask."""
+    layout = build(prefix, items)
+    if layout.num_rows <= MAX_NUMPY_ROWS and not np.array_equal(
+        layout.dense_mask(), numpy_mask(layout)
+    ):
+        raise RuntimeError(f"dense_mask differs from NumPy at {layout.num_rows} rows")
+    if layout.num_rows <= MAX_LOOP_ROWS and not np.array_equal(
+        layout.dense_mask(), loop_mask(layout)
+    ):
+        raise RuntimeError(f"dense_mask differs from the Python loop at {layout.num_rows} rows")
+
+
+def seconds_of(call: Call, number: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(number):
+        call()
+    return (time.perf_counter() - begin) / number
+
+
+def alternating_medians(
+    measured: dict[tuple[str, str], Call], repeats: int
+) -> dict[tuple[str, str], float]:
+    """Seconds per call; the first round only warms up and tells how often a short call is repeated."""
+    numbers = {
+        key: max(1, int(SHORTEST_TIMING / max(seconds_of(call, 1), 1e-9)))
+        for key, call in measured.items()
+    }
+    timings: dict[tuple[str, str], list[float]] = {key: [] for key in measured}
+    for _ in range(repeats):
+        for key, call in measured.items():
+            timings[key].append(seconds_of(call, numbers[key]))
+    return {key: statistics.median(values) for key, values in timings.items()}
+
+
+def _status_kib(field: str) -> int:
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1])
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def peak_bytes(prefix: int, items: int, key: tuple[str, str]) -> int:
+    """Growth of the resident set at its highest during one call; run in a fresh process."""
+    call = calls(prefix, items)[key]
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _status_kib("VmRSS")
+    kept = call()
+    peak = _status_kib("VmHWM")
+    del kept
+    return max(0, peak - before) * 1024
+
+
+def peak_in_fresh_process(prefix: int, items: int, key: tuple[str, str]) -> int | None:
+    """None where the system does not tell (it is Linux's /proc that does)."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(peak_bytes, prefix, items, key).result()
+        except OSError as error:
+            logging.warning("no peak memory: %s", error)
+            return None
+
+
+def measure(name: str, prefix: int, items: int) -> Iterator[dict[str, Any]]:
+    logging.info("measuring %s", name)
+    check_same(prefix, items)
+    rows = prefix + 20 * items
+    measured = calls(prefix, items)
+    medians = alternating_medians(measured, _REPEATS.value)
+    references = {"layout": "csrc", "schedule": "csrc aligned", "dense_mask": "csrc"}
+    for (operation, implementation), seconds in sorted(medians.items()):
+        dense = operation == "dense_mask"
+        yield {
+            "pack": name,
+            "rows": rows,
+            "operation": operation,
+            "implementation": implementation,
+            "seconds": seconds,
+            "times_csrc": seconds / medians[operation, references[operation]],
+            "nanoseconds_per_row": seconds / rows * 1e9,
+            "gigabytes_per_second": rows * rows / seconds / 1e9 if dense else None,
+            "peak_bytes": None
+            if implementation == "memset_warm"
+            else peak_in_fresh_process(prefix, items, (operation, implementation)),
+            "source": "measured",
+        }
+
+
+def line(row: dict[str, Any]) -> str:
+    peak = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.1f}"
+    rate = "" if row["gigabytes_per_second"] is None else f"{row['gigabytes_per_second']:.2f}"
+    return (
+        f"{row['pack']:>6} {row['operation']:>10} {row['implementation']:>13} {row['seconds'] * 1e6:>13.1f}"
+        f" {row['times_csrc']:>9.2f} {row['nanoseconds_per_row']:>11.2f} {rate:>7} {peak:>9}"
+    )
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    sizes = [1024 << i for i in range(8) if 1024 << i <= _MAX_ROWS.value]
+    packs = [("W", *W)] + [(f"{rows // 1024}k", *pack(rows)) for rows in sizes]
+    print(
+        f"median of {_REPEATS.value} calls each, alternating; peak: growth of a fresh process's resident set"
+    )
+    print(
+        f"{'pack':>6} {'operation':>10} {'by':>13} {'microseconds':>13} {'x csrc':>9} {'ns per row':>11}"
+        f" {'GB/s':>7} {'peak MiB':>9}"
+    )
+    rows = []
+    for name, prefix, items in packs:
+        for row in measure(name, prefix, items):
+            rows.append(row)
+            print(line(row), flush=True)
+    if _JSON.value:
+        pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
