@@ -16,7 +16,7 @@ from isoprefill.models import pinned
 QUERIES = {
     "short": "The capital of France is",
     "one token": "Hello",
-    "long": "A list of facts about the cities of Europe, their rivers and their bridges. " * 12,
+    "long": "A list of facts about the cities of Europe, their rivers and their bridges. " * 4,
 }
 ITEMS = [
     " Paris",

@@ -24,7 +24,7 @@ from isoprefill.softmax import softmax
 # Rows of one pack. Activations of SmolLM2 take about 40 KB a row; the query is computed once per pack.
 PACK_TOKENS = 16_384
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 
 
 class ScoringEngine:
@@ -78,7 +78,7 @@ class ScoringEngine:
         item_first: bool = False,
         isolation: Isolation = "isolated",
         algorithm: Literal["auto"] | Algorithm = "auto",
-        on_progress: Progress | None = None,
+        on_progress: ProgressCallback | None = None,
     ) -> ScoreResult:
         """Scores every item against the query.
 

@@ -7,7 +7,6 @@ query + item, and items are ranked by the first label.
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from absl import flags
 
 from isoprefill.cli.inputs import read_items, read_text
+from isoprefill.models.pinned import FetchError
 
 _QUERY = flags.DEFINE_string("query", None, "The query: text that every item is scored against.")
 _QUERY_FILE = flags.DEFINE_string("query-file", None, "Read the query from this file.")
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
         if len(argv) > 1:
             raise ValueError(f"unexpected argument {argv[1]!r}: items are given with --item or --items-file")
         report = _score()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FetchError) as error:
         sys.exit(f"score: {error}")
     if _JSON.value:
         print(json.dumps(report))
@@ -62,11 +62,13 @@ def _score() -> dict[str, Any]:
     if _SOFTMAX.value and not _LABELS.value:
         raise ValueError("--softmax needs --labels")
 
-    from isoprefill.engine import ScoringEngine  # after the cheap checks: it takes a second to import jax
+    # After the cheap checks: importing jax takes a second.
+    from isoprefill.cli.progress import progress_bar
+    from isoprefill.engine import ScoringEngine
 
     engine = ScoringEngine.from_pretrained(_MODEL.value, _DTYPE.value, attention=_ATTENTION.value)
     labels = [engine.label_id(label) for label in _LABELS.value]
-    with _progress(len(items)) as on_progress:
+    with progress_bar("items scored") as on_progress:
         result = engine.score(
             query,
             items,
@@ -125,32 +127,6 @@ def _items() -> list[str]:
     if "" in items:
         raise ValueError(f"item {items.index('') + 1} is empty")
     return items
-
-
-class _progress:
-    """A progress bar on stderr: on a terminal, and only once a first pack has left something to do."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._bar: Any = None
-
-    def __enter__(self) -> Callable[[int, int], None]:
-        return self._update
-
-    def _update(self, done: int, total: int) -> None:
-        if self._bar is None and done < total:
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self._bar = Progress(console=Console(stderr=True), transient=True)
-            self._bar.add_task("items scored", total=total)
-            self._bar.start()
-        if self._bar is not None:
-            self._bar.update(0, completed=done)
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
 
 def _print_table(report: dict[str, Any]) -> None:

@@ -1,0 +1,142 @@
+"""The main job as a user runs it: what it prints, and what it says about bad input."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import isoprefill
+
+COMMAND = [sys.executable, "-m", "isoprefill.cli", "score"]
+FRANCE = ["--query", "The capital of France is"]
+CITIES = [" Paris", " London", " Berlin"]
+LIKELIHOODS = [-0.2581, -4.3844, -6.9207]
+
+
+def run(*arguments, cwd=None) -> subprocess.CompletedProcess:
+    # The tests' own path, so that the command also finds its packages when it is started in another directory.
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
+    environment = os.environ | {"PYTHONPATH": path, "COLUMNS": "100"}
+    environment.pop("BUILD_WORKING_DIRECTORY", None)
+    return subprocess.run([*COMMAND, *arguments], env=environment, cwd=cwd, capture_output=True, text=True)
+
+
+def items(*texts):
+    return [argument for text in texts for argument in ("--item", text)]
+
+
+def test_table_is_ranked():
+    done = run(*FRANCE, *items(*CITIES[::-1]))
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[0] == ["rank", "item", "score", "probability"]
+    assert [line[:2] for line in lines[1:4]] == [["1", "Paris"], ["2", "London"], ["3", "Berlin"]]
+    np.testing.assert_allclose([float(line[2]) for line in lines[1:4]], LIKELIHOODS, atol=1e-3)
+
+
+def test_json_is_one_object_in_input_order_and_nothing_else():
+    done = run(*FRANCE, *items(" London", " Paris", " Berlin"), "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["model"], report["algorithm"], report["isolation"]) == ("smollm2-135m", "packed", "isolated")
+    assert [result["index"] for result in report["results"]] == [0, 1, 2]
+    assert [result["item"] for result in report["results"]] == [" London", " Paris", " Berlin"]
+    assert [result["rank"] for result in report["results"]] == [2, 1, 3]
+    scores = np.array([result["score"] for result in report["results"]])
+    np.testing.assert_allclose(scores, [LIKELIHOODS[1], LIKELIHOODS[0], LIKELIHOODS[2]], atol=1e-3)
+    np.testing.assert_allclose([r["probability"] for r in report["results"]], np.exp(scores))
+    assert report["usage"] == {"prompt_tokens": 8, "completion_tokens": 0, "total_tokens": 8}
+
+
+def test_files_and_labels(tmp_path):
+    (tmp_path / "query.txt").write_text("The capital of France is\n")
+    (tmp_path / "items.txt").write_text(" Paris\n London\n")
+    (tmp_path / "items.jsonl").write_text('{"item": " Paris"}\n" London"\n')
+    reports = []
+    for name in ("items.txt", "items.jsonl"):
+        flags = ["--query-file", "query.txt", "--items-file", name, "--labels", ".", "--labels", ",", "--json"]
+        done = run(*flags, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        reports.append(json.loads(done.stdout)["results"])
+    assert reports[0] == reports[1]
+    for result in reports[0]:
+        assert len(result["scores"]) == 2
+        assert result["probability"] == result["scores"][0]
+        assert 0 < sum(result["scores"]) < 1
+    normalised = json.loads(run(*flags, "--softmax", cwd=tmp_path).stdout)["results"]
+    assert [sum(result["scores"]) for result in normalised] == pytest.approx([1.0, 1.0])
+
+
+def test_serial_and_packed_print_the_same_scores():
+    packed, serial = (
+        json.loads(run(*FRANCE, *items(*CITIES), "--json", "--algorithm", algorithm).stdout)["results"]
+        for algorithm in ("packed", "serial")
+    )
+    for one, other in zip(packed, serial, strict=True):
+        assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+
+
+def test_square_brackets_in_an_item_are_printed_as_they_are():
+    done = run(*FRANCE, *items(" [red]Paris[/red]"))
+    assert "[red]Paris[/red]" in done.stdout
+
+
+BAD_INPUT = {
+    "no query": (items(" a"), "exactly one of --query and --query-file"),
+    "empty query": (["--query", "", *items(" a")], "the query is empty"),
+    "no items": (FRANCE, "no items: give them with --item or --items-file"),
+    "empty item": ([*FRANCE, *items(" a", "")], "item 2 is empty"),
+    "no such file": ([*FRANCE, "--items-file", "absent.txt"], "cannot read absent.txt: No such file"),
+    "blank line": ([*FRANCE, "--items-file", "blank.txt"], "blank.txt:2: the item is empty"),
+    "no JSON": ([*FRANCE, "--items-file", "bad.jsonl"], "bad.jsonl:1: not JSON"),
+    "no item key": ([*FRANCE, "--items-file", "key.jsonl"], 'key.jsonl:1: expected a string or an object'),
+    "not UTF-8": ([*FRANCE, "--items-file", "latin.txt"], "latin.txt is not UTF-8 text: byte 1"),
+    "long label": ([*FRANCE, *items(" a"), "--labels", "two words"], "must be a single token"),
+    "softmax alone": ([*FRANCE, *items(" a"), "--softmax"], "--softmax needs --labels"),
+    "no such model": ([*FRANCE, *items(" a"), "--model", "gpt-9"], "smollm2-135m"),
+    "stray argument": ([*FRANCE, *items(" a"), "b"], "unexpected argument 'b'"),
+    "too long": (["--query", " a" * 8200, *items(" a")], "at most 8192 tokens together"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_INPUT.values(), ids=BAD_INPUT.keys())
+def test_bad_input_is_one_line_and_a_status(arguments, message, tmp_path):
+    (tmp_path / "blank.txt").write_text(" a\n\n b\n")
+    (tmp_path / "bad.jsonl").write_text("{\n")
+    (tmp_path / "key.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "latin.txt").write_bytes(b" \xe9t\xe9\n")
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode not in (0, None)
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not done.stdout
+
+
+def test_unknown_flag_is_named():
+    done = run(*FRANCE, "--itemz", "a")
+    assert done.returncode != 0
+    assert "itemz" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_usage_lists_the_commands():
+    done = subprocess.run([*COMMAND[:-1], "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "score" in done.stdout
+    done = subprocess.run([*COMMAND[:-1], "rank"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "no command 'rank'" in done.stderr
+
+
+def test_importing_the_package_does_not_import_jax():
+    """The server's front end imports isoprefill, and must not touch the device."""
+    code = "import sys, isoprefill; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    with pytest.raises(AttributeError, match="no attribute 'missing'"):
+        isoprefill.missing  # noqa: B018
+    assert "ScoringEngine" in dir(isoprefill)
+    assert pathlib.Path(isoprefill.__file__).name == "__init__.py"
