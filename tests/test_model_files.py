@@ -14,13 +14,13 @@ import pytest
 import safetensors.numpy
 import torch
 from gguf import GGMLQuantizationType
-from small_models import random_model, save_directory, save_gguf
 
 from isoprefill.models import gguf_header, pinned
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.config_gguf import config_from_gguf
 from isoprefill.models.config_huggingface import config_from_huggingface
 from isoprefill.models.pretrained import load_pretrained
+from small_models import random_model, save_directory, save_gguf
 
 CONFIG = {
     "model_type": "llama",

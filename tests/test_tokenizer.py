@@ -3,17 +3,18 @@
 If one of these fails, a score is that of another text than the one that was given.
 """
 
+import itertools
 import json
 import re
 import subprocess
 import sys
 import unicodedata
 
+import numpy as np
 import pytest
 import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from small_models import byte_tokenizer, random_model, save_directory, save_gguf
 from tokenizers import pre_tokenizers, processors
 from transformers import AutoTokenizer
 from transformers.integrations.gguf import convert_gguf_tokenizer
@@ -25,6 +26,7 @@ from isoprefill.models.source import load_tokenizer
 from isoprefill.models.tokenizer import Tokenizer
 from isoprefill.models.tokenizer_gguf import tokenizer_from_gguf
 from isoprefill.models.tokenizer_json import tokenizer_from_directory
+from small_models import byte_tokenizer, random_model, save_directory, save_gguf
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<jupyter_code>"]
 FRAGMENTS = [
@@ -203,7 +205,7 @@ def test_user_defined_token_is_matched_whole_but_is_not_special():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tokenizer.ggml.model": "llama"}, r"tokenizer\.ggml\.model 'llama' is not supported"),
+        ({"tokenizer.ggml.model": "t5"}, r"tokenizer\.ggml\.model 't5' is not supported"),
         ({"tokenizer.ggml.pre": "tekken"}, r"tokenizer\.ggml\.pre 'tekken'.*supported: .*smollm"),
         ({"tokenizer.ggml.merges": ["a x"]}, r"tokenizer\.ggml\.merges does not fit"),
         ({"tokenizer.ggml.merges": []}, r"no tokenizer\.ggml\.merges"),
@@ -275,3 +277,83 @@ def test_loading_a_tokenizer_does_not_import_jax():
 def test_bos_must_exist_to_be_added():
     with pytest.raises(ValueError, match="adds_bos must be false when bos_id is None"):
         Tokenizer(byte_tokenizer(), bos_id=None, adds_bos=True)
+
+
+def sentencepiece_metadata(**changes: object) -> dict[str, object]:
+    """A SentencePiece vocabulary made of SmolLM2's first lower-case words, best first."""
+    smollm2 = read_header(pinned.locate("smollm2-135m")).metadata["tokenizer.ggml.tokens"]
+    words = [token.replace("Ġ", "▁") for token in smollm2[17:9000]]
+    words = [word for word in words if re.fullmatch(r"▁*[a-z.,']*", word)]
+    control, unknown, single_byte, normal = 3, 2, 6, 1
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *words]
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [unknown, control, control]
+        + [single_byte] * 256
+        + [normal] * len(words),
+        "tokenizer.ggml.scores": [0.0] * 259 + [-float(rank) for rank in range(len(words))],
+        "tokenizer.ggml.bos_token_id": 1,
+    } | changes
+
+
+SENTENCES = st.one_of(TEXT, st.text("the and. of", max_size=40))
+
+
+def test_sentencepiece_tokens_equal_transformers():
+    metadata = sentencepiece_metadata()
+    ours = tokenizer_from_gguf(metadata)
+    names = {"tokenizer_type": "model", "tokens": "tokens", "scores": "scores"}
+    names["token_type"] = "token_type"
+    theirs, _ = convert_gguf_tokenizer(
+        "llama", {theirs: metadata[f"tokenizer.ggml.{ours}"] for theirs, ours in names.items()}
+    )
+
+    @sweep
+    @given(SENTENCES)
+    @example("the capital of the country")
+    @example("a</s> the <unk>")
+    def check(text):
+        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids
+
+    check()
+    assert ours.adds_bos
+    assert ours.bos_id == 1
+
+
+def test_sentencepiece_joins_the_best_pair_first():
+    """Against SentencePiece's own rule, which knows no merges."""
+    metadata = sentencepiece_metadata(**{"tokenizer.ggml.add_space_prefix": False})
+    ours = tokenizer_from_gguf(metadata)
+    tokens, scores = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.scores"]
+    score = {token: value for token, value in zip(tokens, scores, strict=True) if token[0] != "<"}
+
+    @sweep
+    @given(st.text("the and.of", max_size=30))
+    @example("the capital of the country")
+    def check(text):
+        pieces = list(text.replace(" ", "▁"))
+        while True:
+            joint = [score.get(a + b, -np.inf) for a, b in itertools.pairwise(pieces)]
+            if not joint or max(joint) == -np.inf:
+                break
+            best = joint.index(max(joint))
+            pieces[best : best + 2] = [pieces[best] + pieces[best + 1]]
+        assert [tokens[i] for i in ours.encode(text)] == pieces
+
+    check()
+
+
+def test_sentencepiece_text_survives_a_round_trip():
+    for adds_space in (True, False):
+        metadata = sentencepiece_metadata(**{"tokenizer.ggml.add_space_prefix": adds_space})
+        ours = tokenizer_from_gguf(metadata)
+        for text in ("the end", "and so, on", "北京 🙂 Größe", ""):
+            assert ours.decode(ours.encode(text)) == text
+        # A text gets a leading space unless it has one, so with `adds_space` the two are the same.
+        assert ours.decode(ours.encode(" and")) == ("and" if adds_space else " and")
+
+
+def test_sentencepiece_needs_a_score_for_each_token():
+    with pytest.raises(ValueError, match=r"scores must have one score for each of the \d+ tokens"):
+        tokenizer_from_gguf(sentencepiece_metadata(**{"tokenizer.ggml.scores": [0.0]}))
