@@ -1,0 +1,66 @@
+"""Draws the mask of a pack as SVG: `bazel run //tools:draw_mask -- --items 3,2,4 --output mask.svg`."""
+
+import os
+import pathlib
+
+from absl import app, flags
+
+from isoprefill import PackedLayout
+
+_PREFIX = flags.DEFINE_integer("prefix", 5, "tokens of the query")
+_ITEMS = flags.DEFINE_list("items", ["3", "2", "4"], "tokens of each item")
+_DELIMITER = flags.DEFINE_enum("delimiter", "none", ["none", "hidden", "prefix_first"], "delimiter mode")
+_OUTPUT = flags.DEFINE_string("output", "mask.svg", "file to write")
+
+CELL = 22
+MARGIN = 64
+PREFIX_COLOR = "#4c78a8"
+ITEM_COLORS = ("#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2")
+DELIMITER_COLOR = "#8a8a8a"
+HIDDEN_COLOR = "#f1f1f1"
+
+
+def draw(layout: PackedLayout) -> str:
+    """Rows from top to bottom, columns from left to right; a cell is coloured where the row sees the column."""
+    mask = layout.dense_mask()
+    segments = layout.key_segment_ids
+    size = MARGIN + CELL * len(segments) + 8
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size} {size}" width="{size}" height="{size}"'
+        ' font-family="sans-serif" font-size="11">',
+        f'<rect width="{size}" height="{size}" fill="white"/>',
+    ]
+    for row, row_segment in enumerate(layout.segment_ids):
+        y = MARGIN + CELL * row
+        label = f"{_name(row_segment)} · {layout.positions[row]}"
+        parts.append(f'<text x="{MARGIN - 8}" y="{y + 15}" text-anchor="end">{label}</text>')
+        for column, segment in enumerate(segments):
+            color = _color(segment) if mask[row, column] else HIDDEN_COLOR
+            x = MARGIN + CELL * column
+            parts.append(f'<rect x="{x}" y="{y}" width="{CELL - 2}" height="{CELL - 2}" rx="3" fill="{color}"/>')
+    for column, segment in enumerate(segments):
+        x = MARGIN + CELL * column + CELL // 2 - 1
+        parts.append(f'<text x="{x}" y="{MARGIN - 8}" text-anchor="middle">{_name(segment)}</text>')
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _name(segment: int) -> str:
+    return {0: "q", -2: "d"}.get(int(segment), f"i{segment}")
+
+
+def _color(segment: int) -> str:
+    if segment == 0:
+        return PREFIX_COLOR
+    return DELIMITER_COLOR if segment < 0 else ITEM_COLORS[(segment - 1) % len(ITEM_COLORS)]
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    layout = PackedLayout.from_lengths(_PREFIX.value, [int(item) for item in _ITEMS.value], _DELIMITER.value)
+    output = pathlib.Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."), _OUTPUT.value)
+    output.write_text(draw(layout))
+    print(f"{output}: {layout.num_rows} rows, {layout.dense_mask().mean():.0%} of the pairs visible")
+
+
+if __name__ == "__main__":
+    app.run(main)
