@@ -62,13 +62,16 @@ class Tally:
 def report_python(event_file: pathlib.Path, work: pathlib.Path) -> bool:
     """Adds up what the tests recorded of Python."""
     parts = []
-    for number, result in enumerate(build_events.read_results(event_file)):
+    for result in build_events.read_results(event_file):
         archive = result.outputs.get("test.outputs__outputs.zip")
-        if archive is None or DATA not in zipfile.ZipFile(archive).namelist():
+        if archive is None:
             continue
-        part = work / f"{DATA}.{number}"
-        part.write_bytes(zipfile.ZipFile(archive).read(DATA))
-        parts.append(str(part))
+        with zipfile.ZipFile(archive) as outputs:
+            for name in outputs.namelist():
+                if name.startswith(DATA):
+                    part = work / f"{DATA}.{len(parts)}"
+                    part.write_bytes(outputs.read(name))
+                    parts.append(str(part))
     measured = coverage.Coverage(data_file=work / DATA, config_file=False)
     if parts:
         measured.combine(parts)

@@ -40,20 +40,29 @@ def run(arguments: list[str]) -> int:
     return 0 if plugins and code == pytest.ExitCode.NO_TESTS_COLLECTED else int(code)
 
 
-def run_with_coverage(arguments: list[str]) -> int:
-    """Runs pytest and leaves the lines that were run in the test's outputs."""
+def record_coverage() -> None:
+    """Records the lines that this process and those it starts run, in the test's outputs."""
     import coverage
 
-    data = pathlib.Path(os.environ["TEST_UNDECLARED_OUTPUTS_DIR"]) / "python.coverage"
-    measured = coverage.Coverage(data_file=data, source_pkgs=["isoprefill", "isoprefill_pallas"])
-    measured.set_option("run:relative_files", True)
-    measured.start()
-    try:
-        return run(arguments)
-    finally:
-        measured.stop()
-        measured.save()
+    outputs = pathlib.Path(os.environ["TEST_UNDECLARED_OUTPUTS_DIR"])
+    site = pathlib.Path(os.environ["TEST_TMPDIR"]) / "coverage_site"
+    site.mkdir()
+    config = site / "coveragerc"
+    config.write_text(f"""[run]
+data_file = {outputs / "python.coverage"}
+include = */python/isoprefill/*, */pallas/isoprefill_pallas/*
+parallel = true
+sigterm = true
+""")
+    # Python imports this module in every process that it starts with this path.
+    (site / "sitecustomize.py").write_text("import coverage\n\ncoverage.process_startup()\n")
+    os.environ["COVERAGE_PROCESS_START"] = str(config)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+    sys.path.insert(0, str(site))
+    coverage.process_startup()
 
 
 if __name__ == "__main__":
-    sys.exit((run_with_coverage if os.environ.get("ISOPREFILL_COVERAGE") else run)(sys.argv[1:]))
+    if os.environ.get("ISOPREFILL_COVERAGE"):
+        record_coverage()
+    sys.exit(run(sys.argv[1:]))
