@@ -37,12 +37,16 @@ def engine() -> ScoringEngine:
 @functools.cache
 def torch_model() -> torch.nn.Module:
     path = pinned.locate("smollm2-135m")
-    model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        str(path.parent), gguf_file=path.name, dtype=torch.float32
+    )
     return model.eval()
 
 
 @torch.inference_mode()
-def torch_logprobs(query: list[int], item: list[int], labels: list[int]) -> tuple[float, np.ndarray]:
+def torch_logprobs(
+    query: list[int], item: list[int], labels: list[int]
+) -> tuple[float, np.ndarray]:
     """log P(item | query) and log P(label | query, item), one item at a time, by transformers."""
     logits = torch_model()(torch.tensor([query + item])).logits[0].double()
     logprobs = torch.log_softmax(logits, dim=-1)
@@ -69,7 +73,9 @@ def test_scores_equal_transformers(query, algorithm):
 def test_packed_equals_serial(query, item_first, by_labels):
     labels = [engine().label_id(label) for label in LABELS] if by_labels else None
     packed, serial = (
-        engine().score(query, ITEMS, label_token_ids=labels, item_first=item_first, algorithm=algorithm)
+        engine().score(
+            query, ITEMS, label_token_ids=labels, item_first=item_first, algorithm=algorithm
+        )
         for algorithm in ("packed", "serial")
     )
     assert np.abs(packed.logprobs - serial.logprobs).max() <= 1e-4
@@ -108,7 +114,9 @@ def test_token_ids_and_text_score_alike():
     by_tokens = engine().score(encode(QUERIES["short"]), [encode(item) for item in ITEMS])
     np.testing.assert_array_equal(by_text.scores, by_tokens.scores)
     assert by_text.usage == by_tokens.usage
-    assert by_text.usage.total_tokens == len(encode(QUERIES["short"])) + sum(len(encode(i)) for i in ITEMS)
+    assert by_text.usage.total_tokens == len(encode(QUERIES["short"])) + sum(
+        len(encode(i)) for i in ITEMS
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,7 +134,10 @@ def test_token_ids_and_text_score_alike():
         ({"isolation": "none"}, "isolation must be one of"),
         ({"algorithm": "fast"}, "algorithm must be one of"),
         ({"isolation": "causal", "algorithm": "serial"}, "has no meaning with algorithm 'serial'"),
-        ({"items": [[5] * 8000], "query": [5] * 193}, "at most 8192 tokens together .* got 193 . 8000"),
+        (
+            {"items": [[5] * 8000], "query": [5] * 193},
+            "at most 8192 tokens together .* got 193 . 8000",
+        ),
     ],
 )
 def test_bad_input_is_rejected_by_name(arguments, message):

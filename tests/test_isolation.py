@@ -24,7 +24,9 @@ TARGET = " The food was excellent and service was great"
 DISTRACTOR = " Terrible food, awful service, never coming back"
 LABELS = [" good", " bad", " yes"]
 
-DETECTION_THRESHOLD = 1e-3  # the smallest change that the causal runs must show; isolated ones stay below 1e-4
+DETECTION_THRESHOLD = (
+    1e-3  # the smallest change that the causal runs must show; isolated ones stay below 1e-4
+)
 
 
 @functools.cache
@@ -39,7 +41,7 @@ def attention(request):
 
 @pytest.fixture(params=["likelihood", "labels"])
 def score(request, attention):
-    """score(items, isolation) -> log-probabilities [items] or [items, labels], float32 model."""
+    """A function of items and isolation: log-probabilities [items] or [items, labels]."""
     scorer = engine(attention)
     labels = [scorer.label_id(label) for label in LABELS] if request.param == "labels" else None
 
@@ -116,5 +118,9 @@ def test_cutting_a_list_into_packs_changes_nothing():
     whole = engine("xla").score(QUERY, ITEMS).logprobs
     model = engine("xla").model
     for pack_tokens in (1, 40, 64, 100):
-        cut = ScoringEngine(model, attention="xla", pack_tokens=pack_tokens).score(QUERY, ITEMS).logprobs
+        cut = (
+            ScoringEngine(model, attention="xla", pack_tokens=pack_tokens)
+            .score(QUERY, ITEMS)
+            .logprobs
+        )
         assert np.abs(cut - whole).max() <= 1e-4

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_oracle import attend_float64
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mask_definition import RequestSpec, define
 
+from attention_oracle import attend_float64
 from isoprefill import PackedLayout, multi_item_attention
 from isoprefill.attention import op
 from isoprefill.attention.xla import xla_attention
+from mask_definition import RequestSpec, define
 
 BACKENDS = ["xla", "dense"]
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}  # of max |v|
@@ -53,7 +53,9 @@ def assert_equals_oracle(specs, layout, arrays, backend, **options):
     tolerance = TOLERANCE[str(out.dtype)]
     largest_value = np.abs(np.asarray(arrays[2], np.float64)).max()
     assert np.abs(np.asarray(out, np.float64) - expected).max() <= tolerance * largest_value
-    np.testing.assert_array_equal(np.isneginf(lse), ~mask.any(axis=1)[:, None].repeat(lse.shape[1], 1))
+    np.testing.assert_array_equal(
+        np.isneginf(lse), ~mask.any(axis=1)[:, None].repeat(lse.shape[1], 1)
+    )
     np.testing.assert_allclose(lse, expected_lse, rtol=10 * tolerance, atol=10 * tolerance)
     assert not np.asarray(out)[~mask.any(axis=1)].any(), "a row that sees nothing must give zeros"
 
@@ -94,13 +96,17 @@ CONFIGURATIONS = [
 def test_xla_equals_the_oracle(blocks, heads, head_dim, dtype, soft_cap, specs):
     layout = layout_of(specs, PADDED, PADDED)
     arrays = random_qkv(layout, *heads, head_dim, dtype)
-    layout = layout.with_schedule("xla", **dict(zip(("block_q", "block_kv", "local_block"), blocks, strict=True)))
+    layout = layout.with_schedule(
+        "xla", **dict(zip(("block_q", "block_kv", "local_block"), blocks, strict=True))
+    )
     assert_equals_oracle(specs, layout, arrays, "xla", soft_cap=soft_cap)
 
 
 EDGE = 32
 NAMED_CASES = {
-    "items end on, before and after every tile edge": [(EDGE, [EDGE, EDGE - 1, EDGE + 1, 2 * EDGE, 1])],
+    "items end on, before and after every tile edge": [
+        (EDGE, [EDGE, EDGE - 1, EDGE + 1, 2 * EDGE, 1])
+    ],
     "one giant item among tiny ones": [(40, [2, 3, 700, 1, 2])],
     "prefix of one token, items of one token": [(1, [1] * 40)],
     "a prefix alone": [(77, [])],
@@ -233,9 +239,11 @@ def test_order_of_items_does_not_change_a_bit(local_block):
 def test_layouts_of_one_bucket_share_one_compilation():
     compiled = jax.jit(lambda q, k, v, layout: multi_item_attention(q, k, v, layout))
     for lens in ([20] * 20, [3, 50, 17, 4], [100, 200]):
-        layout = PackedLayout.from_lengths(100, lens, pad_to=512).with_schedule("xla", local_block=32)
+        layout = PackedLayout.from_lengths(100, lens, pad_to=512).with_schedule(
+            "xla", local_block=32
+        )
         compiled(*random_qkv(layout), layout)
-    assert compiled._cache_size() == 1, 'the same bucket was compiled more than once'
+    assert compiled._cache_size() == 1, "the same bucket was compiled more than once"
 
 
 def test_memory_does_not_grow_with_the_square_of_the_pack():
@@ -243,9 +251,15 @@ def test_memory_does_not_grow_with_the_square_of_the_pack():
 
     def bytes_of(item_lens):
         layout = PackedLayout.from_lengths(2000, item_lens)
-        layout = PackedLayout.concat([layout], pad_to=-(-layout.num_rows // 512) * 512).with_schedule("xla")
+        layout = PackedLayout.concat(
+            [layout], pad_to=-(-layout.num_rows // 512) * 512
+        ).with_schedule("xla")
         arrays = random_qkv(layout, 9, 3)
-        compiled = jax.jit(xla_attention, static_argnames="scale").lower(*arrays, layout, scale=0.125).compile()
+        compiled = (
+            jax.jit(xla_attention, static_argnames="scale")
+            .lower(*arrays, layout, scale=0.125)
+            .compile()
+        )
         return compiled.memory_analysis().temp_size_in_bytes / layout.num_rows
 
     per_row = bytes_of([20] * 100)
@@ -276,7 +290,9 @@ def test_a_traced_layout_without_its_schedule_says_so():
 def test_bad_input_is_rejected_by_name(change, message):
     layout = PackedLayout.from_lengths(5, [3])
     options = {key: change[key] for key in ("backend", "soft_cap") if key in change}
-    arrays = [jnp.zeros(change.get(name, (8, 2, 64)), change.get("dtype", "float32")) for name in "qkv"]
+    arrays = [
+        jnp.zeros(change.get(name, (8, 2, 64)), change.get("dtype", "float32")) for name in "qkv"
+    ]
     with pytest.raises(ValueError, match=message):
         multi_item_attention(*arrays, layout, **options)
 

@@ -22,7 +22,9 @@ def run(*arguments, cwd=None) -> subprocess.CompletedProcess:
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
     environment = os.environ | {"PYTHONPATH": path, "COLUMNS": "100"}
     environment.pop("BUILD_WORKING_DIRECTORY", None)
-    return subprocess.run([*COMMAND, *arguments], env=environment, cwd=cwd, capture_output=True, text=True)
+    return subprocess.run(
+        [*COMMAND, *arguments], env=environment, cwd=cwd, capture_output=True, text=True
+    )
 
 
 def items(*texts):
@@ -42,7 +44,11 @@ def test_json_is_one_object_in_input_order_and_nothing_else():
     done = run(*FRANCE, *items(" London", " Paris", " Berlin"), "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert (report["model"], report["algorithm"], report["isolation"]) == ("smollm2-135m", "packed", "isolated")
+    assert (report["model"], report["algorithm"], report["isolation"]) == (
+        "smollm2-135m",
+        "packed",
+        "isolated",
+    )
     assert [result["index"] for result in report["results"]] == [0, 1, 2]
     assert [result["item"] for result in report["results"]] == [" London", " Paris", " Berlin"]
     assert [result["rank"] for result in report["results"]] == [2, 1, 3]
@@ -58,7 +64,17 @@ def test_files_and_labels(tmp_path):
     (tmp_path / "items.jsonl").write_text('{"item": " Paris"}\n" London"\n')
     reports = []
     for name in ("items.txt", "items.jsonl"):
-        flags = ["--query-file", "query.txt", "--items-file", name, "--labels", ".", "--labels", ",", "--json"]
+        flags = [
+            "--query-file",
+            "query.txt",
+            "--items-file",
+            name,
+            "--labels",
+            ".",
+            "--labels",
+            ",",
+            "--json",
+        ]
         done = run(*flags, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         reports.append(json.loads(done.stdout)["results"])
@@ -73,7 +89,9 @@ def test_files_and_labels(tmp_path):
 
 def test_serial_and_packed_print_the_same_scores():
     packed, serial = (
-        json.loads(run(*FRANCE, *items(*CITIES), "--json", "--algorithm", algorithm).stdout)["results"]
+        json.loads(run(*FRANCE, *items(*CITIES), "--json", "--algorithm", algorithm).stdout)[
+            "results"
+        ]
         for algorithm in ("packed", "serial")
     )
     for one, other in zip(packed, serial, strict=True):
@@ -90,10 +108,16 @@ BAD_INPUT = {
     "empty query": (["--query", "", *items(" a")], "the query is empty"),
     "no items": (FRANCE, "no items: give them with --item or --items-file"),
     "empty item": ([*FRANCE, *items(" a", "")], "item 2 is empty"),
-    "no such file": ([*FRANCE, "--items-file", "absent.txt"], "cannot read absent.txt: No such file"),
+    "no such file": (
+        [*FRANCE, "--items-file", "absent.txt"],
+        "cannot read absent.txt: No such file",
+    ),
     "blank line": ([*FRANCE, "--items-file", "blank.txt"], "blank.txt:2: the item is empty"),
     "no JSON": ([*FRANCE, "--items-file", "bad.jsonl"], "bad.jsonl:1: not JSON"),
-    "no item key": ([*FRANCE, "--items-file", "key.jsonl"], 'key.jsonl:1: expected a string or an object'),
+    "no item key": (
+        [*FRANCE, "--items-file", "key.jsonl"],
+        "key.jsonl:1: expected a string or an object",
+    ),
     "not UTF-8": ([*FRANCE, "--items-file", "latin.txt"], "latin.txt is not UTF-8 text: byte 1"),
     "long label": ([*FRANCE, *items(" a"), "--labels", "two words"], "must be a single token"),
     "softmax alone": ([*FRANCE, *items(" a"), "--softmax"], "--softmax needs --labels"),

@@ -33,16 +33,22 @@ MAX_DENSE_ROWS = 4096  # beyond, the dense back end's scores take over 600 MB a 
 _WORKLOAD = flags.DEFINE_multi_enum("workload", list(WORKLOADS), list(WORKLOADS), "what to measure")
 _HEADS = flags.DEFINE_string("heads", "9,3,64", "query heads, KV heads, head_dim")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of q, k and v")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "calls per implementation; the median counts", lower_bound=1)
+_REPEATS = flags.DEFINE_integer(
+    "repeats", 5, "calls per implementation; the median counts", lower_bound=1
+)
 _JSON = flags.DEFINE_string("json", None, "file to write the rows to, as JSON")
 
 
-def measure(workload: str, heads: tuple[int, int, int], dtype: str, repeats: int) -> list[dict[str, Any]]:
+def measure(
+    workload: str, heads: tuple[int, int, int], dtype: str, repeats: int
+) -> list[dict[str, Any]]:
     """One row for each back end that can take the workload."""
     prefix, item_lens = WORKLOADS[workload]
     query_heads, kv_heads, head_dim = heads
     rows = prefix + sum(item_lens)
-    layout = PackedLayout.from_lengths(prefix, item_lens, pad_to=bucket_size(rows)).with_schedule("xla")
+    layout = PackedLayout.from_lengths(prefix, item_lens, pad_to=bucket_size(rows)).with_schedule(
+        "xla"
+    )
     rng = np.random.default_rng(0)
     q, k, v = (
         jnp.asarray(rng.standard_normal((layout.num_rows, count, head_dim), np.float32), dtype)
@@ -51,7 +57,9 @@ def measure(workload: str, heads: tuple[int, int, int], dtype: str, repeats: int
     calls, memory = {}, {}
     for backend in ("xla", "dense") if layout.num_rows <= MAX_DENSE_ROWS else ("xla",):
         call = jax.jit(
-            lambda q, k, v, layout, backend=backend: multi_item_attention(q, k, v, layout, backend=backend)
+            lambda q, k, v, layout, backend=backend: multi_item_attention(
+                q, k, v, layout, backend=backend
+            )
         )
         calls[backend] = call.lower(q, k, v, layout).compile()
         memory[backend] = calls[backend].memory_analysis().temp_size_in_bytes
@@ -70,7 +78,12 @@ def measure(workload: str, heads: tuple[int, int, int], dtype: str, repeats: int
             "rows": rows,
             "useful_pairs": pairs,
             "seconds": statistics.median(times),
-            "useful_gflop_per_s": 4 * head_dim * query_heads * pairs / statistics.median(times) / 1e9,
+            "useful_gflop_per_s": 4
+            * head_dim
+            * query_heads
+            * pairs
+            / statistics.median(times)
+            / 1e9,
             "temporary_mb": memory[backend] / 2**20,
         }
         for backend, times in seconds.items()
@@ -80,11 +93,15 @@ def measure(workload: str, heads: tuple[int, int, int], dtype: str, repeats: int
 def main(argv: list[str]) -> None:
     del argv
     query_heads, kv_heads, head_dim = (int(number) for number in _HEADS.value.split(","))
-    print(f"{jax.devices()[0].device_kind}, {_DTYPE.value}, heads {_HEADS.value}, {_REPEATS.value} repeats")
+    print(
+        f"{jax.devices()[0].device_kind}, {_DTYPE.value}, heads {_HEADS.value}, {_REPEATS.value} repeats"
+    )
     print(f"{'workload':10}{'back end':10}{'rows':>8}{'ms':>10}{'GFLOP/s':>10}{'temporary MB':>14}")
     rows = []
     for workload in _WORKLOAD.value:
-        for row in measure(workload, (query_heads, kv_heads, head_dim), _DTYPE.value, _REPEATS.value):
+        for row in measure(
+            workload, (query_heads, kv_heads, head_dim), _DTYPE.value, _REPEATS.value
+        ):
             rows.append(row)
             print(
                 f"{row['workload']:10}{row['implementation']:10}{row['rows']:8}{1e3 * row['seconds']:10.1f}"
@@ -95,14 +112,18 @@ def main(argv: list[str]) -> None:
     for workload in _WORKLOAD.value:
         if (workload, "dense") in by_name:
             ours, dense = by_name[workload, "xla"], by_name[workload, "dense"]
-            print(f"{workload}: dense takes {dense['seconds'] / ours['seconds']:.2f} times as long as xla")
+            print(
+                f"{workload}: dense takes {dense['seconds'] / ours['seconds']:.2f} times as long as xla"
+            )
     if {("W", "xla"), ("G", "xla")} <= by_name.keys():
         per_pair = {
             name: [by_name[name, "xla"][what] / by_name[name, "xla"]["useful_pairs"] for what in
                    ("seconds", "temporary_mb")]
             for name in ("W", "G")
         }  # fmt: skip
-        time_ratio, memory_ratio = (g / w for g, w in zip(per_pair["G"], per_pair["W"], strict=True))
+        time_ratio, memory_ratio = (
+            g / w for g, w in zip(per_pair["G"], per_pair["W"], strict=True)
+        )
         print(f"G / W per useful pair: time {time_ratio:.2f}, temporary memory {memory_ratio:.2f}")
     if _JSON.value:
         pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1) + "\n")

@@ -9,7 +9,9 @@ from isoprefill import PackedLayout
 
 _PREFIX = flags.DEFINE_integer("prefix", 5, "tokens of the query")
 _ITEMS = flags.DEFINE_list("items", ["3", "2", "4"], "tokens of each item")
-_DELIMITER = flags.DEFINE_enum("delimiter", "none", ["none", "hidden", "prefix_first"], "delimiter mode")
+_DELIMITER = flags.DEFINE_enum(
+    "delimiter", "none", ["none", "hidden", "prefix_first"], "delimiter mode"
+)
 _OUTPUT = flags.DEFINE_string("output", "mask.svg", "file to write")
 
 CELL = 22
@@ -37,7 +39,9 @@ def draw(layout: PackedLayout) -> str:
         for column, segment in enumerate(segments):
             color = _color(segment) if mask[row, column] else HIDDEN_COLOR
             x = MARGIN + CELL * column
-            parts.append(f'<rect x="{x}" y="{y}" width="{CELL - 2}" height="{CELL - 2}" rx="3" fill="{color}"/>')
+            parts.append(
+                f'<rect x="{x}" y="{y}" width="{CELL - 2}" height="{CELL - 2}" rx="3" fill="{color}"/>'
+            )
     for column, segment in enumerate(segments):
         x = MARGIN + CELL * column + CELL // 2 - 1
         parts.append(f'<text x="{x}" y="{MARGIN - 8}" text-anchor="middle">{_name(segment)}</text>')
@@ -56,10 +60,14 @@ def _color(segment: int) -> str:
 
 def main(argv: list[str]) -> None:
     del argv
-    layout = PackedLayout.from_lengths(_PREFIX.value, [int(item) for item in _ITEMS.value], _DELIMITER.value)
+    layout = PackedLayout.from_lengths(
+        _PREFIX.value, [int(item) for item in _ITEMS.value], _DELIMITER.value
+    )
     output = pathlib.Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."), _OUTPUT.value)
     output.write_text(draw(layout))
-    print(f"{output}: {layout.num_rows} rows, {layout.dense_mask().mean():.0%} of the pairs visible")
+    print(
+        f"{output}: {layout.num_rows} rows, {layout.dense_mask().mean():.0%} of the pairs visible"
+    )
 
 
 if __name__ == "__main__":

@@ -72,6 +72,8 @@ def dense_attention(
         v.astype(jnp.float32),
         precision=jax.lax.Precision.HIGHEST,
     )
-    lse = jnp.where(sees_something, largest + jnp.log(jnp.where(sees_something, total, 1.0)), -jnp.inf)
+    lse = jnp.where(
+        sees_something, largest + jnp.log(jnp.where(sees_something, total, 1.0)), -jnp.inf
+    )
     lse = jnp.transpose(lse[..., 0], (2, 0, 1)).reshape(rows, query_heads)
     return out.reshape(q.shape).astype(q.dtype), lse

@@ -21,7 +21,14 @@ _HOMES = {
 }
 
 __version__ = "0.1.0"
-__all__ = ["PackedLayout", "ScoreResult", "ScoringEngine", "Usage", "__version__", "multi_item_attention"]
+__all__ = [
+    "PackedLayout",
+    "ScoreResult",
+    "ScoringEngine",
+    "Usage",
+    "__version__",
+    "multi_item_attention",
+]
 
 
 def __getattr__(name: str) -> Any:

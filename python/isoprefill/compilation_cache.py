@@ -7,6 +7,6 @@ from isoprefill.models.pinned import cache_directory
 
 def enable() -> None:
     """Keeps compiled programs in isoprefill's cache directory, unless the user has set a place of their own."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

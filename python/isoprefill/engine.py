@@ -36,11 +36,12 @@ class ScoringEngine:
     def __init__(
         self, model: Pretrained, *, attention: Backend = "auto", pack_tokens: int = PACK_TOKENS
     ) -> None:
-        """
+        """Takes a loaded model; see `from_pretrained`.
+
         Args:
-            model: weights, configuration and tokenizer.
-            attention: back end of `isoprefill.multi_item_attention`.
-            pack_tokens: rows after which a list of items is cut into several packs. A single item always fits.
+        model: weights, configuration and tokenizer.
+        attention: back end of `isoprefill.multi_item_attention`.
+        pack_tokens: rows after which a list of items is cut into several packs. A single item always fits.
         """
         if pack_tokens < 1:
             raise ValueError(f"pack_tokens must be at least 1, got {pack_tokens}")
@@ -102,11 +103,15 @@ class ScoringEngine:
         if isolation not in get_args(Isolation):
             raise ValueError(f"isolation must be one of {get_args(Isolation)}, got {isolation!r}")
         if algorithm not in ("auto", *get_args(Algorithm)):
-            raise ValueError(f"algorithm must be one of {('auto', *get_args(Algorithm))}, got {algorithm!r}")
+            raise ValueError(
+                f"algorithm must be one of {('auto', *get_args(Algorithm))}, got {algorithm!r}"
+            )
         if apply_softmax and label_token_ids is None:
             raise ValueError("apply_softmax needs label_token_ids")
         if isolation == "causal" and algorithm == "serial":
-            raise ValueError("isolation 'causal' has no meaning with algorithm 'serial': items are alone")
+            raise ValueError(
+                "isolation 'causal' has no meaning with algorithm 'serial': items are alone"
+            )
         chosen: Algorithm = "packed" if algorithm == "auto" else algorithm
         labels = None if label_token_ids is None else self._check_labels(label_token_ids)
         request = TokenRequest(
@@ -127,11 +132,12 @@ class ScoringEngine:
             if on_progress is not None:
                 on_progress(done, len(request.items))
         all_logprobs = np.concatenate(logprobs).astype(np.float64)
-        if labels is None:
-            scores = all_logprobs
-        else:
+        scores = all_logprobs
+        if labels is not None:
             scores = softmax(all_logprobs) if apply_softmax else np.exp(all_logprobs)
-        num_tokens = [1 if labels is not None else len(item) for one in requests for item in one.items]
+        num_tokens = [
+            1 if labels is not None else len(item) for one in requests for item in one.items
+        ]
         return ScoreResult(
             scores=scores,
             logprobs=all_logprobs,
@@ -154,15 +160,23 @@ class ScoringEngine:
             raise ValueError(f"label {text!r} must be a single token, but is {len(ids)}: {pieces}")
         return ids[0]
 
-    def _tokens(self, name: str, value: TextOrTokens, *, begins_text: bool) -> Int32[np.ndarray, "tokens"]:
+    def _tokens(
+        self, name: str, value: TextOrTokens, *, begins_text: bool
+    ) -> Int32[np.ndarray, "tokens"]:
         if isinstance(value, str):
             tokenizer = self._model.tokenizer
-            bos = [tokenizer.bos_id] if begins_text and tokenizer.adds_bos else []
+            bos = (
+                [tokenizer.bos_id]
+                if begins_text and tokenizer.bos_id is not None and tokenizer.adds_bos
+                else []
+            )
             text = tokenizer.encode(value)
             return np.asarray(bos + text if text else [], np.int32)
         tokens = np.asarray(value)
         if tokens.ndim != 1 or (tokens.size and not np.issubdtype(tokens.dtype, np.integer)):
-            raise ValueError(f"{name} must be text or a flat list of token ids, got {type(value).__name__}")
+            raise ValueError(
+                f"{name} must be text or a flat list of token ids, got {type(value).__name__}"
+            )
         self._check_vocabulary(name, tokens)
         return tokens.astype(np.int32)
 
@@ -199,7 +213,7 @@ class ScoringEngine:
         pack: list[TokenRequest] = []
         used = 0
         for request in requests:
-            items: list[Int32[np.ndarray, "tokens"]] = []
+            items: list[Int32[np.ndarray, tokens]] = []
             for item in request.items:
                 needed = item.size + (0 if items else request.query.size)
                 if (pack or items) and used + needed > budget:
@@ -237,7 +251,9 @@ class ScoringEngine:
 
         if labels is not None:
             rows = layout.readout_rows
-            result = label_logprobs(params, config, hidden, _padded(rows), np.int32(rows.size), labels)
+            result = label_logprobs(
+                params, config, hidden, _padded(rows), np.int32(rows.size), labels
+            )
             return np.asarray(result)[: rows.size]
 
         # An item's first token is predicted by the row before the item's rows, the others by the item itself.

@@ -14,11 +14,13 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args
 
-import isoprefill_csrc
 import jax
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8
 
+import isoprefill_csrc
+
+Ints = np.ndarray | jax.Array  # NumPy as made, traced inside a jitted function
 Delimiter = Literal["none", "hidden", "prefix_first"]
 Isolation = Literal["isolated", "causal"]
 
@@ -41,7 +43,9 @@ class RequestShape:
 
     def __post_init__(self) -> None:
         if self.isolation not in get_args(Isolation):
-            raise ValueError(f"isolation must be one of {get_args(Isolation)}, got {self.isolation!r}")
+            raise ValueError(
+                f"isolation must be one of {get_args(Isolation)}, got {self.isolation!r}"
+            )
 
 
 @jax.tree_util.register_dataclass
@@ -53,12 +57,12 @@ class AlignedSchedule:
     are equal share one compilation.
     """
 
-    strip_steps: Int32[np.ndarray, "6 steps"]
-    num_strip_steps: Int32[np.ndarray, ""]
-    strip_own_end: Int32[np.ndarray, "T"]
-    local_blocks: Int32[np.ndarray, "3 blocks"]
-    num_local_blocks: Int32[np.ndarray, ""]
-    row_slot: Int32[np.ndarray, "T"]
+    strip_steps: Int32[Ints, "6 steps"]
+    num_strip_steps: Int32[Ints, ""]
+    strip_own_end: Int32[Ints, "T"]
+    local_blocks: Int32[Ints, "3 blocks"]
+    num_local_blocks: Int32[Ints, ""]
+    row_slot: Int32[Ints, "T"]
     block_q: int = dataclasses.field(metadata={"static": True})
     block_kv: int = dataclasses.field(metadata={"static": True})
     local_block: int = dataclasses.field(metadata={"static": True})
@@ -83,16 +87,18 @@ class PackedLayout:
         aligned: schedule of the XLA back end, or None; see `with_schedule`.
     """
 
-    segment_ids: Int32[np.ndarray, "T"]
-    request_ids: Int32[np.ndarray, "T"]
-    positions: Int32[np.ndarray, "T"]
-    row_columns: Int32[np.ndarray, "T"]
-    row_intervals: Int32[np.ndarray, "4 T"]
-    key_segment_ids: Int32[np.ndarray, "S"]
-    key_request_ids: Int32[np.ndarray, "S"]
+    segment_ids: Int32[Ints, "T"]
+    request_ids: Int32[Ints, "T"]
+    positions: Int32[Ints, "T"]
+    row_columns: Int32[Ints, "T"]
+    row_intervals: Int32[Ints, "4 T"]
+    key_segment_ids: Int32[Ints, "S"]
+    key_request_ids: Int32[Ints, "S"]
     aligned: AlignedSchedule | None = None
     requests: tuple[RequestShape, ...] | None = None  # None once traced
-    _op: Any = dataclasses.field(default=None, repr=False)  # isoprefill_csrc.Layout, None once traced
+    _op: Any = dataclasses.field(
+        default=None, repr=False
+    )  # isoprefill_csrc.Layout, None once traced
 
     @classmethod
     def from_lengths(
@@ -137,7 +143,9 @@ class PackedLayout:
             ValueError: if the query or an item is empty, or the last token is no delimiter; says where.
         """
         prefix_len, item_lens = isoprefill_csrc.request_from_tokens(
-            tokens=np.asarray(list(tokens), np.int32), delimiter_id=delimiter_id, delimiter=delimiter
+            tokens=np.asarray(list(tokens), np.int32),
+            delimiter_id=delimiter_id,
+            delimiter=delimiter,
         )
         return cls.from_lengths(prefix_len, item_lens, delimiter, pad_to=pad_to)
 
@@ -210,12 +218,13 @@ class PackedLayout:
         schedule = op.aligned_schedule(block_q=block_q, block_kv=block_kv, local_block=local_block)
         aligned = AlignedSchedule(
             strip_steps=_with_capacity(
-                schedule.strip_steps, -(-self.num_rows // block_q) * -(-self.num_columns // block_kv)
+                schedule.strip_steps,
+                -(-self.num_rows // block_q) * -(-self.num_columns // block_kv),
             ),
-            num_strip_steps=np.int32(schedule.strip_steps.shape[1]),
+            num_strip_steps=np.asarray(schedule.strip_steps.shape[1], np.int32),
             strip_own_end=schedule.strip_own_end,
             local_blocks=_with_capacity(schedule.local_blocks, 2 * self.num_rows // local_block),
-            num_local_blocks=np.int32(schedule.local_blocks.shape[1]),
+            num_local_blocks=np.asarray(schedule.local_blocks.shape[1], np.int32),
             row_slot=schedule.row_slot,
             block_q=block_q,
             block_kv=block_kv,

@@ -4,11 +4,12 @@ import functools
 from typing import Literal, get_args
 
 import jax
-from isoprefill_pallas.reference import dense_attention, visible
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from isoprefill.attention.xla import xla_attention
 from isoprefill.layout import PackedLayout
+from isoprefill_pallas.reference import dense_attention, visible
 
 Backend = Literal["auto", "xla", "dense"]
 DTYPES = ("float32", "bfloat16")
@@ -73,11 +74,11 @@ def _dense(
     soft_cap: float | None,
 ) -> tuple[Float[Array, "T Hq D"], Float[Array, "T Hq"]]:
     mask = visible(
-        layout.segment_ids,
-        layout.request_ids,
-        layout.row_columns,
-        layout.key_segment_ids,
-        layout.key_request_ids,
+        jnp.asarray(layout.segment_ids),
+        jnp.asarray(layout.request_ids),
+        jnp.asarray(layout.row_columns),
+        jnp.asarray(layout.key_segment_ids),
+        jnp.asarray(layout.key_request_ids),
     )
     return dense_attention(q, k, v, mask, scale=scale, soft_cap=soft_cap)
 
@@ -89,9 +90,13 @@ def _check(q: Array, k: Array, v: Array, layout: PackedLayout, soft_cap: float |
         ("v", v, layout.num_columns, "columns"),
     ):
         if array.ndim != 3:
-            raise ValueError(f"{name} must have 3 dimensions [tokens, heads, head_dim], got shape {array.shape}")
+            raise ValueError(
+                f"{name} must have 3 dimensions [tokens, heads, head_dim], got shape {array.shape}"
+            )
         if array.shape[0] != length:
-            raise ValueError(f"{name} must have the layout's {length} {lengths_name}, got shape {array.shape}")
+            raise ValueError(
+                f"{name} must have the layout's {length} {lengths_name}, got shape {array.shape}"
+            )
         if array.dtype not in DTYPES:
             raise ValueError(f"{name} must be one of {DTYPES}, got {array.dtype}")
         if array.dtype != q.dtype:

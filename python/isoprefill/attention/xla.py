@@ -20,12 +20,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float
 
 from isoprefill.layout import AlignedSchedule, PackedLayout
 
 HIDDEN_SCORE = -1e30  # finite, so that a row that has seen nothing yet stays free of NaN
-LOCAL_SCORES_AT_ONCE = 1 << 20  # float32 scores of one chunk of local blocks: 4 MiB, about a core's cache
+LOCAL_SCORES_AT_ONCE = (
+    1 << 20
+)  # float32 scores of one chunk of local blocks: 4 MiB, about a core's cache
 
 
 class Partial(NamedTuple):
@@ -90,12 +92,18 @@ def _local_blocks(
         block_rows = first_row[:, None] + offsets  # [C, B]
         block_columns = first_column[:, None] + offsets
         q_blocks = jnp.take(q, block_rows, axis=0, mode="clip")  # [C, B, Hkv, G, D]
-        q_blocks = q_blocks.transpose(0, 2, 3, 1, 4).reshape(chunk, kv_heads, groups * block, head_dim)
-        k_blocks = jnp.take(k, block_columns, axis=0, mode="clip").transpose(0, 2, 1, 3)  # [C, Hkv, B, D]
+        q_blocks = q_blocks.transpose(0, 2, 3, 1, 4).reshape(
+            chunk, kv_heads, groups * block, head_dim
+        )
+        k_blocks = jnp.take(k, block_columns, axis=0, mode="clip").transpose(
+            0, 2, 1, 3
+        )  # [C, Hkv, B, D]
         v_blocks = jnp.take(v, block_columns, axis=0, mode="clip").transpose(0, 2, 1, 3)
         inside = offsets < length[:, None]  # [C, B]
         mask = causal & inside[:, None, :]  # [C, B, B]
-        scores = _scores(q_blocks, k_blocks, soft_cap).reshape(chunk, kv_heads, groups, block, block)
+        scores = _scores(q_blocks, k_blocks, soft_cap).reshape(
+            chunk, kv_heads, groups, block, block
+        )
         scores = jnp.where(mask[:, None, None], scores, HIDDEN_SCORE)
         largest = scores.max(axis=-1)
         weights = jnp.exp(scores - largest[..., None])
@@ -104,13 +112,17 @@ def _local_blocks(
             largest, weights.sum(axis=-1), values.reshape(chunk, kv_heads, groups, block, head_dim)
         )
         return jax.tree.map(
-            lambda all_blocks, new: lax.dynamic_update_slice_in_dim(all_blocks, new, index * chunk, axis=0),
+            lambda all_blocks, new: lax.dynamic_update_slice_in_dim(
+                all_blocks, new, index * chunk, axis=0
+            ),
             blocks,
             computed,
         )
 
     chunks = (schedule.num_local_blocks + chunk - 1) // chunk
-    blocks = lax.fori_loop(0, chunks, compute, _nothing_seen((capacity, kv_heads, groups, block), head_dim))
+    blocks = lax.fori_loop(
+        0, chunks, compute, _nothing_seen((capacity, kv_heads, groups, block), head_dim)
+    )
 
     # Back to rows. Rows outside every local block (prefix, delimiters, padding) have seen nothing.
     in_block = schedule.row_slot >= 0  # [T]
@@ -123,7 +135,9 @@ def _local_blocks(
         return jnp.moveaxis(jnp.where(kept, per_row, default), 0, 2)  # [Hkv, G, T, ...]
 
     return Partial(
-        of_rows(blocks.largest, HIDDEN_SCORE), of_rows(blocks.total, 0.0), of_rows(blocks.values, 0.0)
+        of_rows(blocks.largest, HIDDEN_SCORE),
+        of_rows(blocks.total, 0.0),
+        of_rows(blocks.values, 0.0),
     )
 
 
@@ -184,7 +198,9 @@ def _strips(
             before.values * kept[..., None] + values.reshape(kv_heads, groups, block_q, head_dim),
         )
         return jax.tree.map(
-            lambda array, new: lax.dynamic_update_slice_in_dim(array, new, row, axis=2), state, after
+            lambda array, new: lax.dynamic_update_slice_in_dim(array, new, row, axis=2),
+            state,
+            after,
         )
 
     state = lax.fori_loop(0, schedule.num_strip_steps, visit, state)

@@ -41,7 +41,9 @@ def _json_item(path: Path, number: int, line: str) -> str:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from error
+        raise ValueError(
+            f"{path}:{number}: not JSON: {error.msg} at column {error.colno}"
+        ) from error
     item = value.get("item") if isinstance(value, dict) else value
     if not isinstance(item, str):
         raise ValueError(f'{path}:{number}: expected a string or an object with a string "item"')

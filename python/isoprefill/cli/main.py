@@ -16,7 +16,10 @@ def main() -> None:
         wanted = command in ("", "help", "--help", "-h")
         if not wanted:
             print(f"isoprefill: no command {command!r}", file=sys.stderr)
-        print(f"usage: isoprefill <command> [flags]\n{lines}", file=sys.stdout if wanted else sys.stderr)
+        print(
+            f"usage: isoprefill <command> [flags]\n{lines}",
+            file=sys.stdout if wanted else sys.stderr,
+        )
         sys.exit(0 if wanted else 2)
     run(command, sys.argv[1:])
 

@@ -19,10 +19,14 @@ from isoprefill.models.pinned import FetchError
 _QUERY = flags.DEFINE_string("query", None, "The query: text that every item is scored against.")
 _QUERY_FILE = flags.DEFINE_string("query-file", None, "Read the query from this file.")
 _ITEM = flags.DEFINE_multi_string(
-    "item", [], "An item; repeat the flag for more. Begin it with its space if it continues the query."
+    "item",
+    [],
+    "An item; repeat the flag for more. Begin it with its space if it continues the query.",
 )
 _ITEMS_FILE = flags.DEFINE_string(
-    "items-file", None, 'Read items from this file: one a line, or, if it ends in .jsonl, {"item": …} a line.'
+    "items-file",
+    None,
+    'Read items from this file: one a line, or, if it ends in .jsonl, {"item": …} a line.',
 )
 _LABELS = flags.DEFINE_multi_string(
     "labels", [], "A label (one token of text); repeat for more. Scores P(label | query, item)."
@@ -33,9 +37,14 @@ _MODEL = flags.DEFINE_string(
     "model", "smollm2-135m", "A pinned model's name, a .gguf file, or a directory with safetensors."
 )
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the weights.")
-_ALGORITHM = flags.DEFINE_enum("algorithm", "auto", ["auto", "packed", "serial"], "How to compute the scores.")
+_ALGORITHM = flags.DEFINE_enum(
+    "algorithm", "auto", ["auto", "packed", "serial"], "How to compute the scores."
+)
 _ISOLATION = flags.DEFINE_enum(
-    "isolation", "isolated", ["isolated", "causal"], "causal lets items see each other: contaminated scores."
+    "isolation",
+    "isolated",
+    ["isolated", "causal"],
+    "causal lets items see each other: contaminated scores.",
 )
 _ATTENTION = flags.DEFINE_enum("attention", "auto", ["auto", "xla", "dense"], "Attention back end.")
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
@@ -47,7 +56,9 @@ def main(argv: list[str]) -> None:
     os.chdir(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
     try:
         if len(argv) > 1:
-            raise ValueError(f"unexpected argument {argv[1]!r}: items are given with --item or --items-file")
+            raise ValueError(
+                f"unexpected argument {argv[1]!r}: items are given with --item or --items-file"
+            )
         report = _score()
     except (ValueError, OSError, FetchError) as error:
         sys.exit(f"score: {error}")
@@ -66,7 +77,9 @@ def _score() -> dict[str, Any]:
     from isoprefill.cli.progress import progress_bar
     from isoprefill.engine import ScoringEngine
 
-    engine = ScoringEngine.from_pretrained(_MODEL.value, _DTYPE.value, attention=_ATTENTION.value)
+    engine = ScoringEngine.from_pretrained(
+        _MODEL.value, _choice(_DTYPE), attention=_choice(_ATTENTION)
+    )
     labels = [engine.label_id(label) for label in _LABELS.value]
     with progress_bar("items scored") as on_progress:
         result = engine.score(
@@ -75,8 +88,8 @@ def _score() -> dict[str, Any]:
             label_token_ids=labels or None,
             apply_softmax=_SOFTMAX.value,
             item_first=_ITEM_FIRST.value,
-            isolation=_ISOLATION.value,
-            algorithm=_ALGORITHM.value,
+            isolation=_choice(_ISOLATION),
+            algorithm=_choice(_ALGORITHM),
             on_progress=on_progress,
         )
     by_label = result.scores.ndim == 2
@@ -86,7 +99,11 @@ def _score() -> dict[str, Any]:
     ranks[order] = np.arange(1, len(items) + 1)
     results = []
     for index, item in enumerate(items):
-        score = {"scores": result.scores[index].tolist()} if by_label else {"score": float(result.scores[index])}
+        score = (
+            {"scores": result.scores[index].tolist()}
+            if by_label
+            else {"score": float(result.scores[index])}
+        )
         probability = ranking_scores[index] if by_label else np.exp(ranking_scores[index])
         results.append(
             {
@@ -111,10 +128,18 @@ def _score() -> dict[str, Any]:
     }
 
 
+def _choice(flag: flags.FlagHolder[str]) -> Any:
+    return flag.value  # absl has checked that it is one of the literals that the engine takes
+
+
 def _query() -> str:
-    if (_QUERY.value is None) == (_QUERY_FILE.value is None):
+    given, path = _QUERY.value, _QUERY_FILE.value
+    if given is not None and path is None:
+        query = given
+    elif given is None and path is not None:
+        query = read_text(Path(path))
+    else:
         raise ValueError("give the query with exactly one of --query and --query-file")
-    query = _QUERY.value if _QUERY.value is not None else read_text(Path(_QUERY_FILE.value))
     if not query:
         raise ValueError("the query is empty")
     return query
