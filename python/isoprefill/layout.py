@@ -275,8 +275,8 @@ class PackedLayout:
         """FlashInfer's packed custom mask: for each request `packbits(mask.ravel(), bitorder="little")`."""
         return self._host("packed_bits")[1].packed_bits()
 
-    def flashinfer_params(self) -> Any:
-        """FlashInfer's four multi-item parameters.
+    def flashinfer_params(self) -> dict[str, Any]:
+        """FlashInfer's four multi-item parameters, by the names of its arguments.
 
         Raises:
             ValueError: unless every delimiter is "hidden", or if an item is longer than 65,535 tokens.
