@@ -96,10 +96,13 @@ def test_a_traced_layout_keeps_only_what_is_traced():
     doubled = jax.jit(lambda layout: layout.positions * 2)(layout)
     np.testing.assert_array_equal(doubled, 2 * layout.positions)
     traced = jax.tree.map(lambda array: array, layout)
-    for use in ("readout_rows", "dense_mask", "with_schedule"):
-        with pytest.raises(ValueError, match=f"{use} is not available on a traced PackedLayout"):
-            value = getattr(traced, use)
-            value(*(["xla"] if use == "with_schedule" else []))
+    for name, use in {
+        "readout_rows": lambda: traced.readout_rows,
+        "dense_mask": traced.dense_mask,
+        "with_schedule": lambda: traced.with_schedule("xla"),
+    }.items():
+        with pytest.raises(ValueError, match=f"{name} is not available on a traced PackedLayout"):
+            use()
 
 
 @pytest.mark.parametrize(
