@@ -2,13 +2,14 @@
 
 Packs have the shape of workload W (2000 + 500 x 20): a sixth of the rows is prefix, the rest items of 20 tokens.
 
-- `dense_mask`: bool [T, T]. Beside it `memset`: the same number of bytes allocated and filled by one call, which is
-  what memory allows; `memset_warm` fills bytes that were used before.
+- `dense_mask`: bool [T, T]. `numpy` is the rule for any pack, as the C++ is; `numpy short` what suffices for one
+  request without delimiters. Beside it `memset`: the same number of bytes allocated and filled by one call, which is
+  what memory allows; `memset warm` fills bytes that were used before.
 - `schedule`: which tiles have a visible pair and which are wholly visible. The C++ writes the aligned and the tile
   schedule from lengths; NumPy and the loop classify 512 x 512 tiles of the mask.
 
-In each repeat all implementations run one after another and free what they made; a row shows the median. Peak memory
-is how much the resident set of a fresh process grew at most during one call, its layout not counted.
+In each repeat all implementations run one after another and free what they made. `x csrc` compares medians. Peak
+memory is how much the resident set of a fresh process grew at most during one call, its layout not counted.
 """
 
 import concurrent.futures
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from absl import app, flags, logging
 
 import isoprefill_csrc as csrc
@@ -38,6 +40,7 @@ MAX_LOOP_ROWS = 2048
 SHORTEST_TIMING = 0.002  # seconds; shorter calls are repeated
 
 Call = Callable[[], Any]
+Bools = npt.NDArray[np.bool_]
 
 
 def pack(rows: int) -> tuple[int, int]:
@@ -50,12 +53,26 @@ def build(prefix: int, items: int) -> csrc.Layout:
     return csrc.build_layout(prefix_lens=[prefix], item_lens=[np.full(items, 20)])
 
 
-def numpy_mask(layout: csrc.Layout) -> np.ndarray:
-    """The mask by broadcasting, as it is usually written; bool [T, S]."""
-    row = np.arange(layout.num_rows, dtype=np.int32)[:, None]
-    column = np.arange(layout.num_columns, dtype=np.int32)[None, :]
+def numpy_mask(layout: csrc.Layout) -> Bools:
+    """The mask of any pack by broadcasting the rule of docs/design.md; bool [T, S]."""
     segment, key_segment = layout.segment_ids[:, None], layout.key_segment_ids[None, :]
-    return (column <= row) & ((key_segment == 0) | (key_segment == segment))
+    request, key_request = layout.request_ids[:, None], layout.key_request_ids[None, :]
+    one_request = (request == key_request) & (request >= 0)
+    not_later = (
+        np.arange(layout.num_columns, dtype=np.int32)[None, :] <= layout.row_columns[:, None]
+    )
+    own = (key_segment == segment) & (segment > 0)
+    mask: Bools = one_request & not_later & ((key_segment == 0) | own)
+    return mask
+
+
+def numpy_mask_of_one_request(layout: csrc.Layout) -> Bools:
+    """What is left of the rule for one request without delimiters, padding or a cached prefix; bool [T, T]."""
+    segment = layout.segment_ids
+    row = np.arange(segment.size, dtype=np.int32)
+    seen = (segment == 0)[None, :] | (segment[None, :] == segment[:, None])
+    mask: Bools = seen & (row[None, :] <= row[:, None])
+    return mask
 
 
 def loop_mask(layout: csrc.Layout) -> list[list[bool]]:
@@ -67,14 +84,14 @@ def loop_mask(layout: csrc.Layout) -> list[list[bool]]:
     ]
 
 
-def numpy_tiles(layout: csrc.Layout) -> tuple[np.ndarray, np.ndarray]:
+def numpy_tiles(layout: csrc.Layout) -> tuple[Bools, Bools]:
     """Which tiles have a visible pair and which have only such, from the mask; bool [T / 512, S / 512] each."""
     mask = numpy_mask(layout)
     padding = [(0, -size % TILE) for size in mask.shape]
     some = np.pad(mask, padding)
     every = np.pad(mask, padding, constant_values=True)
     split = (some.shape[0] // TILE, TILE, some.shape[1] // TILE, TILE)
-    return some.reshape(split).any(axis=(1, 3)), every.reshape(split).all(axis=(1, 3))
+    return np.any(some.reshape(split), axis=(1, 3)), np.all(every.reshape(split), axis=(1, 3))
 
 
 def loop_tiles(layout: csrc.Layout) -> list[list[tuple[bool, bool]]]:
@@ -114,8 +131,9 @@ def calls(prefix: int, items: int) -> dict[tuple[str, str], Call]:
             ("schedule", "numpy"): lambda: numpy_tiles(layout),
             ("dense_mask", "csrc"): lambda: layout.dense_mask(),
             ("dense_mask", "numpy"): lambda: numpy_mask(layout),
+            ("dense_mask", "numpy short"): lambda: numpy_mask_of_one_request(layout),
             ("dense_mask", "memset"): lambda: np.ones((rows, rows), np.uint8),
-            ("dense_mask", "memset_warm"): lambda: warm.fill(1),
+            ("dense_mask", "memset warm"): lambda: warm.fill(1),
         }
     if rows <= MAX_LOOP_ROWS:
         measured |= {
@@ -128,14 +146,16 @@ def calls(prefix: int, items: int) -> dict[tuple[str, str], Call]:
 def check_same(prefix: int, items: int) -> None:
     """What is compared must be the same mask."""
     layout = build(prefix, items)
-    if layout.num_rows <= MAX_NUMPY_ROWS and not np.array_equal(
-        layout.dense_mask(), numpy_mask(layout)
-    ):
-        raise RuntimeError(f"dense_mask differs from NumPy at {layout.num_rows} rows")
-    if layout.num_rows <= MAX_LOOP_ROWS and not np.array_equal(
-        layout.dense_mask(), loop_mask(layout)
-    ):
-        raise RuntimeError(f"dense_mask differs from the Python loop at {layout.num_rows} rows")
+    others: list[Callable[[csrc.Layout], Any]] = []
+    if layout.num_rows <= MAX_NUMPY_ROWS:
+        others += [numpy_mask, numpy_mask_of_one_request]
+    if layout.num_rows <= MAX_LOOP_ROWS:
+        others.append(loop_mask)
+    for other in others:
+        if not np.array_equal(layout.dense_mask(), other(layout)):
+            raise RuntimeError(
+                f"dense_mask differs from {other.__name__} at {layout.num_rows} rows"
+            )
 
 
 def seconds_of(call: Call, number: int) -> float:
@@ -145,9 +165,9 @@ def seconds_of(call: Call, number: int) -> float:
     return (time.perf_counter() - begin) / number
 
 
-def alternating_medians(
+def alternating_timings(
     measured: dict[tuple[str, str], Call], repeats: int
-) -> dict[tuple[str, str], float]:
+) -> dict[tuple[str, str], list[float]]:
     """Seconds per call; the first round only warms up and tells how often a short call is repeated."""
     numbers = {
         key: max(1, int(SHORTEST_TIMING / max(seconds_of(call, 1), 1e-9)))
@@ -157,7 +177,7 @@ def alternating_medians(
     for _ in range(repeats):
         for key, call in measured.items():
             timings[key].append(seconds_of(call, numbers[key]))
-    return {key: statistics.median(values) for key, values in timings.items()}
+    return timings
 
 
 def _status_kib(field: str) -> int:
@@ -194,7 +214,8 @@ def measure(name: str, prefix: int, items: int) -> Iterator[dict[str, Any]]:
     check_same(prefix, items)
     rows = prefix + 20 * items
     measured = calls(prefix, items)
-    medians = alternating_medians(measured, _REPEATS.value)
+    timings = alternating_timings(measured, _REPEATS.value)
+    medians = {key: statistics.median(values) for key, values in timings.items()}
     references = {"layout": "csrc", "schedule": "csrc aligned", "dense_mask": "csrc"}
     for (operation, implementation), seconds in sorted(medians.items()):
         dense = operation == "dense_mask"
@@ -204,37 +225,42 @@ def measure(name: str, prefix: int, items: int) -> Iterator[dict[str, Any]]:
             "operation": operation,
             "implementation": implementation,
             "seconds": seconds,
+            "fastest_seconds": min(timings[operation, implementation]),
             "times_csrc": seconds / medians[operation, references[operation]],
             "nanoseconds_per_row": seconds / rows * 1e9,
             "gigabytes_per_second": rows * rows / seconds / 1e9 if dense else None,
             "peak_bytes": None
-            if implementation == "memset_warm"
+            if implementation == "memset warm"
             else peak_in_fresh_process(prefix, items, (operation, implementation)),
             "source": "measured",
         }
 
 
+HEADER = "{:>5} {:>10} {:>12} {:>12} {:>12} {:>10} {:>10} {:>6} {:>9}".format(
+    "pack", "operation", "by", "median us", "fastest us", "x csrc", "ns per row", "GB/s", "peak MiB"
+)
+
+
 def line(row: dict[str, Any]) -> str:
-    peak = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.1f}"
-    rate = "" if row["gigabytes_per_second"] is None else f"{row['gigabytes_per_second']:.2f}"
-    return (
-        f"{row['pack']:>6} {row['operation']:>10} {row['implementation']:>13} {row['seconds'] * 1e6:>13.1f}"
-        f" {row['times_csrc']:>9.2f} {row['nanoseconds_per_row']:>11.2f} {rate:>7} {peak:>9}"
-    )
+    cells = [f"{row['pack']:>5} {row['operation']:>10} {row['implementation']:>12}"]
+    cells.append(f"{row['seconds'] * 1e6:>12.1f} {row['fastest_seconds'] * 1e6:>12.1f}")
+    cells.append(f"{row['times_csrc']:>10.2f} {row['nanoseconds_per_row']:>10.2f}")
+    rate, peak = row["gigabytes_per_second"], row["peak_bytes"]
+    cells.append(" " * 6 if rate is None else f"{rate:>6.2f}")
+    cells.append("" if peak is None else f"{peak / 2**20:>9.1f}")
+    return " ".join(cells)
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     sizes = [1024 << i for i in range(8) if 1024 << i <= _MAX_ROWS.value]
-    packs = [("W", *W)] + [(f"{rows // 1024}k", *pack(rows)) for rows in sizes]
+    packs = [(f"{rows // 1024}k", *pack(rows)) for rows in sizes] + [("W", *W)]
+    packs.sort(key=lambda entry: entry[1] + 20 * entry[2])
     print(
-        f"median of {_REPEATS.value} calls each, alternating; peak: growth of a fresh process's resident set"
+        f"{_REPEATS.value} calls each, alternating; peak: growth of a fresh process's resident set in a call"
     )
-    print(
-        f"{'pack':>6} {'operation':>10} {'by':>13} {'microseconds':>13} {'x csrc':>9} {'ns per row':>11}"
-        f" {'GB/s':>7} {'peak MiB':>9}"
-    )
+    print(HEADER)
     rows = []
     for name, prefix, items in packs:
         for row in measure(name, prefix, items):
