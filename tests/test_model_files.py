@@ -310,6 +310,32 @@ def test_missing_gguf_tensor_is_named(oracle, tmp_path):
     assert_refused(path, r"tensor blk\.1\.ffn_up\.weight is missing")
 
 
+def test_absurd_number_of_layers_is_refused_at_once(oracle, tmp_path):
+    """A flipped bit must not cost hours or all memory."""
+    layers = {"llama.block_count": 2**32 - 1}
+    path = save_gguf(oracle, tmp_path / "small.gguf", extra_metadata=layers)
+    assert_refused(path, r"tensor blk\.2\.attn_norm\.weight is missing")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"factor": 0.5}, r"factor must be at least 1, got 0\.5"),
+        ({"low_freq_factor": 4.0}, r"high_freq_factor > low_freq_factor > 0, got 4\.0 and 4\.0"),
+    ],
+)
+def test_llama3_rope_scaling_that_makes_no_sense_is_refused(change, message):
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    with pytest.raises(ValueError, match=message):
+        config_from_huggingface(CONFIG | {"rope_scaling": scaling | change})
+
+
 def test_gguf_quantisation_that_cannot_be_undone_is_named(oracle, tmp_path):
     path = save_gguf(oracle, tmp_path / "small.gguf", GGMLQuantizationType.F16)
     raw = bytearray(path.read_bytes())

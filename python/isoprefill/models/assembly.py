@@ -8,7 +8,7 @@ time (`TensorReader`); this does the rest.
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, Protocol, get_args
 
@@ -71,9 +71,11 @@ def assemble(
     arrays: dict[str, np.ndarray] = {}
     parts: list[tuple[np.ndarray, str]] = []  # what to fill, and the tensor to fill it from
 
-    def plan(field: str, shape: tuple[int, ...], tensors: Sequence[str]) -> None:
-        for tensor in tensors:
+    def plan(field: str, shape: tuple[int, ...], wanted: Iterable[str]) -> None:
+        tensors = []
+        for tensor in wanted:
             _check_tensor(reader, tensor, shape)
+            tensors.append(tensor)
         stacked = _aligned_empty((len(tensors), *shape), array_dtype)
         parts.extend(zip(stacked, tensors, strict=True))
         arrays[field] = stacked
@@ -83,7 +85,8 @@ def assemble(
 
     for field, shape in layer_shapes(config).items():
         template = names.layers[field]
-        plan(field, shape, [template.format(layer=layer) for layer in range(config.num_layers)])
+        # Not a list: a damaged file may claim billions of layers, and the first is missing.
+        plan(field, shape, (template.format(layer=layer) for layer in range(config.num_layers)))
     layer_fields = list(arrays)
     plan("embedding", (config.vocab_size, config.hidden_size), [names.embedding])
     plan("final_norm", (config.hidden_size,), [names.final_norm])

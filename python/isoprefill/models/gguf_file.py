@@ -77,15 +77,12 @@ class _GgufReader:
         return {name: info.shape for name, info in self._tensors.items()}
 
     def undo_interleaving(self, config: ModelConfig) -> None:
-        """From now on, gives rows of q and k in the order that `rope.rotate` pairs them.
+        """Makes `read` give rows of q and k in the order that `rope.rotate` pairs them.
 
         llama.cpp pairs neighbours (2i, 2i + 1) in models of its "llama" architecture, and its
         converter reorders the rows of q and k to suit. Other architectures are stored as they were.
         """
-        for layer in range(config.num_layers):
-            for field, heads in (("query", config.num_query_heads), ("key", config.num_kv_heads)):
-                for name in (field, f"{field}_bias"):
-                    self._interleaved_heads[_NAMES.layers[name].format(layer=layer)] = heads
+        self._interleaved_heads = {"attn_q": config.num_query_heads, "attn_k": config.num_kv_heads}
 
     def frequency_divisors(self) -> tuple[float, ...] | None:
         """The divisors of scaled RoPE (Llama 3), if the file has any."""
@@ -105,7 +102,7 @@ class _GgufReader:
             raise ValueError(
                 f"tensor {name} is stored as {info.quantization.name}, which cannot be dequantised"
             ) from error
-        heads = self._interleaved_heads.get(name)
+        heads = self._interleaved_heads.get(name.split(".")[-2])  # "blk.0.attn_q.weight"
         if heads is None:
             return values
         interleaved = values.reshape(heads, -1, 2, *info.shape[1:])
