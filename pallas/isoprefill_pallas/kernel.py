@@ -461,10 +461,13 @@ def tile_attention(
     def per_row(h, t, steps, units, tiles):
         return (0, steps[Q_TILE, t])
 
-    # Left alone, the compiler may put whole operands into VMEM, where a block is copied by vector instructions.
-    row_intervals, q, k, v = (
-        pltpu.with_memory_space_constraint(x, pltpu.HBM) for x in (row_intervals, q, k, v)
-    )
+    in_memory = jax.ShapeDtypeStruct
+    if not interpret:
+        # Left alone, the compiler may put whole operands into VMEM, where vector instructions copy the blocks.
+        in_memory = pltpu.HBM
+        row_intervals, q, k, v = (
+            pltpu.with_memory_space_constraint(x, pltpu.HBM) for x in (row_intervals, q, k, v)
+        )
     if token_major:
         q_spec = pl.BlockSpec((bq, groups * head_dim), q_tile)
         q, k, v = (x.reshape(x.shape[0], -1) for x in (q, k, v))
@@ -508,8 +511,8 @@ def tile_attention(
             ],
         ),
         out_shape=[
-            pltpu.HBM(q.shape, q.dtype),
-            pltpu.HBM((kv_heads, groups, rows), jnp.float32),
+            in_memory(q.shape, q.dtype),
+            in_memory((kv_heads, groups, rows), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=vmem_limit_bytes

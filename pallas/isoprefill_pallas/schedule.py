@@ -43,9 +43,11 @@ class KernelSchedule:
 
     @classmethod
     def build(
-        cls, layout: Any, sizes: BlockSizes, *, smem_words: int = SMEM_WORDS
+        cls, layout: Any, sizes: BlockSizes, *, smem_words: int = SMEM_WORDS, padded: bool = True
     ) -> "KernelSchedule":
         """The schedule of an `isoprefill_csrc.Layout`.
+
+        Padded to a bucket, so that layouts share compilations.
 
         Raises:
             ValueError: if the steps of one Q tile alone exceed `smem_words`.
@@ -62,8 +64,8 @@ class KernelSchedule:
             first_row = first * sizes.block_q
             parts.append(
                 SchedulePart(
-                    _pad_steps(steps),
-                    _pad_units(units),
+                    _pad_steps(steps) if padded else steps,
+                    _pad_units(units) if padded or not units.size else units,
                     schedule.tiles[first:end],
                     first_row,
                     min(layout.num_rows, end * sizes.block_q) - first_row,
