@@ -26,8 +26,8 @@ PIP_FAILURES = (
         "If it stays, the index serves a changed file: do not use it.",
     ),
     (
-        r"NewConnectionError|Failed to establish a new connection|Network is unreachable"
-        r"|Temporary failure in name resolution|ConnectTimeout|ReadTimeout|SSLError|ProxyError",
+        r"connection broken|NewConnectionError|NameResolutionError|Network is unreachable"
+        r"|Temporary failure in name resolution|Timeout|SSLError|ProxyError",
         "the package index could not be reached",
         "Check the network, the proxy (HTTPS_PROXY) and the certificates (PIP_CERT), "
         "then run the same command again.",
@@ -35,7 +35,8 @@ PIP_FAILURES = (
     (
         r"Could not find a version|No matching distribution",
         "the package index has no file of a locked package for this Python and platform",
-        "Use a Python from 3.11 to 3.13 on Linux, or another index (PIP_INDEX_URL).",
+        "Use a Python from 3.11 to 3.14 on Linux, or another index (PIP_INDEX_URL); "
+        "if it has none of any version, check the network too.",
     ),
     (
         r"No space left on device",
