@@ -92,6 +92,8 @@ def assemble(
     plan("final_norm", (config.hidden_size,), [names.final_norm])
     if not config.tied_head:
         plan("head", (config.vocab_size, config.hidden_size), [names.head])
+    # Largest first: their temporary copies are gone before the other arrays take memory.
+    parts.sort(key=lambda part: part[0].nbytes, reverse=True)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for filled in [threads.submit(fill, *part) for part in parts]:
             filled.result()
