@@ -170,7 +170,7 @@ def build_layout(
     delimiters: Sequence[_Delimiter] | _Delimiter = "none",
     cached_prefix: Sequence[bool] | bool = False,
     causal: Sequence[bool] | bool = False,
-    pad_rows_to: int | None = None,
+    pad_to: int | None = None,
     pad_columns_to: int | None = None,
     item_counts: _Ints | None = None,
 ) -> Layout:

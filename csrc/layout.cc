@@ -277,12 +277,10 @@ int64_t Request::PrefixColumns() const {
   return prefix_len + (with_delimiter ? 1 : 0);
 }
 
-Layout BuildLayout(std::vector<Request> requests,
-                   std::optional<int64_t> pad_rows_to,
+Layout BuildLayout(std::vector<Request> requests, std::optional<int64_t> pad_to,
                    std::optional<int64_t> pad_columns_to) {
   const Size size = CheckedSize(requests);
-  const int64_t rows =
-      PaddedSize(pad_rows_to, size.rows, "pad_rows_to", "rows");
+  const int64_t rows = PaddedSize(pad_to, size.rows, "pad_to", "rows");
   if (!pad_columns_to.has_value() && !size.any_cached) pad_columns_to = rows;
   const int64_t columns =
       PaddedSize(pad_columns_to, size.columns, "pad_columns_to", "columns");

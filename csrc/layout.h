@@ -132,13 +132,13 @@ struct Layout {
   }
 };
 
-// Rows and columns are padded at the end to pad_rows_to and pad_columns_to.
+// Rows and columns are padded at the end to pad_to and pad_columns_to.
 // Without pad_columns_to, columns are padded like rows if no prefix is cached
 // (so that both stay the same), and not at all otherwise. Takes time linear in
 // T + S + N + R. Throws std::invalid_argument naming the argument, its value
 // and the limit.
 Layout BuildLayout(std::vector<Request> requests,
-                   std::optional<int64_t> pad_rows_to = std::nullopt,
+                   std::optional<int64_t> pad_to = std::nullopt,
                    std::optional<int64_t> pad_columns_to = std::nullopt);
 
 // Reads one packed request `q d i1 d … iN d` with d = delimiter_id. Tokens

@@ -154,7 +154,7 @@ void BadLengths() {
                "prefix_len and item_lens of request 1 bring the pack to "
                "2147483648 columns; the limit is 2147483647");
   CHECK_THROWS(BuildLayout({{2, {1}}}, 2),
-               "pad_rows_to is 2; the pack has 3 rows, so it must be from 3 to "
+               "pad_to is 2; the pack has 3 rows, so it must be from 3 to "
                "2147483647");
   CHECK_THROWS(BuildLayout({{2, {1}}}, 3, -1),
                "pad_columns_to is -1; the pack has 3 columns, so it must be "

@@ -71,7 +71,7 @@ class Definition(NamedTuple):
 
 def define(
     requests: Sequence[RequestSpec],
-    pad_rows_to: int | None = None,
+    pad_to: int | None = None,
     pad_columns_to: int | None = None,
 ) -> Definition:
     """The layout and mask of a pack, token by token."""
@@ -91,8 +91,8 @@ def define(
         prefix_columns = sum(kind == "q" for _, _, kind, _ in tokens)
         prefix_last.append(-1 if spec.cached_prefix else first_row + prefix_columns - 1)
     if pad_columns_to is None and not any(spec.cached_prefix for spec in requests):
-        pad_columns_to = pad_rows_to
-    rows += [(-1, -1, 0, -1)] * ((pad_rows_to or 0) - len(rows))
+        pad_columns_to = pad_to
+    rows += [(-1, -1, 0, -1)] * ((pad_to or 0) - len(rows))
     columns += [(-1, -1)] * ((pad_columns_to or 0) - len(columns))
     seg, req, pos, col = np.array(rows, np.int32).reshape(-1, 4).T
     key_seg, key_req = np.array(columns, np.int32).reshape(-1, 2).T

@@ -46,7 +46,7 @@ def random_qkv(layout, query_heads=2, kv_heads=1, head_dim=64, dtype="float32", 
 
 def assert_equals_oracle(specs, layout, arrays, backend, **options):
     out, lse = multi_item_attention(*arrays, layout, backend=backend, return_lse=True, **options)
-    pads = {"pad_rows_to": layout.num_rows, "pad_columns_to": layout.num_columns}
+    pads = {"pad_to": layout.num_rows, "pad_columns_to": layout.num_columns}
     mask = define(specs, **pads).mask
     expected, expected_lse = attend_float64(*arrays, mask, **options)
     assert out.dtype == arrays[0].dtype

@@ -26,14 +26,14 @@ DELIMITER_ID = 9
 BOOLEANS = st.booleans()
 
 
-def build(specs, pad_rows_to=None, pad_columns_to=None):
+def build(specs, pad_to=None, pad_columns_to=None):
     return csrc.build_layout(
         prefix_lens=[spec.prefix_len for spec in specs],
         item_lens=[list(spec.item_lens) for spec in specs],
         delimiters=[spec.delimiter for spec in specs],
         cached_prefix=[spec.cached_prefix for spec in specs],
         causal=[spec.causal for spec in specs],
-        pad_rows_to=pad_rows_to,
+        pad_to=pad_to,
         pad_columns_to=pad_columns_to,
     )
 
@@ -115,7 +115,7 @@ def test_layout_is_the_definition(specs, more_rows, more_columns):
 @cases(packs)
 def test_requests_are_cut_where_their_rows_columns_and_items_begin(specs):
     """The offsets that schedules and packed bits are cut by."""
-    layout = build(specs, pad_rows_to=define(specs).segment_ids.size + 3)
+    layout = build(specs, pad_to=define(specs).segment_ids.size + 3)
     for r, spec in enumerate(specs):
         rows = slice(*layout.request_rows[r : r + 2])
         columns = slice(*layout.request_columns[r : r + 2])
@@ -579,10 +579,10 @@ TOO_LONG = 2**31
         ({"cached_prefix": []}, "cached_prefix has 0 values; prefix_lens has 1 requests"),
         ({"causal": [True, True]}, "causal has 2 values; prefix_lens has 1 requests"),
         (
-            {"pad_rows_to": 7},
-            "pad_rows_to is 7; the pack has 8 rows, so it must be from 8 to 2147483647",
+            {"pad_to": 7},
+            "pad_to is 7; the pack has 8 rows, so it must be from 8 to 2147483647",
         ),
-        ({"pad_rows_to": TOO_LONG}, "pad_rows_to is 2147483648; the pack has 8 rows"),
+        ({"pad_to": TOO_LONG}, "pad_to is 2147483648; the pack has 8 rows"),
         (
             {"pad_columns_to": -1},
             "pad_columns_to is -1; the pack has 8 columns, so it must be from 8",

@@ -47,7 +47,7 @@ def test_concat_of_requests_is_the_definition(delimiter, isolation):
             RequestSpec(5, [3, 2, 4], delimiter, causal=isolation == "causal"),
             RequestSpec(2, [1], cached_prefix=True),
         ],
-        pad_rows_to=48,
+        pad_to=48,
         pad_columns_to=56,
     )
     for name in ("segment_ids", "request_ids", "positions", "row_columns", "key_segment_ids",

@@ -14,14 +14,14 @@ from schedule_expansion import covered_pairs, expand
 DELIMITERS = st.sampled_from(["none", "hidden", "prefix_first"])
 
 
-def layout_of(requests, pad_rows_to=None):
+def layout_of(requests, pad_to=None):
     return build_layout(
         prefix_lens=[spec.prefix_len for spec in requests],
         item_lens=[list(spec.item_lens) for spec in requests],
         delimiters=[spec.delimiter for spec in requests],
         cached_prefix=[spec.cached_prefix for spec in requests],
         causal=[spec.causal for spec in requests],
-        pad_rows_to=pad_rows_to,
+        pad_to=pad_to,
     )
 
 

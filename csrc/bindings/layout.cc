@@ -91,7 +91,7 @@ std::shared_ptr<Layout> BuildLayoutFromPython(
     py::object prefix_lens, py::object item_lens,
     const Broadcast<std::string>& delimiters,
     const Broadcast<bool>& cached_prefix, const Broadcast<bool>& causal,
-    std::optional<int64_t> pad_rows_to, std::optional<int64_t> pad_columns_to,
+    std::optional<int64_t> pad_to, std::optional<int64_t> pad_columns_to,
     std::optional<py::object> item_counts) {
   const Int64Array prefixes = ToInt64Array(prefix_lens, "prefix_lens");
   std::vector<Request> requests(prefixes.size());
@@ -111,7 +111,7 @@ std::shared_ptr<Layout> BuildLayoutFromPython(
   }
   py::gil_scoped_release release;
   return std::make_shared<Layout>(
-      BuildLayout(std::move(requests), pad_rows_to, pad_columns_to));
+      BuildLayout(std::move(requests), pad_to, pad_columns_to));
 }
 
 py::tuple RequestFromTokensInPython(py::object tokens, int64_t delimiter_id,
@@ -224,7 +224,7 @@ LayoutClass BindLayout(py::module_& module) {
              py::arg("delimiters") = Broadcast<std::string>("none"),
              py::arg("cached_prefix") = Broadcast<bool>(false),
              py::arg("causal") = Broadcast<bool>(false),
-             py::arg("pad_rows_to") = py::none(),
+             py::arg("pad_to") = py::none(),
              py::arg("pad_columns_to") = py::none(),
              py::arg("item_counts") = py::none(),
              "The layout of a pack. item_lens holds one sequence per request, "
