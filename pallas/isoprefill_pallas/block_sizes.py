@@ -76,11 +76,17 @@ def choose_block_sizes(
         entry = UNTUNED[dtype]
         if chip is not None:
             _warn_untuned(chip, head_dim, dtype)
+    return cut_to_pack(entry, groups=groups, rows=rows, columns=columns)
+
+
+def cut_to_pack(entry: dict[str, int], *, groups: int, rows: int, columns: int) -> BlockSizes:
+    """Sizes as the JSON files have them, for `groups` query heads per KV head and a pack that may be smaller."""
     unit_q = max(LANES, entry["unit_stacked_rows"] // groups // LANES * LANES)
     unit_kv = entry["unit_kv"]
-    block_q = min(
-        max(unit_q, entry["stacked_rows"] // groups // unit_q * unit_q), _round_up(rows, unit_q)
-    )
+    most = max(unit_q, entry["stacked_rows"] // groups // unit_q * unit_q)
+    # Tiles of equal size: the last one is computed whole, however few rows it has.
+    tiles = -(-max(rows, 1) // most)
+    block_q = _round_up(-(-rows // tiles), unit_q)
     chunk_kv = entry["chunk_kv"]
     block_kv = entry["block_kv"]
     if columns < block_kv:

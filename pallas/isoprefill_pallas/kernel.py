@@ -37,9 +37,11 @@ the exponential; columns outside a step's range take part as copies of a visible
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -346,7 +348,8 @@ class _Tile:
 
     def accumulate(self, scores: list, v_ts: list, lanes: list, count: int) -> None:
         """Adds independent pieces of scores [columns, G * count] to the accumulators of their rows."""
-        tops, factors = [], [None] * len(scores)
+        tops: list[jax.Array] = []
+        factors: list[jax.Array | None] = [None] * len(scores)
         for i, (s, at) in enumerate(zip(scores, lanes, strict=True)):
             top = self.gather(self.top, at)
             if self.online:
@@ -404,9 +407,9 @@ def tile_attention(
     k: Float[Array, "S Hkv D"],
     v: Float[Array, "S Hkv D"],
     row_intervals: Int32[Array, "4 T"],
-    steps: Int32[Array, "8 n"],
-    units: Int32[Array, "m"],
-    tiles: Int32[Array, "K windows"],
+    steps: Int32[Array | np.ndarray, "8 n"],
+    units: Int32[Array | np.ndarray, "m"],
+    tiles: Int32[Array | np.ndarray, "K windows"],
     *,
     sizes: BlockSizes,
     scale: float,
@@ -461,7 +464,7 @@ def tile_attention(
     def per_row(h, t, steps, units, tiles):
         return (0, steps[Q_TILE, t])
 
-    in_memory = jax.ShapeDtypeStruct
+    in_memory: Any = jax.ShapeDtypeStruct
     if not interpret:
         # Left alone, the compiler may put whole operands into VMEM, where vector instructions copy the blocks.
         in_memory = pltpu.HBM

@@ -1,0 +1,470 @@
+"""The TPU kernel in the TPU interpreter: its numbers, what it visits, and that nothing leaks.
+
+The interpreter looks for races between copies and computation, fills memory that was not written with NaN and
+raises on reads out of bounds. Columns that are padding hold NaN. One compilation serves all packs of a case.
+"""
+
+import functools
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.experimental.pallas import tpu as pltpu
+
+from isoprefill_csrc import build_layout
+from isoprefill_pallas import kernel
+from isoprefill_pallas.block_sizes import BlockSizes
+from isoprefill_pallas.op import pallas_attention
+from isoprefill_pallas.reference import dense_attention, visible
+from isoprefill_pallas.schedule import KernelSchedule
+from mask_definition import RequestSpec
+
+TOKENS = 1024  # rows and columns of all packs but the largest
+SIZES = BlockSizes(
+    block_q=256,
+    block_kv=256,
+    chunk_kv=128,
+    unit_q=128,
+    unit_kv=128,
+    unit_group=2,
+    window_keys=160,
+    full_keys=100,
+)
+# (query heads per KV head, head_dim, dtype): every dtype with every head_dim, and several ratios.
+SHAPES = [
+    (1, 64, "float32"),
+    (3, 64, "bfloat16"),
+    (2, 128, "bfloat16"),
+    (4, 128, "float32"),
+    (1, 256, "bfloat16"),
+]
+ALL_SHAPES = [
+    (groups, head_dim, dtype)
+    for groups in (1, 2, 3, 4, 8, 16)
+    for head_dim in (64, 128, 256)
+    for dtype in ("float32", "bfloat16")
+]
+KV_HEADS = 2
+# //tests:full_kernel_interpret sets it and takes half an hour.
+FULL = "ISOPREFILL_FULL_MATRIX" in os.environ
+
+
+def interpreter(**changes):
+    return pltpu.InterpretParams(
+        detect_races=True,
+        uninitialized_memory="nan",
+        out_of_bounds_reads="raise",
+        dma_execution_mode="on_wait",
+        **changes,
+    )
+
+
+@functools.cache
+def compiled(sizes, soft_cap=None, online=None):
+    """`pallas_attention`, or with `online` one of its two variants alone."""
+
+    def both(q, k, v, intervals, schedule):
+        return pallas_attention(
+            q,
+            k,
+            v,
+            intervals,
+            schedule,
+            scale=q.shape[-1] ** -0.5,
+            soft_cap=soft_cap,
+            interpret=interpreter(),
+        )
+
+    def one(q, k, v, intervals, schedule):
+        (part,) = schedule.parts
+        return kernel.tile_attention(
+            q,
+            k,
+            v,
+            intervals,
+            part.steps,
+            part.units,
+            part.tiles,
+            sizes=sizes,
+            scale=q.shape[-1] ** -0.5,
+            soft_cap=soft_cap,
+            online=online,
+            interpret=interpreter(),
+        )
+
+    run = jax.jit(both if online is None else one)
+
+    def wait(*arrays):
+        # The interpreter calls back into Python: work that is dispatched beside it can starve it of threads.
+        jax.block_until_ready(arrays)
+        return jax.block_until_ready(run(*arrays))
+
+    return wait
+
+
+def layout_of(requests, tokens=TOKENS):
+    return build_layout(
+        prefix_lens=[spec.prefix_len for spec in requests],
+        item_lens=[list(spec.item_lens) for spec in requests],
+        delimiters=[spec.delimiter for spec in requests],
+        cached_prefix=[spec.cached_prefix for spec in requests],
+        causal=[spec.causal for spec in requests],
+        pad_to=tokens,
+        pad_columns_to=tokens,
+    )
+
+
+def mask_of(layout):
+    return np.asarray(
+        visible(
+            layout.segment_ids,
+            layout.request_ids,
+            layout.row_columns,
+            layout.key_segment_ids,
+            layout.key_request_ids,
+        )
+    )
+
+
+def inputs(layout, shape, seed=0):
+    """q, k, v with NaN in the columns that are padding."""
+    groups, head_dim, dtype = shape
+    random = np.random.default_rng(seed)
+    heads = (KV_HEADS * groups, KV_HEADS, KV_HEADS)
+    tokens = (layout.num_rows, layout.num_columns, layout.num_columns)
+    q, k, v = (
+        random.standard_normal((count, head, head_dim))
+        for count, head in zip(tokens, heads, strict=True)
+    )
+    k[layout.used_columns :] = np.nan
+    v[layout.used_columns :] = np.nan
+    return [jnp.asarray(x, dtype) for x in (q, k, v)]
+
+
+def exact(q, k, v, mask, soft_cap=None):
+    """Output and log-sum-exp in float64."""
+    q, k, v = (np.nan_to_num(np.asarray(x, np.float64)) for x in (q, k, v))
+    rows, query_heads, head_dim = q.shape
+    grouped = q.reshape(rows, k.shape[1], -1, head_dim)
+    scores = np.einsum("thgd,shd->hgts", grouped, k) * head_dim**-0.5
+    if soft_cap is not None:
+        scores = soft_cap * np.tanh(scores / soft_cap)
+    scores = np.where(mask, scores, -np.inf)
+    largest = scores.max(-1, keepdims=True)
+    largest = np.where(np.isfinite(largest), largest, 0)
+    weights = np.exp(scores - largest)
+    total = weights.sum(-1, keepdims=True)
+    out = np.einsum("hgts,shd->thgd", weights / np.where(total > 0, total, 1), v).reshape(q.shape)
+    with np.errstate(divide="ignore"):
+        lse = (largest + np.log(total))[..., 0].transpose(2, 0, 1).reshape(rows, query_heads)
+    return out, lse
+
+
+def check_close(out, lse, q, k, v, layout, soft_cap=None):
+    """The bound of the product: 1e-2 of the largest value in bfloat16; float32 as good as the dense one."""
+    mask = mask_of(layout)
+    want, want_lse = exact(q, k, v, mask, soft_cap)
+    largest = np.nanmax(np.abs(np.asarray(v, np.float64)))
+    error = np.abs(np.asarray(out, np.float64) - want).max() / largest
+    limit = 1e-2
+    if q.dtype == jnp.float32:
+        clean = [jnp.nan_to_num(x) for x in (q, k, v)]
+        dense, _ = dense_attention(*clean, mask, scale=q.shape[-1] ** -0.5, soft_cap=soft_cap)
+        limit = max(1e-5, 2 * np.abs(np.asarray(dense, np.float64) - want).max() / largest)
+    assert error <= limit
+    padding = ~mask.any(axis=1)
+    assert np.all(np.asarray(out)[padding] == 0)
+    assert np.all(np.isneginf(np.asarray(lse)[padding]))
+    scale = max(1.0, np.abs(want_lse[~padding]).max())
+    assert np.abs(np.asarray(lse)[~padding] - want_lse[~padding]).max() <= 1e-2 * scale
+
+
+def run(requests, shape, sizes=SIZES, tokens=TOKENS, change=None, **options):
+    layout = layout_of(requests, tokens)
+    q, k, v = inputs(layout, shape)
+    if change is not None:
+        q, k, v = change(q, k, v)
+    schedule = KernelSchedule.build(layout, sizes)
+    out, lse = compiled(sizes, **options)(q, k, v, layout.row_intervals, schedule)
+    return out, lse, (q, k, v), layout
+
+
+@st.composite
+def packs(draw):
+    """One to four requests in 1024 rows and columns."""
+    cached = draw(st.booleans())
+    specs, room = [], TOKENS
+    for _ in range(draw(st.integers(1, 4))):
+        if room < 40:
+            break
+        prefix = draw(st.integers(1, room // 2))
+        room -= prefix + 2
+        lens = []
+        for length in draw(st.lists(st.integers(1, 40), min_size=1, max_size=15)) + [
+            draw(st.integers(1, 400))
+        ]:
+            if length + 1 <= room:
+                lens.append(length)
+                room -= length + 1
+        delimiter = draw(st.sampled_from(["none", "hidden", "prefix_first"]))
+        specs.append(RequestSpec(prefix, lens or [1], delimiter, cached))
+    return specs
+
+
+@pytest.mark.parametrize("shape", ALL_SHAPES if FULL else SHAPES, ids=str)
+def test_agrees_with_float64_on_ragged_packs(shape):
+    """Any mistake in masks, tiles, windows or the softmax of any shape shows here."""
+
+    @settings(derandomize=True, deadline=None, max_examples=30 if FULL else 5, database=None)
+    @given(packs())
+    def check(requests):
+        out, lse, arrays, layout = run(requests, shape)
+        check_close(out, lse, *arrays, layout)
+
+    check()
+
+
+@pytest.mark.parametrize("edge", [127, 128, 129, 255, 256, 257])
+def test_item_boundaries_around_tile_edges(edge):
+    """An off-by-one at an edge of a tile, unit or window shows only when an item starts or ends there."""
+    requests = [RequestSpec(edge, [1, edge, 128 - edge % 128, 20, 256, 1])]
+    out, lse, arrays, layout = run(requests, SHAPES[0])
+    check_close(out, lse, *arrays, layout)
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [
+        pytest.param([RequestSpec(1, [])], id="one-row"),
+        pytest.param([RequestSpec(1, [1])], id="prefix-of-one"),
+        pytest.param([RequestSpec(1, [300] + [1] * 200)], id="giant-among-tiny"),
+        pytest.param([RequestSpec(700, [], causal=True)], id="causal"),
+        pytest.param([RequestSpec(1000, [5], "hidden", True)], id="long-cached-prefix"),
+        pytest.param([RequestSpec(30, [3, 4])] * 20, id="twenty-requests"),
+    ],
+)
+def test_unusual_packs(requests):
+    """Rows that see one column only, items longer than windows, more requests than anchors in a group."""
+    out, lse, arrays, layout = run(requests, SHAPES[0])
+    check_close(out, lse, *arrays, layout)
+
+
+@pytest.mark.skipif(not FULL, reason="half a minute for one pack")
+def test_giant_item_and_long_prefix():
+    """A 3,000-token item in a pack of tiny ones must not cost the tiny ones their windows, nor be wrong."""
+    sizes = BlockSizes(1024, 1024, 512, 256, 256, 4, 160, 512)
+    requests = [RequestSpec(4096, [7] * 60 + [3000] + [20] * 30)]
+    out, lse, arrays, layout = run(requests, (1, 64, "float32"), sizes, tokens=8192)
+    check_close(out, lse, *arrays, layout)
+
+
+@pytest.mark.parametrize("norm", [30.0, 300.0])
+@pytest.mark.parametrize("place", ["anchor", "prefix", "own"])
+def test_huge_keys_do_not_overflow_or_vanish(place, norm):
+    """A fixed anchor overflows on keys far above it and loses all far below it: such rows must be recomputed."""
+    requests = [RequestSpec(300, [20] * 20)]
+    columns = {"anchor": slice(3, 6), "prefix": slice(200, 203), "own": slice(305, 308)}[place]
+
+    def grow(q, k, v):
+        return q, k.at[columns].multiply(norm), v
+
+    out, lse, arrays, layout = run(requests, SHAPES[0], change=grow)
+    check_close(out, lse, *arrays, layout)
+
+
+def test_anchored_variant_flags_rows_out_of_range_and_only_those():
+    """A certificate that passes everything proves nothing; one that flags everything costs twice."""
+    requests = [RequestSpec(300, [20] * 20)]
+    _, calm, _, _ = run(requests, SHAPES[0], online=False)
+    assert not np.isnan(np.asarray(calm)).any()
+
+    def grow(q, k, v):
+        return q, k.at[310:312].multiply(1000.0), v
+
+    _, lse, _, _ = run(requests, SHAPES[0], online=False, change=grow)
+    flagged = np.isnan(np.asarray(lse)).any(axis=1)
+    assert flagged[312:320].any()
+    flagged[310:320] = False
+    assert not flagged.any()
+
+
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[2]], ids=str)
+def test_running_maximum_alone_agrees_with_float64(shape):
+    """The fallback must be right for all rows, not only for those that usually need it."""
+    requests = [RequestSpec(200, [20] * 10 + [150]), RequestSpec(77, [3, 60])]
+    out, lse, arrays, layout = run(requests, shape, online=True)
+    check_close(out, lse, *arrays, layout)
+
+
+def test_soft_cap():
+    """A cap applied to scores in base 2, or before the scale, gives other weights."""
+    requests = [RequestSpec(200, [20] * 10)]
+
+    def grow(q, k, v):
+        return q, k * 10, v
+
+    out, lse, arrays, layout = run(requests, SHAPES[0], change=grow, soft_cap=5.0)
+    check_close(out, lse, *arrays, layout, soft_cap=5.0)
+
+
+def test_schedule_in_parts_gives_the_same_bits():
+    """Packs whose schedule exceeds scalar memory run in several calls."""
+    layout = layout_of([RequestSpec(200, [20] * 40)])
+    q, k, v = inputs(layout, SHAPES[0])
+    whole = KernelSchedule.build(layout, SIZES)
+    parts = KernelSchedule.build(layout, SIZES, smem_words=140)
+    assert len(parts.parts) > 1
+    attend = compiled(SIZES)
+    for a, b in zip(
+        attend(q, k, v, layout.row_intervals, whole),
+        attend(q, k, v, layout.row_intervals, parts),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_tiles_that_ran_are_those_of_the_schedule(monkeypatch):
+    """Work that the schedule does not list would be invisible in the cost model, and wasted."""
+    ran = {"full": set(), "units": [], "windows": set()}
+
+    def recorded(name, note):
+        original = getattr(kernel._Tile, name)
+
+        def method(self, *args, **kwargs):
+            note(self, *args)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(kernel._Tile, name, method)
+
+    def note_units(tile, first, count, masked):
+        jax.debug.callback(lambda at: ran["units"].extend(range(int(at), int(at) + count)), first)
+
+    recorded("unit_group", note_units)
+    recorded(
+        "full_block", lambda tile: jax.debug.callback(lambda s: ran["full"].add(int(s)), tile.step)
+    )
+    recorded(
+        "windows", lambda tile: jax.debug.callback(lambda s: ran["windows"].add(int(s)), tile.step)
+    )
+    grid = []
+    layout = layout_of([RequestSpec(300, [20] * 20 + [200])])
+    (part,) = KernelSchedule.build(layout, SIZES).parts
+    q, k, v = inputs(layout, (1, 64, "float32"))
+    parameters = interpreter(
+        grid_point_recorder=lambda token, point, core: (grid.append(tuple(map(int, point))), token)[
+            1
+        ]
+    )
+    out, _ = kernel.tile_attention(
+        q,
+        k,
+        v,
+        layout.row_intervals,
+        part.steps,
+        part.units,
+        part.tiles,
+        sizes=SIZES,
+        scale=0.125,
+        interpret=parameters,
+    )
+    jax.block_until_ready(out)
+    jax.effects_barrier()
+    flags = part.steps[kernel.FLAGS]
+    listed = [
+        index
+        for first, end in zip(part.steps[kernel.WHOLE], part.steps[kernel.UNITS_END], strict=True)
+        for index in range(first, end)
+    ]
+    assert sorted(grid) == [(h, s) for h in range(KV_HEADS) for s in range(part.steps.shape[1])]
+    assert ran["full"] == set(np.flatnonzero(flags & kernel.FULL))
+    assert ran["windows"] == set(np.flatnonzero(flags & kernel.WINDOWS))
+    assert ran["full"]
+    assert ran["windows"]
+    assert sorted(ran["units"]) == sorted(listed * KV_HEADS)
+
+
+ISOLATED = [RequestSpec(200, [20] * 10 + [150] + [5] * 6), RequestSpec(50, [30, 40])]
+# Item 3 of the first request: rows and columns 240 to 259; its prefix is columns 0 to 199.
+KEPT = np.r_[0:200, 240:260]
+
+
+def changed(x, keep, change):
+    """x with everything outside the rows `keep` changed."""
+    others = np.setdiff1d(np.arange(x.shape[0]), keep)
+    return x.at[others].set(change(x[others]).astype(x.dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("content", ["x1e4", "+max", "-max", "nan in q and k", "inf in q and k"])
+def test_other_items_and_requests_cannot_change_a_bit(dtype, content):
+    """The product's promise, at the kernel: what a row does not see has no way to reach it."""
+    shape = (1, 64, dtype)
+    layout = layout_of(ISOLATED)
+    q, k, v = (jnp.nan_to_num(x) for x in inputs(layout, shape))
+    largest = float(jnp.finfo(dtype).max)
+    change = {
+        "x1e4": lambda x: x * 1e4,
+        "+max": lambda x: jnp.full_like(x, largest),
+        "-max": lambda x: jnp.full_like(x, -largest),
+        "nan in q and k": lambda x: jnp.full_like(x, jnp.nan),
+        "inf in q and k": lambda x: jnp.full_like(x, jnp.inf),
+    }[content]
+    finite = "in q and k" not in content
+    attend = compiled(SIZES)
+    schedule = KernelSchedule.build(layout, SIZES)
+    before, lse = attend(q, k, v, layout.row_intervals, schedule)
+    others = [
+        changed(q, KEPT, change),
+        changed(k, KEPT, change),
+        changed(v, KEPT, change) if finite else v,
+    ]
+    after, lse_after = attend(*others, layout.row_intervals, schedule)
+    np.testing.assert_array_equal(np.asarray(before)[KEPT], np.asarray(after)[KEPT])
+    np.testing.assert_array_equal(np.asarray(lse)[KEPT], np.asarray(lse_after)[KEPT])
+
+
+def test_nan_in_values_reaches_only_rows_that_share_a_window():
+    """0 * NaN is NaN: documented for the windows of the same 128 rows, and nowhere else."""
+    layout = layout_of(ISOLATED)
+    q, k, v = (jnp.nan_to_num(x) for x in inputs(layout, (1, 64, "float32")))
+    attend = compiled(SIZES)
+    schedule = KernelSchedule.build(layout, SIZES)
+    before, _ = attend(q, k, v, layout.row_intervals, schedule)
+    # The last item of the second request, and the row that follows nothing: rows 650 to 689.
+    first = int(layout.request_rows[1]) + 50 + 30
+    after, _ = attend(q, k, v.at[first : first + 40].set(jnp.nan), layout.row_intervals, schedule)
+    far = np.arange(first // 128 * 128 - 128)
+    np.testing.assert_array_equal(np.asarray(before)[far], np.asarray(after)[far])
+
+
+def test_the_isolation_test_can_fail():
+    """With causal isolation the same change is seen: the comparison is not of equal things."""
+    requests = [spec._replace(causal=True) for spec in ISOLATED]
+    layout = layout_of(requests)
+    q, k, v = (jnp.nan_to_num(x) for x in inputs(layout, (1, 64, "float32")))
+    attend = compiled(SIZES)
+    schedule = KernelSchedule.build(layout, SIZES)
+    before, _ = attend(q, k, v, layout.row_intervals, schedule)
+    after, _ = attend(q, k, changed(v, KEPT, lambda x: x * 2), layout.row_intervals, schedule)
+    assert np.any(np.asarray(before)[KEPT] != np.asarray(after)[KEPT])
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 96, "float32"), "head_dim .* got 96"),
+        ((17, 64, "float32"), "1 to 16 query heads per KV head, got 34"),
+        ((1, 64, "float16"), "got float16"),
+    ],
+    ids=str,
+)
+def test_unsupported_shapes_are_refused_before_tracing(shape, message):
+    """An error from deep inside the compiler names neither the argument nor the limit."""
+    layout = layout_of([RequestSpec(10, [3])])
+    schedule = KernelSchedule.build(layout, SIZES)
+    with pytest.raises(ValueError, match=message):
+        pallas_attention(*inputs(layout, shape), layout.row_intervals, schedule, scale=1.0)
