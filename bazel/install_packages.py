@@ -102,7 +102,11 @@ def make_environment(directory, lock):
     code, output = run([sys.executable, "-m", "venv", "--clear", directory])
     if code:
         raise SetupError("python -m venv failed:\n" + output)
-    python = os.path.join(directory, "bin", "python")
+    programs = os.path.join(directory, "bin")
+    for name in os.listdir(programs):
+        if not name.isascii():  # Python 3.14's 𝜋thon, which Bazel cannot delete under the C locale
+            os.remove(os.path.join(programs, name))
+    python = os.path.join(programs, "python")
     pip_install(python, lock)
     code, output = run([python, "-m", "pip", "check"])
     if code:
