@@ -3,6 +3,7 @@
 If one of these fails, packed scores are not what scoring query + item alone gives.
 """
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -24,7 +25,7 @@ ITEMS = [
     " Berlin, which lies on the river Spree and has more bridges than Venice",
     " banana",
     "!",
-    " the city that " + "every traveller who comes from the north " * 4 + "knows",
+    " the city that " + "every traveller who comes from the north " * 3 + "knows",
 ]
 LABELS = [" yes", " no", ".", " Paris"]
 
@@ -43,15 +44,16 @@ def torch_model() -> torch.nn.Module:
     return model.eval()
 
 
+@functools.cache
 @torch.inference_mode()
 def torch_logprobs(
-    query: list[int], item: list[int], labels: list[int]
+    query: tuple[int, ...], item: tuple[int, ...], labels: tuple[int, ...]
 ) -> tuple[float, np.ndarray]:
     """log P(item | query) and log P(label | query, item), one item at a time, by transformers."""
-    logits = torch_model()(torch.tensor([query + item])).logits[0].double()
+    logits = torch_model()(torch.tensor([[*query, *item]])).logits[0].double()
     logprobs = torch.log_softmax(logits, dim=-1)
     rows = torch.arange(len(query) - 1, len(query) + len(item) - 1)
-    return logprobs[rows, item].sum().item(), logprobs[-1, labels].numpy()
+    return logprobs[rows, list(item)].sum().item(), logprobs[-1, list(labels)].numpy()
 
 
 @pytest.mark.parametrize("algorithm", ["packed", "serial"])
@@ -62,9 +64,27 @@ def test_scores_equal_transformers(query, algorithm):
     likelihoods = engine().score(query, ITEMS, algorithm=algorithm).logprobs
     by_label = engine().score(query, ITEMS, label_token_ids=labels, algorithm=algorithm).logprobs
     for index, item in enumerate(ITEMS):
-        expected_sum, expected_labels = torch_logprobs(encode(query), encode(item), labels)
+        expected_sum, expected_labels = torch_logprobs(
+            *map(tuple, (encode(query), encode(item), labels))
+        )
         assert abs(likelihoods[index] - expected_sum) <= 1e-3
         assert np.abs(by_label[index] - expected_labels).max() <= 1e-3
+
+
+def test_item_first_equals_transformers():
+    """item_first must never be ignored: it scores item + query, so the likelihood is log P(query | item)."""
+    encode = engine().model.tokenizer.encode
+    labels = [engine().label_id(label) for label in LABELS]
+    query = QUERIES["short"]
+    swapped = engine().score(query, ITEMS, item_first=True)
+    by_label = engine().score(query, ITEMS, label_token_ids=labels, item_first=True)
+    for index, item in enumerate(ITEMS):
+        expected_sum, expected_labels = torch_logprobs(
+            *map(tuple, (encode(item), encode(query), labels))
+        )
+        assert abs(swapped.logprobs[index] - expected_sum) <= 1e-3
+        assert np.abs(by_label.logprobs[index] - expected_labels).max() <= 1e-3
+    assert swapped.num_tokens.tolist() == [len(encode(query))] * len(ITEMS)
 
 
 @pytest.mark.parametrize("by_labels", [False, True], ids=["likelihood", "labels"])
@@ -81,19 +101,11 @@ def test_packed_equals_serial(query, item_first, by_labels):
     assert np.abs(packed.logprobs - serial.logprobs).max() <= 1e-4
 
 
-def test_item_first_swaps_the_two():
-    """item_first must never be ignored: it scores item + query, so the likelihood is log P(query | item)."""
-    swapped = engine().score(" is", [" Paris", " London"], item_first=True).logprobs
-    direct = [engine().score(item, [" is"]).logprobs[0] for item in (" Paris", " London")]
-    np.testing.assert_allclose(swapped, direct, atol=1e-4)
-
-
 def test_checked_numbers_of_the_model():
     """The four log-likelihoods that were checked by hand when the project began."""
     items = [" Paris", " London", " Berlin", " banana"]
     result = engine().score("The capital of France is", items)
     np.testing.assert_allclose(result.scores, [-0.2581, -4.3844, -6.9207, -17.2379], atol=5e-4)
-    np.testing.assert_allclose(result.mean_logprobs * result.num_tokens, result.scores)
 
 
 def test_softmax_over_labels_normalises_only_the_labels():
@@ -132,6 +144,13 @@ def test_token_ids_and_text_score_alike():
         ({"label_token_ids": [49_152]}, r"label_token_ids\[0\] must be in \[0, 49152\), got 49152"),
         ({"apply_softmax": True}, "apply_softmax needs label_token_ids"),
         ({"isolation": "none"}, "isolation must be one of"),
+        ({"items": " cat"}, "items must be a list of texts or of token lists, got str"),
+        ({"items": None}, "items must be a list of texts or of token lists, got NoneType"),
+        ({"items": [[[1], [2, 3]]]}, r"items\[0\] must be text or a flat list of token ids"),
+        ({"items": ["\udc80"]}, r"items\[0\]: "),
+        ({"label_token_ids": [[1], [2, 3]]}, "label_token_ids must be a flat list of at least 1"),
+        ({"isolation": "causal", "item_first": True}, "has no meaning with item_first"),
+        ({"isolation": "causal", "items": [[5] * 4000] * 3}, "at most 8192 tokens together"),
         ({"algorithm": "fast"}, "algorithm must be one of"),
         ({"isolation": "causal", "algorithm": "serial"}, "has no meaning with algorithm 'serial'"),
         (
@@ -144,3 +163,60 @@ def test_bad_input_is_rejected_by_name(arguments, message):
     good = {"query": "The", "items": [" cat"]}
     with pytest.raises(ValueError, match=message):
         engine().score(**{**good, **arguments})
+
+
+def test_means_are_over_the_tokens_of_each_item():
+    encode = engine().model.tokenizer.encode
+    result = engine().score(QUERIES["short"], ITEMS)
+    lens = [len(encode(item)) for item in ITEMS]
+    assert max(lens) > 20
+    assert result.num_tokens.tolist() == lens
+    np.testing.assert_allclose(result.mean_logprobs, result.scores / lens)
+    by_label = engine().score(QUERIES["short"], ITEMS, label_token_ids=[1])
+    with pytest.raises(ValueError, match="mean_logprobs is for likelihoods"):
+        by_label.mean_logprobs  # noqa: B018
+
+
+class TokenizerWithBos:
+    """SmolLM2's tokenizer as one that begins texts with token 1."""
+
+    adds_bos = True
+    bos_id = 1
+
+    def encode(self, text):
+        return engine().model.tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("item_first", [False, True])
+def test_bos_begins_a_text_once(item_first):
+    """BOS belongs to whatever comes first, is added to text only, and never to what follows."""
+    model = dataclasses.replace(engine().model, tokenizer=TokenizerWithBos())
+    scorer = ScoringEngine(model)
+    encode = TokenizerWithBos().encode
+    query, items = QUERIES["short"], [" Paris", " London"]
+    if item_first:
+        tokens = encode(query), [[1, *encode(item)] for item in items]
+    else:
+        tokens = [1, *encode(query)], [encode(item) for item in items]
+    by_text = scorer.score(query, items, item_first=item_first)
+    by_tokens = scorer.score(*tokens, item_first=item_first)
+    np.testing.assert_array_equal(by_text.scores, by_tokens.scores)
+
+
+def test_progress_is_told_at_the_start_and_after_each_pack():
+    told = []
+    scorer = ScoringEngine(engine().model, pack_tokens=40)
+    scorer.score(
+        QUERIES["short"], ITEMS, on_progress=lambda done, total: told.append((done, total))
+    )
+    assert told[0] == (0, len(ITEMS))
+    assert told[-1] == (len(ITEMS), len(ITEMS))
+    assert len(told) > 2
+    assert told == sorted(told)
+
+
+def test_engine_arguments_are_checked():
+    with pytest.raises(ValueError, match=r"attention must be one of .* got 'bogus'"):
+        ScoringEngine(engine().model, attention="bogus")
+    with pytest.raises(ValueError, match="pack_tokens must be at least 1, got 0"):
+        ScoringEngine(engine().model, pack_tokens=0)

@@ -59,8 +59,9 @@ def test_json_is_one_object_in_input_order_and_nothing_else():
 
 
 def test_files_and_labels(tmp_path):
+    """A byte order mark and Windows line ends belong to the file and not to the text."""
     (tmp_path / "query.txt").write_text("The capital of France is\n")
-    (tmp_path / "items.txt").write_text(" Paris\n London\n")
+    (tmp_path / "items.txt").write_bytes(b"\xef\xbb\xbf Paris\r\n London\r\n")
     (tmp_path / "items.jsonl").write_text('{"item": " Paris"}\n" London"\n')
     reports = []
     for name in ("items.txt", "items.jsonl"):
@@ -113,6 +114,8 @@ BAD_INPUT = {
         "cannot read absent.txt: No such file",
     ),
     "blank line": ([*FRANCE, "--items-file", "blank.txt"], "blank.txt:2: the item is empty"),
+    "empty file": ([*FRANCE, "--items-file", "empty.txt"], "empty.txt holds no items"),
+    "deep JSON": ([*FRANCE, "--items-file", "deep.jsonl"], "deep.jsonl:1: not JSON"),
     "no JSON": ([*FRANCE, "--items-file", "bad.jsonl"], "bad.jsonl:1: not JSON"),
     "no item key": (
         [*FRANCE, "--items-file", "key.jsonl"],
@@ -129,15 +132,30 @@ BAD_INPUT = {
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_INPUT.values(), ids=BAD_INPUT.keys())
 def test_bad_input_is_one_line_and_a_status(arguments, message, tmp_path):
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
     (tmp_path / "blank.txt").write_text(" a\n\n b\n")
     (tmp_path / "bad.jsonl").write_text("{\n")
     (tmp_path / "key.jsonl").write_text('{"text": "a"}\n')
     (tmp_path / "latin.txt").write_bytes(b" \xe9t\xe9\n")
     done = run(*arguments, cwd=tmp_path)
-    assert done.returncode not in (0, None)
+    assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not done.stdout
+
+
+def test_control_characters_cannot_forge_rows():
+    done = run(*FRANCE, *items(" Paris\n   1   Rome"))
+    assert len(done.stdout.splitlines()) == 3
+    assert "Paris\\n" in done.stdout
+
+
+def test_help_lists_the_flags():
+    done = run("--help")
+    assert done.returncode == 0
+    assert "--items-file" in done.stdout
+    assert "Scores items against a query" in done.stdout
 
 
 def test_unknown_flag_is_named():
@@ -158,7 +176,7 @@ def test_usage_lists_the_commands():
 
 def test_importing_the_package_does_not_import_jax():
     """The server's front end imports isoprefill, and must not touch the device."""
-    code = "import sys, isoprefill; sys.exit('jax' in sys.modules)"
+    code = "import sys, isoprefill as i; i.Usage, i.ScoreResult; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     with pytest.raises(AttributeError, match="no attribute 'missing'"):
         isoprefill.missing  # noqa: B018

@@ -1,7 +1,7 @@
 """The scoring engine: a model, and the ways to score items with it."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,11 +14,13 @@ from isoprefill import compilation_cache
 from isoprefill.attention import multi_item_attention
 from isoprefill.attention.op import Backend
 from isoprefill.head import label_logprobs, token_logprobs
-from isoprefill.layout import Isolation, PackedLayout, bucket_size
+from isoprefill.integers import flat_integers
+from isoprefill.layout import PackedLayout, bucket_size
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.decoder import Params, decode
 from isoprefill.models.pretrained import Pretrained, load_pretrained
-from isoprefill.request import Algorithm, ScoreResult, TextOrTokens, TokenRequest, Usage
+from isoprefill.modes import Algorithm, Isolation
+from isoprefill.request import ScoreResult, TextOrTokens, TokenRequest, Usage
 from isoprefill.softmax import softmax
 
 # Rows of one pack. Activations of SmolLM2 take about 40 KB a row; the query is computed once per pack.
@@ -43,6 +45,8 @@ class ScoringEngine:
         attention: back end of `isoprefill.multi_item_attention`.
         pack_tokens: rows after which a list of items is cut into several packs. A single item always fits.
         """
+        if attention not in get_args(Backend):
+            raise ValueError(f"attention must be one of {get_args(Backend)}, got {attention!r}")
         if pack_tokens < 1:
             raise ValueError(f"pack_tokens must be at least 1, got {pack_tokens}")
         self._model = model
@@ -92,10 +96,11 @@ class ScoringEngine:
             label_token_ids: score P(label | query, item) for these labels; without, log P(item | query).
             apply_softmax: labels only: normalise over the labels instead of the full vocabulary.
             item_first: score item + query, so that a likelihood is log P(query | item).
-            isolation: "isolated"; "causal" lets items see the items before them, which changes their scores.
+            isolation: "isolated"; "causal" lets items see the items before them, which changes their scores. All of
+                them must then fit into one pack.
             algorithm: "packed" computes the query once per pack of items; "serial" scores query + item one by
                 one; "auto" is "packed".
-            on_progress: called with (items done, items in all) after each pack.
+            on_progress: called with (items done, items in all) at the start and after each pack.
 
         Raises:
             ValueError: naming the argument, its value and the limit.
@@ -112,6 +117,12 @@ class ScoringEngine:
             raise ValueError(
                 "isolation 'causal' has no meaning with algorithm 'serial': items are alone"
             )
+        if isolation == "causal" and item_first:
+            raise ValueError("isolation 'causal' has no meaning with item_first: items are alone")
+        if isinstance(items, str | bytes | Mapping | Set) or not isinstance(items, Iterable):
+            raise ValueError(
+                f"items must be a list of texts or of token lists, got {type(items).__name__}"
+            )
         chosen: Algorithm = "packed" if algorithm == "auto" else algorithm
         labels = None if label_token_ids is None else self._check_labels(label_token_ids)
         request = TokenRequest(
@@ -121,12 +132,12 @@ class ScoringEngine:
                 for index, item in enumerate(items)
             ),
         )
-        self._check_positions(request)
+        self._check_positions(request, isolation)
         requests = request.items_first() if item_first else (request,)
-        packs = list(self._packs(requests, chosen))
-
         logprobs, done = [], 0
-        for pack in packs:
+        if on_progress is not None:
+            on_progress(0, len(request.items))
+        for pack in self._packs(requests, chosen):
             logprobs.append(self._score_pack(pack, labels, isolation))
             done += len(logprobs[-1])
             if on_progress is not None:
@@ -163,29 +174,24 @@ class ScoringEngine:
     def _tokens(
         self, name: str, value: TextOrTokens, *, begins_text: bool
     ) -> Int32[np.ndarray, "tokens"]:
-        if isinstance(value, str):
-            tokenizer = self._model.tokenizer
-            bos = (
-                [tokenizer.bos_id]
-                if begins_text and tokenizer.bos_id is not None and tokenizer.adds_bos
-                else []
-            )
+        if not isinstance(value, str):
+            tokens = flat_integers(name, value, "text or a flat list of token ids")
+            self._check_vocabulary(name, tokens)
+            return tokens.astype(np.int32)
+        tokenizer = self._model.tokenizer
+        try:
             text = tokenizer.encode(value)
-            return np.asarray(bos + text if text else [], np.int32)
-        tokens = np.asarray(value)
-        if tokens.ndim != 1 or (tokens.size and not np.issubdtype(tokens.dtype, np.integer)):
-            raise ValueError(
-                f"{name} must be text or a flat list of token ids, got {type(value).__name__}"
-            )
-        self._check_vocabulary(name, tokens)
-        return tokens.astype(np.int32)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        if text and begins_text and tokenizer.adds_bos and tokenizer.bos_id is not None:
+            text = [tokenizer.bos_id, *text]
+        return np.asarray(text, np.int32)
 
     def _check_labels(self, label_token_ids: Sequence[int]) -> Int32[np.ndarray, "L"]:
-        labels = np.asarray(label_token_ids)
-        if labels.ndim != 1 or not labels.size or not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(
-                f"label_token_ids must be a flat list of at least 1 token id, got {label_token_ids!r}"
-            )
+        expected = "a flat list of at least 1 token id"
+        labels = flat_integers("label_token_ids", label_token_ids, expected)
+        if not labels.size:
+            raise ValueError(f"label_token_ids must be {expected}, got []")
         self._check_vocabulary("label_token_ids", labels)
         return labels.astype(np.int32)
 
@@ -196,8 +202,13 @@ class ScoringEngine:
             place = outside[0]
             raise ValueError(f"{name}[{place}] must be in [0, {vocab_size}), got {tokens[place]}")
 
-    def _check_positions(self, request: TokenRequest) -> None:
+    def _check_positions(self, request: TokenRequest, isolation: Isolation) -> None:
         limit = self._model.config.max_positions
+        if isolation == "causal" and request.num_tokens > min(limit, self._pack_tokens):
+            raise ValueError(
+                f"with isolation 'causal' the query and all items must have at most "
+                f"{min(limit, self._pack_tokens)} tokens together, got {request.num_tokens}"
+            )
         index, longest = max(enumerate(request.items), key=lambda item: item[1].size)
         if request.query.size + longest.size > limit:
             raise ValueError(
@@ -240,9 +251,9 @@ class ScoringEngine:
                     one.query.size, [item.size for item in one.items], isolation=isolation
                 )
                 for one in pack
-            ]
+            ],
+            pad_to=bucket_size(sum(one.num_tokens for one in pack)),
         )
-        layout = PackedLayout.concat([layout], pad_to=bucket_size(layout.num_rows))
         tokens = _padded(np.concatenate([part for one in pack for part in (one.query, *one.items)]))
         if self._attention != "dense":
             layout = layout.with_schedule("xla")

@@ -19,15 +19,15 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8
 
 import isoprefill_csrc
+from isoprefill.integers import flat_integers
+from isoprefill.modes import Delimiter, Isolation
 
 Ints = np.ndarray | jax.Array  # NumPy as made, traced inside a jitted function
-Delimiter = Literal["none", "hidden", "prefix_first"]
-Isolation = Literal["isolated", "causal"]
 
 # Tiles of the XLA back end. One layer of 2000 + 500 x 20 with SmolLM2's heads took 0.64 s with tiles of 512 x 512,
 # 0.72 s with 256 x 256 and 0.80 s with 512 x 1024, on two shared cores in one run.
 XLA_BLOCK = 512
-XLA_LOCAL_BLOCKS = (8, 16, 32, 64, 128, 256)
+XLA_LOCAL_BLOCKS = (16, 64, 256)  # few, because each is a compilation of its own
 CAPACITY_STEP = 64
 
 
@@ -126,7 +126,8 @@ class PackedLayout:
         Raises:
             ValueError: naming the argument, its value and the limit.
         """
-        shape = RequestShape(prefix_len, _lengths(item_lens), delimiter, cached_prefix, isolation)
+        lengths = flat_integers("item_lens", item_lens)
+        shape = RequestShape(prefix_len, lengths, delimiter, cached_prefix, isolation)
         return cls._build((shape,), pad_to, pad_columns_to)
 
     @classmethod
@@ -143,7 +144,7 @@ class PackedLayout:
             ValueError: if the query or an item is empty, or the last token is no delimiter; says where.
         """
         prefix_len, item_lens = isoprefill_csrc.request_from_tokens(
-            tokens=np.asarray(list(tokens), np.int32),
+            tokens=_int32("tokens", tokens),
             delimiter_id=delimiter_id,
             delimiter=delimiter,
         )
@@ -206,8 +207,11 @@ class PackedLayout:
         if backend != "xla":
             raise ValueError(f"backend must be 'xla', got {backend!r}")
         shapes, op = self._host("with_schedule")
-        block_q = min(XLA_BLOCK, _power_of_two(self.num_rows)) if block_q is None else block_q
-        block_kv = min(XLA_BLOCK, _power_of_two(self.num_columns)) if block_kv is None else block_kv
+        # Tiles start anew at each request, so a tile larger than a request only computes padding.
+        if block_q is None:
+            block_q = _block_of(np.diff(op.request_rows))
+        if block_kv is None:
+            block_kv = _block_of(np.diff(op.request_columns))
         if local_block is None:
             local_block = isoprefill_csrc.choose_local_block(
                 item_lens=np.concatenate([shape.item_lens for shape in shapes]),
@@ -319,11 +323,17 @@ def bucket_size(length: int) -> int:
     return -(-length // step) * step
 
 
-def _lengths(lengths: Iterable[int]) -> Int64[np.ndarray, "N"]:
-    array = np.asarray(lengths if isinstance(lengths, np.ndarray | Sequence) else list(lengths))
-    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
-        raise ValueError(f"item_lens must be a flat list of integers, got {lengths!r}")
-    return array.astype(np.int64)
+def _int32(name: str, values: Iterable[int]) -> Int32[np.ndarray, "n"]:
+    array = flat_integers(name, values)
+    outside = np.flatnonzero(array != array.astype(np.int32))
+    if outside.size:
+        raise ValueError(f"{name}[{outside[0]}] must fit in int32, got {array[outside[0]]}")
+    return array.astype(np.int32)
+
+
+def _block_of(extents: Int32[np.ndarray, "R"]) -> int:
+    """The side of a tile: a power of two that holds the largest request, from 16 to XLA_BLOCK."""
+    return min(XLA_BLOCK, max(16, _power_of_two(int(extents.max(initial=1)))))
 
 
 def _power_of_two(at_least: int) -> int:
@@ -337,7 +347,7 @@ def _with_capacity(
 
     Packs of one size then share a compilation. Multiples of CAPACITY_STEP.
     """
-    capacity = -(-usual // CAPACITY_STEP) * CAPACITY_STEP
+    capacity = max(1, -(-usual // CAPACITY_STEP)) * CAPACITY_STEP
     if steps.shape[1] > capacity:
-        capacity = max(CAPACITY_STEP, _power_of_two(steps.shape[1]))
+        capacity = _power_of_two(steps.shape[1])
     return np.pad(steps, ((0, 0), (0, capacity - steps.shape[1])))

@@ -2,14 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int32
 
-from isoprefill.layout import Isolation
+from isoprefill.modes import Algorithm, Isolation
 
-Algorithm = Literal["packed", "serial"]
 TextOrTokens = str | Sequence[int]
 
 

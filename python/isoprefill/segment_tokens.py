@@ -40,9 +40,10 @@ def segment_tokens(
         ValueError: for other dtypes, ranks or delimiters.
         jax.errors.JaxRuntimeError: when it runs, if the prefix or an item is empty; says where.
     """
+    dtype = getattr(tokens, "dtype", type(tokens).__name__)
+    if dtype != np.int32:  # before JAX sees them: it would wrap int64 silently
+        raise ValueError(f"tokens has dtype {dtype}; it must be int32")
     tokens = jnp.asarray(tokens)
-    if tokens.dtype != jnp.int32:
-        raise ValueError(f"tokens has dtype {tokens.dtype}; it must be int32")
     if tokens.ndim not in (1, 2):
         raise ValueError(f"tokens has shape {tokens.shape}; it must be [T] or [B, T]")
     if delimiter not in get_args(_Delimiter):

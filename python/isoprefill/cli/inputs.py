@@ -5,17 +5,18 @@ from pathlib import Path
 
 
 def read_text(path: Path) -> str:
-    """The file's text, without the newline at its end.
+    """The file's text, without a byte order mark and without one newline at its end.
 
     Raises:
         ValueError: if it cannot be read or is no UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8").removesuffix("\n")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: byte {error.start}") from error
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    return text.removesuffix("\n").removesuffix("\r")
 
 
 def read_items(path: Path) -> list[str]:
@@ -26,14 +27,16 @@ def read_items(path: Path) -> list[str]:
     Raises:
         ValueError: naming the file and the line.
     """
-    lines = read_text(path).split("\n")
-    if path.suffix == ".jsonl":
-        items = [_json_item(path, number, line) for number, line in enumerate(lines, 1)]
-    else:
-        items = [line.removesuffix("\r") for line in lines]
-    for number, item in enumerate(items, 1):
+    text = read_text(path)
+    if not text:
+        raise ValueError(f"{path} holds no items")
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    items = []
+    for number, line in enumerate(lines, 1):
+        item = _json_item(path, number, line) if path.suffix == ".jsonl" else line
         if not item:
             raise ValueError(f"{path}:{number}: the item is empty")
+        items.append(item)
     return items
 
 
@@ -44,6 +47,8 @@ def _json_item(path: Path, number: int, line: str) -> str:
         raise ValueError(
             f"{path}:{number}: not JSON: {error.msg} at column {error.colno}"
         ) from error
+    except RecursionError:
+        raise ValueError(f"{path}:{number}: not JSON: nested too deeply") from None
     item = value.get("item") if isinstance(value, dict) else value
     if not isinstance(item, str):
         raise ValueError(f'{path}:{number}: expected a string or an object with a string "item"')

@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from absl import app
+from absl import app, flags
 
 COMMANDS = {"score": "score items against a query"}
 
@@ -27,4 +27,8 @@ def main() -> None:
 def run(command: str, argv: list[str] | None = None) -> None:
     """Runs one command; `argv` begins with its name."""
     module = importlib.import_module(f"isoprefill.cli.{command}")
+    argv = sys.argv if argv is None else argv
+    if {"--help", "-h"} & set(argv[1:]):
+        print(f"{module.__doc__}{flags.FLAGS.module_help(module)}")
+        return
     app.run(module.main, argv=argv)

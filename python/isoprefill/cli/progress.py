@@ -4,23 +4,29 @@ import contextlib
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from isoprefill.engine import ProgressCallback
+
+SHORTEST_LIST = 50  # items; shorter ones are done before a bar could be read
 
 
 @contextlib.contextmanager
 def progress_bar(description: str) -> Iterator[ProgressCallback]:
-    """Yields a callback (done, total) that draws a bar, if stderr is a terminal and one call is not all."""
+    """Yields a callback (done, total) that draws a bar with the time gone by, if stderr is a terminal."""
     with contextlib.ExitStack() as stack:
         bar: Progress | None = None
 
         def update(done: int, total: int) -> None:
             nonlocal bar
             if bar is None:
-                if done == total:
+                if total < SHORTEST_LIST:
                     return
-                columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+                columns = (
+                    *Progress.get_default_columns(),
+                    MofNCompleteColumn(),
+                    TimeElapsedColumn(),
+                )
                 bar = stack.enter_context(
                     Progress(*columns, console=Console(stderr=True), transient=True)
                 )

@@ -52,16 +52,18 @@ _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a tab
 
 def main(argv: list[str]) -> None:
     """Runs the command. Bad input ends with one line on stderr and exit status 2."""
-    # `bazel run` starts programs elsewhere and leaves the user's directory here; files are named relative to it.
-    os.chdir(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
+        # `bazel run` starts programs elsewhere and leaves the user's directory here; files are relative to it.
+        os.chdir(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
         if len(argv) > 1:
             raise ValueError(
                 f"unexpected argument {argv[1]!r}: items are given with --item or --items-file"
             )
         report = _score()
     except (ValueError, OSError, FetchError) as error:
-        sys.exit(f"score: {error}")
+        print(f"score: {error}", file=sys.stderr)
+        sys.exit(2)
     if _JSON.value:
         print(json.dumps(report))
     else:
@@ -176,11 +178,17 @@ def _print_table(report: dict[str, Any]) -> None:
             else [f"{result['score']:.4f}", f"{result['probability']:.6g}"]
         )
         # Text, not markup: an item may hold square brackets.
-        table.add_row(str(result["rank"]), Text(result["item"]), *numbers)
-    console = Console()
+        table.add_row(str(result["rank"]), Text(_one_line(result["item"])), *numbers)
+    # Only a terminal has a width; elsewhere a row is a line, however long.
+    console = Console() if sys.stdout.isatty() else Console(width=1_000_000)
     console.print(table)
     console.print(
         f"{report['model']}, {report['algorithm']}, {report['isolation']}, "
         f"{report['usage']['prompt_tokens']} tokens",
         style="dim",
     )
+
+
+def _one_line(item: str) -> str:
+    """The item with control characters escaped, so that it cannot break the table."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in item)

@@ -1,0 +1,34 @@
+"""Lists of integers from outside: lengths and token ids."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+
+def flat_integers(
+    name: str, values: Any, expected: str = "a flat list of integers"
+) -> Int64[np.ndarray, "n"]:
+    """The values as int64, without rounding or parsing anything.
+
+    Raises:
+        ValueError: unless they are a flat list of integers that fit; names the argument.
+    """
+    problem = ValueError(f"{name} must be {expected}, got {_short(values)}")
+    if isinstance(values, str | bytes | dict | set):
+        raise problem
+    try:
+        array = np.asarray(values if isinstance(values, np.ndarray | Sequence) else list(values))
+    except (TypeError, ValueError):
+        raise problem from None
+    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
+        raise problem
+    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+        raise problem
+    return array.astype(np.int64)
+
+
+def _short(values: Any) -> str:
+    text = repr(values)
+    return text if len(text) <= 60 else f"{text[:57]}..."
