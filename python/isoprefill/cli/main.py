@@ -1,6 +1,7 @@
 """`isoprefill <command> [flags]`: finds the command and runs it."""
 
 import importlib
+import logging
 import sys
 
 from absl import app, flags
@@ -31,4 +32,6 @@ def run(command: str, argv: list[str] | None = None) -> None:
     if {"--help", "-h"} & set(argv[1:]):
         print(f"{module.__doc__}{flags.FLAGS.module_help(module)}")
         return
+    # absl shows INFO, at which jax tells of every kind of device that is not there.
+    logging.getLogger("jax").setLevel(logging.WARNING)
     app.run(module.main, argv=argv)
