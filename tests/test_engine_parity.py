@@ -25,7 +25,7 @@ ITEMS = [
     " Berlin, which lies on the river Spree and has more bridges than Venice",
     " banana",
     "!",
-    " the city that " + "every traveller who comes from the north " * 3 + "knows",
+    " the city that every traveller who comes from the north knows",
 ]
 LABELS = [" yes", " no", ".", " Paris"]
 
@@ -169,7 +169,7 @@ def test_means_are_over_the_tokens_of_each_item():
     encode = engine().model.tokenizer.encode
     result = engine().score(QUERIES["short"], ITEMS)
     lens = [len(encode(item)) for item in ITEMS]
-    assert max(lens) > 20
+    assert max(lens) > 10
     assert result.num_tokens.tolist() == lens
     np.testing.assert_allclose(result.mean_logprobs, result.scores / lens)
     by_label = engine().score(QUERIES["short"], ITEMS, label_token_ids=[1])
