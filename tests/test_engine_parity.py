@@ -148,7 +148,12 @@ def test_token_ids_and_text_score_alike():
         ({"items": None}, "items must be a list of texts or of token lists, got NoneType"),
         ({"items": [[[1], [2, 3]]]}, r"items\[0\] must be text or a flat list of token ids"),
         ({"items": ["\udc80"]}, r"items\[0\]: "),
-        ({"label_token_ids": [[1], [2, 3]]}, "label_token_ids must be a flat list of at least 1"),
+        (
+            {"label_token_ids": [[1], [2, 3]]},
+            "one list for all items or one for each of the 1, got 2",
+        ),
+        ({"label_token_ids": [[1], 2]}, "label_token_ids must be a flat list of at least 1"),
+        ({"label_token_ids": [True, 2]}, "label_token_ids must be a flat list of at least 1"),
         ({"isolation": "causal", "item_first": True}, "has no meaning with item_first"),
         ({"isolation": "causal", "items": [[5] * 4000] * 3}, "at most 8192 tokens together"),
         ({"algorithm": "fast"}, "algorithm must be one of"),

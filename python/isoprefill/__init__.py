@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from isoprefill.attention import multi_item_attention
     from isoprefill.engine import ScoringEngine
     from isoprefill.layout import PackedLayout
-    from isoprefill.request import ScoreResult, Usage
+    from isoprefill.result import ScoreResult, Usage
 
 _HOMES = {
     "PackedLayout": "isoprefill.layout",
-    "ScoreResult": "isoprefill.request",
+    "ScoreResult": "isoprefill.result",
     "ScoringEngine": "isoprefill.engine",
-    "Usage": "isoprefill.request",
+    "Usage": "isoprefill.result",
     "multi_item_attention": "isoprefill.attention",
 }
 

@@ -1,27 +1,22 @@
 """The scoring engine: a model, and the ways to score items with it."""
 
-import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int32
-
 from isoprefill import compilation_cache
-from isoprefill.attention import multi_item_attention
 from isoprefill.attention.op import Backend
-from isoprefill.head import label_logprobs, token_logprobs
-from isoprefill.integers import flat_integers
-from isoprefill.layout import PackedLayout, bucket_size
-from isoprefill.models.config import ModelConfig
-from isoprefill.models.decoder import Params, decode
+from isoprefill.labels import LabelSets
 from isoprefill.models.pretrained import Pretrained, load_pretrained
-from isoprefill.modes import Algorithm, Isolation
-from isoprefill.request import ScoreResult, TextOrTokens, TokenRequest, Usage
-from isoprefill.softmax import softmax
+from isoprefill.modes import Algorithm, Delimiter, Isolation, Tokenization
+from isoprefill.packing import one_by_one, packs, pieces
+from isoprefill.prepare import Preparer
+from isoprefill.readout import CollectedLogprobs
+from isoprefill.request import TextOrTokens, TokenRequest
+from isoprefill.request_error import RequestError
+from isoprefill.result import RequestLogprobs, ScoreResult
+from isoprefill.scores import check_score_options, score_result
+from isoprefill.step import prefill_pack
 
 # Rows of one pack. Activations of SmolLM2 take about 40 KB a row; the query is computed once per pack.
 PACK_TOKENS = 16_384
@@ -52,6 +47,9 @@ class ScoringEngine:
         self._model = model
         self._attention = attention
         self._pack_tokens = pack_tokens
+        self._preparer = Preparer(
+            model.tokenizer, model.config.vocab_size, model.config.max_positions
+        )
 
     @classmethod
     def from_pretrained(
@@ -74,16 +72,27 @@ class ScoringEngine:
     def model(self) -> Pretrained:
         return self._model
 
+    @property
+    def preparer(self) -> Preparer:
+        """Makes requests for this model from text or token ids."""
+        return self._preparer
+
     def score(
         self,
         query: TextOrTokens,
-        items: Sequence[TextOrTokens],
-        label_token_ids: Sequence[int] | None = None,
+        items: Iterable[TextOrTokens],
+        label_token_ids: Sequence[int] | Sequence[Sequence[int]] | LabelSets | None = None,
         apply_softmax: bool = False,
         item_first: bool = False,
         isolation: Isolation = "isolated",
         algorithm: Literal["auto"] | Algorithm = "auto",
         on_progress: ProgressCallback | None = None,
+        *,
+        temperature: float | None = None,
+        delimiter: Delimiter = "none",
+        delimiter_id: int | None = None,
+        tokenization: Tokenization = "separate",
+        return_token_logprobs: bool = False,
     ) -> ScoreResult:
         """Scores every item against the query.
 
@@ -93,7 +102,8 @@ class ScoringEngine:
         Args:
             query: text or token ids.
             items: text or token ids each.
-            label_token_ids: score P(label | query, item) for these labels; without, log P(item | query).
+            label_token_ids: score P(label | query, item) for these labels; without, log P(item | query). One list
+                for all items, one list for each, or `LabelSets`, in which a label may be several token ids.
             apply_softmax: labels only: normalise over the labels instead of the full vocabulary.
             item_first: score item + query, so that a likelihood is log P(query | item).
             isolation: "isolated"; "causal" lets items see the items before them, which changes their scores. All of
@@ -101,201 +111,116 @@ class ScoringEngine:
             algorithm: "packed" computes the query once per pack of items; "serial" scores query + item one by
                 one; "auto" is "packed".
             on_progress: called with (items done, items in all) at the start and after each pack.
+            temperature: with apply_softmax, divides the log-probabilities before the softmax.
+            delimiter: "hidden" and "prefix_first" put a delimiter token between items; see docs/design.md.
+            delimiter_id: that token.
+            tokenization: "joint" tokenises query + item as one text; see docs/scoring.md.
+            return_token_logprobs: also return the log-probability of each token of the items.
 
         Raises:
-            ValueError: naming the argument, its value and the limit.
+            RequestError: (a ValueError) naming the argument, its value and the limit.
         """
-        if isolation not in get_args(Isolation):
-            raise ValueError(f"isolation must be one of {get_args(Isolation)}, got {isolation!r}")
-        if algorithm not in ("auto", *get_args(Algorithm)):
-            raise ValueError(
-                f"algorithm must be one of {('auto', *get_args(Algorithm))}, got {algorithm!r}"
-            )
-        if apply_softmax and label_token_ids is None:
-            raise ValueError("apply_softmax needs label_token_ids")
-        if isolation == "causal" and algorithm == "serial":
-            raise ValueError(
-                "isolation 'causal' has no meaning with algorithm 'serial': items are alone"
-            )
-        if isolation == "causal" and item_first:
-            raise ValueError("isolation 'causal' has no meaning with item_first: items are alone")
-        if isinstance(items, str | bytes | Mapping | Set) or not isinstance(items, Iterable):
-            raise ValueError(
-                f"items must be a list of texts or of token lists, got {type(items).__name__}"
-            )
-        chosen: Algorithm = "packed" if algorithm == "auto" else algorithm
-        labels = None if label_token_ids is None else self._check_labels(label_token_ids)
-        request = TokenRequest(
-            self._tokens("query", query, begins_text=not item_first),
-            tuple(
-                self._tokens(f"items[{index}]", item, begins_text=item_first)
-                for index, item in enumerate(items)
-            ),
+        check_score_options(
+            has_labels=label_token_ids is not None,
+            apply_softmax=apply_softmax,
+            temperature=temperature,
         )
-        self._check_positions(request, isolation)
-        requests = request.items_first() if item_first else (request,)
-        logprobs, done = [], 0
-        if on_progress is not None:
-            on_progress(0, len(request.items))
-        for pack in self._packs(requests, chosen):
-            logprobs.append(self._score_pack(pack, labels, isolation))
-            done += len(logprobs[-1])
-            if on_progress is not None:
-                on_progress(done, len(request.items))
-        all_logprobs = np.concatenate(logprobs).astype(np.float64)
-        scores = all_logprobs
-        if labels is not None:
-            scores = softmax(all_logprobs) if apply_softmax else np.exp(all_logprobs)
-        num_tokens = [
-            1 if labels is not None else len(item) for one in requests for item in one.items
-        ]
-        return ScoreResult(
-            scores=scores,
-            logprobs=all_logprobs,
-            num_tokens=np.asarray(num_tokens, np.int32),
-            model=self._model.name,
-            algorithm=chosen,
+        request = self._preparer.request(
+            query,
+            items,
+            label_token_ids,
+            item_first=item_first,
             isolation=isolation,
-            usage=Usage(prompt_tokens=request.num_tokens),
+            delimiter=delimiter,
+            delimiter_id=delimiter_id,
+            tokenization=tokenization,
+            return_token_logprobs=return_token_logprobs,
         )
+        (logprobs,) = self._score_batch([request], algorithm, on_progress)
+        return score_result(
+            request,
+            logprobs,
+            model=self._model.name,
+            apply_softmax=apply_softmax,
+            temperature=temperature,
+        )
+
+    def score_batch(
+        self,
+        requests: Sequence[TokenRequest],
+        *,
+        algorithm: Literal["auto"] | Algorithm = "auto",
+        on_progress: ProgressCallback | None = None,
+    ) -> list[RequestLogprobs]:
+        """Log-probabilities of several requests; "packed" puts as many of them as fit into one prefill.
+
+        Args:
+            requests: of any mixture of labels, likelihoods, delimiters and isolation.
+            algorithm: see `score`.
+            on_progress: called with (items done, items in all).
+
+        Raises:
+            RequestError: naming the request, the argument, its value and the limit.
+            MissingLogprobError: naming the request and the item.
+        """
+        for request in requests:
+            self._preparer.check(request)
+        return self._score_batch(requests, algorithm, on_progress)
 
     def label_id(self, text: str) -> int:
         """The token id of a label given as text.
 
         Raises:
-            ValueError: if the text is not a single token.
+            RequestError: if the text is not a single token.
         """
-        ids = self._model.tokenizer.encode(text)
-        if len(ids) != 1:
-            pieces = [self._model.tokenizer.decode([token]) for token in ids]
-            raise ValueError(f"label {text!r} must be a single token, but is {len(ids)}: {pieces}")
-        return ids[0]
+        return self._preparer.label_id(text)
 
-    def _tokens(
-        self, name: str, value: TextOrTokens, *, begins_text: bool
-    ) -> Int32[np.ndarray, "tokens"]:
-        if not isinstance(value, str):
-            tokens = flat_integers(name, value, "text or a flat list of token ids")
-            self._check_vocabulary(name, tokens)
-            return tokens.astype(np.int32)
-        tokenizer = self._model.tokenizer
-        try:
-            text = tokenizer.encode(value)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-        if text and begins_text and tokenizer.adds_bos and tokenizer.bos_id is not None:
-            text = [tokenizer.bos_id, *text]
-        return np.asarray(text, np.int32)
-
-    def _check_labels(self, label_token_ids: Sequence[int]) -> Int32[np.ndarray, "L"]:
-        expected = "a flat list of at least 1 token id"
-        labels = flat_integers("label_token_ids", label_token_ids, expected)
-        if not labels.size:
-            raise ValueError(f"label_token_ids must be {expected}, got []")
-        self._check_vocabulary("label_token_ids", labels)
-        return labels.astype(np.int32)
-
-    def _check_vocabulary(self, name: str, tokens: np.ndarray) -> None:
-        vocab_size = self._model.config.vocab_size
-        outside = np.flatnonzero((tokens < 0) | (tokens >= vocab_size))
-        if outside.size:
-            place = outside[0]
-            raise ValueError(f"{name}[{place}] must be in [0, {vocab_size}), got {tokens[place]}")
-
-    def _check_positions(self, request: TokenRequest, isolation: Isolation) -> None:
-        limit = self._model.config.max_positions
-        if isolation == "causal" and request.num_tokens > min(limit, self._pack_tokens):
-            raise ValueError(
-                f"with isolation 'causal' the query and all items must have at most "
-                f"{min(limit, self._pack_tokens)} tokens together, got {request.num_tokens}"
-            )
-        index, longest = max(enumerate(request.items), key=lambda item: item[1].size)
-        if request.query.size + longest.size > limit:
-            raise ValueError(
-                f"query and items[{index}] must have at most {limit} tokens together (the model's positions), "
-                f"got {request.query.size} + {longest.size}"
-            )
-
-    def _packs(
-        self, requests: Sequence[TokenRequest], algorithm: Algorithm
-    ) -> Iterator[tuple[TokenRequest, ...]]:
-        """Cuts requests into packs of at most `pack_tokens` rows, or of one item with "serial"."""
-        budget = 0 if algorithm == "serial" else self._pack_tokens
-        pack: list[TokenRequest] = []
-        used = 0
-        for request in requests:
-            items: list[Int32[np.ndarray, tokens]] = []
-            for item in request.items:
-                needed = item.size + (0 if items else request.query.size)
-                if (pack or items) and used + needed > budget:
-                    if items:
-                        pack.append(TokenRequest(request.query, tuple(items)))
-                    yield tuple(pack)
-                    pack, items, used = [], [], 0
-                    needed = item.size + request.query.size
-                items.append(item)
-                used += needed
-            pack.append(TokenRequest(request.query, tuple(items)))
-        yield tuple(pack)
-
-    def _score_pack(
+    def _score_batch(
         self,
-        pack: tuple[TokenRequest, ...],
-        labels: Int32[np.ndarray, "L"] | None,
-        isolation: Isolation,
-    ) -> Float[np.ndarray, "N *L"]:
-        """Log-probabilities of a pack's items, in order: of each label, or of the item as a whole."""
-        layout = PackedLayout.concat(
-            [
-                PackedLayout.from_lengths(
-                    one.query.size, [item.size for item in one.items], isolation=isolation
-                )
-                for one in pack
-            ],
-            pad_to=bucket_size(sum(one.num_tokens for one in pack)),
-        )
-        tokens = _padded(np.concatenate([part for one in pack for part in (one.query, *one.items)]))
-        if self._attention != "dense":
-            layout = layout.with_schedule("xla")
-        config, params = self._model.config, self._model.params
-        hidden = _hidden_states(params, config, tokens, layout, self._attention)
-
-        if labels is not None:
-            rows = layout.readout_rows
-            result = label_logprobs(
-                params, config, hidden, _padded(rows), np.int32(rows.size), labels
+        requests: Sequence[TokenRequest],
+        algorithm: Literal["auto"] | Algorithm,
+        on_progress: ProgressCallback | None,
+    ) -> list[RequestLogprobs]:
+        if algorithm not in ("auto", *get_args(Algorithm)):
+            raise RequestError(
+                f"algorithm must be one of {('auto', *get_args(Algorithm))}, got {algorithm!r}",
+                code="invalid_algorithm",
+                param="algorithm",
             )
-            return np.asarray(result)[: rows.size]
+        chosen: Algorithm = "packed" if algorithm == "auto" else algorithm
+        for request in requests:
+            self._check_causal(request, chosen)
+        all_pieces = pieces(requests)
+        cut = one_by_one(all_pieces) if chosen == "serial" else packs(all_pieces, self._pack_tokens)
+        collected = [CollectedLogprobs(request) for request in requests]
+        done, total = 0, sum(len(request.items) for request in requests)
+        if on_progress is not None:
+            on_progress(done, total)
+        for pack in cut:
+            readout, logprobs = prefill_pack(
+                self._model.params, self._model.config, pack, self._attention
+            )
+            readout.scatter(logprobs, collected)
+            done += sum(len(piece.items) for piece in pack)
+            if on_progress is not None:
+                on_progress(done, total)
+        reason = "asked for" if algorithm != "auto" else "one prefill computes the query once"
+        return [one.result(chosen, reason, cached_tokens=0) for one in collected]
 
-        # An item's first token is predicted by the row before the item's rows, the others by the item itself.
-        first, lens = layout.item_first_rows, layout.item_lens
-        item_ends = np.cumsum(lens)
-        item_starts = item_ends - lens
-        own_rows = np.repeat(first - item_starts, lens) + np.arange(item_ends[-1], dtype=np.int32)
-        rows = own_rows - 1
-        rows[item_starts] = layout.item_context_rows
-        result = token_logprobs(
-            params, config, hidden, _padded(rows), np.int32(rows.size), _padded(tokens[own_rows])
-        )
-        return np.add.reduceat(np.asarray(result, np.float64)[: rows.size], item_starts)
-
-
-@functools.partial(jax.jit, static_argnames=("config", "attention"))
-def _hidden_states(
-    params: Params,
-    config: ModelConfig,
-    token_ids: Int32[Array, "T"],
-    layout: PackedLayout,
-    attention: Backend,
-) -> Float[Array, "T hidden"]:
-    def attend(q: Array, k: Array, v: Array, _: None) -> Array:
-        out = multi_item_attention(q, k, v, layout, backend=attention)
-        assert isinstance(out, jax.Array)
-        return out
-
-    hidden, _ = decode(params, config, token_ids, jnp.asarray(layout.positions), attend)
-    return hidden
-
-
-def _padded(array: Int32[np.ndarray, "n"]) -> Int32[np.ndarray, "bucket"]:
-    return np.pad(array, (0, bucket_size(array.size) - array.size))
+    def _check_causal(self, request: TokenRequest, algorithm: Algorithm) -> None:
+        if request.isolation != "causal":
+            return
+        if algorithm == "serial":
+            raise RequestError(
+                "isolation 'causal' has no meaning with algorithm 'serial': items are alone",
+                code="invalid_isolation",
+                param="isolation",
+            )
+        limit = min(self._model.config.max_positions, self._pack_tokens)
+        if request.num_tokens > limit:
+            raise RequestError(
+                f"with isolation 'causal' the query and all items must have at most {limit} tokens together, "
+                f"got {request.num_tokens}",
+                code="context_length_exceeded",
+                param="items",
+            )

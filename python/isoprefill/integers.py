@@ -18,6 +18,8 @@ def flat_integers(
     problem = ValueError(f"{name} must be {expected}, got {_short(values)}")
     if isinstance(values, str | bytes | dict | set):
         raise problem
+    if isinstance(values, list | tuple) and any(isinstance(value, bool) for value in values):
+        raise problem  # NumPy would make 0 and 1 of them
     try:
         array = np.asarray(values if isinstance(values, np.ndarray | Sequence) else list(values))
     except (TypeError, ValueError):

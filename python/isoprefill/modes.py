@@ -5,3 +5,4 @@ from typing import Literal
 Delimiter = Literal["none", "hidden", "prefix_first"]
 Isolation = Literal["isolated", "causal"]
 Algorithm = Literal["packed", "serial"]
+Tokenization = Literal["separate", "joint"]

@@ -1,83 +1,127 @@
-"""The vocabulary of scoring: what is asked, and what comes back."""
+"""What is asked: a query and its items as token ids, and how to score them. Importing this does not import jax."""
 
 import dataclasses
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
-from jaxtyping import Float, Int32
+from jaxtyping import Int32
 
-from isoprefill.modes import Algorithm, Isolation
+from isoprefill.labels import LabelSets
+from isoprefill.modes import Delimiter, Isolation
+from isoprefill.request_error import RequestError
 
 TextOrTokens = str | Sequence[int]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class TokenRequest:
-    """A query and its items as token ids; none of them is empty."""
+    """A query and its items as token ids; none of them is empty.
+
+    Attributes:
+        query: what every item sees, with BOS if the text had one.
+        items: what is scored, in the caller's order.
+        labels: score log P(label | query, item); without, log P(item | query).
+        isolation: "isolated", or "causal": items see the items before them.
+        delimiter: whether a delimiter token stands between items; docs/design.md has the modes.
+        delimiter_id: that token, unless `delimiter` is "none". It may be 0.
+        item_first: score item + query, each as a request of its own: labels then follow the query, and a
+            likelihood is log P(query | item).
+        item_context_lens: for each item how many of its leading tokens belong to the query (they differ from item
+            to item when query and item are tokenised as one text) and do not count in its likelihood; None is 0.
+        return_token_logprobs: also return the log-probability of every token of the items.
+        request_id: what to call the request in errors.
+    """
 
     query: Int32[np.ndarray, "tokens"]
     items: tuple[Int32[np.ndarray, "tokens"], ...]
+    labels: LabelSets | None = None
+    isolation: Isolation = "isolated"
+    delimiter: Delimiter = "none"
+    delimiter_id: int | None = None
+    item_first: bool = False
+    item_context_lens: Int32[np.ndarray, "N"] | None = None
+    return_token_logprobs: bool = False
+    request_id: str = ""
 
     def __post_init__(self) -> None:
         if not self.query.size:
-            raise ValueError("query must hold at least 1 token, got 0")
+            raise RequestError(
+                "query must hold at least 1 token, got 0", code="empty_query", param="query"
+            )
         if not self.items:
-            raise ValueError("items must hold at least 1 item, got 0")
+            raise RequestError(
+                "items must hold at least 1 item, got 0", code="empty_items", param="items"
+            )
         for index, item in enumerate(self.items):
             if not item.size:
-                raise ValueError(f"items[{index}] must hold at least 1 token, got 0")
+                raise RequestError(
+                    f"items[{index}] must hold at least 1 token, got 0",
+                    code="empty_item",
+                    param="items",
+                )
+        self._check_modes()
+        self._check_delimiter()
+        if self.labels is not None and self.labels.token_ids.shape[0] not in (1, len(self.items)):
+            raise RequestError(
+                f"label_token_ids must be one list for all items or one for each of the {len(self.items)}, "
+                f"got {self.labels.token_ids.shape[0]} lists",
+                code="label_count_mismatch",
+                param="label_token_ids",
+            )
+        if self.item_context_lens is not None:
+            lens = np.asarray([item.size for item in self.items])
+            if self.item_context_lens.shape != lens.shape:
+                raise ValueError(
+                    f"item_context_lens must have shape {lens.shape}, got {self.item_context_lens.shape}"
+                )
+            if (self.item_context_lens < 0).any() or (self.item_context_lens >= lens).any():
+                raise ValueError(
+                    "item_context_lens must be at least 0 and less than the item's tokens"
+                )
+
+    def _check_modes(self) -> None:
+        if self.isolation not in get_args(Isolation):
+            raise RequestError(
+                f"isolation must be one of {get_args(Isolation)}, got {self.isolation!r}",
+                code="invalid_isolation",
+                param="isolation",
+            )
+        if self.isolation == "causal" and self.item_first:
+            raise RequestError(
+                "isolation 'causal' has no meaning with item_first: items are alone",
+                code="invalid_isolation",
+                param="isolation",
+            )
+
+    def _check_delimiter(self) -> None:
+        if self.delimiter not in get_args(Delimiter):
+            raise RequestError(
+                f"delimiter must be one of {get_args(Delimiter)}, got {self.delimiter!r}",
+                code="invalid_delimiter",
+                param="delimiter",
+            )
+        if (self.delimiter == "none") != (self.delimiter_id is None):  # 0 is an id like any other
+            raise RequestError(
+                f"delimiter_id must be {'None' if self.delimiter == 'none' else 'a token id'} with delimiter "
+                f"{self.delimiter!r}, got {self.delimiter_id}",
+                code="invalid_delimiter",
+                param="delimiter_id",
+            )
+        if self.delimiter_id is None:
+            return
+        parts = {"query": self.query} | {f"items[{i}]": item for i, item in enumerate(self.items)}
+        for name, tokens in parts.items():
+            places = np.flatnonzero(tokens == self.delimiter_id)
+            if places.size:
+                raise RequestError(
+                    f"{name}[{places[0]}] is the delimiter token {self.delimiter_id}, which may stand only between "
+                    "items",
+                    code="delimiter_in_text",
+                    param=name.split("[")[0],
+                )
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the query and of all items."""
+        """Tokens of the query and of all items, without delimiters."""
         return self.query.size + sum(item.size for item in self.items)
-
-    def items_first(self) -> tuple["TokenRequest", ...]:
-        """Each item followed by the query, as a request of its own."""
-        return tuple(TokenRequest(item, (self.query,)) for item in self.items)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens that a call was given: the query once and every item. Nothing is ever decoded."""
-
-    prompt_tokens: int
-    completion_tokens: int = 0
-
-    @property
-    def total_tokens(self) -> int:
-        return self.prompt_tokens + self.completion_tokens
-
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class ScoreResult:
-    """Scores of N items, in the order in which they were given.
-
-    Attributes:
-        scores: with labels [N, L] probabilities; without, [N] log-likelihoods (natural log).
-        logprobs: with labels [N, L] log P(label) over the full vocabulary; without, the same as `scores`.
-        num_tokens: how many token log-probabilities were summed, for likelihoods; 1 for labels.
-        model: name of the model.
-        algorithm: how the scores were computed.
-        isolation: "isolated", or "causal" if items saw each other.
-        usage: token counts.
-    """
-
-    scores: Float[np.ndarray, "N *L"]
-    logprobs: Float[np.ndarray, "N *L"]
-    num_tokens: Int32[np.ndarray, "N"]
-    model: str
-    algorithm: Algorithm
-    isolation: Isolation
-    usage: Usage
-
-    @property
-    def mean_logprobs(self) -> Float[np.ndarray, "N"]:
-        """Log-likelihood per token. Only for likelihoods.
-
-        Raises:
-            ValueError: if the items were scored by labels.
-        """
-        if self.logprobs.ndim != 1:
-            raise ValueError("mean_logprobs is for likelihoods; these items were scored by labels")
-        return self.logprobs / self.num_tokens

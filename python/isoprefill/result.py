@@ -1,0 +1,88 @@
+"""What comes back: log-probabilities from the model, and scores made of them. Importing this does not import jax."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float64, Int32
+
+from isoprefill.modes import Algorithm, Isolation
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class RequestLogprobs:
+    """Log-probabilities of one request's N items, in the order given, before any softmax.
+
+    Attributes:
+        logprobs: with labels [N, L] log P(label) over the full vocabulary, -inf after an item's last label;
+            without, [N] log-likelihoods. Natural log.
+        num_tokens: how many tokens' log-probabilities each likelihood sums; 1 for labels.
+        num_labels: how many of the L labels each item has; None without labels.
+        token_logprobs: for each item the log-probability of each of its tokens, if asked for. With item_first,
+            of the query's tokens after the item.
+        algorithm: how they were computed.
+        reason: why that way.
+        cached_tokens: tokens of the query whose keys and values were still there from an earlier call.
+    """
+
+    logprobs: Float64[np.ndarray, "N *L"]
+    num_tokens: Int32[np.ndarray, "N"]
+    num_labels: Int32[np.ndarray, "N"] | None
+    token_logprobs: tuple[Float64[np.ndarray, "tokens"], ...] | None
+    algorithm: Algorithm
+    reason: str
+    cached_tokens: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that a call was given: the query once and every item. Nothing is ever decoded."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class ScoreResult:
+    """Scores of N items, in the order in which they were given.
+
+    Attributes:
+        scores: with labels [N, L] probabilities, 0 after an item's last label; without, [N] log-likelihoods
+            (natural log).
+        logprobs: with labels [N, L] log P(label) over the full vocabulary; without, the same as `scores`.
+        num_tokens: how many token log-probabilities were summed, for likelihoods; 1 for labels.
+        num_labels: how many labels each item has; None for likelihoods.
+        token_logprobs: for each item the log-probability of each token, if asked for; see `RequestLogprobs`.
+        model: name of the model.
+        algorithm: how the scores were computed.
+        reason: why that way.
+        isolation: "isolated", or "causal" if items saw each other.
+        cached_tokens: tokens of the query that an earlier call had computed.
+        usage: token counts.
+    """
+
+    scores: Float64[np.ndarray, "N *L"]
+    logprobs: Float64[np.ndarray, "N *L"]
+    num_tokens: Int32[np.ndarray, "N"]
+    num_labels: Int32[np.ndarray, "N"] | None
+    token_logprobs: tuple[Float64[np.ndarray, "tokens"], ...] | None
+    model: str
+    algorithm: Algorithm
+    reason: str
+    isolation: Isolation
+    cached_tokens: int
+    usage: Usage
+
+    @property
+    def mean_logprobs(self) -> Float64[np.ndarray, "N"]:
+        """Log-likelihood per token. Only for likelihoods.
+
+        Raises:
+            ValueError: if the items were scored by labels.
+        """
+        if self.logprobs.ndim != 1:
+            raise ValueError("mean_logprobs is for likelihoods; these items were scored by labels")
+        return self.logprobs / self.num_tokens
