@@ -14,7 +14,7 @@ from setuptools import Extension, find_packages, setup
 PACKAGES = {
     package: f"{room}/{package.replace('.', '/')}"
     for room in ("python", "pallas")
-    for package in find_packages(room, include=["isoprefill*"])
+    for package in find_packages(room, exclude=["isoprefill_torch*"])
 }
 SOURCES = [name for name in glob.glob("csrc/*.cc") if not name.endswith("_test.cc")]
 HEADERS = [

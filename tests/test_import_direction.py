@@ -12,14 +12,18 @@ ROOT = pathlib.Path(__file__).parent.parent
 # What the Python files of a room may import from the product.
 ALLOWED = {
     "pallas": {"isoprefill_csrc", "isoprefill_pallas"},
-    "python": {"isoprefill_csrc", "isoprefill_pallas", "isoprefill"},
-    "tools": {"isoprefill_csrc", "isoprefill_pallas", "isoprefill"},
+    "python/isoprefill": {"isoprefill_csrc", "isoprefill_pallas", "isoprefill"},
+    "python/isoprefill_torch": {"isoprefill", "isoprefill_torch", "torch", "transformers"},
+    "tools": {"isoprefill_csrc", "isoprefill_pallas", "isoprefill", "isoprefill_torch", "torch"},
 }
 TEST_MODULES = {path.stem for path in (ROOT / "tests").glob("*.py")}
 PRODUCT = {
     "isoprefill_csrc",
     "isoprefill_pallas",
     "isoprefill",
+    "isoprefill_torch",
+    "torch",
+    "transformers",
     "tests",
     "tools",
     "setup",
@@ -57,6 +61,19 @@ def test_no_room_imports_from_above(room):
     assert {file: names for file, names in found.items() if names} == {}
 
 
+def test_the_oracle_shares_no_code_with_what_it_judges():
+    """isoprefill_torch may read model files and tokenise as isoprefill does, nothing else."""
+    files = sorted((ROOT / "python" / "isoprefill_torch").rglob("*.py"))
+    assert files
+    shared = {
+        name
+        for file in files
+        for name in re.findall(r"(?:from|import) (isoprefill[\w.]*)", file.read_text())
+        if name.split(".")[0] != "isoprefill_torch"
+    }
+    assert shared <= {"isoprefill.models.source", "isoprefill.models.tokenizer"}
+
+
 def test_the_mask_op_knows_no_python():
     """The C++ library must be usable, and testable under sanitizers, without Python."""
     files = [file for file in (ROOT / "csrc").glob("*") if file.suffix in {".cc", ".h"}]
@@ -70,7 +87,10 @@ def test_the_mask_op_knows_no_python():
     [
         ("pallas", "import isoprefill", "isoprefill"),
         ("pallas", "from isoprefill.layout import PackedLayout", "isoprefill"),
-        ("python", "import tools.score", "tools"),
+        ("python/isoprefill", "import tools.score", "tools"),
+        ("python/isoprefill", "import isoprefill_torch", "isoprefill_torch"),
+        ("python/isoprefill", "import torch", "torch"),
+        ("python/isoprefill_torch", "from isoprefill_csrc import build_layout", "isoprefill_csrc"),
         ("tools", "def late():\n    import test_import_direction", "test_import_direction"),
     ],
 )

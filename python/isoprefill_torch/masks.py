@@ -1,0 +1,56 @@
+"""Who sees whom, by several systems' rules, each as a dense bool mask [T rows, T columns].
+
+The first is the definition; the others are what published systems compute.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from isoprefill_torch.packing import DELIMITER_SEGMENT, Packing
+
+MaskRule = Callable[[Packing], Bool[Tensor, "T T"]]
+
+
+def isolated(packing: Packing) -> Bool[Tensor, "T T"]:
+    """Row i sees column j iff `j <= i` and `seg(j) = 0` or `seg(j) = seg(i) > 0`."""
+    own = packing.segments[:, None]
+    seen = packing.segments[None, :]
+    return _not_later(packing) & ((seen == 0) | ((seen == own) & (own > 0)))
+
+
+def leaky_first_item(packing: Packing) -> Bool[Tensor, "T T"]:
+    """A published fault: a builder that takes blocks 0 and 1 for the prefix shows item 1 to every later item."""
+    own = packing.segments[:, None]
+    seen = packing.segments[None, :]
+    prefix = (seen == 0) | (seen == 1)
+    return _not_later(packing) & (prefix | ((seen == own) & (own > 0)))
+
+
+def flashinfer_rule(packing: Packing) -> Bool[Tensor, "T T"]:
+    """FlashInfer's multi-item rule in its own variables.
+
+    `token_pos_in_items` is 0 on a delimiter and 1, 2, … inside an item. A row at or after `prefix_len` sees the
+    columns before `prefix_len`, and of the later ones those in `(row - token_pos_in_items, row]`.
+
+    Raises:
+        ValueError: the prefix is not followed by a delimiter, which the rule needs.
+    """
+    prefix_len = packing.prefix_len
+    if packing.segments.numel() <= prefix_len or packing.segments[prefix_len] != DELIMITER_SEGMENT:
+        raise ValueError("FlashInfer's rule needs delimiter mode 'hidden'")
+    rows = torch.arange(packing.segments.numel())[:, None]
+    columns = rows.T
+    token_pos_in_items = torch.zeros_like(packing.segments)
+    for first, length in zip(packing.first_rows, packing.item_lens, strict=True):
+        token_pos_in_items[first : first + length] = torch.arange(1, length + 1)
+    window = (columns > rows - token_pos_in_items[:, None]) & (columns <= rows)
+    item_row = (columns < prefix_len) | window
+    return torch.where(rows < prefix_len, columns <= rows, item_row)
+
+
+def _not_later(packing: Packing) -> Bool[Tensor, "T T"]:
+    length = packing.segments.numel()
+    return torch.ones(length, length, dtype=torch.bool).tril()

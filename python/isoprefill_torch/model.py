@@ -1,0 +1,125 @@
+"""Loads a causal language model with transformers, and runs it."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from isoprefill.models.source import find_model
+
+Dtype = Literal["float32", "bfloat16"]
+
+# attend(layer index, q [B, Hq, L, D], k and v [B, Hkv, L, D], scale) -> [B, Hq, L, D]
+Attend = Callable[[int, Tensor, Tensor, Tensor, float], Tensor]
+
+_CUSTOM = "isoprefill"  # the attention implementation that calls `attend`
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class CausalLM:
+    """A transformers model for inference.
+
+    Not thread-safe: one call at a time.
+    """
+
+    name: str
+    torch_model: Any  # a *ForCausalLM
+
+    def __post_init__(self) -> None:
+        config = self.torch_model.config
+        if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+            raise ValueError(f"model {self.name}: sliding-window attention is not supported")
+        self.torch_model.eval()
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.torch_model.config.vocab_size)
+
+    @property
+    def max_positions(self) -> int:
+        return int(self.torch_model.config.max_position_embeddings)
+
+    @property
+    def device(self) -> torch.device:
+        return self.torch_model.get_input_embeddings().weight.device
+
+    def hidden_states(
+        self,
+        token_ids: Int[Tensor, "B L"],
+        *,
+        positions: Int[Tensor, "L"] | None = None,
+        mask: Tensor | None = None,
+        cache: transformers.DynamicCache | None = None,
+    ) -> Float[Tensor, "B L hidden"]:
+        """The last layer's output after its norm, by transformers' own SDPA attention.
+
+        Args:
+            token_ids: the tokens.
+            positions: of the tokens, for all sequences; 0, 1, 2, … if None.
+            mask: bool [1, 1, L, L], or None for causal attention.
+            cache: is filled with the keys and values.
+        """
+        self.torch_model.config._attn_implementation = "sdpa"
+        return self._run(
+            token_ids,
+            position_ids=None if positions is None else positions[None],
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+
+    def hidden_states_with(
+        self, attend: Attend, token_ids: Int[Tensor, "B L"], positions: Int[Tensor, "L"]
+    ) -> Float[Tensor, "B L hidden"]:
+        """The same with an attention function of the caller's."""
+        self.torch_model.config._attn_implementation = _CUSTOM
+        return self._run(
+            token_ids, position_ids=positions[None], use_cache=False, isoprefill_attend=attend
+        )
+
+    def _run(self, token_ids: Tensor, **kwargs: Any) -> Tensor:
+        result = self.torch_model.base_model(input_ids=token_ids.to(self.device), **kwargs)
+        return result.last_hidden_state
+
+
+def load_model(source: str | Path, dtype: Dtype = "float32", device: str = "cpu") -> CausalLM:
+    """Loads a model with transformers.
+
+    Args:
+        source: a pinned name ("smollm2-135m"), a .gguf file, or a Hugging Face directory with safetensors.
+        dtype: of the weights and activations.
+        device: a torch device.
+
+    Raises:
+        ValueError: there is no such model, or it uses sliding-window attention.
+    """
+    found = find_model(source)
+    where: dict[str, Any] = {"pretrained_model_name_or_path": str(found.path)}
+    if found.kind == "gguf":
+        where = {
+            "pretrained_model_name_or_path": str(found.path.parent),
+            "gguf_file": found.path.name,
+            "quantization_config": transformers.GgufConfig(dequantize=True),
+        }
+    else:
+        where["use_safetensors"] = True
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        **where, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False
+    )
+    return CausalLM(found.name, model.to(device))
+
+
+def _custom_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, scaling: float, **kwargs: Any
+) -> tuple[Tensor, None]:
+    attend: Attend = kwargs["isoprefill_attend"]
+    out = attend(module.layer_idx, query, key, value, scaling)
+    return out.transpose(1, 2), None
+
+
+transformers.AttentionInterface.register(_CUSTOM, _custom_attention)

@@ -1,0 +1,148 @@
+"""The ways to score a request, by name."""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from isoprefill_torch import extend, flashinfer_cuda, masks, packed, unpacked
+from isoprefill_torch.model import CausalLM
+from isoprefill_torch.packing import Delimiter, Packing, pack, prefix_tokens
+
+Method = Literal[
+    "serial",
+    "batched",
+    "extend",
+    "isolated-dense",
+    "flex",
+    "causal",
+    "flashinfer-rule",
+    "leaky-first-item",
+    "flashinfer",
+]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+_MASKED: dict[Method, masks.MaskRule] = {
+    "isolated-dense": masks.isolated,
+    "flashinfer-rule": masks.flashinfer_rule,
+    "leaky-first-item": masks.leaky_first_item,
+}
+
+Tokens = Sequence[int]
+
+
+class TorchScorer:
+    """Scores items against a query with PyTorch.
+
+    Methods:
+        serial: query + item, one by one.
+        batched: query + item, in padded batches.
+        extend: the query once, then padded batches of items over its keys and values.
+        isolated-dense: packed, with a dense isolation mask.
+        flex: packed, flex_attention with the same rule.
+        causal: packed, plain causal attention: every item sees those before it.
+        flashinfer-rule: packed with delimiters, FlashInfer's rule as a dense mask.
+        leaky-first-item: packed, a published fault: every item sees the first.
+        flashinfer: packed with delimiters, FlashInfer's own kernel; CUDA only.
+
+    Not thread-safe: one call at a time.
+    """
+
+    def __init__(self, model: CausalLM, *, compile_flex: bool = False) -> None:
+        """Takes a loaded model.
+
+        Args:
+            model: see `load_model`.
+            compile_flex: compile flex_attention, once for each length; without, it is slow and takes
+                O(T^2) memory.
+        """
+        self.model = model
+        self._compile_flex = compile_flex
+
+    def logprobs(
+        self,
+        query: Tokens,
+        items: Sequence[Tokens],
+        labels: Tokens | None = None,
+        *,
+        method: Method,
+        delimiter: Delimiter = "none",
+        delimiter_id: int | None = None,
+        batch_size: int | None = None,
+    ) -> Float64[np.ndarray, "N *L"]:
+        """Natural log-probabilities of N items, in their order.
+
+        Args:
+            query: token ids.
+            items: token ids of each item.
+            labels: log P(label | query, item) for these tokens; without, log P(item | query).
+            method: see the class.
+            delimiter: where delimiters lie, as in docs/design.md. FlashInfer's methods are always "hidden".
+            delimiter_id: the delimiter's token.
+            batch_size: items that are computed together; all if None. Not for `causal`, whose scores depend on it.
+
+        Raises:
+            ValueError: naming the argument, its value and the limit.
+        """
+        self._check(query, items, labels, method, batch_size)
+        if method in ("flashinfer-rule", "flashinfer"):
+            # Nobody sees the delimiter, so any token will do.
+            delimiter, delimiter_id = "hidden", 0 if delimiter_id is None else delimiter_id
+        prefix = prefix_tokens(query, delimiter, delimiter_id)
+        size = 1 if method == "serial" else batch_size or len(items)
+        with torch.inference_mode():
+            if method == "extend":
+                return extend.logprobs(self.model, prefix, items, labels, size)
+            if method in ("serial", "batched"):
+                return unpacked.logprobs(self.model, prefix, items, labels, size)
+            parts = []
+            for chunk in _chunks(items, size):
+                packing = pack(query, chunk, delimiter, delimiter_id, causal=method == "causal")
+                forward = self._packed_forward(method, packing)
+                parts.append(packed.logprobs(self.model, packing, forward, chunk, labels))
+            return np.concatenate(parts)
+
+    def _packed_forward(self, method: Method, packing: Packing) -> packed.PackedForward:
+        if method == "causal":
+            return packed.causal
+        if method == "flex":
+            return packed.flex(packing, self.model.device, self._compile_flex)
+        if method == "flashinfer":
+            return flashinfer_cuda.attention(packing, self.model)
+        return packed.dense(_MASKED[method](packing).to(self.model.device))
+
+    def _check(
+        self,
+        query: Tokens,
+        items: Sequence[Tokens],
+        labels: Tokens | None,
+        method: Method,
+        batch_size: int | None,
+    ) -> None:
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if method == "causal" and batch_size is not None:
+            raise ValueError(f"method 'causal' takes no batch_size, got {batch_size}")
+        if labels is not None and not len(labels):
+            raise ValueError("labels must hold at least 1 token id, got 0")
+        named = {"query": query, "labels": labels or [0]}
+        named |= {f"items[{index}]": item for index, item in enumerate(items)}
+        if not len(items):
+            raise ValueError("items must hold at least 1 item, got 0")
+        for name, tokens in named.items():
+            if not len(tokens):
+                raise ValueError(f"{name} must hold at least 1 token, got 0")
+            if min(tokens) < 0 or max(tokens) >= self.model.vocab_size:
+                raise ValueError(
+                    f"{name} must hold token ids in [0, {self.model.vocab_size}), "
+                    f"got {min(tokens)} to {max(tokens)}"
+                )
+
+
+def _chunks(items: Sequence[Tokens], size: int) -> Iterator[Sequence[Tokens]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
