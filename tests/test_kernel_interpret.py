@@ -89,6 +89,7 @@ def compiled(sizes, soft_cap=None, online=None):
             part.steps,
             part.units,
             part.tiles,
+            num_steps=part.num_steps,
             sizes=sizes,
             scale=q.shape[-1] ** -0.5,
             soft_cap=soft_cap,
@@ -367,6 +368,7 @@ def test_the_tiles_that_ran_are_those_of_the_schedule(monkeypatch):
         part.steps,
         part.units,
         part.tiles,
+        num_steps=part.num_steps,
         sizes=SIZES,
         scale=0.125,
         interpret=parameters,
@@ -379,7 +381,7 @@ def test_the_tiles_that_ran_are_those_of_the_schedule(monkeypatch):
         for first, end in zip(part.steps[kernel.WHOLE], part.steps[kernel.UNITS_END], strict=True)
         for index in range(first, end)
     ]
-    assert sorted(grid) == [(h, s) for h in range(KV_HEADS) for s in range(part.steps.shape[1])]
+    assert sorted(grid) == [(h, s) for h in range(KV_HEADS) for s in range(part.num_steps)]
     assert ran["full"] == set(np.flatnonzero(flags & kernel.FULL))
     assert ran["windows"] == set(np.flatnonzero(flags & kernel.WINDOWS))
     assert ran["full"]

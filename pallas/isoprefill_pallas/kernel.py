@@ -411,6 +411,7 @@ def tile_attention(
     units: Int32[Array | np.ndarray, "m"],
     tiles: Int32[Array | np.ndarray, "K windows"],
     *,
+    num_steps: Int32[Array | np.ndarray, ""] | None = None,
     sizes: BlockSizes,
     scale: float,
     soft_cap: float | None = None,
@@ -423,6 +424,7 @@ def tile_attention(
     Args:
         q, k, v: bfloat16 or float32, all alike. S is the schedule's `padded_columns`.
         row_intervals, steps, units, tiles: of a layout and its tile schedule for these `sizes`.
+        num_steps: how many of the steps count; by default all.
         online: keep a running maximum instead of fixed anchors.
 
     Returns:
@@ -491,7 +493,7 @@ def tile_attention(
         ),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=3,
-            grid=(kv_heads, steps.shape[1]),
+            grid=(kv_heads, steps.shape[1] if num_steps is None else jnp.asarray(num_steps)),
             in_specs=[
                 pl.BlockSpec((4, bq), per_row),
                 q_spec,

@@ -7,12 +7,10 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int32
 
 from isoprefill_pallas.chips import chip_of
+from isoprefill_pallas.heads import Heads
 from isoprefill_pallas.kernel import tile_attention
 from isoprefill_pallas.schedule import KernelSchedule
 
-HEAD_DIMS = (64, 128, 256)
-DTYPES = ("bfloat16", "float32")
-MAX_GROUPS = 16
 DEFAULT_VMEM_LIMIT_BYTES = 56 << 20
 
 
@@ -49,7 +47,7 @@ def pallas_attention(
     Raises:
         ValueError: naming what is not supported and its value.
     """
-    check_supported(q.shape, k.shape, q.dtype)
+    Heads.of(q, k)  # refuses what the kernel does not take
     if interpret is None:
         interpret = False if jax.default_backend() == "tpu" else pltpu.InterpretParams()
     if vmem_limit_bytes is None:
@@ -72,6 +70,7 @@ def pallas_attention(
                     part.steps,
                     part.units,
                     part.tiles,
+                    num_steps=part.num_steps,
                     sizes=schedule.sizes,
                     scale=scale,
                     soft_cap=soft_cap,
@@ -93,16 +92,3 @@ def pallas_attention(
         )
 
     return lax.cond(uncertified.any(), redo, lambda: (out, lse))
-
-
-def check_supported(q_shape: tuple[int, ...], k_shape: tuple[int, ...], dtype: jnp.dtype) -> None:
-    """Raises ValueError, naming the value and what is allowed, for what the kernel does not take."""
-    if jnp.dtype(dtype).name not in DTYPES:
-        raise ValueError(f"the pallas back end takes {DTYPES}, got {jnp.dtype(dtype).name}")
-    if q_shape[2] not in HEAD_DIMS:
-        raise ValueError(f"the pallas back end takes head_dim {HEAD_DIMS}, got {q_shape[2]}")
-    if q_shape[1] % k_shape[1] or not 1 <= q_shape[1] // k_shape[1] <= MAX_GROUPS:
-        raise ValueError(
-            f"the pallas back end takes 1 to {MAX_GROUPS} query heads per KV head, got {q_shape[1]} query heads "
-            f"and {k_shape[1]} KV heads"
-        )

@@ -1,4 +1,4 @@
-"""Tile schedules as the kernel takes them: padded to a bucket, and cut up where scalar memory is too small."""
+"""Tile schedules as the kernel takes them: padded to a capacity, and cut up where scalar memory is too small."""
 
 import dataclasses
 from typing import Any
@@ -12,6 +12,10 @@ from isoprefill_pallas.kernel import ANCHORS, Q_TILE
 
 # Scalar memory has 2^18 words; some are the compiler's.
 SMEM_WORDS = 220_000
+# Room that packs get whatever their items are: steps per Q tile, and units per unit_q rows. Steps and units that
+# are not there cost nothing but scalar memory.
+USUAL_STEPS = 8
+USUAL_UNITS = 16
 
 
 @jax.tree_util.register_dataclass
@@ -20,6 +24,7 @@ class SchedulePart:
     """The steps of consecutive Q tiles, counted from the part's first."""
 
     steps: Int32[np.ndarray, "8 n"]
+    num_steps: Int32[np.ndarray, ""]  # of n; the rest is padding
     units: Int32[np.ndarray, "m"]
     tiles: Int32[np.ndarray, "K windows"]
     first_row: int = dataclasses.field(metadata={"static": True})
@@ -47,31 +52,48 @@ class KernelSchedule:
     ) -> "KernelSchedule":
         """The schedule of an `isoprefill_csrc.Layout`.
 
-        Padded to a bucket, so that layouts share compilations.
+        Padded to a capacity that depends on the layout's rows alone unless it needs more, so that layouts of one
+        size share a compilation.
 
         Raises:
             ValueError: if the steps of one Q tile alone exceed `smem_words`.
         """
         schedule = layout.tile_schedule(**sizes.schedule_arguments())
-        parts = []
-        for first, end in _cut(schedule, smem_words):
-            of_part = (schedule.steps[Q_TILE] >= first) & (schedule.steps[Q_TILE] < end)
-            steps = np.array(schedule.steps[:, of_part])
-            first_unit, end_unit = steps[ANCHORS, 0], steps[-1, -1]
-            steps[Q_TILE] -= first
-            steps[ANCHORS:] -= first_unit
-            units = schedule.units[first_unit:end_unit]
+        whole = (0, schedule.num_q_tiles)
+        capacity = (
+            _capacity(schedule.used_steps, USUAL_STEPS * schedule.num_q_tiles),
+            _capacity(schedule.used_units, USUAL_UNITS * -(-layout.num_rows // sizes.unit_q)),
+        )
+        words = schedule.steps.shape[0] * capacity[0] + capacity[1] + schedule.tiles.size
+        parts = [whole] if words <= smem_words else _cut(schedule, smem_words)
+        made = []
+        for first, end in parts:
+            room = capacity if (first, end) == whole else None
+            part = _part(schedule, first, end, room if padded else (1, 1))
             first_row = first * sizes.block_q
-            parts.append(
-                SchedulePart(
-                    _pad_steps(steps) if padded else steps,
-                    _pad_units(units) if padded or not units.size else units,
-                    schedule.tiles[first:end],
-                    first_row,
-                    min(layout.num_rows, end * sizes.block_q) - first_row,
-                )
-            )
-        return cls(tuple(parts), sizes, schedule.padded_columns)
+            num_rows = min(layout.num_rows, end * sizes.block_q) - first_row
+            made.append(SchedulePart(*part, first_row=first_row, num_rows=num_rows))
+        return cls(tuple(made), sizes, schedule.padded_columns)
+
+
+def _part(
+    schedule: Any, first: int, end: int, capacity: tuple[int, int] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The arrays of Q tiles `first` to `end`, with room for `capacity` steps and units, or for a bucket of them."""
+    of_part = (schedule.steps[Q_TILE] >= first) & (schedule.steps[Q_TILE] < end)
+    steps = np.array(schedule.steps[:, of_part])
+    first_unit, end_unit = steps[ANCHORS, 0], steps[-1, -1]
+    steps[Q_TILE] -= first
+    steps[ANCHORS:] -= first_unit
+    units = schedule.units[first_unit:end_unit]
+    if capacity is None:
+        capacity = (_bucket(steps.shape[1], 8), _bucket(units.size, 64))
+    return (
+        np.pad(steps, ((0, 0), (0, max(0, capacity[0] - steps.shape[1])))),
+        np.asarray(steps.shape[1], np.int32),
+        np.pad(units, (0, max(0, capacity[1] - units.size))),
+        schedule.tiles[first:end],
+    )
 
 
 def _cut(schedule: Any, smem_words: int) -> list[tuple[int, int]]:
@@ -96,20 +118,11 @@ def _cut(schedule: Any, smem_words: int) -> list[tuple[int, int]]:
     return [*ranges, (first, schedule.num_q_tiles)]
 
 
+def _capacity(count: int, usual: int) -> int:
+    return usual if count <= usual else 1 << (count - 1).bit_length()
+
+
 def _bucket(count: int, least: int) -> int:
     """At most 1/8 more than `count`, and few different values."""
     step = max(least, 1 << max(0, int(count).bit_length() - 4))
     return max(step, -(-int(count) // step) * step)
-
-
-def _pad_steps(steps: np.ndarray) -> np.ndarray:
-    """Adds steps that do nothing: they stay on the last block and have no flags."""
-    extra = _bucket(steps.shape[1], 8) - steps.shape[1]
-    idle = np.repeat(steps[:, -1:], extra, axis=1)
-    idle[2:ANCHORS] = 0
-    idle[ANCHORS:] = steps[-1, -1]
-    return np.concatenate([steps, idle], axis=1)
-
-
-def _pad_units(units: np.ndarray) -> np.ndarray:
-    return np.pad(units, (0, _bucket(len(units), 64) - len(units)))

@@ -21,6 +21,10 @@ from jaxtyping import Bool, Int32, Int64, UInt8
 import isoprefill_csrc
 from isoprefill.integers import flat_integers
 from isoprefill.modes import Delimiter, Isolation
+from isoprefill_pallas.block_sizes import BlockSizes, choose_block_sizes
+from isoprefill_pallas.chips import CHIPS, chip_of
+from isoprefill_pallas.heads import Heads
+from isoprefill_pallas.schedule import KernelSchedule
 
 Ints = np.ndarray | jax.Array  # NumPy as made, traced inside a jitted function
 
@@ -85,6 +89,7 @@ class PackedLayout:
         row_intervals: prefix_begin, prefix_end, own_begin, own_end: the columns that each row sees, half open.
         key_segment_ids, key_request_ids: the same per column.
         aligned: schedule of the XLA back end, or None; see `with_schedule`.
+        kernel: schedule of the TPU kernel, or None.
     """
 
     segment_ids: Int32[Ints, "T"]
@@ -95,6 +100,7 @@ class PackedLayout:
     key_segment_ids: Int32[Ints, "S"]
     key_request_ids: Int32[Ints, "S"]
     aligned: AlignedSchedule | None = None
+    kernel: KernelSchedule | None = None
     requests: tuple[RequestShape, ...] | None = None  # None once traced
     _op: Any = dataclasses.field(
         default=None, repr=False
@@ -191,21 +197,55 @@ class PackedLayout:
 
     def with_schedule(
         self,
-        backend: Literal["xla"],
+        backend: Literal["xla", "pallas"],
         *,
         block_q: int | None = None,
         block_kv: int | None = None,
         local_block: int | None = None,
+        heads: Heads | None = None,
+        chip: str | None = None,
+        block_sizes: BlockSizes | None = None,
     ) -> "PackedLayout":
         """This layout with the schedule that a back end needs, ready to be passed into a jitted function.
 
         Args:
-            backend: "xla". The dense back end needs no schedule.
-            block_q, block_kv: rows and columns of a tile; by default at most 512, less for small packs.
-            local_block: rows of a local block; by default the one with the least work for these items.
+            backend: "xla" or "pallas". The dense back end needs no schedule.
+            block_q, block_kv: "xla": rows and columns of a tile; by default at most 512, less for small packs.
+            local_block: "xla": rows of a local block; by default the one with the least work for these items.
+            heads: "pallas": of the attention; they choose the block sizes.
+            chip: "pallas": the TPU whose tuned block sizes are taken, such as "v6e"; by default the one that is there.
+            block_sizes: "pallas": instead of `heads` and `chip`.
+
+        Raises:
+            ValueError: naming the argument, its value and what is allowed.
         """
-        if backend != "xla":
-            raise ValueError(f"backend must be 'xla', got {backend!r}")
+        xla = {"block_q": block_q, "block_kv": block_kv, "local_block": local_block}
+        pallas = {"heads": heads, "chip": chip, "block_sizes": block_sizes}
+        if backend not in ("xla", "pallas"):
+            raise ValueError(f"backend must be 'xla' or 'pallas', got {backend!r}")
+        for name, value in (pallas if backend == "xla" else xla).items():
+            if value is not None:
+                raise ValueError(f"{name} is not for the {backend!r} back end, got {value!r}")
+        if backend == "xla":
+            aligned = self._aligned_schedule(block_q, block_kv, local_block)
+            return dataclasses.replace(self, aligned=aligned)
+        op = self._host("with_schedule")[1]
+        if block_sizes is None:
+            if heads is None:
+                raise ValueError("the schedule of 'pallas' needs heads or block_sizes, got neither")
+            block_sizes = choose_block_sizes(
+                _chip_name(chip),
+                head_dim=heads.head_dim,
+                dtype=heads.dtype,
+                groups=heads.groups,
+                rows=self.num_rows,
+                columns=self.num_columns,
+            )
+        return dataclasses.replace(self, kernel=KernelSchedule.build(op, block_sizes))
+
+    def _aligned_schedule(
+        self, block_q: int | None, block_kv: int | None, local_block: int | None
+    ) -> AlignedSchedule:
         shapes, op = self._host("with_schedule")
         # Tiles start anew at each request, so a tile larger than a request only computes padding.
         if block_q is None:
@@ -220,7 +260,7 @@ class PackedLayout:
                 block_kv=block_kv,
             )
         schedule = op.aligned_schedule(block_q=block_q, block_kv=block_kv, local_block=local_block)
-        aligned = AlignedSchedule(
+        return AlignedSchedule(
             strip_steps=_with_capacity(
                 schedule.strip_steps,
                 -(-self.num_rows // block_q) * -(-self.num_columns // block_kv),
@@ -234,7 +274,6 @@ class PackedLayout:
             block_kv=block_kv,
             local_block=local_block,
         )
-        return dataclasses.replace(self, aligned=aligned)
 
     @property
     def num_rows(self) -> int:
@@ -287,6 +326,36 @@ class PackedLayout:
         """
         return self._host("flashinfer_params")[1].flashinfer_params()
 
+    def tile_schedule(
+        self,
+        block_q: int,
+        block_kv: int,
+        *,
+        unit_q: int = 256,
+        unit_kv: int = 256,
+        unit_group: int = 4,
+        window_keys: int = 160,
+        full_keys: int | None = None,
+    ) -> isoprefill_csrc.TileSchedule:
+        """Which KV tiles each tile of rows visits, as the TPU kernel does; csrc/tile_schedule.h explains the arrays.
+
+        Args:
+            block_q, block_kv: rows and columns of a tile.
+            unit_q, unit_kv, unit_group, window_keys, full_keys: see `isoprefill_pallas.block_sizes.BlockSizes`.
+
+        Raises:
+            ValueError: naming the size, its value and the limit.
+        """
+        return self._host("tile_schedule")[1].tile_schedule(
+            block_q=block_q,
+            block_kv=block_kv,
+            unit_q=unit_q,
+            unit_kv=unit_kv,
+            unit_group=unit_group,
+            window_keys=window_keys,
+            full_keys=full_keys,
+        )
+
     def _host(self, what: str) -> tuple[tuple[RequestShape, ...], Any]:
         if self.requests is None or self._op is None:
             raise ValueError(
@@ -305,6 +374,7 @@ class PackedLayout:
             self.key_segment_ids,
             self.key_request_ids,
             self.aligned,
+            self.kernel,
         )
         return traced, None
 
@@ -321,6 +391,18 @@ def bucket_size(length: int) -> int:
     """
     step = max(64, 1 << max(0, length.bit_length() - 4))
     return -(-length // step) * step
+
+
+def _chip_name(chip: str | None) -> str | None:
+    """The chip asked for, the one that is there, or None where the interpreter runs."""
+    if chip is None:
+        if jax.default_backend() != "tpu":
+            return None
+        present = chip_of(jax.devices()[0].device_kind)
+        return jax.devices()[0].device_kind if present is None else present.name
+    if chip not in CHIPS:
+        raise ValueError(f"chip must be one of {tuple(CHIPS)}, got {chip!r}")
+    return chip
 
 
 def _int32(name: str, values: Iterable[int]) -> Int32[np.ndarray, "n"]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int32
 
 from isoprefill.attention import multi_item_attention
-from isoprefill.attention.op import Backend
+from isoprefill.attention.op import Backend, with_schedule_of
 from isoprefill.head import logprobs_at
 from isoprefill.layout import PackedLayout, bucket_size
 from isoprefill.models.config import ModelConfig
@@ -36,8 +36,14 @@ def prefill_pack(
     )
     tokens = padded(np.concatenate([piece.tokens() for piece in pack]))
     readout = Readout.of(pack, layout.item_first_rows, layout.item_context_rows)
-    if attention != "dense":
-        layout = layout.with_schedule("xla")
+    layout = with_schedule_of(
+        attention,
+        layout,
+        query_heads=config.num_query_heads,
+        kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        dtype=params.embedding.dtype.name,
+    )
     hidden = _hidden_states(params, config, tokens, layout, attention)
     return readout, read(params, config, hidden, readout)
 

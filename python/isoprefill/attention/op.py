@@ -5,13 +5,16 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from isoprefill.attention.xla import xla_attention
 from isoprefill.layout import PackedLayout
+from isoprefill_pallas.heads import Heads
+from isoprefill_pallas.op import pallas_attention
 from isoprefill_pallas.reference import dense_attention, visible
 
-Backend = Literal["auto", "xla", "dense"]
+Backend = Literal["auto", "pallas", "xla", "dense"]
 DTYPES = ("float32", "bfloat16")
 
 
@@ -25,24 +28,30 @@ def multi_item_attention(
     scale: float | None = None,
     soft_cap: float | None = None,
     return_lse: bool = False,
+    interpret: bool | pltpu.InterpretParams | None = None,
 ) -> Float[Array, "T Hq D"] | tuple[Float[Array, "T Hq D"], Float[Array, "T Hq"]]:
     """Attention in which a row sees its request's prefix and its own item, and nothing else.
 
-    Works inside `jax.jit`; there the layout must carry the back end's schedule (`layout.with_schedule("xla")`).
+    Works inside `jax.jit`; there the layout must carry the back end's schedule (`layout.with_schedule(backend)`).
     Accumulates in float32. Rows that see nothing (padding) give zeros.
 
     Another item's or request's q, k and v cannot change a row's output by a single bit as long as they are
-    finite. NaN or infinity in another item's v can, where it shares a tile with the row: 0 * NaN is NaN.
+    finite, nor can NaN or infinity in another's q or k. NaN or infinity in another item's v can, where it shares a
+    tile with the row: 0 * NaN is NaN.
 
     Args:
         q: queries, float32 or bfloat16; T is `layout.num_rows`. Hq is a multiple of Hkv, and query heads
             h * Hq / Hkv and following use KV head h.
         k, v: keys and values, S is `layout.num_columns`; dtype as q.
         layout: what the rows and columns are.
-        backend: "xla", "dense" (the reference, O(T * S) memory) or "auto" ("xla").
+        backend: "pallas" (the TPU kernel; without a TPU it runs in the TPU interpreter, which is slow), "xla",
+            "dense" (the reference, O(T * S) memory) or "auto": the one whose schedule the layout carries; without
+            one, "pallas" on a TPU if it takes these heads, else "xla".
         scale: factor of the scores, by default 1 / sqrt(D).
         soft_cap: a score s becomes soft_cap * tanh(s / soft_cap).
         return_lse: also return the log-sum-exp of each row's scores, float32, natural log, -inf for padding.
+        interpret: "pallas" only: None compiles on a TPU and interprets elsewhere; False compiles for a TPU wherever
+            it is lowered; InterpretParams are the interpreter's.
 
     Raises:
         ValueError: naming the argument, its value and what is allowed.
@@ -50,14 +59,92 @@ def multi_item_attention(
     _check(q, k, v, layout, soft_cap)
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {get_args(Backend)}, got {backend!r}")
+    if backend == "auto":
+        backend = _backend_of(layout) or choose_backend(
+            q.shape[1], k.shape[1], q.shape[2], q.dtype.name
+        )
+    if interpret is not None and backend != "pallas":
+        raise ValueError(f"interpret is for the 'pallas' back end, got {interpret} for {backend!r}")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if backend == "dense":
-        out, lse = _dense(q, k, v, layout, scale=scale, soft_cap=soft_cap)
-    else:
+    if backend == "pallas":
+        heads = Heads.of(q, k)
+        if layout.kernel is None:
+            layout = layout.with_schedule("pallas", heads=heads)
+        out, lse = _pallas(q, k, v, layout, scale=scale, soft_cap=soft_cap, interpret=interpret)
+    elif backend == "xla":
         if layout.aligned is None:
             layout = layout.with_schedule("xla")
         out, lse = _xla(q, k, v, layout, scale=scale, soft_cap=soft_cap)
+    else:
+        out, lse = _dense(q, k, v, layout, scale=scale, soft_cap=soft_cap)
     return (out, lse) if return_lse else out
+
+
+def with_schedule_of(
+    backend: Backend,
+    layout: PackedLayout,
+    *,
+    query_heads: int,
+    kv_heads: int,
+    head_dim: int,
+    dtype: str,
+) -> PackedLayout:
+    """The layout with the schedule that a back end needs for these heads, ready for a jitted function.
+
+    Raises:
+        ValueError: if the back end does not take them; names the value.
+    """
+    if backend == "auto":
+        backend = choose_backend(query_heads, kv_heads, head_dim, dtype)
+    if backend == "dense":
+        return layout
+    if backend == "xla":
+        return layout.with_schedule("xla")
+    return layout.with_schedule("pallas", heads=Heads(query_heads, kv_heads, head_dim, dtype))
+
+
+def choose_backend(
+    query_heads: int, kv_heads: int, head_dim: int, dtype: str
+) -> Literal["pallas", "xla"]:
+    """What "auto" is where no schedule says it: the kernel on a TPU, if it takes these heads."""
+    if jax.default_backend() != "tpu":
+        return "xla"
+    try:
+        Heads(query_heads, kv_heads, head_dim, dtype)
+    except ValueError:
+        return "xla"
+    return "pallas"
+
+
+def _backend_of(layout: PackedLayout) -> Literal["pallas", "xla"] | None:
+    if layout.kernel is not None:
+        return "pallas"
+    return None if layout.aligned is None else "xla"
+
+
+@functools.partial(jax.jit, static_argnames=("scale", "soft_cap", "interpret"))
+def _pallas(
+    q: Float[Array, "T Hq D"],
+    k: Float[Array, "S Hkv D"],
+    v: Float[Array, "S Hkv D"],
+    layout: PackedLayout,
+    *,
+    scale: float,
+    soft_cap: float | None,
+    interpret: bool | pltpu.InterpretParams | None,
+) -> tuple[Float[Array, "T Hq D"], Float[Array, "T Hq"]]:
+    schedule = layout.kernel
+    assert schedule is not None  # the operation's entry checks it
+    return pallas_attention(
+        q,
+        k,
+        v,
+        jnp.asarray(layout.row_intervals),
+        schedule,
+        scale=scale,
+        soft_cap=soft_cap,
+        interpret=interpret,
+    )
 
 
 _xla = jax.jit(xla_attention, static_argnames=("scale", "soft_cap"))

@@ -46,7 +46,9 @@ _ISOLATION = flags.DEFINE_enum(
     ["isolated", "causal"],
     "causal lets items see each other: contaminated scores.",
 )
-_ATTENTION = flags.DEFINE_enum("attention", "auto", ["auto", "xla", "dense"], "Attention back end.")
+_ATTENTION = flags.DEFINE_enum(
+    "attention", "auto", ["auto", "pallas", "xla", "dense"], "Attention back end."
+)
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
 
 
