@@ -26,6 +26,8 @@ ITEMS = [
     " banana",
     "!",
     " the city that every traveller who comes from the north knows",
+    " the city on the Seine, whose bridges carry more trains, carts, cars and walkers in an hour than those of any"
+    " other town between the mountains and the northern sea, as its people like to say",
 ]
 LABELS = [" yes", " no", ".", " Paris"]
 
@@ -87,6 +89,7 @@ def test_item_first_equals_transformers():
     assert swapped.num_tokens.tolist() == [len(encode(query))] * len(ITEMS)
 
 
+# Bit for bit: an order of summation that depends on the neighbours adds up to 2e-4 over forty tokens.
 @pytest.mark.parametrize("by_labels", [False, True], ids=["likelihood", "labels"])
 @pytest.mark.parametrize("item_first", [False, True], ids=["query first", "item first"])
 @pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES.keys())
@@ -98,7 +101,7 @@ def test_packed_equals_serial(query, item_first, by_labels):
         )
         for algorithm in ("packed", "serial")
     )
-    assert np.abs(packed.logprobs - serial.logprobs).max() <= 1e-4
+    np.testing.assert_array_equal(packed.logprobs, serial.logprobs)
 
 
 def test_checked_numbers_of_the_model():

@@ -25,8 +25,11 @@ DISTRACTOR = " Terrible food, awful service, never coming back"
 LABELS = [" good", " bad", " yes"]
 
 DETECTION_THRESHOLD = (
-    1e-3  # the smallest change that the causal runs must show; isolated ones stay below 1e-4
+    1e-3  # the smallest change that the causal runs must show; isolated ones stay below ROUNDING
 )
+# How far an item's score may move when its neighbours move it to other rows, or grow. Of the back ends, only the
+# reference sums in an order that depends on them.
+ROUNDING = {"xla": 0.0, "dense": 2e-4}
 
 
 @functools.cache
@@ -90,15 +93,15 @@ def test_content_of_neighbours_changes_nothing_at_all(score):
 
 
 def test_order_of_items_changes_nothing(score, attention):
-    assert order_effect(score) <= (0.0 if attention == "xla" else 1e-4)
+    assert order_effect(score) <= ROUNDING[attention]
 
 
-def test_number_of_preceding_items_changes_nothing(score):
-    assert scaling_effect(score) <= 1e-4
+def test_number_of_preceding_items_changes_nothing(score, attention):
+    assert scaling_effect(score) <= ROUNDING[attention]
 
 
-def test_length_of_a_neighbour_changes_nothing(score):
-    assert length_effect(score) <= 1e-4
+def test_length_of_a_neighbour_changes_nothing(score, attention):
+    assert length_effect(score) <= ROUNDING[attention]
 
 
 @pytest.mark.parametrize("effect", [order_effect, content_effect, scaling_effect, length_effect])
@@ -123,4 +126,4 @@ def test_cutting_a_list_into_packs_changes_nothing():
             .score(QUERY, ITEMS)
             .logprobs
         )
-        assert np.abs(cut - whole).max() <= 1e-4
+        np.testing.assert_array_equal(cut, whole)

@@ -31,7 +31,10 @@ Ints = np.ndarray | jax.Array  # NumPy as made, traced inside a jitted function
 # Tiles of the XLA back end. One layer of 2000 + 500 x 20 with SmolLM2's heads took 0.64 s with tiles of 512 x 512,
 # 0.72 s with 256 x 256 and 0.80 s with 512 x 1024, on two shared cores in one run.
 XLA_BLOCK = 512
-XLA_LOCAL_BLOCKS = (16, 64, 256)  # few, because each is a compilation of its own
+# A row's sums run in one order whatever else is in the pack: the columns of a tile are always XLA_BLOCK, and an item is
+# one local block, of which XLA sums 64 and 256 columns in the same order (16 not). Only items of more than 64 tokens
+# can be cut differently beside other items, which costs rounding of float32.
+XLA_LOCAL_BLOCKS = (64, 256)  # few, because each is a compilation of its own
 CAPACITY_STEP = 64
 
 
@@ -251,7 +254,7 @@ class PackedLayout:
         if block_q is None:
             block_q = _block_of(np.diff(op.request_rows))
         if block_kv is None:
-            block_kv = _block_of(np.diff(op.request_columns))
+            block_kv = XLA_BLOCK
         if local_block is None:
             local_block = isoprefill_csrc.choose_local_block(
                 item_lens=np.concatenate([shape.item_lens for shape in shapes]),
@@ -414,8 +417,8 @@ def _int32(name: str, values: Iterable[int]) -> Int32[np.ndarray, "n"]:
 
 
 def _block_of(extents: Int32[np.ndarray, "R"]) -> int:
-    """The side of a tile: a power of two that holds the largest request, from 16 to XLA_BLOCK."""
-    return min(XLA_BLOCK, max(16, _power_of_two(int(extents.max(initial=1)))))
+    """The rows of a tile: a power of two that holds the largest request, from 64 to XLA_BLOCK."""
+    return min(XLA_BLOCK, max(64, _power_of_two(int(extents.max(initial=1)))))
 
 
 def _power_of_two(at_least: int) -> int:
