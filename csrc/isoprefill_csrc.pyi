@@ -180,6 +180,27 @@ def build_layout(
     and how many of them are each request's. A single delimiter, cached_prefix or causal holds for all requests.
     """
 
+def tile_schedule_of_intervals(
+    row_intervals: _Int32,
+    num_columns: int,
+    *,
+    block_q: int,
+    block_kv: int,
+    unit_q: int = ...,
+    unit_kv: int = ...,
+    unit_group: int = ...,
+    window_keys: int = ...,
+    full_keys: int | None = None,
+    pad_steps_to: int | None = None,
+    pad_units_to: int | None = None,
+) -> TileSchedule:
+    """The schedule of the TPU kernel for rows that are not of a Layout, such as those of a chunk of a request.
+
+    Args:
+        row_intervals: [4, T] as of a Layout. A row's own columns follow its prefix, and neither begin nor end
+            before those of an earlier row. Rows that see nothing may stand anywhere.
+    """
+
 def request_from_tokens(
     *, tokens: _Ints, delimiter_id: int, delimiter: Literal["hidden", "prefix_first"]
 ) -> tuple[int, _Int32]:

@@ -11,6 +11,8 @@ namespace {
 
 constexpr int32_t kMaxBlocks = 256;     // row blocks of a Q tile: 8 bits
 constexpr int32_t kMaxBlockKv = 32640;  // key_begin and key_end: 15 bits each
+constexpr int32_t kMaxExtent =
+    std::numeric_limits<int32_t>::max() - kMaxBlockKv;
 
 int32_t RoundDown(int32_t value, int32_t to) { return value / to * to; }
 int32_t RoundUp(int64_t value, int32_t to) {
@@ -74,8 +76,9 @@ struct RowBlock {
 
 class Builder {
  public:
-  Builder(const Layout& layout, const TileSizes& sizes, TileSchedule& schedule)
-      : layout_(layout), sizes_(sizes), schedule_(schedule) {
+  Builder(const RowIntervals& intervals, const TileSizes& sizes,
+          TileSchedule& schedule)
+      : intervals_(intervals), sizes_(sizes), schedule_(schedule) {
     row_blocks_.resize(sizes.block_q / sizes.unit_q);
     hulls_.resize(sizes.block_q / kLanes);
     needs_key_.resize(sizes.block_kv / kLanes);
@@ -97,7 +100,7 @@ class Builder {
                 int32_t key_start, Range keys);
   void FillGroup(size_t first_unit);
 
-  const Layout& layout_;
+  const RowIntervals& intervals_;
   const TileSizes& sizes_;
   TileSchedule& schedule_;
 
@@ -120,10 +123,10 @@ class Builder {
 
 void Builder::ReadRowBlock(RowBlock& block, int32_t first_row, int32_t end_row,
                            Range* hulls) {
-  const int32_t* const prefix_begin = layout_.prefix_begin();
-  const int32_t* const prefix_end = layout_.prefix_end();
-  const int32_t* const own_begin = layout_.own_begin();
-  const int32_t* const own_end = layout_.own_end();
+  const int32_t* const prefix_begin = intervals_.prefix_begin();
+  const int32_t* const prefix_end = intervals_.prefix_end();
+  const int32_t* const own_begin = intervals_.own_begin();
+  const int32_t* const own_end = intervals_.own_end();
   Sight& prefix = block.prefix;
   Sight& own = block.own;
   for (int32_t row = first_row; row < end_row; ++row) {
@@ -171,7 +174,7 @@ void Builder::ReadRows(int32_t q_tile) {
     const int64_t first_row = int64_t{q_tile} * sizes_.block_q +
                               static_cast<int64_t>(i) * sizes_.unit_q;
     const int64_t end_row =
-        std::min<int64_t>(first_row + sizes_.unit_q, layout_.used_rows);
+        std::min<int64_t>(first_row + sizes_.unit_q, intervals_.used_rows);
     if (first_row >= end_row) continue;
     ReadRowBlock(block, static_cast<int32_t>(first_row),
                  static_cast<int32_t>(end_row), hulls);
@@ -217,7 +220,7 @@ void Builder::PlaceWindows(int32_t* tile) {
   }
   tile[kTileLocalStart] = std::max(local_start, 0);
   tile[kTileLocalEnd] =
-      std::min(local_keys, layout_.used_columns - tile[kTileLocalStart]);
+      std::min(local_keys, intervals_.used_columns - tile[kTileLocalStart]);
 }
 
 void Builder::CollectColumns() {
@@ -361,7 +364,7 @@ void Builder::AddTile(int32_t q_tile) {
         common_.AllSee(column, common_end) &&
         (common_.min_end >= block_end || common_.min_end == max_end_) &&
         common_end - column >= sizes_.full_keys;
-    int32_t end = full ? common_end : std::min(block_end, layout_.used_columns);
+    int32_t end = full ? common_end : std::min(block_end, intervals_.used_columns);
     AddStep(q_tile, key_start, {column, end}, full);
     column = end;
     while (i < columns_.size() && columns_[i].end <= column) ++i;
@@ -393,26 +396,77 @@ int32_t PaddedCount(std::optional<int64_t> pad_to, int64_t used,
 
 }  // namespace
 
-TileSchedule BuildTileSchedule(const Layout& layout, const TileSizes& sizes,
+RowIntervals::RowIntervals(const Layout& layout)
+    : bounds(layout.row_intervals.data()),
+      num_rows(layout.num_rows),
+      used_rows(layout.used_rows),
+      num_columns(layout.num_columns),
+      used_columns(layout.used_columns) {}
+
+RowIntervals::RowIntervals(const int32_t* bounds, int64_t num_rows,
+                           int64_t num_columns)
+    : bounds(bounds), used_rows(0), used_columns(0) {
+  CheckSize("the number of rows", num_rows, 1, 1, kMaxExtent);
+  CheckSize("num_columns", num_columns, 1, 1, kMaxExtent);
+  this->num_rows = static_cast<int32_t>(num_rows);
+  this->num_columns = static_cast<int32_t>(num_columns);
+  const auto check = [](bool holds, int32_t row, const Range& range,
+                        const std::string& rule) {
+    if (holds) return;
+    throw std::invalid_argument(
+        "row_intervals has [" + std::to_string(range.begin) + ", " +
+        std::to_string(range.end) + ") at row " + std::to_string(row) +
+        "; it must " + rule);
+  };
+  const std::string in_columns = "lie in [0, " + std::to_string(num_columns) +
+                                 "] and not end before it begins";
+  Range last_own{0, 0};
+  for (int32_t row = 0; row < this->num_rows; ++row) {
+    const Range prefix{prefix_begin()[row], prefix_end()[row]};
+    const Range own{own_begin()[row], own_end()[row]};
+    for (const Range& range : {prefix, own}) {
+      check(range.begin >= 0 && range.begin <= range.end &&
+                range.end <= num_columns,
+            row, range, in_columns);
+    }
+    if (own.begin < own.end) {
+      check(own.begin >= prefix.end || prefix.begin >= prefix.end, row, own,
+            "begin after the row's prefix, [" + std::to_string(prefix.begin) +
+                ", " + std::to_string(prefix.end) + ")");
+      check(own.begin >= last_own.begin && own.end >= last_own.end, row, own,
+            "neither begin nor end before [" + std::to_string(last_own.begin) +
+                ", " + std::to_string(last_own.end) + ") of an earlier row");
+      last_own = own;
+    }
+    if (prefix.begin < prefix.end || own.begin < own.end) used_rows = row + 1;
+    if (prefix.begin < prefix.end) {
+      used_columns = std::max(used_columns, prefix.end);
+    }
+    if (own.begin < own.end) used_columns = std::max(used_columns, own.end);
+  }
+}
+
+TileSchedule BuildTileSchedule(const RowIntervals& intervals,
+                               const TileSizes& sizes,
                                std::optional<int64_t> pad_steps_to,
                                std::optional<int64_t> pad_units_to) {
   CheckSizes(sizes);
   const int64_t columns = std::max<int64_t>(
-      {layout.num_columns, sizes.block_kv, sizes.LocalKeys()});
-  if (columns > std::numeric_limits<int32_t>::max() - kMaxBlockKv) {
+      {intervals.num_columns, sizes.block_kv, sizes.LocalKeys()});
+  if (columns > kMaxExtent) {
     throw std::invalid_argument(
-        "the layout has " + std::to_string(layout.num_columns) +
+        "the pack has " + std::to_string(intervals.num_columns) +
         " columns; a tile schedule reaches " +
-        std::to_string(std::numeric_limits<int32_t>::max() - kMaxBlockKv));
+        std::to_string(kMaxExtent));
   }
   TileSchedule schedule;
   schedule.sizes = sizes;
   schedule.padded_columns = RoundUp(columns, kKeyGranule);
   schedule.num_q_tiles =
-      std::max(1, RoundUp(layout.num_rows, sizes.block_q) / sizes.block_q);
+      std::max(1, RoundUp(intervals.num_rows, sizes.block_q) / sizes.block_q);
   schedule.tiles =
       Array<int32_t>(int64_t{schedule.num_q_tiles} * sizes.TileFields());
-  Builder builder(layout, sizes, schedule);
+  Builder builder(intervals, sizes, schedule);
   for (int32_t tile = 0; tile < schedule.num_q_tiles; ++tile) {
     builder.AddTile(tile);
   }

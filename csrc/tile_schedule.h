@@ -141,12 +141,35 @@ struct TileSchedule {
   Array<int32_t> tiles;
 };
 
+// What each row of a pack sees, on its own: Layout::row_intervals without the
+// layout. Padding rows may stand anywhere; used_rows and used_columns leave out
+// those at the end, which nobody uses.
+struct RowIntervals {
+  const int32_t* bounds;  // [4, num_rows]
+  int32_t num_rows;
+  int32_t used_rows;
+  int32_t num_columns;
+  int32_t used_columns;
+
+  explicit RowIntervals(const Layout& layout);
+  // Intervals that do not come from a Layout, such as of rows that start in the
+  // middle of a request. Throws std::invalid_argument, with the row, unless
+  // every row's intervals lie in the columns, the own one after the prefix, and
+  // own intervals neither begin nor end before those of an earlier row.
+  RowIntervals(const int32_t* bounds, int64_t num_rows, int64_t num_columns);
+
+  const int32_t* prefix_begin() const { return bounds; }
+  const int32_t* prefix_end() const { return bounds + num_rows; }
+  const int32_t* own_begin() const { return bounds + 2 * int64_t{num_rows}; }
+  const int32_t* own_end() const { return bounds + 3 * int64_t{num_rows}; }
+};
+
 // Takes time linear in the rows and in what it emits. With pad_steps_to and
 // pad_units_to the schedule ends with steps and entries that do nothing, so
 // that layouts of one bucket share one compilation. Throws
 // std::invalid_argument naming the size, its value and the limit.
 TileSchedule BuildTileSchedule(
-    const Layout& layout, const TileSizes& sizes,
+    const RowIntervals& intervals, const TileSizes& sizes,
     std::optional<int64_t> pad_steps_to = std::nullopt,
     std::optional<int64_t> pad_units_to = std::nullopt);
 

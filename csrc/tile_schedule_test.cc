@@ -73,7 +73,7 @@ void RandomSchedulesStayInsideTheirArrays() {
     sizes.unit_group = draw(1, 8);
     sizes.window_keys = draw(0, 3) == 0 ? 0 : 128 + 16 * draw(0, 10);
     sizes.full_keys = draw(1, sizes.block_kv);
-    const TileSchedule schedule = BuildTileSchedule(layout, sizes);
+    const TileSchedule schedule = BuildTileSchedule(RowIntervals(layout), sizes);
     CheckArrays(schedule);
 
     const TileSchedule padded = BuildTileSchedule(
@@ -92,7 +92,7 @@ void TooSmallPaddingThrows() {
   const Layout layout = BuildLayout({request});
   std::string message;
   try {
-    BuildTileSchedule(layout, TileSizes(), 1);
+    BuildTileSchedule(RowIntervals(layout), TileSizes(), 1);
   } catch (const std::invalid_argument& error) {
     message = error.what();
   }

@@ -11,6 +11,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "csrc/bindings/arrays.h"
 #include "csrc/bindings/bindings.h"
@@ -19,6 +20,8 @@ namespace py = pybind11;
 
 namespace isoprefill {
 namespace {
+
+using Int32Array = py::array_t<int32_t, py::array::c_style>;
 
 int32_t ToSize(const char* name, int64_t value) {
   if (value < 0 || value > std::numeric_limits<int32_t>::max()) {
@@ -30,10 +33,40 @@ int32_t ToSize(const char* name, int64_t value) {
   return static_cast<int32_t>(value);
 }
 
+// How the schedule's sizes are called and what they are by default, for
+// functions that take them after `first`.
+template <typename Target, typename Function, typename... First>
+void DefTileSchedule(Target& target, const char* name, Function function,
+                     const char* doc, First... first) {
+  const TileSizes defaults;
+  target.def(
+      name, std::move(function), first..., py::kw_only(), py::arg("block_q"),
+      py::arg("block_kv"), py::arg("unit_q") = defaults.unit_q,
+      py::arg("unit_kv") = defaults.unit_kv,
+      py::arg("unit_group") = defaults.unit_group,
+      py::arg("window_keys") = defaults.window_keys,
+      py::arg("full_keys") = py::none(), py::arg("pad_steps_to") = py::none(),
+      py::arg("pad_units_to") = py::none(), doc);
+}
+
+TileSizes ToSizes(int64_t block_q, int64_t block_kv, int64_t unit_q,
+                  int64_t unit_kv, int64_t unit_group, int64_t window_keys,
+                  std::optional<int64_t> full_keys) {
+  TileSizes sizes;
+  sizes.block_q = ToSize("block_q", block_q);
+  sizes.block_kv = ToSize("block_kv", block_kv);
+  sizes.unit_q = ToSize("unit_q", unit_q);
+  sizes.unit_kv = ToSize("unit_kv", unit_kv);
+  sizes.unit_group = ToSize("unit_group", unit_group);
+  sizes.window_keys = ToSize("window_keys", window_keys);
+  sizes.full_keys = ToSize(
+      "full_keys", full_keys.value_or(std::max<int64_t>(block_kv / 2, 1)));
+  return sizes;
+}
+
 }  // namespace
 
 void BindTileSchedule(py::module_& module, LayoutClass& layout) {
-  const TileSizes defaults;
   py::class_<TileSchedule, std::shared_ptr<TileSchedule>>(
       module, "TileSchedule",
       "What each Q tile of the TPU kernel visits; csrc/tile_schedule.h "
@@ -61,34 +94,40 @@ void BindTileSchedule(py::module_& module, LayoutClass& layout) {
                     {schedule.num_q_tiles, schedule.sizes.TileFields()}, self);
       });
 
-  layout.def(
-      "tile_schedule",
+  DefTileSchedule(
+      layout, "tile_schedule",
       [](const Layout& self, int64_t block_q, int64_t block_kv, int64_t unit_q,
          int64_t unit_kv, int64_t unit_group, int64_t window_keys,
          std::optional<int64_t> full_keys, std::optional<int64_t> pad_steps_to,
          std::optional<int64_t> pad_units_to) {
         py::gil_scoped_release release;
-        TileSizes sizes;
-        sizes.block_q = ToSize("block_q", block_q);
-        sizes.block_kv = ToSize("block_kv", block_kv);
-        sizes.unit_q = ToSize("unit_q", unit_q);
-        sizes.unit_kv = ToSize("unit_kv", unit_kv);
-        sizes.unit_group = ToSize("unit_group", unit_group);
-        sizes.window_keys = ToSize("window_keys", window_keys);
-        sizes.full_keys =
-            ToSize("full_keys",
-                   full_keys.value_or(std::max<int64_t>(block_kv / 2, 1)));
-        return std::make_shared<TileSchedule>(
-            BuildTileSchedule(self, sizes, pad_steps_to, pad_units_to));
+        const TileSizes sizes = ToSizes(block_q, block_kv, unit_q, unit_kv,
+                                        unit_group, window_keys, full_keys);
+        return std::make_shared<TileSchedule>(BuildTileSchedule(
+            RowIntervals(self), sizes, pad_steps_to, pad_units_to));
       },
-      py::kw_only(), py::arg("block_q"), py::arg("block_kv"),
-      py::arg("unit_q") = defaults.unit_q,
-      py::arg("unit_kv") = defaults.unit_kv,
-      py::arg("unit_group") = defaults.unit_group,
-      py::arg("window_keys") = defaults.window_keys,
-      py::arg("full_keys") = py::none(), py::arg("pad_steps_to") = py::none(),
-      py::arg("pad_units_to") = py::none(),
       "The schedule of the TPU kernel. full_keys defaults to block_kv / 2.");
+  DefTileSchedule(
+      module, "tile_schedule_of_intervals",
+      [](const Int32Array& row_intervals, int64_t num_columns, int64_t block_q,
+         int64_t block_kv, int64_t unit_q, int64_t unit_kv, int64_t unit_group,
+         int64_t window_keys, std::optional<int64_t> full_keys,
+         std::optional<int64_t> pad_steps_to,
+         std::optional<int64_t> pad_units_to) {
+        if (row_intervals.ndim() != 2 || row_intervals.shape(0) != 4) {
+          throw std::invalid_argument(
+              "row_intervals must be int32 of shape [4, rows]");
+        }
+        py::gil_scoped_release release;
+        const TileSizes sizes = ToSizes(block_q, block_kv, unit_q, unit_kv,
+                                        unit_group, window_keys, full_keys);
+        const RowIntervals intervals(row_intervals.data(),
+                                     row_intervals.shape(1), num_columns);
+        return std::make_shared<TileSchedule>(
+            BuildTileSchedule(intervals, sizes, pad_steps_to, pad_units_to));
+      },
+      "The schedule of the TPU kernel for rows that are not of a Layout.",
+      py::arg("row_intervals").noconvert(), py::arg("num_columns"));
 }
 
 }  // namespace isoprefill

@@ -54,7 +54,7 @@ def pallas_attention(
         chip = chip_of(jax.devices()[0].device_kind)
         vmem_limit_bytes = DEFAULT_VMEM_LIMIT_BYTES if chip is None else chip.vmem_limit_bytes
     missing = schedule.padded_columns - k.shape[0]
-    if missing:
+    if missing > 0:
         k, v = (jnp.pad(x, ((0, missing), (0, 0), (0, 0))) for x in (k, v))
 
     def run(online: bool) -> tuple[jax.Array, jax.Array]:

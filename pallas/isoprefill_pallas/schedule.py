@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Int32
 
+import isoprefill_csrc
 from isoprefill_pallas.block_sizes import BlockSizes
 from isoprefill_pallas.kernel import ANCHORS, Q_TILE
 
@@ -59,10 +60,41 @@ class KernelSchedule:
             ValueError: if the steps of one Q tile alone exceed `smem_words`.
         """
         schedule = layout.tile_schedule(**sizes.schedule_arguments())
+        return cls._of(schedule, layout.num_rows, sizes, smem_words, padded)
+
+    @classmethod
+    def of_intervals(
+        cls,
+        row_intervals: Int32[np.ndarray, "4 T"],
+        num_columns: int,
+        sizes: BlockSizes,
+        *,
+        smem_words: int = SMEM_WORDS,
+    ) -> "KernelSchedule":
+        """The schedule of rows that are not of a layout, such as those of a chunk of a request.
+
+        Args:
+            row_intervals: prefix_begin, prefix_end, own_begin, own_end of each row, in columns, half open. Own columns
+                follow the prefix, and neither begin nor end before those of an earlier row.
+            num_columns: columns of k and v.
+
+        Raises:
+            ValueError: naming the row that breaks these rules.
+        """
+        intervals = np.ascontiguousarray(row_intervals, np.int32)
+        schedule = isoprefill_csrc.tile_schedule_of_intervals(
+            intervals, num_columns, **sizes.schedule_arguments()
+        )
+        return cls._of(schedule, intervals.shape[1], sizes, smem_words, padded=True)
+
+    @classmethod
+    def _of(
+        cls, schedule: Any, num_rows: int, sizes: BlockSizes, smem_words: int, padded: bool
+    ) -> "KernelSchedule":
         whole = (0, schedule.num_q_tiles)
         capacity = (
             _capacity(schedule.used_steps, USUAL_STEPS * schedule.num_q_tiles),
-            _capacity(schedule.used_units, USUAL_UNITS * -(-layout.num_rows // sizes.unit_q)),
+            _capacity(schedule.used_units, USUAL_UNITS * -(-num_rows // sizes.unit_q)),
         )
         words = schedule.steps.shape[0] * capacity[0] + capacity[1] + schedule.tiles.size
         parts = [whole] if words <= smem_words else _cut(schedule, smem_words)
@@ -71,8 +103,8 @@ class KernelSchedule:
             room = capacity if (first, end) == whole else None
             part = _part(schedule, first, end, room if padded else (1, 1))
             first_row = first * sizes.block_q
-            num_rows = min(layout.num_rows, end * sizes.block_q) - first_row
-            made.append(SchedulePart(*part, first_row=first_row, num_rows=num_rows))
+            rows = min(num_rows, end * sizes.block_q) - first_row
+            made.append(SchedulePart(*part, first_row=first_row, num_rows=rows))
         return cls(tuple(made), sizes, schedule.padded_columns)
 
 
