@@ -364,7 +364,8 @@ void Builder::AddTile(int32_t q_tile) {
         common_.AllSee(column, common_end) &&
         (common_.min_end >= block_end || common_.min_end == max_end_) &&
         common_end - column >= sizes_.full_keys;
-    int32_t end = full ? common_end : std::min(block_end, intervals_.used_columns);
+    int32_t end =
+        full ? common_end : std::min(block_end, intervals_.used_columns);
     AddStep(q_tile, key_start, {column, end}, full);
     column = end;
     while (i < columns_.size() && columns_[i].end <= column) ++i;
@@ -413,10 +414,10 @@ RowIntervals::RowIntervals(const int32_t* bounds, int64_t num_rows,
   const auto check = [](bool holds, int32_t row, const Range& range,
                         const std::string& rule) {
     if (holds) return;
-    throw std::invalid_argument(
-        "row_intervals has [" + std::to_string(range.begin) + ", " +
-        std::to_string(range.end) + ") at row " + std::to_string(row) +
-        "; it must " + rule);
+    throw std::invalid_argument("row_intervals has [" +
+                                std::to_string(range.begin) + ", " +
+                                std::to_string(range.end) + ") at row " +
+                                std::to_string(row) + "; it must " + rule);
   };
   const std::string in_columns = "lie in [0, " + std::to_string(num_columns) +
                                  "] and not end before it begins";
@@ -456,8 +457,7 @@ TileSchedule BuildTileSchedule(const RowIntervals& intervals,
   if (columns > kMaxExtent) {
     throw std::invalid_argument(
         "the pack has " + std::to_string(intervals.num_columns) +
-        " columns; a tile schedule reaches " +
-        std::to_string(kMaxExtent));
+        " columns; a tile schedule reaches " + std::to_string(kMaxExtent));
   }
   TileSchedule schedule;
   schedule.sizes = sizes;

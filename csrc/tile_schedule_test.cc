@@ -73,11 +73,13 @@ void RandomSchedulesStayInsideTheirArrays() {
     sizes.unit_group = draw(1, 8);
     sizes.window_keys = draw(0, 3) == 0 ? 0 : 128 + 16 * draw(0, 10);
     sizes.full_keys = draw(1, sizes.block_kv);
-    const TileSchedule schedule = BuildTileSchedule(RowIntervals(layout), sizes);
+    const TileSchedule schedule =
+        BuildTileSchedule(RowIntervals(layout), sizes);
     CheckArrays(schedule);
 
-    const TileSchedule padded = BuildTileSchedule(
-        layout, sizes, schedule.used_steps + 5, schedule.used_units + 9);
+    const TileSchedule padded =
+        BuildTileSchedule(RowIntervals(layout), sizes, schedule.used_steps + 5,
+                          schedule.used_units + 9);
     CheckArrays(padded);
     CHECK(padded.num_steps == schedule.used_steps + 5);
     CHECK(Field(padded, kStepFlags, padded.num_steps - 1) == 0);

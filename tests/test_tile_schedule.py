@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isoprefill_csrc import build_layout
+from isoprefill_csrc import build_layout, tile_schedule_of_intervals
 from mask_definition import RequestSpec, define
 from schedule_expansion import covered_pairs, expand
 
@@ -245,3 +245,53 @@ def test_time_grows_linearly():
         return min(times)
 
     assert best(6000) < 24 * best(750)
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(packs(), sizes(), st.integers(0, 300), st.integers(1, 500), st.booleans())
+def test_rows_from_the_middle_of_a_pack_are_covered_once(requests, size, first, count, gap):
+    """A chunk of a request has no layout, only intervals; rows that see nothing may stand between the others."""
+    whole = layout_of(requests)
+    first = min(first, whole.num_rows - 1)
+    intervals = whole.row_intervals[:, first : first + count].copy()
+    if gap:
+        intervals[:, intervals.shape[1] // 2] = 0
+    schedule = tile_schedule_of_intervals(intervals, whole.num_columns, **size)
+    column = np.arange(whole.num_columns)
+    prefix_begin, prefix_end, own_begin, own_end = (x[:, None] for x in intervals)
+    seen = (column >= prefix_begin) & (column < prefix_end)
+    seen |= (column >= own_begin) & (column < own_end)
+    pairs = covered_pairs(schedule, size, intervals, whole.num_columns)
+    np.testing.assert_array_equal(pairs, seen)
+
+
+def test_intervals_of_a_layout_give_the_layouts_schedule():
+    layout = layout_of([RequestSpec(300, [20] * 20), RequestSpec(50, [400])])
+    size = {"block_q": 256, "block_kv": 256}
+    ours = tile_schedule_of_intervals(layout.row_intervals, layout.num_columns, **size)
+    for name in ("steps", "units", "tiles", "padded_columns"):
+        np.testing.assert_array_equal(
+            getattr(ours, name), getattr(layout.tile_schedule(**size), name)
+        )
+
+
+@pytest.mark.parametrize(
+    ("intervals", "message"),
+    [
+        ([[0], [5], [0], [0]], r"\[0, 5\) at row 0; it must lie in \[0, 4\]"),
+        ([[-1], [2], [0], [0]], r"\[-1, 2\) at row 0"),
+        ([[3], [2], [0], [0]], r"\[3, 2\) at row 0"),
+        (
+            [[0], [2], [1], [3]],
+            r"\[1, 3\) at row 0; it must begin after the row's prefix, \[0, 2\)",
+        ),
+        ([[0, 0], [1, 1], [2, 1], [3, 4]], r"\[1, 4\) at row 1; it must neither begin nor end"),
+        ([[0, 0], [1, 1], [2, 2], [4, 3]], r"\[2, 3\) at row 1; it must neither begin nor end"),
+        ([[0], [1], [0]], "row_intervals must be int32 of shape"),
+        ([[], [], [], []], "the number of rows is 0"),
+    ],
+)
+def test_intervals_that_break_the_rules_are_rejected_by_row(intervals, message):
+    """The schedule would not cover what they see, and the kernel would give wrong results."""
+    with pytest.raises(ValueError, match=message):
+        tile_schedule_of_intervals(np.asarray(intervals, np.int32), 4, block_q=256, block_kv=256)
