@@ -14,7 +14,14 @@ ALLOWED = {
     "pallas": {"isoprefill_csrc", "isoprefill_pallas"},
     "python/isoprefill": {"isoprefill_csrc", "isoprefill_pallas", "isoprefill"},
     "python/isoprefill_torch": {"isoprefill", "isoprefill_torch", "torch", "transformers"},
-    "tools": {"isoprefill_csrc", "isoprefill_pallas", "isoprefill", "isoprefill_torch", "torch"},
+    "tools": {
+        "isoprefill_csrc",
+        "isoprefill_pallas",
+        "isoprefill",
+        "isoprefill_torch",
+        "torch",
+        "transformers",
+    },
 }
 TEST_MODULES = {path.stem for path in (ROOT / "tests").glob("*.py")}
 PRODUCT = {

@@ -6,7 +6,10 @@ import sys
 
 from absl import app, flags
 
-COMMANDS = {"score": "score items against a query"}
+COMMANDS = {
+    "audit": "tell whether a /v1/score server isolates items",
+    "score": "score items against a query",
+}
 
 
 def main() -> None:

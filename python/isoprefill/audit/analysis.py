@@ -1,0 +1,72 @@
+"""Stored results side by side: reports of this auditor, and files of the seeds' script."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from isoprefill.audit.markdown_report import table
+
+MAX_FILE_BYTES = 64 << 20
+
+
+class UnreadableResultError(ValueError):
+    """A file holds no results."""
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A stored result.
+
+    Raises:
+        UnreadableResultError: it cannot be read, or is no result; says which file and what is missing.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UnreadableResultError(f"{path} is larger than {MAX_FILE_BYTES} bytes")
+        result = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UnreadableResultError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UnreadableResultError(f"{path} is not JSON: {error}") from error
+    tests = result.get("tests") if isinstance(result, dict) else None
+    if not isinstance(tests, list):
+        raise UnreadableResultError(f'{path} has no list "tests"')
+    if not all(isinstance(test, dict) and isinstance(test.get("name"), str) for test in tests):
+        raise UnreadableResultError(f'{path} has a test without a "name"')
+    return result
+
+
+def side_by_side(paths: list[Path]) -> str:
+    """A Markdown table: a row for each test, a column for each file.
+
+    Raises:
+        UnreadableResultError: a file holds no results.
+    """
+    results = [read_result(path) for path in paths]
+    names = list(dict.fromkeys(test["name"] for result in results for test in result["tests"]))
+    cells = [{test["name"]: _cell(test) for test in result["tests"]} for result in results]
+    rows = [[name, *(column.get(name, "") for column in cells)] for name in names]
+    rows += [
+        ["server", *(str(result.get("server_url", "")) for result in results)],
+        ["model", *(str(result.get("model", "")) for result in results)],
+        ["**conclusion**", *(f"**{_conclusion(result)}**" for result in results)],
+    ]
+    return "\n".join(table(["test", *(path.stem for path in paths)], rows)) + "\n"
+
+
+def _conclusion(result: dict[str, Any]) -> str:
+    summary = result.get("summary")
+    return str(summary.get("conclusion", "")) if isinstance(summary, dict) else ""
+
+
+# The number in which the seeds' script puts each test's effect.
+_SEED_EFFECTS = ("max_diff", "paris_diff", "score_variance")
+
+
+def _cell(test: dict[str, Any]) -> str:
+    words = {True: "isolated", False: "leak"}
+    verdict = test.get("verdict") or words.get(test.get("has_isolation"), "failed")  # type: ignore[arg-type]
+    details = test.get("details")
+    numbers = details if isinstance(details, dict) else {}
+    effects = [test.get("effect"), *(numbers.get(key) for key in _SEED_EFFECTS)]
+    effect = next((value for value in effects if isinstance(value, int | float)), None)
+    return f"{verdict}" if effect is None else f"{verdict} ({effect:.3g})"

@@ -1,0 +1,63 @@
+"""What a probe measured, and what follows from it."""
+
+import dataclasses
+from typing import Any, Literal
+
+Verdict = Literal["isolated", "leak", "inconclusive", "rejected", "failed"]
+
+COARSEST_THRESHOLD = 0.2  # above, the absence of an effect shows nothing
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a probe measured.
+
+    Attributes:
+        effect: largest difference of log scores that should have been equal.
+        shape_changes: the requests compared differ in number or length of items, so that rounding may differ.
+        details: more numbers, as JSON.
+    """
+
+    effect: float
+    shape_changes: bool
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one probe.
+
+    Attributes:
+        name: the probe's.
+        question: what it asks.
+        verdict: "leak" if the effect exceeds the threshold; "inconclusive" if it does not, but the
+            threshold is so high that this shows nothing; "rejected" if the server does not take the input;
+            "failed" if it answered with a server error.
+        effect: largest difference of log scores that should have been equal.
+        threshold: what it had to exceed.
+        details: more numbers, as JSON.
+        reason: why the verdict is "rejected" or "failed".
+    """
+
+    name: str
+    question: str
+    verdict: Verdict
+    effect: float | None = None
+    threshold: float | None = None
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def has_isolation(self) -> bool | None:
+        """True or False, or None if the probe does not tell."""
+        return {"isolated": True, "leak": False}.get(self.verdict)
+
+
+def judge(name: str, question: str, measurement: Measurement, threshold: float) -> Finding:
+    """Compares an effect with its threshold."""
+    verdict: Verdict = "isolated"
+    if measurement.effect > threshold:
+        verdict = "leak"
+    elif threshold > COARSEST_THRESHOLD:
+        verdict = "inconclusive"
+    return Finding(name, question, verdict, measurement.effect, threshold, measurement.details)

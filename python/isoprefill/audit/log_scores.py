@@ -1,0 +1,71 @@
+"""Scores in log space, whatever a server sends.
+
+SGLang sends probabilities, the seeds of the API log-probabilities, others {"score": …} objects with either.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float64
+
+Scale = Literal["log", "probability"]
+
+LOG_FLOOR = -1e4  # stands for log 0, so that differences stay finite
+
+
+class MalformedScoresError(ValueError):
+    """The `scores` of an answer are not what the API says."""
+
+
+def parse_scores(scores: Any, num_items: int) -> Float64[np.ndarray, "N L"]:
+    """The numbers of an answer as they were sent: a row for each item, a column for each label.
+
+    An item's score may be a number, a list of numbers, or an object with the key "score" or "scores"; null is log 0.
+
+    Raises:
+        MalformedScoresError: they are anything else, or not one for each item.
+    """
+    if not isinstance(scores, list) or len(scores) != num_items:
+        shape = f"{len(scores)} entries" if isinstance(scores, list) else type(scores).__name__
+        raise MalformedScoresError(
+            f"scores must have one entry for each of {num_items} items, got {shape}"
+        )
+    rows = [_row(index, entry) for index, entry in enumerate(scores)]
+    if len({len(row) for row in rows}) != 1 or not rows[0]:
+        raise MalformedScoresError("every item must have the same number of scores, at least 1")
+    return np.array(rows, np.float64)
+
+
+def detect_scale(scores: Float64[np.ndarray, "N L"]) -> Scale:
+    """Probabilities lie in [0, 1], log-probabilities below 0.
+
+    Raises:
+        MalformedScoresError: they are neither.
+    """
+    if (scores <= 0).all() and (scores < 0).any():
+        return "log"
+    if ((scores >= 0) & (scores <= 1 + 1e-6)).all():
+        return "probability"
+    raise MalformedScoresError(
+        f"scores must be probabilities in [0, 1] or log-probabilities of at most 0, "
+        f"got {scores.min():.6g} to {scores.max():.6g}"
+    )
+
+
+def to_log(scores: Float64[np.ndarray, "N L"], scale: Scale) -> Float64[np.ndarray, "N L"]:
+    """Natural logarithms, at least LOG_FLOOR."""
+    if scale == "probability":
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scores = np.log(np.maximum(scores, 0.0))
+    return np.maximum(scores, LOG_FLOOR)
+
+
+def _row(index: int, entry: Any) -> list[float]:
+    if isinstance(entry, dict):
+        entry = entry.get("scores", entry.get("score", "missing"))
+    values = entry if isinstance(entry, list) else [entry]
+    row = [float("-inf") if value is None else value for value in values]
+    for value in row:
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+            raise MalformedScoresError(f"scores[{index}] must hold numbers, got {str(value)[:40]}")
+    return row

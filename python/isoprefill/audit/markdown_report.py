@@ -1,0 +1,91 @@
+"""A report for people, in Markdown."""
+
+from collections.abc import Iterable
+
+from isoprefill.audit.run import AuditReport
+
+
+def to_markdown(report: AuditReport) -> str:
+    """The report as a Markdown page."""
+    conclusion, noise = report.conclusion, report.noise
+    lines = [
+        f"# Isolation audit: {conclusion.verdict}",
+        "",
+        conclusion.explanation,
+        "",
+        f"{report.server_url}, model {report.model or 'unnamed'}, sends {_SCALES[report.scale]}; "
+        f"{report.num_requests} requests in {report.seconds:.1f} s from {report.started}.",
+        "",
+        f"Noise: the same request differs by up to {_number(noise.spread)}; adding items after an item changes its "
+        f"score by {_number(noise.rounding)}. All differences are of natural logarithms.",
+        "",
+        *table(
+            ["probe", "question", "effect", "threshold", "verdict"],
+            [
+                [
+                    finding.name,
+                    finding.question,
+                    _number(finding.effect),
+                    _number(finding.threshold),
+                    finding.verdict + (f": {finding.reason}" if finding.reason else ""),
+                ]
+                for finding in report.findings
+            ],
+        ),
+    ]
+    if conclusion.leaks:
+        rows: list[list[object]] = [
+            [leak.source + 1, leak.target + 1, leak.by, _number(leak.effect)]
+            for leak in conclusion.leaks
+        ]
+        lines += ["", "## Which item influences which", ""]
+        lines += table(["item", "changes item", "by its", "effect"], rows)
+    if (comparison := report.comparison) is not None:
+        agreement = "agree" if comparison.agree else "differ"
+        rows = [
+            [item.query, item.position + 1, item.item, _scores(item.first), _scores(item.second)]
+            + [_number(item.log_diff), _number(item.probability_diff)]
+            for item in comparison.items
+        ]
+        lines += [
+            "",
+            f"## Compared with {comparison.server_url}: they {agreement}",
+            "",
+            f"Probabilities differ by up to {_number(comparison.max_probability_diff)}, "
+            f"by {_number(comparison.mean_probability_diff)} in the mean.",
+            "",
+            *table(
+                [
+                    "query",
+                    "place",
+                    "item",
+                    "log scores",
+                    "the other's",
+                    "difference",
+                    "in probability",
+                ],
+                rows,
+            ),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def table(head: list[str], rows: Iterable[Iterable[object]]) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(map(_cell, line))} |" for line in lines]
+
+
+_SCALES = {"log": "log-probabilities", "probability": "probabilities"}
+
+
+def _cell(value: object) -> str:
+    return " ".join(str(value).replace("|", "\\|").split())
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _scores(values: list[float]) -> str:
+    return ", ".join(f"{value:.4f}" for value in values)

@@ -1,0 +1,26 @@
+"""Test 2 of the seeds' plan."""
+
+from isoprefill.audit import texts
+from isoprefill.audit.finding import Measurement
+from isoprefill.audit.instrument import Instrument, difference
+from isoprefill.audit.settings import AuditSettings
+
+NEUTRAL = "Hello world"
+CONTAMINATING = "Paris is a beautiful city"
+
+
+def content_contamination(instrument: Instrument, settings: AuditSettings) -> Measurement:
+    """Does an item before that names the answer change the next item's score?"""
+    target = texts.CAPITALS[0]
+    neutral = instrument.measure(texts.CAPITAL_QUERY, [NEUTRAL, target])
+    contaminated = instrument.measure(texts.CAPITAL_QUERY, [CONTAMINATING, target])
+    effect = difference(neutral[1], contaminated[1])
+    details = {
+        "scores_neutral": {NEUTRAL: neutral[0].tolist(), target: neutral[1].tolist()},
+        "scores_contaminated": {
+            CONTAMINATING: contaminated[0].tolist(),
+            target: contaminated[1].tolist(),
+        },
+        "paris_diff": effect,
+    }
+    return Measurement(effect, True, details)

@@ -1,0 +1,140 @@
+"""Runs an audit."""
+
+import dataclasses
+import datetime
+import time
+from collections.abc import Callable
+
+from isoprefill.audit.client import Rejected, ScoreClient, ServerError
+from isoprefill.audit.comparison import Comparison, compare
+from isoprefill.audit.conclusion import Conclusion, conclude
+from isoprefill.audit.finding import Finding, judge
+from isoprefill.audit.instrument import Instrument, Noise
+from isoprefill.audit.probes import HOSTILE, PROBES, SPORADIC, Probe
+from isoprefill.audit.settings import AuditSettings
+
+# Called with (probes done, probes in all, the next one's name).
+ProgressCallback = Callable[[int, int, str], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AuditReport:
+    """Everything that an audit found out.
+
+    Attributes:
+        server_url: the server.
+        model: the model's name in its answers.
+        scale: whether it sends probabilities or log-probabilities.
+        started: when, UTC, ISO 8601.
+        seconds: how long it took.
+        num_requests: how many requests it made.
+        settings: what was to be done.
+        noise: what changes a score although nothing leaks.
+        findings: one for each probe.
+        conclusion: what follows.
+        comparison: with another server, if there was one.
+    """
+
+    server_url: str
+    model: str
+    scale: str
+    started: str
+    seconds: float
+    num_requests: int
+    settings: AuditSettings
+    noise: Noise
+    findings: tuple[Finding, ...]
+    conclusion: Conclusion
+    comparison: Comparison | None
+
+
+def run_audit(
+    client: ScoreClient,
+    settings: AuditSettings | None = None,
+    *,
+    compare_to: ScoreClient | None = None,
+    on_progress: ProgressCallback = lambda done, total, name: None,
+) -> AuditReport:
+    """Audits a server.
+
+    Args:
+        client: the server.
+        settings: what to do.
+        compare_to: another server to compare with.
+        on_progress: called before each step and at the end.
+
+    Raises:
+        ServerError: a server cannot be reached, or does not do what the API says.
+        ValueError: two servers cannot be compared.
+    """
+    settings = settings or AuditSettings()
+    began, started = time.monotonic(), datetime.datetime.now(datetime.UTC)
+    instrument = _instrument(client, settings)
+    total = 1 + len(PROBES) + (compare_to is not None)
+    on_progress(0, total, "noise")
+    noise, model = _calibrate(instrument)
+    findings: list[Finding] = []
+    for probe in PROBES:
+        on_progress(1 + len(findings), total, _name(probe))
+        findings.append(_run_probe(probe, instrument, settings))
+    comparison = None
+    if compare_to is not None:
+        on_progress(1 + len(findings), total, "backend_comparison")
+        other = _instrument(compare_to, settings)
+        _calibrate(other)
+        comparison = compare(instrument, other)
+    on_progress(total, total, "")
+    return AuditReport(
+        server_url=client.server_url,
+        model=model,
+        scale=str(client.scale),
+        started=started.isoformat(timespec="seconds"),
+        seconds=time.monotonic() - began,
+        num_requests=client.num_requests,
+        settings=settings,
+        noise=noise,
+        findings=tuple(findings),
+        conclusion=conclude(findings),
+        comparison=comparison,
+    )
+
+
+def _instrument(client: ScoreClient, settings: AuditSettings) -> Instrument:
+    return Instrument(client, repeats=settings.repeats, tolerance=settings.tolerance)
+
+
+def _calibrate(instrument: Instrument) -> tuple[Noise, str]:
+    try:
+        return instrument.calibrate(), instrument.model
+    except Rejected as error:
+        raise ServerError(
+            f"{instrument.client.server_url} refuses an ordinary request: {error}. Servers that only score labels "
+            "need label token ids"
+        ) from error
+
+
+def _run_probe(probe: Probe, instrument: Instrument, settings: AuditSettings) -> Finding:
+    name = _name(probe)
+    question = (probe.__doc__ or "").splitlines()[0]
+    try:
+        measurement = probe(instrument, settings)
+    except Rejected as error:
+        return Finding(name, question, "rejected", reason=str(error))
+    except ServerError as error:
+        if probe not in HOSTILE:
+            raise
+        return Finding(name, question, "failed", reason=str(error))
+    threshold = instrument.threshold(shape_changes=measurement.shape_changes)
+    finding = judge(name, question, measurement, threshold)
+    if finding.verdict != "leak" or probe in SPORADIC:
+        return finding
+    # A leak is there again. What is not was noise that the calibration did not meet.
+    again = judge(name, question, probe(instrument, settings), threshold)
+    if again.verdict == "leak":
+        return finding
+    reason = f"an effect of {finding.effect:.3g} was not there again"
+    return dataclasses.replace(finding, verdict="inconclusive", reason=reason)
+
+
+def _name(probe: Probe) -> str:
+    return probe.__name__

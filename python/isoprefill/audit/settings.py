@@ -1,0 +1,39 @@
+"""What an audit does."""
+
+import dataclasses
+
+from isoprefill.audit import texts
+
+MAX_REPEATS = 100
+MAX_ITEMS = 10_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """What an audit does.
+
+    Attributes:
+        repeats: how often the noise is measured, and everything else if there is noise.
+        tolerance: differences of log scores up to this never count.
+        max_items: items of the longest list.
+        delimiter_texts: texts that may be delimiters, to be put into an item.
+        delimiter_token_id: the server's delimiter, to be put into an item of token ids.
+    """
+
+    repeats: int = 5
+    tolerance: float = 1e-3
+    max_items: int = 500
+    delimiter_texts: tuple[str, ...] = texts.SPECIAL_TEXTS
+    delimiter_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.repeats <= MAX_REPEATS:
+            raise ValueError(f"repeats must be in [2, {MAX_REPEATS}], got {self.repeats}")
+        if not 0 < self.tolerance <= 1:
+            raise ValueError(f"tolerance must be in (0, 1], got {self.tolerance}")
+        if not 10 <= self.max_items <= MAX_ITEMS:
+            raise ValueError(f"max-items must be in [10, {MAX_ITEMS}], got {self.max_items}")
+        if self.delimiter_token_id is not None and self.delimiter_token_id < 0:
+            raise ValueError(
+                f"delimiter-token-id must be at least 0, got {self.delimiter_token_id}"
+            )

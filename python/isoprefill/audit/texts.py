@@ -1,0 +1,42 @@
+"""The texts that probes send. The first ones are those of the question's first test plan.
+
+No digits: tokenizers of one vocabulary disagree about them.
+"""
+
+CAPITAL_QUERY = "What is the capital of France?"
+CAPITALS = ("Paris", "London", "Berlin")
+
+REVIEW_QUERY = "Rate this restaurant review"
+PRAISE = "The food was excellent and service was great"
+COMPLAINT = "Terrible food, awful service, never coming back"
+
+PLACE_QUERY = "Here is what a guest wrote about the house:"
+PLACES = (
+    " The food was good.",
+    " A quiet place to read",
+    " Great service and good wine, but the rooms were small",
+    " Very warm",
+    " We would like to come back in the summer",
+)
+# As many bytes, and in common vocabularies as many tokens.
+SAME_LENGTH = (
+    " The room was cold.",
+    " A noisy house to rent",
+    " Small service and cold soup, yet the views were great",
+    " Very dark",
+    " We would hate to come home in the winter",
+)
+OTHER_LENGTH = (
+    " Good.",
+    " A place that we had found by chance when we were looking for something else",
+    " Small rooms",
+    " Very warm, even at night, and the fire was lit for us whenever we asked",
+    " Never",
+)
+
+ONE_TOKEN = (" a", " I", " x", " y")
+ONE_TOKEN_OTHERS = (" I", " a", " y", " x")
+
+SPECIAL_TEXTS = ("<|endoftext|>", "<|im_end|>", "</s>", "<s>")
+
+FILLERS = (" red", " green", " blue", " yellow", " black", " white", " brown")

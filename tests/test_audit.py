@@ -1,0 +1,514 @@
+"""The auditor, on real back ends and on planted faults, over HTTP on loopback.
+
+If one of these fails, the auditor clears a server that leaks, or accuses one that does not.
+"""
+
+import contextlib
+import dataclasses
+import json
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from fastapi import FastAPI, Response
+
+import planted_faults
+import small_models
+from isoprefill.audit import AuditSettings, Rejected, ScoreClient, ServerError, run_audit
+from isoprefill.audit.analysis import UnreadableResultError, read_result, side_by_side
+from isoprefill.audit.json_report import to_json
+from isoprefill.audit.log_scores import (
+    LOG_FLOOR,
+    MalformedScoresError,
+    detect_scale,
+    parse_scores,
+    to_log,
+)
+from isoprefill.audit.markdown_report import to_markdown
+from isoprefill.models.source import load_tokenizer
+from isoprefill_torch import TorchScorer, flashinfer_cuda, load_model
+from isoprefill_torch.packing import pack
+from isoprefill_torch.server import Backend, create_app
+from local_server import serving
+
+SETTINGS = AuditSettings(max_items=100, repeats=3)
+LABELS = [65, 66, 67]
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory) -> Backend:
+    """A small random model with a token for each byte."""
+    torch.set_num_threads(1)
+    model = small_models.random_model("llama", max_position_embeddings=8192)
+    directory = small_models.save_directory(model, tmp_path_factory.mktemp("llama"))
+    return Backend(TorchScorer(load_model(directory)), load_tokenizer(directory), "serial")
+
+
+def audit(app: FastAPI, labels=None, settings=SETTINGS):
+    with (
+        serving(app) as url,
+        contextlib.closing(ScoreClient(url, label_token_ids=labels)) as client,
+    ):
+        return run_audit(client, settings)
+
+
+def planted(fault: type[Backend], backend: Backend) -> FastAPI:
+    values = {field.name: getattr(backend, field.name) for field in dataclasses.fields(backend)}
+    return create_app(fault(**values))
+
+
+def leaking(report) -> set[str]:
+    return {finding.name for finding in report.findings if finding.verdict == "leak"}
+
+
+@pytest.mark.parametrize("labels", [None, LABELS], ids=["likelihood", "labels"])
+@pytest.mark.parametrize(
+    ("method", "delimiter"),
+    [
+        ("serial", "none"),
+        ("extend", "prefix_first"),
+        ("isolated-dense", "none"),
+        ("isolated-dense", "hidden"),
+        ("flex", "prefix_first"),
+        ("flashinfer-rule", "hidden"),
+    ],
+)
+def test_isolated_back_ends_are_cleared(backend, method, delimiter, labels):
+    """A false alarm costs the auditor its credit."""
+    chosen = dataclasses.replace(backend, method=method, delimiter=delimiter, delimiter_id=10)
+    report = audit(create_app(chosen), labels)
+    assert report.conclusion.verdict == "ISOLATED"
+    assert report.conclusion.exit_code == 0
+    assert report.scale == ("log" if labels is None else "probability")
+    assert {finding.verdict for finding in report.findings} == {"isolated", "rejected"}
+    same_length = next(one for one in report.findings if one.name == "same_length_mutation")
+    assert same_length.details["same_number_of_tokens_confirmed"]
+
+
+@pytest.mark.parametrize("labels", [None, LABELS], ids=["likelihood", "labels"])
+def test_causal_attention_has_no_isolation(backend, labels):
+    report = audit(create_app(dataclasses.replace(backend, method="causal")), labels)
+    assert report.conclusion.verdict == "NO_ISOLATION"
+    assert report.conclusion.exit_code == 4
+    assert "plain causal attention" in report.conclusion.explanation
+    pairs = {(leak.source, leak.target) for leak in report.conclusion.leaks}
+    assert pairs == {(i, j) for j in range(5) for i in range(j)}
+    # The one thing that causal attention does not mix are requests.
+    told = {one.name for one in report.findings if one.has_isolation is not None}
+    assert leaking(report) == told - {"concurrent_requests"}
+
+
+@pytest.mark.parametrize("labels", [None, LABELS], ids=["likelihood", "labels"])
+def test_the_published_first_item_leak_is_named(backend, labels):
+    report = audit(create_app(dataclasses.replace(backend, method="leaky-first-item")), labels)
+    assert report.conclusion.verdict == "PARTIAL"
+    assert report.conclusion.exit_code == 3
+    assert report.conclusion.explanation.startswith("Item 1 leaks into every later item")
+    pairs = {(leak.source, leak.target) for leak in report.conclusion.leaks}
+    assert pairs == {(0, j) for j in range(1, 5)}
+
+
+@pytest.mark.parametrize(
+    ("fault", "verdict", "explanation"),
+    [
+        (planted_faults.PositionsRunOn, "PARTIAL", "positions do not restart"),
+        (planted_faults.DelimitersVisible, "PARTIAL", "items see delimiters"),
+        (planted_faults.SeesItemBefore, "PARTIAL", "Some items leak into others: 1 into 2,"),
+        (planted_faults.SeesAllItems, "NO_ISOLATION", "and the items after it"),
+    ],
+)
+def test_planted_faults_are_caught_and_named(backend, fault, verdict, explanation):
+    report = audit(planted(fault, backend))
+    assert report.conclusion.verdict == verdict
+    assert explanation in report.conclusion.explanation
+
+
+def test_without_its_fault_a_planted_back_end_is_cleared(backend):
+    """Else the test above could be passed by an auditor that accuses everyone."""
+    assert audit(planted(planted_faults.MaskFault, backend)).conclusion.verdict == "ISOLATED"
+
+
+def test_a_leak_between_concurrent_requests_is_caught(backend):
+    report = audit(planted_faults.batching_app(backend.scorer))
+    assert report.conclusion.verdict == "PARTIAL"
+    assert leaking(report) == {"concurrent_requests"}
+    assert "requests at the same time" in report.conclusion.explanation
+
+
+def test_batching_without_a_leak_is_cleared(backend):
+    report = audit(planted_faults.batching_app(backend.scorer, leak=False))
+    assert report.conclusion.verdict == "ISOLATED"
+
+
+def test_noise_is_not_taken_for_a_leak(backend):
+    report = audit(planted(planted_faults.Noisy, backend), settings=AuditSettings(max_items=10))
+    assert report.conclusion.verdict == "INCONCLUSIVE"
+    assert report.conclusion.exit_code == 5
+    assert report.noise.spread > 0.1
+
+
+def test_a_leak_is_found_through_noise(backend):
+    causal = dataclasses.replace(backend, method="causal")
+    report = audit(planted(planted_faults.SlightlyNoisy, causal))
+    assert report.conclusion.verdict == "NO_ISOLATION"
+    assert report.noise.spread > 0
+
+
+def test_a_little_noise_does_not_hide_isolation(backend):
+    report = audit(planted(planted_faults.SlightlyNoisy, backend))
+    assert report.conclusion.verdict == "ISOLATED"
+
+
+def test_two_servers_are_compared_item_by_item(backend):
+    """Test 4 of the seeds' plan: the first item agrees, the later ones do not."""
+    isolated, causal = (
+        dataclasses.replace(backend, method=name) for name in ("isolated-dense", "causal")
+    )
+    with (
+        serving(create_app(isolated)) as url,
+        serving(create_app(causal)) as other,
+        contextlib.closing(ScoreClient(url, label_token_ids=LABELS)) as client,
+        contextlib.closing(ScoreClient(other, label_token_ids=LABELS)) as compare_to,
+    ):
+        same = run_audit(client, SETTINGS, compare_to=client).comparison
+        report = run_audit(client, SETTINGS, compare_to=compare_to)
+    assert same.agree
+    assert same.max_log_diff == 0.0
+    comparison = report.comparison
+    assert report.conclusion.verdict == "ISOLATED"  # of the first
+    assert not comparison.agree
+    assert all(item.log_diff < 1e-4 for item in comparison.items if item.position == 0)
+    assert all(item.log_diff > 1e-3 for item in comparison.items if item.position > 0)
+    assert "they differ" in to_markdown(report)
+
+
+def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "isoprefill.cli", "audit", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def command_run(backend, tmp_path_factory):
+    """One run of the command on the leaky back end, with all that it can write."""
+    directory = tmp_path_factory.mktemp("audit")
+    leaky = dataclasses.replace(backend, method="leaky-first-item")
+    with serving(create_app(leaky)) as url, serving(create_app(backend)) as other:
+        done = run_command(
+            f"--server-url={url}",
+            f"--compare-url={other}",
+            "--max-items=20",
+            f"--output={directory / 'report.json'}",
+            f"--markdown={directory / 'report.md'}",
+            f"--heat-map={directory / 'influence.png'}",
+        )
+    return done, directory
+
+
+def test_the_command_reports_and_exits_with_the_verdict(command_run):
+    done, directory = command_run
+    assert done.returncode == 3, done.stderr
+    assert done.stdout == (directory / "report.md").read_text()
+    assert done.stdout.startswith("# Isolation audit: PARTIAL")
+    assert (directory / "influence.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_is_what_its_schema_says(command_run):
+    _, directory = command_run
+    report = json.loads((directory / "report.json").read_text())
+    schema = json.loads(
+        resources.files("isoprefill.audit").joinpath("report.schema.json").read_text()
+    )
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(report, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**report, "summary": {"conclusion": "FINE"}}, schema)
+
+
+def test_the_report_holds_what_the_seeds_script_writes(command_run):
+    """Tools made for the seeds' files must be able to read ours."""
+    _, directory = command_run
+    report = json.loads((directory / "report.json").read_text())
+    tests = {test["name"]: test for test in report["tests"]}
+    for name, keys in {
+        "order_sensitivity": {"scores_abc", "scores_cba", "diffs", "max_diff", "threshold"},
+        "content_contamination": {
+            "scores_neutral",
+            "scores_contaminated",
+            "paris_diff",
+            "threshold",
+        },
+        "scaling_contamination": {"results_by_prefix_count", "score_variance", "threshold"},
+    }.items():
+        assert keys <= tests[name]["details"].keys()
+        assert tests[name]["passed"] is True
+        assert tests[name]["has_isolation"] is False
+    assert report["summary"]["conclusion"] == "PARTIAL"
+    assert report["summary"]["all_tests_show_isolation"] is False
+    assert report["server_url"].startswith("http://127.0.0.1:")
+
+
+SEED_RESULT = {
+    "server_url": "http://localhost:30000",
+    "tests": [
+        {
+            "name": "order_sensitivity",
+            "passed": True,
+            "has_isolation": False,
+            "details": {"max_diff": 0.25, "threshold": 0.001},
+        },
+        {"name": "test_broken", "passed": False, "has_isolation": None, "details": {"error": "x"}},
+    ],
+    "summary": {"conclusion": "NO_ISOLATION"},
+}
+
+
+def test_stored_results_are_shown_side_by_side(command_run, tmp_path):
+    _, directory = command_run
+    seeds = tmp_path / "seeds.json"
+    seeds.write_text(json.dumps(SEED_RESULT))
+    done = run_command("--analyze", str(directory / "report.json"), str(seeds))
+    assert done.returncode == 0, done.stderr
+    rows = {
+        cells[0]: cells[1:]
+        for line in done.stdout.splitlines()
+        if (cells := [cell.strip() for cell in line.strip("|").split("|")])
+    }
+    assert rows["test"] == ["report", "seeds"]
+    assert rows["order_sensitivity"][0].startswith("leak (")
+    assert rows["order_sensitivity"][1] == "leak (0.25)"
+    assert rows["test_broken"] == ["", "failed"]
+    assert rows["**conclusion**"] == ["**PARTIAL**", "**NO_ISOLATION**"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", 'has no list "tests"'),
+        ('{"tests": [{}]}', 'has a test without a "name"'),
+        (None, "cannot read"),
+    ],
+)
+def test_a_file_without_results_is_named(tmp_path, content, message):
+    path = tmp_path / "result.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UnreadableResultError, match=rf"result\.json.* {message}|{message}"):
+        read_result(path)
+
+
+def test_an_unreachable_server_has_an_exit_status_of_its_own():
+    done = run_command("--server-url=http://127.0.0.1:9", "--timeout=5")
+    assert done.returncode == 2
+    assert "cannot be reached" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "message"),
+    [
+        ("oops", 500, "answered HTTP 500: oops"),
+        ("oops", 200, "did not answer with JSON"),
+        ("[" * 100_000, 200, "did not answer with JSON"),
+        ("[]", 200, "did not answer with a JSON object"),
+        ("{}", 200, "scores must have one entry for each of 3 items, got NoneType"),
+        ('{"scores": [-1]}', 200, "for each of 3 items, got 1 entries"),
+        ('{"scores": [-1, -1, NaN]}', 200, r"scores\[2\] must hold numbers, got nan"),
+        ('{"scores": [-1, -1, {}]}', 200, r"scores\[2\] must hold numbers, got missing"),
+        ('{"scores": [[0.1], [0.1, 0.2], [1]]}', 200, "the same number of scores"),
+        ('{"scores": [-1, 1, 3]}', 200, "got -1 to 3"),
+        ('{"error": {"message": "no labels"}}', 400, "refuses an ordinary request: .*no labels"),
+        ("", 307, "answered HTTP 307"),
+    ],
+)
+def test_a_misbehaving_server_is_an_error_with_the_reason(content, status, message):
+    app = FastAPI()
+
+    @app.post("/v1/score")
+    def score() -> Response:
+        return Response(content, status, media_type="application/json")
+
+    with pytest.raises(ServerError, match=message):
+        audit(app)
+
+
+def test_a_server_that_answers_too_late_or_too_much_is_an_error(monkeypatch):
+    """The auditor must not hang, and must not be filled up."""
+    import time
+
+    app = FastAPI()
+
+    @app.post("/v1/score")
+    def score() -> Response:
+        time.sleep(1)
+        return Response("x" * 2000)
+
+    with serving(app) as url:
+        with (
+            contextlib.closing(ScoreClient(url, timeout=0.1)) as client,
+            pytest.raises(ServerError, match="did not answer in time"),
+        ):
+            client.score("a", ["b"])
+        monkeypatch.setattr("isoprefill.audit.client.MAX_RESPONSE_BYTES", 1000)
+        with (
+            contextlib.closing(ScoreClient(url)) as client,
+            pytest.raises(ServerError, match="more than 1000 bytes"),
+        ):
+            client.score("a", ["b"])
+
+
+def test_hostile_input_that_breaks_a_server_is_reported_without_hiding_the_rest(backend):
+    app, isolated = FastAPI(), create_app(backend)
+
+    @app.middleware("http")
+    async def break_on_empty_items(request, call_next):
+        if b'""' in await request.body():
+            return Response("Traceback", 500)
+        return await call_next(request)
+
+    app.mount("/", isolated)
+    report = audit(app)
+    findings = {finding.name: finding for finding in report.findings}
+    assert findings["empty_item"].verdict == "failed"
+    assert "Traceback" in findings["empty_item"].reason
+    assert report.conclusion.verdict == "ISOLATED"
+
+
+def test_token_delimiters_are_smuggled_too(backend):
+    settings = dataclasses.replace(SETTINGS, delimiter_token_id=10)
+    report = audit(create_app(backend), settings=settings)
+    finding = next(one for one in report.findings if one.name == "delimiter_in_item")
+    assert "token 10" in finding.details["diffs"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "scale", "expected"),
+    [
+        ([{"score": -1.5}, {"score": -2.0}], "log", [[-1.5], [-2.0]]),
+        ([-1.5, None], "log", [[-1.5], [LOG_FLOOR]]),
+        ([[0.5, 1.0], [0.0, 0.25]], "probability", np.log([[0.5, 1.0], [1e-300, 0.25]])),
+        ([{"scores": [0.5]}, {"scores": [1]}], "probability", [[np.log(0.5)], [0.0]]),
+    ],
+)
+def test_scores_are_compared_in_log_space_whatever_is_sent(sent, scale, expected):
+    scores = parse_scores(sent, len(sent))
+    assert detect_scale(scores) == scale
+    expected = np.where(np.asarray(expected) < -600, LOG_FLOOR, expected)
+    np.testing.assert_allclose(to_log(scores, scale), expected)
+
+
+@pytest.mark.parametrize("score", [True, "0.5", {"value": 1}, []])
+def test_scores_that_are_none_are_refused(score):
+    with pytest.raises(MalformedScoresError):
+        parse_scores([score], 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"repeats": 1}, r"repeats must be in \[2, 100\], got 1"),
+        ({"tolerance": 0.0}, r"tolerance must be in \(0, 1\], got 0"),
+        ({"max_items": 1}, r"max-items must be in \[10, 10000\], got 1"),
+        ({"delimiter_token_id": -1}, "delimiter-token-id must be at least 0, got -1"),
+    ],
+)
+def test_settings_are_checked(values, message):
+    with pytest.raises(ValueError, match=message):
+        AuditSettings(**values)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give the server with --server-url"),
+        (["--server-url=ftp://x"], "server-url must be http"),
+        (["--server-url=http://x", "--labels= yes"], "--labels needs --tokenizer"),
+        (["--server-url=http://x", "--label-token-ids=1,b"], "must be integers, got '1,b'"),
+        (["--analyze"], "--analyze needs the files"),
+        (["stray", "--server-url=http://x"], "unexpected argument 'stray'"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    done = run_command(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"items": ["a"]}, "query is missing"),
+        ({"query": "a", "items": []}, "items must be a list of at least 1 item"),
+        ({"query": "a", "items": ["a", ""]}, r"items\[1\] must hold at least 1 token"),
+        ({"query": "a", "items": [[300]]}, r"items\[0\] must hold token ids in \[0, 300\)"),
+        ({"query": "a", "items": [[1.5]]}, r"items\[0\] must be text or token ids"),
+        ({"query": "a", "items": ["a"], "label_token_ids": []}, "label_token_ids must hold"),
+        ({"query": "a", "items": ["a"], "item_first": True}, "item_first is not supported"),
+        ({"query": "a", "items": ["b" * 9000]}, "9001 tokens, at most 8192"),
+    ],
+)
+def test_the_reference_server_refuses_what_it_would_misread(backend, body, message):
+    import httpx
+
+    with serving(create_app(backend)) as url:
+        response = httpx.post(f"{url}/v1/score", json=body)
+    assert response.status_code == 400
+    with pytest.raises(Rejected, match=message):
+        raise Rejected(response.json()["error"]["message"])
+
+
+def test_the_reference_server_scores_as_the_model_does(backend):
+    """The shapes of SGLang's answers: rows with labels, objects without; softmax over the labels."""
+    with serving(create_app(backend)) as url:
+        import httpx
+
+        def ask(**fields):
+            body = {"query": "abc", "items": ["de", "f"], **fields}
+            return httpx.post(f"{url}/v1/score", json=body).json()
+
+        likelihoods, labels = ask(), ask(label_token_ids=LABELS)
+        softmax = ask(label_token_ids=LABELS, apply_softmax=True)
+    encode = backend.tokenizer.encode
+    query, items = encode("abc"), [encode("de"), encode("f")]
+    expected = backend.logprobs(query, items, None)
+    np.testing.assert_allclose([one["score"] for one in likelihoods["scores"]], expected)
+    expected = np.exp(backend.logprobs(query, items, LABELS))
+    np.testing.assert_allclose(labels["scores"], expected)
+    np.testing.assert_allclose(
+        softmax["scores"], expected / expected.sum(axis=1, keepdims=True), rtol=1e-6
+    )
+    assert likelihoods["usage"] == {"prompt_tokens": 6, "completion_tokens": 0, "total_tokens": 6}
+
+
+def test_flashinfer_is_refused_without_cuda(backend):
+    if torch.cuda.is_available():
+        pytest.skip("there is CUDA")
+    with pytest.raises(ValueError, match="needs CUDA"):
+        backend.scorer.logprobs([1, 2], [[3]], method="flashinfer")
+
+
+def test_flashinfer_gets_the_published_parameters():
+    """The example of FlashInfer's own documentation: items of 3, 2 and 4 tokens."""
+    packing = pack([1, 2], [[1] * 3, [1] * 2, [1] * 4], "hidden", 0)
+    positions = [0, 1, 2, 3, 0, 1, 2, 0, 1, 2, 3, 4, 0]
+    assert flashinfer_cuda.token_pos_in_items(packing) == positions
+
+
+def test_markdown_and_json_agree(command_run):
+    _, directory = command_run
+    report = json.loads((directory / "report.json").read_text())
+    page = (directory / "report.md").read_text()
+    for test in report["tests"]:
+        assert test["name"] in page
+    assert side_by_side([Path(directory / "report.json")]).count("\n") == len(report["tests"]) + 5
+
+
+def test_json_is_strict(backend):
+    """NaN and infinity are no JSON, and an effect on a vanished probability must stay a number."""
+    report = audit(create_app(backend), settings=AuditSettings(max_items=10, repeats=2))
+    json.dumps(to_json(report), allow_nan=False)

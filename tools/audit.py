@@ -1,0 +1,6 @@
+"""bazel run //tools:audit -- --server-url http://127.0.0.1:30000."""
+
+from isoprefill.cli.main import run
+
+if __name__ == "__main__":
+    run("audit")

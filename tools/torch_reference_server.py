@@ -1,0 +1,70 @@
+"""A /v1/score server over PyTorch with the attention of your choice, to audit and to compare with.
+
+    bazel run //tools:torch_reference_server -- --attention causal --port 30001
+    bazel run //tools:audit -- --server-url http://127.0.0.1:30001
+
+For experiments on your own machine: one request at a time, no authentication.
+"""
+
+import sys
+
+import transformers
+import uvicorn
+from absl import app, flags
+
+from isoprefill.models.pinned import FetchError
+from isoprefill.models.source import load_tokenizer
+from isoprefill_torch import METHODS, TorchScorer, flashinfer_cuda, load_model
+from isoprefill_torch.server import Backend, create_app
+
+_ATTENTION = flags.DEFINE_enum(
+    "attention",
+    "isolated-dense",
+    METHODS,
+    "How items are scored. serial, batched and extend keep items apart by construction; isolated-dense, flex and "
+    "flashinfer-rule pack them under an isolation mask; causal has no such mask; leaky-first-item shows the first "
+    "item to every later one, a published fault; flashinfer is FlashInfer's own kernel (CUDA).",
+)
+_MODEL = flags.DEFINE_string(
+    "model", "smollm2-135m", "A pinned model's name, a .gguf file, or a directory with safetensors."
+)
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the weights.")
+_DEVICE = flags.DEFINE_string("device", None, "cpu or cuda; cuda for --attention flashinfer.")
+_DELIMITER = flags.DEFINE_enum(
+    "delimiter", "none", ["none", "hidden", "prefix_first"], "Where delimiter tokens lie."
+)
+_DELIMITER_TOKEN_ID = flags.DEFINE_integer("delimiter-token-id", None, "The delimiter's token.")
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen at.")
+_PORT = flags.DEFINE_integer("port", 30001, "Port to listen at.", lower_bound=0, upper_bound=65535)
+
+
+def main(_: list[str]) -> None:
+    """Loads the model and serves until it is interrupted."""
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        if _ATTENTION.value == "flashinfer" and (reason := flashinfer_cuda.unavailable()):
+            raise ValueError(reason)
+        if _DELIMITER.value != "none" and _DELIMITER_TOKEN_ID.value is None:
+            raise ValueError(f"--delimiter {_DELIMITER.value} needs --delimiter-token-id")
+        device = _DEVICE.value or ("cuda" if _ATTENTION.value == "flashinfer" else "cpu")
+        backend = Backend(
+            TorchScorer(load_model(_MODEL.value, _DTYPE.value, device)),
+            load_tokenizer(_MODEL.value),
+            _ATTENTION.value,
+            _DELIMITER.value,
+            _DELIMITER_TOKEN_ID.value,
+        )
+    except (ValueError, OSError, FetchError) as error:
+        print(f"torch_reference_server: {error}", file=sys.stderr)
+        sys.exit(2)
+    uvicorn.run(
+        create_app(backend),
+        host=_HOST.value,
+        port=_PORT.value,
+        log_level="warning",
+        access_log=False,
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)
