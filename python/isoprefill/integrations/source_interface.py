@@ -1,0 +1,138 @@
+"""Compares the interface of a Python package with an expected one, by reading its source: nothing is imported.
+
+The expected interface is JSON:
+
+    {"package.module": {
+        "functions": {"name": ["argument", "*", "argument", "**kwargs"]},
+        "classes": {"Name": {"methods": {"name": ["self", "argument"]}, "attributes": ["name"]}},
+        "names": ["imported_or_assigned_name"]}}
+
+Arguments are compared in order; `attributes` are fields of the class or names that its methods assign to `self`;
+`names` are bound at the top of the module.
+"""
+
+import ast
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """One thing that is not as expected."""
+
+    where: str  # package.module, package.module.Class.method, …
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: expected {self.expected}, found {self.found}"
+
+
+def load(path: pathlib.Path) -> dict[str, Any]:
+    """An expected interface from its file."""
+    interface: dict[str, Any] = json.loads(path.read_text())
+    return interface
+
+
+def differences(root: pathlib.Path, interface: Mapping[str, Any]) -> list[Difference]:
+    """How the package under `root` differs from `interface`, in the interface's order.
+
+    Args:
+        root: the directory that holds the package, as it would stand in sys.path.
+    """
+    return [
+        difference
+        for module, expected in interface.items()
+        for difference in _module(root, module, expected)
+    ]
+
+
+def _module(root: pathlib.Path, module: str, expected: Mapping[str, Any]) -> Iterator[Difference]:
+    path = root / (module.replace(".", "/") + ".py")
+    if not path.exists():
+        path = path.with_suffix("") / "__init__.py"
+    if not path.exists():
+        yield Difference(module, "a module", "none")
+        return
+    tree = ast.parse(path.read_text(), str(path))
+    functions = {node.name: node for node in tree.body if isinstance(node, Function)}
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    for name, arguments in expected.get("functions", {}).items():
+        yield from _function(f"{module}.{name}", functions.get(name), arguments)
+    for name, parts in expected.get("classes", {}).items():
+        where = f"{module}.{name}"
+        if name not in classes:
+            yield Difference(where, "a class", "none")
+            continue
+        yield from _class(where, classes[name], parts)
+    bound = set(_bound_names(tree))
+    for name in expected.get("names", []):
+        if name not in bound:
+            yield Difference(f"{module}.{name}", "a name of the module", "none")
+
+
+def _class(where: str, node: ast.ClassDef, expected: Mapping[str, Any]) -> Iterator[Difference]:
+    methods = {part.name: part for part in node.body if isinstance(part, Function)}
+    for name, arguments in expected.get("methods", {}).items():
+        yield from _function(f"{where}.{name}", methods.get(name), arguments)
+    attributes = set(_attributes(node)) | set(methods)
+    for name in expected.get("attributes", []):
+        if name not in attributes:
+            yield Difference(f"{where}.{name}", "an attribute", "none")
+
+
+def _function(where: str, node: Function | None, expected: list[str]) -> Iterator[Difference]:
+    if node is None:
+        yield Difference(where, f"({', '.join(expected)})", "none")
+        return
+    found = list(argument_names(node.args))
+    if found != expected:
+        yield Difference(where, f"({', '.join(expected)})", f"({', '.join(found)})")
+
+
+def argument_names(arguments: ast.arguments) -> Iterator[str]:
+    """The names of a function's arguments, in order, with `/`, `*`, `*args` and `**kwargs` as they are written."""
+    yield from (argument.arg for argument in arguments.posonlyargs)
+    if arguments.posonlyargs:
+        yield "/"
+    yield from (argument.arg for argument in arguments.args)
+    if arguments.vararg:
+        yield f"*{arguments.vararg.arg}"
+    elif arguments.kwonlyargs:
+        yield "*"
+    yield from (argument.arg for argument in arguments.kwonlyargs)
+    if arguments.kwarg:
+        yield f"**{arguments.kwarg.arg}"
+
+
+def _attributes(node: ast.ClassDef) -> Iterator[str]:
+    for part in node.body:
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+            yield part.target.id
+        elif isinstance(part, ast.Assign):
+            yield from (target.id for target in part.targets if isinstance(target, ast.Name))
+    for inner in ast.walk(node):
+        if (
+            isinstance(inner, ast.Attribute)
+            and isinstance(inner.ctx, ast.Store)
+            and isinstance(inner.value, ast.Name)
+            and inner.value.id == "self"
+        ):
+            yield inner.attr
+
+
+def _bound_names(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from ((alias.asname or alias.name).split(".")[0] for alias in node.names)
+        elif isinstance(node, Function | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id

@@ -1,0 +1,150 @@
+"""Runs one sglang-jax engine on the CPU and writes what it answers as JSON; check_sglang_jax starts it.
+
+    python sglang_jax_run.py OPTIONS_JSON OUTPUT_FILE
+
+A script of its own, because an engine owns its process, and because it runs in the Python that has sglang-jax.
+"""
+
+import asyncio
+import json
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+
+QUERY = 37
+ITEMS = (1, 5, 20, 3, 7)
+LABELS = [3, 4, 100, 511]
+TEXT_QUERY, TEXT_ITEMS = "The capital of France is", [" Paris", " Pari", " the capital", "s"]
+
+
+def workload(seed: int) -> tuple[list[int], list[list[int]]]:
+    """Query and items of random tokens."""
+    generator = np.random.default_rng(seed)
+    return generator.integers(1, 512, QUERY).tolist(), [
+        generator.integers(1, 512, length).tolist() for length in ITEMS
+    ]
+
+
+def generations(engine: Any) -> list[Any]:
+    """What ordinary generation returns: tokens, and the log-probabilities of prompt and output."""
+    answers = engine.generate(
+        input_ids=[workload(seed)[0] for seed in range(2)],
+        sampling_params={"max_new_tokens": 4, "temperature": 0},
+        return_logprob=True,
+        logprob_start_len=0,
+    )
+    return [
+        [
+            answer["output_ids"],
+            *(
+                [entry[0] for entry in answer["meta_info"][name]]
+                for name in ("input_token_logprobs", "output_token_logprobs")
+            ),
+        ]
+        for answer in answers
+    ]
+
+
+def item_by_item(engine: Any) -> dict[str, Any]:
+    """What sglang-jax itself returns, one item a call.
+
+    One item a call because its CPU back end mixes up the requests of a prefill if a page holds more than one token.
+    """
+    scores = {}
+    for seed in range(2):
+        query, items = workload(seed)
+        scores[f"tokens {seed}"] = [
+            engine.score(query=query, items=[item], label_token_ids=LABELS)[0] for item in items
+        ]
+    scores["text"] = [
+        engine.score(query=TEXT_QUERY, items=[item], label_token_ids=LABELS)[0]
+        for item in TEXT_ITEMS
+    ]
+    scores["softmax"] = [
+        engine.score(query=TEXT_QUERY, items=[item], label_token_ids=LABELS, apply_softmax=True)[0]
+        for item in TEXT_ITEMS
+    ]
+    scores["item first"] = [
+        engine.score(query=TEXT_QUERY, items=[item], label_token_ids=LABELS, item_first=True)[0]
+        for item in TEXT_ITEMS[:1]
+    ]
+    return scores
+
+
+def multi_item(engine: Any) -> dict[str, Any]:
+    """What our scoring returns: two requests at once, beside an ordinary generation."""
+
+    async def together() -> list[Any]:
+        return await asyncio.gather(
+            *(engine.async_score(*workload(seed), label_token_ids=LABELS) for seed in range(2)),
+            engine.async_generate(
+                input_ids=workload(0)[0], sampling_params={"max_new_tokens": 4, "temperature": 0}
+            ),
+        )
+
+    prefills = 0
+    send = engine.tokenizer_manager._send_one_request
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal prefills
+        prefills += 1
+        return send(*args, **kwargs)
+
+    engine.tokenizer_manager._send_one_request = counted
+    alone = engine.score(*workload(0), label_token_ids=LABELS)
+    first, second, generated = engine.loop.run_until_complete(together())
+    return {
+        "prefills": prefills - 3,  # of the first request
+        "alone": alone,
+        "generated": generated["output_ids"],
+        "tokens 0": first,
+        "tokens 1": second,
+        "text": engine.score(TEXT_QUERY, TEXT_ITEMS, LABELS),
+        "softmax": engine.score(TEXT_QUERY, TEXT_ITEMS, LABELS, apply_softmax=True),
+        "item first": engine.score(TEXT_QUERY, TEXT_ITEMS[:1], LABELS, item_first=True),
+    }
+
+
+def contaminated(engine: Any) -> list[list[float]]:
+    """The first workload as one causal prompt: what scores would be if items saw one another."""
+    query, items = workload(0)
+    answer = engine.generate(
+        input_ids=query + [token for item in items for token in item],
+        sampling_params={"max_new_tokens": 1, "temperature": 0},
+        return_logprob=True,
+        logprob_start_len=0,
+        token_ids_logprob=LABELS,
+    )
+    rows = answer["meta_info"]["input_token_ids_logprobs"]  # entry i is what token i - 1 predicts
+    ends = (QUERY + np.cumsum(ITEMS))[:-1]
+    return [[float(np.exp(entry[0])) for entry in rows[end]] for end in ends]
+
+
+def main() -> None:
+    """Runs the engine that the options describe."""
+    options = json.loads(sys.argv[1])
+    if options["install"]:
+        from isoprefill.integrations.sglang_jax import install
+
+        install()
+    from sgl_jax.srt.entrypoints.engine import Engine
+
+    engine = Engine(**options["engine"])
+    results: dict[str, Any] = {}
+    if options["generate"]:
+        results["generations"] = generations(engine)
+    if options["install"]:
+        results |= multi_item(engine)
+    else:
+        results |= item_by_item(engine)
+        results["contaminated"] = contaminated(engine)
+    if options["generate"]:
+        results["generations again"] = generations(engine)
+    pathlib.Path(sys.argv[2]).write_text(json.dumps(results))
+    engine.shutdown()
+
+
+if __name__ == "__main__":  # sglang-jax spawns processes that import this file
+    main()
