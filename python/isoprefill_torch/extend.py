@@ -85,10 +85,22 @@ def attention_with_lse(
     causal: bool,
 ) -> tuple[Float[Tensor, "B H L D"], Float[Tensor, "B H L"]]:
     """Attention and the log-sum-exp of its scores, which PyTorch's public function does not return."""
-    if q.device.type == "cpu":
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, causal, scale=scale
-        )
+    if q.device.type != "cpu":
+        return plain_attention_with_lse(q, k, v, scale, causal=causal)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, causal, scale=scale
+    )
+
+
+def plain_attention_with_lse(
+    q: Float[Tensor, "B H L D"],
+    k: Float[Tensor, "B H S D"],
+    v: Float[Tensor, "B H S D"],
+    scale: float,
+    *,
+    causal: bool,
+) -> tuple[Float[Tensor, "B H L D"], Float[Tensor, "B H L"]]:
+    """The same by its definition, for devices without that kernel; with `causal`, L = S."""
     scores = (q @ k.transpose(-1, -2)).float() * scale
     if causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)

@@ -7,9 +7,6 @@ import numpy as np
 from isoprefill.audit import texts
 from isoprefill.audit.instrument import Instrument
 
-LARGEST_MAX = 0.02  # in probability: the public RFC's gate for two implementations
-LARGEST_MEAN = 0.01
-LARGEST_LOG = 0.1  # so that improbable labels count too; bfloat16 and float32 differ by less
 LISTS = (
     ("What is two plus two?", (" four", " five", " six")),
     (texts.CAPITAL_QUERY, texts.CAPITALS),
@@ -35,8 +32,7 @@ class ItemDifference:
 class Comparison:
     """Two servers' scores of the same items.
 
-    `agree` says whether probabilities differ by at most LARGEST_MAX, in the mean by LARGEST_MEAN, and their logarithms
-    by LARGEST_LOG.
+    `agree` says whether log scores differ by at most the tolerance.
     """
 
     server_url: str
@@ -47,8 +43,8 @@ class Comparison:
     agree: bool
 
 
-def compare(first: Instrument, second: Instrument) -> Comparison:
-    """Scores the same items with both servers.
+def compare(first: Instrument, second: Instrument, tolerance: float) -> Comparison:
+    """Scores the same items with both servers; they agree if log scores differ by at most `tolerance`.
 
     Raises:
         ServerError: of either server.
@@ -72,14 +68,13 @@ def compare(first: Instrument, second: Instrument) -> Comparison:
                     query, text, position, a.tolist(), b.tolist(), log_diff, probability_diff
                 )
             )
-    differences = [item.probability_diff for item in items]
-    largest, mean = max(differences), float(np.mean(differences))
-    largest_log = max(item.log_diff for item in items)
+    largest = max(item.log_diff for item in items)
+    probability_diffs = [item.probability_diff for item in items]
     return Comparison(
         second.client.server_url,
         tuple(items),
-        largest_log,
         largest,
-        mean,
-        largest <= LARGEST_MAX and mean <= LARGEST_MEAN and largest_log <= LARGEST_LOG,
+        max(probability_diffs),
+        float(np.mean(probability_diffs)),
+        largest <= tolerance,
     )

@@ -82,7 +82,7 @@ def run_audit(
         on_progress(1 + len(findings), total, "backend_comparison")
         other = _instrument(compare_to, settings)
         _calibrate(other)
-        comparison = compare(instrument, other)
+        comparison = compare(instrument, other, settings.compare_tolerance)
     on_progress(total, total, "")
     return AuditReport(
         server_url=client.server_url,

@@ -18,6 +18,8 @@ class AuditSettings:
         max_items: items of the longest list.
         delimiter_texts: texts that may be delimiters, to be put into an item.
         delimiter_token_id: the server's delimiter, to be put into an item of token ids.
+        compare_tolerance: two servers agree if their log scores differ by at most this. The default is what SGLang's
+            own tests allow; bfloat16 changes those of improbable labels by more.
     """
 
     repeats: int = 5
@@ -25,12 +27,15 @@ class AuditSettings:
     max_items: int = 500
     delimiter_texts: tuple[str, ...] = texts.SPECIAL_TEXTS
     delimiter_token_id: int | None = None
+    compare_tolerance: float = 0.05
 
     def __post_init__(self) -> None:
         if not 2 <= self.repeats <= MAX_REPEATS:
             raise ValueError(f"repeats must be in [2, {MAX_REPEATS}], got {self.repeats}")
         if not 0 < self.tolerance <= 1:
             raise ValueError(f"tolerance must be in (0, 1], got {self.tolerance}")
+        if not 0 < self.compare_tolerance <= 10:
+            raise ValueError(f"compare-tolerance must be in (0, 10], got {self.compare_tolerance}")
         if not 10 <= self.max_items <= MAX_ITEMS:
             raise ValueError(f"max-items must be in [10, {MAX_ITEMS}], got {self.max_items}")
         if self.delimiter_token_id is not None and self.delimiter_token_id < 0:

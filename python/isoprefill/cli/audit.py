@@ -30,6 +30,9 @@ _SERVER_URL = flags.DEFINE_string("server-url", None, "The server, such as http:
 _COMPARE_URL = flags.DEFINE_string(
     "compare-url", None, "Another server, to compare with item by item."
 )
+_COMPARE_TOLERANCE = flags.DEFINE_float(
+    "compare-tolerance", 0.05, "Servers agree if their log scores differ by at most this."
+)
 _ANALYZE = flags.DEFINE_bool(
     "analyze", False, "Ask no server: show the stored results given as arguments side by side."
 )
@@ -103,6 +106,7 @@ def _audit() -> AuditReport:
         max_items=_MAX_ITEMS.value,
         delimiter_texts=tuple(_DELIMITER_TEXT.value),
         delimiter_token_id=_DELIMITER_TOKEN_ID.value,
+        compare_tolerance=_COMPARE_TOLERANCE.value,
     )
     labels = _label_token_ids()
     key = Path(_API_KEY_FILE.value).read_text().strip() if _API_KEY_FILE.value else None
