@@ -9,6 +9,7 @@ from absl import app, flags
 COMMANDS = {
     "audit": "tell whether a /v1/score server isolates items",
     "score": "score items against a query",
+    "serve": "serve /v1/score over HTTP",
 }
 
 

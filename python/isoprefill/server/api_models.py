@@ -1,0 +1,184 @@
+"""Requests and responses of the HTTP API, as data. docs/serving.md explains the fields."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from isoprefill.modes import Isolation, Tokenization
+
+_NOT_EMPTY: Any = Field(min_length=1, fail_fast=True)  # one fault is enough to say no
+
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Tokens = Annotated[list[TokenId], _NOT_EMPTY]
+Text = Annotated[str, Field(min_length=1)]
+Label = Annotated[str, Field(min_length=1)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class ScoreRequest(_Request):
+    """Items to score against a query."""
+
+    query: Text | Tokens = Field(
+        description="What every item is scored against: text or token ids."
+    )
+    items: Text | Annotated[list[Text], _NOT_EMPTY] | Annotated[list[Tokens], _NOT_EMPTY] = Field(
+        description="What is scored: text or token ids, as the query is."
+    )
+    label_token_ids: (
+        Annotated[list[TokenId], _NOT_EMPTY] | Annotated[list[Tokens], _NOT_EMPTY] | None
+    ) = Field(
+        None,
+        description="Score P(label | query, item) for these tokens: one list for all items, or one for each. "
+        "Without labels the score is log P(item | query).",
+    )
+    apply_softmax: bool = Field(False, description="Normalise over the labels.")
+    item_first: bool = Field(False, description="Score item + query instead of query + item.")
+    model: str = Field("default", description="The served model's name, or `default`.")
+    labels: (
+        Annotated[list[Label], _NOT_EMPTY]
+        | Annotated[list[Annotated[list[Label], _NOT_EMPTY]], _NOT_EMPTY]
+        | None
+    ) = Field(None, description="Labels as text instead of `label_token_ids`; one token each.")
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="Divides the labels' log-probabilities before the softmax."
+    )
+    isolation: Isolation | None = Field(
+        None, description="`causal` lets items see the items before them: contaminated scores."
+    )
+    tokenization: Tokenization = Field(
+        "separate", description="`joint` tokenises query + item as one text."
+    )
+    return_logprob: bool = Field(
+        False, description="Also return the natural logarithms over the full vocabulary."
+    )
+    return_token_logprobs: bool = Field(
+        False, description="Also return the log-probability of every token of the items."
+    )
+    top_n: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Return only so many items, best first, and their `indices`."
+    )
+    user: str | None = Field(None, description="Accepted and ignored, as OpenAI clients send it.")
+
+
+class DocumentObject(BaseModel):
+    """A document as an object; other fields are ignored."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    text: Text
+
+
+class RerankRequest(_Request):
+    """Documents to order by their relevance to a query. Fields that are not listed are ignored."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    query: Text
+    documents: Annotated[list[Text | DocumentObject], _NOT_EMPTY]
+    model: str | None = Field("default", description="The served model's name, or `default`.")
+    top_n: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Return only so many documents."
+    )
+    return_documents: bool | None = Field(True, description="Return each document's text.")
+    max_tokens_per_doc: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Cut longer documents off."
+    )
+
+
+class Usage(BaseModel):
+    """Token counts: the query once and every item. Nothing is ever decoded."""
+
+    prompt_tokens: int
+    completion_tokens: Literal[0]
+    total_tokens: int
+    prompt_tokens_details: dict[Literal["cached_tokens"], int]
+
+
+class ItemScore(BaseModel):
+    """The log-likelihood of an item."""
+
+    index: int
+    score: float | None = Field(description="log P(item | query), natural logarithm.")
+    num_tokens: int = Field(description="Tokens whose log-probabilities the score sums.")
+
+
+class ScoreResponse(BaseModel):
+    """Scores in the order of the items, or best first with `top_n`."""
+
+    id: str
+    object: Literal["scoring"]
+    created: int
+    model: str
+    scores: list[list[float]] | list[ItemScore]
+    indices: list[int] | None = None
+    logprobs: list[list[float | None]] | list[float | None] | None = None
+    token_logprobs: list[list[float | None]] | None = None
+    algorithm: str
+    isolation: Isolation
+    usage: Usage
+
+
+class RerankResult(BaseModel):
+    """One document."""
+
+    index: int
+    relevance_score: float
+    document: dict[Literal["text"], str] | None = None
+
+
+class RerankResponse(BaseModel):
+    """Documents, most relevant first."""
+
+    id: str
+    object: Literal["rerank"]
+    created: int
+    model: str
+    results: list[RerankResult]
+    usage: Usage
+
+
+class Model(BaseModel):
+    """A model that can be asked for."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    max_model_len: int | None
+
+
+class ModelList(BaseModel):
+    """The models that can be asked for."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Status(BaseModel):
+    """How the server is."""
+
+    status: Literal["ok", "ready", "not_ready"]
+
+
+class ErrorObject(BaseModel):
+    """What is wrong, for people and for programs."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorResponse(BaseModel):
+    """Every answer that is not 200."""
+
+    error: ErrorObject
+
+
+REQUESTS: tuple[type[BaseModel], ...] = (ScoreRequest, RerankRequest)
+RESPONSES: tuple[type[BaseModel], ...] = (ErrorResponse,)
+
+Body = dict[str, Any]

@@ -1,0 +1,190 @@
+"""Which waiting requests go into the next prefill.
+
+Requests stand in line. A batch is filled from the front up to the token budget. A request too large for one batch
+gives a slice of its items to each of several and goes to the end of the line in between, so that a small request
+never waits for the whole of a large one. Requests further back may use room that those before them cannot; the
+first in line is in every batch, so nobody waits for ever.
+
+With a budget of 12, query 2 and items of 2: A (8 items), then B (1 item)
+
+    batch 1: A's items 1-5 (2 + 10)         line: B, A
+    batch 2: B (2 + 2), A's items 6-8 (2 + 6)
+"""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from isoprefill.labels import LabelSets
+from isoprefill.request import TokenRequest
+from isoprefill.result import RequestLogprobs
+from isoprefill.server.settings import BatchSettings
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Waiting:
+    """A request in line.
+
+    Attributes:
+        id: the protocol's number.
+        request: all of it.
+        arrived: seconds of the monotonic clock.
+        costs: tokens that each item adds to a batch.
+        next_item: the first item that is not scored yet.
+        parts: what came back for the items before it.
+    """
+
+    id: int
+    request: TokenRequest
+    arrived: float
+    costs: np.ndarray
+    next_item: int = 0
+    parts: list[RequestLogprobs] = dataclasses.field(default_factory=list)
+
+    @property
+    def shared_cost(self) -> int:
+        """Tokens that a slice costs beside its items."""
+        if self.request.item_first:
+            return 0  # every item brings its own copy of the query
+        return self.request.query.size + (self.request.delimiter != "none")
+
+    @property
+    def rest_cost(self) -> int:
+        return self.shared_cost + int(self.costs[self.next_item :].sum())
+
+    @property
+    def finished(self) -> bool:
+        return self.next_item == len(self.request.items)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class Slice:
+    """Some items of a waiting request, as a request of their own."""
+
+    waiting: Waiting
+    request: TokenRequest
+    cost: int
+
+
+class Line:
+    """The requests that wait, in order."""
+
+    def __init__(self, settings: BatchSettings) -> None:
+        """Takes the budget of a batch."""
+        self._settings = settings
+        self._line: collections.OrderedDict[int, Waiting] = collections.OrderedDict()
+        self._cost = 0
+
+    def __len__(self) -> int:
+        return len(self._line)
+
+    def add(self, number: int, request: TokenRequest, now: float) -> None:
+        lens = np.asarray([item.size for item in request.items], np.int64)
+        lens += (request.delimiter != "none") + request.query.size * request.item_first
+        waiting = Waiting(number, request, now, lens)
+        self._line[number] = waiting
+        self._cost += waiting.rest_cost
+
+    def cancel(self, number: int) -> None:
+        """Forgets a request, if it is still in line."""
+        waiting = self._line.pop(number, None)
+        if waiting is not None:
+            self._cost -= waiting.rest_cost
+
+    def due(self) -> float | None:
+        """When the next batch should start, on the clock of `add`; None if nobody waits."""
+        if not self._line:
+            return None
+        full = self._cost >= self._settings.max_tokens
+        if full or len(self._line) >= self._settings.max_requests:
+            return 0.0
+        oldest = min(waiting.arrived for waiting in self._line.values())
+        return oldest + self._settings.max_wait_s
+
+    def take(self) -> list[Slice]:
+        """The next batch. Requests whose last items are in it leave the line; the others go to its end."""
+        batch: list[Slice] = []
+        room = self._settings.max_tokens
+        isolation = None
+        for waiting in list(self._line.values()):
+            if len(batch) == self._settings.max_requests or room <= 0:
+                break
+            # Scores of "causal" requests are about what stands beside an item: they get a pack of their own.
+            if batch and (waiting.request.isolation != isolation or isolation == "causal"):
+                continue
+            end = self._slice_end(waiting, room, first=not batch)
+            if end == waiting.next_item:
+                continue
+            isolation = waiting.request.isolation
+            cost = waiting.shared_cost + int(waiting.costs[waiting.next_item : end].sum())
+            batch.append(Slice(waiting, _items(waiting.request, waiting.next_item, end), cost))
+            self._cost -= waiting.rest_cost
+            del self._line[waiting.id]
+            waiting.next_item = end
+            room -= cost
+        for one in batch:
+            if not one.waiting.finished:
+                self._line[one.waiting.id] = one.waiting
+                self._cost += one.waiting.rest_cost
+        return batch
+
+    def _slice_end(self, waiting: Waiting, room: int, *, first: bool) -> int:
+        begin, last = waiting.next_item, len(waiting.request.items)
+        if waiting.request.isolation == "causal":
+            return last if first else begin
+        ends = waiting.shared_cost + np.cumsum(waiting.costs[begin:])
+        end = begin + int(np.searchsorted(ends, room, side="right"))
+        if first:
+            return max(begin + 1, end)
+        # A slice computes the query once more: not for a handful of items.
+        worth_it = end == last or (
+            end > begin and int(ends[end - begin - 1]) >= 2 * waiting.shared_cost
+        )
+        return end if worth_it else begin
+
+
+def joined(parts: Sequence[RequestLogprobs]) -> RequestLogprobs:
+    """What came back for the slices of one request, as if it had been whole."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    token_logprobs = None
+    if first.token_logprobs is not None:
+        token_logprobs = tuple(one for part in parts for one in part.token_logprobs or ())
+    num_labels = None
+    logprobs = [part.logprobs for part in parts]
+    if first.num_labels is not None:
+        num_labels = np.concatenate(
+            [part.num_labels for part in parts if part.num_labels is not None]
+        )
+        width = max(part.shape[1] for part in logprobs)
+        logprobs = [
+            np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=-np.inf)
+            for part in logprobs
+        ]
+    return RequestLogprobs(
+        logprobs=np.concatenate(logprobs),
+        num_tokens=np.concatenate([part.num_tokens for part in parts]),
+        num_labels=num_labels,
+        token_logprobs=token_logprobs,
+        algorithm=first.algorithm,
+        reason=first.reason,
+        cached_tokens=first.cached_tokens,
+    )
+
+
+def _items(request: TokenRequest, begin: int, end: int) -> TokenRequest:
+    """The request with only some of its items."""
+    if begin == 0 and end == len(request.items):
+        return request
+    labels, context = request.labels, request.item_context_lens
+    if labels is not None and labels.token_ids.shape[0] > 1:
+        labels = LabelSets(labels.token_ids[begin:end])
+    return dataclasses.replace(
+        request,
+        items=request.items[begin:end],
+        labels=labels,
+        item_context_lens=None if context is None else context[begin:end],
+    )

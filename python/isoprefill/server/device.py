@@ -1,0 +1,60 @@
+"""The scheduler's engine: a ScoringEngine on JAX's default device. The only file of the server that imports jax."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from isoprefill.engine import ScoringEngine
+from isoprefill.request import TokenRequest
+from isoprefill.result import RequestLogprobs
+from isoprefill.server.settings import EngineSettings
+
+
+class DeviceEngine:
+    """A scoring engine that counts its compilations."""
+
+    def __init__(self, engine: ScoringEngine, algorithm: Any) -> None:
+        """Takes the engine and the algorithm of every batch."""
+        self._engine = engine
+        self._algorithm = algorithm
+        self._compilations = 0
+        jax.monitoring.register_event_duration_secs_listener(self._on_event)
+
+    @property
+    def vocab_size(self) -> int:
+        return self._engine.model.config.vocab_size
+
+    @property
+    def max_positions(self) -> int:
+        return self._engine.model.config.max_positions
+
+    @property
+    def device(self) -> str:
+        return jax.devices()[0].device_kind
+
+    @property
+    def compilations(self) -> int:
+        return self._compilations
+
+    def score(self, requests: Sequence[TokenRequest]) -> list[RequestLogprobs]:
+        """Log-probabilities of several requests, in their order."""
+        return self._engine.score_batch(requests, algorithm=self._algorithm)
+
+    def _on_event(self, event: str, duration_secs: float, **kwargs: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self._compilations += 1
+
+
+def make_engine(settings: EngineSettings) -> DeviceEngine:
+    """Loads the model.
+
+    Raises:
+        ValueError: the model or a setting is not supported; says what.
+        FetchError: a pinned model could not be fetched.
+    """
+    logging.getLogger("jax").setLevel(logging.ERROR)
+    attention: Any = settings.attention
+    engine = ScoringEngine.from_pretrained(settings.model, settings.dtype, attention=attention)
+    return DeviceEngine(engine, settings.algorithm)

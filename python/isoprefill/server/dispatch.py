@@ -1,0 +1,146 @@
+"""Requests on their way to the scheduler and back, on the front end's side."""
+
+import asyncio
+import dataclasses
+import itertools
+import time
+
+import zmq.asyncio
+
+from isoprefill.request import TokenRequest
+from isoprefill.result import RequestLogprobs
+from isoprefill.server import logs, protocol
+from isoprefill.server.errors import ApiError
+from isoprefill.server.metrics import Metrics
+from isoprefill.server.settings import Limits
+
+RETRY_AFTER_S = 1.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class InFlight:
+    """A request that the scheduler has and has not answered."""
+
+    answer: asyncio.Future[RequestLogprobs]
+    num_tokens: int
+
+
+class Dispatcher:
+    """Gives requests to the scheduler of the moment and hands its answers back.
+
+    How many requests, and how many tokens, are in flight is bounded here: what is over is refused, not kept.
+    """
+
+    def __init__(self, limits: Limits, metrics: Metrics) -> None:
+        """Takes the bounds; nothing can be submitted before `connected`."""
+        self._limits = limits
+        self._metrics = metrics
+        self._socket: zmq.asyncio.Socket | None = None
+        self._numbers = itertools.count(1)
+        self._in_flight: dict[int, InFlight] = {}
+        self._tokens = 0
+        self._heard = time.monotonic()
+
+    @property
+    def connected(self) -> bool:
+        return self._socket is not None
+
+    def connect(self, socket: zmq.asyncio.Socket) -> None:
+        """From now on requests go to this scheduler, which is warm."""
+        self._socket = socket
+        self._metrics.scheduler_ready.set(1)
+
+    def disconnect(self) -> None:
+        """The scheduler is gone: what it had gets an error at once."""
+        self._socket = None
+        self._metrics.scheduler_ready.set(0)
+        for one in list(self._in_flight.values()):
+            if not one.answer.done():
+                one.answer.set_exception(
+                    ApiError(
+                        "model_not_loaded",
+                        "The scoring process stopped while this request was in flight, and is being restarted.",
+                        retry_after_s=RETRY_AFTER_S,
+                    )
+                )
+
+    def stalled_for(self) -> float:
+        """Seconds since the scheduler last said anything, if it owes an answer; else 0."""
+        return time.monotonic() - self._heard if self._in_flight else 0.0
+
+    async def submit(self, request: TokenRequest) -> RequestLogprobs:
+        """Has a request scored. Cancelling this takes the request out of the scheduler's queue.
+
+        Raises:
+            ApiError: no scheduler (model_not_loaded), too much in flight (queue_full), no answer in time
+                (request_timeout), or the engine failed (internal_error).
+        """
+        if self._socket is None:
+            raise ApiError(
+                "model_not_loaded", "The model is being loaded.", retry_after_s=RETRY_AFTER_S
+            )
+        tokens = request.num_tokens
+        full = len(self._in_flight) >= self._limits.max_queue_requests
+        if full or (self._in_flight and self._tokens + tokens > self._limits.max_queue_tokens):
+            raise ApiError(
+                "queue_full",
+                f"{len(self._in_flight)} requests with {self._tokens} tokens are waiting, which is as many as "
+                "this server keeps.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        if not self._in_flight:
+            self._heard = time.monotonic()  # it had nothing to say
+        number = next(self._numbers)
+        one = InFlight(asyncio.get_running_loop().create_future(), tokens)
+        self._in_flight[number] = one
+        self._tokens += tokens
+        self._measure()
+        socket = self._socket
+        try:
+            async with asyncio.timeout(self._limits.request_timeout_s):
+                await socket.send(protocol.encode(protocol.Score.of(number, request)))
+                return await one.answer
+        except TimeoutError:
+            raise ApiError(
+                "request_timeout",
+                f"The request was not scored within {self._limits.request_timeout_s:g} seconds.",
+                retry_after_s=RETRY_AFTER_S,
+            ) from None
+        finally:
+            del self._in_flight[number]
+            self._tokens -= tokens
+            self._measure()
+            if not one.answer.done() or one.answer.cancelled():
+                self._cancel(number, socket)
+
+    def receive(self, message: protocol.ToFrontEnd) -> None:
+        """Takes a message of the connected scheduler."""
+        self._heard = time.monotonic()
+        if isinstance(message, protocol.BatchDone):
+            self._metrics.observe_batch(message)
+        elif isinstance(message, protocol.Scored | protocol.Failed):
+            one = self._in_flight.get(message.id)
+            if one is None or one.answer.done():  # nobody waits for it any more
+                return
+            if isinstance(message, protocol.Scored):
+                one.answer.set_result(message.logprobs_of_request())
+            else:
+                one.answer.set_exception(
+                    ApiError("internal_error", "The request could not be scored.")
+                )
+
+    def _cancel(self, number: int, socket: zmq.asyncio.Socket) -> None:
+        if self._socket is not socket:
+            return
+        sent = socket.send(protocol.encode(protocol.Cancel(number)))
+        if isinstance(sent, asyncio.Future):
+            sent.add_done_callback(_forget)
+
+    def _measure(self) -> None:
+        self._metrics.queue_requests.set(len(self._in_flight))
+        self._metrics.queue_tokens.set(self._tokens)
+
+
+def _forget(sent: "asyncio.Future[object]") -> None:
+    if not sent.cancelled() and sent.exception() is not None:
+        logs.event("cancel_not_sent")

@@ -1,0 +1,158 @@
+"""The HTTP application: routes, and around them what every request gets, from its id to its log line."""
+
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import isoprefill
+from isoprefill.server import logs, openapi, routes_rerank, routes_score, routes_status
+from isoprefill.server.errors import ApiError
+from isoprefill.server.limits import (
+    ApiKey,
+    ClientGoneError,
+    RateLimiter,
+    TrackedReceive,
+    headers_of,
+)
+from isoprefill.server.routes_score import json_response
+from isoprefill.server.service import Service
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+OPEN_PATHS = ("/health", "/ready", "/metrics")
+LIMITED_METHOD = "POST"
+
+
+def make_app(service: Service) -> ASGIApp:
+    """The application of one server."""
+    app = FastAPI(
+        title="isoprefill",
+        version=isoprefill.__version__,
+        description="Scores many items against one query in a single prefill, with no item seeing another.",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    for routes in (routes_score, routes_rerank, routes_status):
+        app.include_router(routes.router(service))
+    document: dict[str, Any] = {}
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi_document() -> Response:
+        if not document:
+            document.update(openapi.document(app, service))
+        return json_response(document)
+
+    async def api_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        return error_response(request.scope, error)
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = "method_not_allowed" if error.status_code == 405 else "not_found"
+        response = error_response(request.scope, ApiError(code, f"{error.detail}."))
+        response.headers.update(error.headers or {})
+        return response
+
+    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(HTTPException, http_error)
+    return Envelope(app, service)
+
+
+def error_response(scope: Scope, error: ApiError) -> Response:
+    scope["state"]["code"] = error.code
+    response = json_response(error.body())
+    response.status_code = error.status
+    response.headers.update(error.headers())
+    return response
+
+
+class Envelope:
+    """Around every request: its id, the key, the rate limit, the log line, the metrics, and the last resort."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        """Wraps an application."""
+        self._app = app
+        self._service = service
+        settings = service.settings
+        self._key = None if settings.api_key is None else ApiKey(settings.api_key)
+        limits = settings.limits
+        self._rate = (
+            RateLimiter(limits.rate_limit, limits.rate_burst) if limits.rate_limit else None
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+        headers = headers_of(scope)
+        sent = headers.get(b"x-request-id", b"")
+        request_id = sent.decode() if REQUEST_ID.fullmatch(sent) else f"score-{uuid.uuid4().hex}"
+        state = {"request_id": request_id, "code": "", "log": {}}
+        scope["state"] = state
+        status = 0
+        tracked = TrackedReceive(receive, headers)
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", request_id.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
+                if not tracked.finished and scope["method"] not in ("GET", "HEAD"):
+                    await tracked.drop_rest()
+                    if not tracked.finished:
+                        message["headers"].append((b"connection", b"close"))
+            await send(message)
+
+        try:
+            try:
+                self._admit(scope, headers)
+            except ApiError as error:
+                await error_response(scope, error)(scope, tracked, send_with_id)
+            else:
+                await self._app(scope, tracked, send_with_id)
+        except ClientGoneError:
+            state["code"] = "client_gone"
+        except Exception as error:
+            logs.event(
+                "internal_error",
+                logging.ERROR,
+                request_id=request_id,
+                **logs.exception_fields(error),
+            )
+            if not status:
+                answer = ApiError("internal_error", "The server has a fault; its log says more.")
+                await error_response(scope, answer)(scope, tracked, send_with_id)
+        finally:
+            self._record(scope, state, status, time.monotonic() - began)
+
+    def _admit(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        if scope["path"] in OPEN_PATHS:
+            return
+        if self._key is not None:
+            self._key.check(headers)
+        if self._rate is not None and scope["method"] == LIMITED_METHOD:
+            self._rate.check(scope["client"][0] if scope["client"] else "")
+
+    def _record(self, scope: Scope, state: dict[str, Any], status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")  # never what a client made up
+        self._service.metrics.observe_answer(route, status, state["code"], seconds)
+        if route in OPEN_PATHS:
+            return
+        fields = {"request_id": state["request_id"], "route": route, "status": status}
+        if state["code"]:
+            fields["code"] = state["code"]
+        fields["seconds"] = round(seconds, 4)
+        logs.event("request", **fields | state["log"])

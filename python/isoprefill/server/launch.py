@@ -1,0 +1,152 @@
+"""Starts a server and runs it until it is told to end."""
+
+import asyncio
+import contextlib
+import resource
+import signal
+import socket
+import time
+from collections.abc import Iterator, Sequence
+
+import uvicorn
+
+from isoprefill.models.source import find_model, load_tokenizer
+from isoprefill.server import logs, protocol
+from isoprefill.server.connection import protocol_class
+from isoprefill.server.dispatch import Dispatcher
+from isoprefill.server.front_end import make_app
+from isoprefill.server.metrics import Metrics
+from isoprefill.server.routes_rerank import unusable_label
+from isoprefill.server.service import Service
+from isoprefill.server.settings import RerankSettings, ServerSettings
+from isoprefill.server.supervisor import SCHEDULER_COMMAND, StartError, Supervisor
+
+SPARE_FILES = 64  # beside those of connections
+
+
+def serve(settings: ServerSettings, scheduler_command: Sequence[str] = SCHEDULER_COMMAND) -> None:
+    """Serves until SIGTERM or SIGINT, then answers what is in flight and returns.
+
+    Args:
+        settings: what to serve, and how.
+        scheduler_command: the scheduler's program.
+
+    Raises:
+        ValueError: a setting is wrong or does not go with the others; says which.
+        FetchError: a pinned model could not be fetched.
+        StartError: the model could not be started; says why.
+        OSError: the address is taken or not this machine's.
+    """
+    logs.configure(settings.log_format, "front-end")
+    model_name = find_model(settings.engine.model).name
+    tokenizer = load_tokenizer(settings.engine.model)
+    _check_open_files(settings.limits.max_connections)
+    metrics = Metrics()
+    dispatcher = Dispatcher(settings.limits, metrics)
+    service = Service(settings, model_name, tokenizer, metrics, dispatcher, int(time.time()))
+    with contextlib.closing(service), _listening_socket(settings) as listener:
+        asyncio.run(_serve(service, listener, scheduler_command))
+
+
+async def _serve(
+    service: Service, listener: socket.socket, scheduler_command: Sequence[str]
+) -> None:
+    settings = service.settings
+    config = uvicorn.Config(
+        make_app(service),
+        http=protocol_class(settings.limits),
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=min(settings.limits.max_connections, 2048),
+        timeout_graceful_shutdown=max(1, round(settings.limits.drain_timeout_s)),
+    )
+    server = _Server(config, service)
+
+    def on_ready(ready: protocol.Ready) -> None:
+        service.on_ready(ready)
+        assert service.preparer is not None
+        label = unusable_label(service.preparer, settings.rerank)
+        if label is not None:
+            reason = f"the model has no single token for the label {label!r} of /v1/rerank"
+            if settings.rerank != RerankSettings():
+                raise StartError(f"{reason}: set --rerank-yes and --rerank-no")
+            logs.event("rerank_unavailable", reason=reason)
+
+    supervisor = Supervisor(
+        settings, service.dispatcher, service.metrics, on_ready, scheduler_command
+    )
+    supervising = asyncio.create_task(supervisor.run())
+    supervising.add_done_callback(lambda _: server.end())
+    host, port = listener.getsockname()[:2]
+    address = f"[{host}]" if ":" in host else host
+    logs.event("listening", url=f"http://{address}:{port}", model=service.model_name)
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        if not supervising.done():
+            supervising.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await supervising
+        logs.event("ended")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, whose end by a signal is a normal one."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def end(self) -> None:
+        """Stops accepting connections; what is in flight is still answered."""
+        self._service.draining = True
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        logs.event("draining", signal=number.name)
+        if self.should_exit:  # the second one: at once
+            self.force_exit = True
+        self.end()
+
+
+def _listening_socket(settings: ServerSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise OSError(
+            error.errno,
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}",
+        ) from None
+    return listener
+
+
+def _check_open_files(max_connections: int) -> None:
+    """Raises the limit of open files if it is too low for that many connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = max_connections + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise ValueError(
+                f"max-connections must be at most {hard - SPARE_FILES}, which is as many files as this "
+                f"process may open, got {max_connections}"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -1,0 +1,138 @@
+"""POST /v1/rerank: documents by their relevance to a query, in the shape that rerank clients know.
+
+The prompt template is cut at {document}: what stands before it, with the query in it, is the query of the scoring
+request, and what stands after it ends every item. So the documents are isolated from each other, and what comes
+before them is computed once. A document's relevance is P(yes) / (P(yes) + P(no)).
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from isoprefill.labels import LabelSets
+from isoprefill.prepare import Preparer
+from isoprefill.request import TokenRequest
+from isoprefill.request_error import RequestError
+from isoprefill.scores import score_result
+from isoprefill.server.api_models import RerankRequest, RerankResponse
+from isoprefill.server.errors import ApiError
+from isoprefill.server.openapi import body_of, responses
+from isoprefill.server.routes_score import json_response
+from isoprefill.server.service import Service
+from isoprefill.server.settings import RerankSettings
+from isoprefill.server.validation import parse
+
+
+def router(service: Service) -> APIRouter:
+    routes = APIRouter(tags=["rerank"])
+
+    async def rerank(request: Request) -> Response:
+        request_id: str = request.scope["state"]["request_id"]
+
+        def prepare(body: bytes, preparer: Preparer) -> tuple[RerankRequest, TokenRequest]:
+            asked = parse(RerankRequest, body)
+            return asked, _token_request(service, asked, preparer, request_id)
+
+        asked, tokens = await service.prepared(request, prepare)
+        result = score_result(
+            tokens,
+            await service.scored(request, tokens),
+            model=service.model_name,
+            apply_softmax=True,
+        )
+        log = request.scope["state"]["log"]
+        log |= {"items": len(tokens.items), "tokens": tokens.num_tokens}
+        relevance = result.scores[:, 0]
+        results: list[dict[str, Any]] = []
+        for index in np.argsort(-relevance, kind="stable")[: asked.top_n].tolist():
+            one: dict[str, Any] = {"index": index, "relevance_score": float(relevance[index])}
+            if asked.return_documents is not False:
+                one["document"] = {"text": _text(asked.documents[index])}
+            results.append(one)
+        return json_response(
+            {
+                "id": request_id,
+                "object": "rerank",
+                "created": int(time.time()),
+                "model": result.model,
+                "results": results,
+                "usage": {
+                    "prompt_tokens": result.usage.prompt_tokens,
+                    "completion_tokens": 0,
+                    "total_tokens": result.usage.total_tokens,
+                    "prompt_tokens_details": {"cached_tokens": result.cached_tokens},
+                },
+            }
+        )
+
+    # The places where Jina's, vLLM's and SGLang's clients look, and Cohere's newer one.
+    for path in ("/v1/rerank", "/v2/rerank", "/rerank"):
+        routes.post(
+            path,
+            responses=responses(RerankResponse, 400, 401, 404, 408, 413, 415, 422, 429, 500, 503),
+            openapi_extra=body_of(RerankRequest),
+            summary="Order documents by their relevance to a query",
+            include_in_schema=path == "/v1/rerank",
+        )(rerank)
+    return routes
+
+
+def unusable_label(preparer: Preparer, settings: RerankSettings) -> str | None:
+    """The label that this model cannot say in one token, if there is one."""
+    for label in (settings.relevant, settings.irrelevant):
+        try:
+            preparer.label_id(label)
+        except RequestError:
+            return label
+    return None
+
+
+def _token_request(
+    service: Service, asked: RerankRequest, preparer: Preparer, request_id: str
+) -> TokenRequest:
+    settings = service.settings.rerank
+    service.check_model(asked.model)
+    service.check_number_of_items("documents", len(asked.documents))
+    if unusable_label(preparer, settings) is not None:
+        raise ApiError(
+            "rerank_unavailable",
+            "The model has no single token for the labels of this server's rerank prompt.",
+        )
+    before, after = settings.template.split("{document}")
+    documents = [_text(document) for document in asked.documents]
+    try:
+        if asked.max_tokens_per_doc is not None:
+            tokenizer = service.tokenizer
+            documents = [
+                tokenizer.decode(tokenizer.encode(text)[: asked.max_tokens_per_doc])
+                for text in documents
+            ]
+        tokens = preparer.request(
+            before.replace("{query}", asked.query),
+            [document + after for document in documents],
+            LabelSets.shared(
+                [preparer.label_id(settings.relevant), preparer.label_id(settings.irrelevant)]
+            ),
+            delimiter=service.settings.delimiter,
+            delimiter_id=service.settings.delimiter_token_id,
+            request_id=request_id,
+        )
+        service.check_size(tokens)
+    except (RequestError, ApiError) as error:
+        # What is called items inside is called documents here.
+        raise ApiError(
+            error.code.replace("_items_", "_documents_"),
+            str(error.args[0] if isinstance(error, RequestError) else error.message).replace(
+                "items", "documents"
+            ),
+            (error.param or "").replace("items", "documents") or None,
+        ) from None
+    return tokens
+
+
+def _text(document: Any) -> str:
+    return document if isinstance(document, str) else document.text

@@ -1,0 +1,65 @@
+"""GET /v1/models, /health, /ready and /metrics."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from isoprefill.server.api_models import Model, ModelList, Status
+from isoprefill.server.metrics import CONTENT_TYPE
+from isoprefill.server.openapi import responses
+from isoprefill.server.routes_score import json_response
+from isoprefill.server.service import Service
+
+
+def router(service: Service) -> APIRouter:
+    routes = APIRouter(tags=["status"])
+
+    def model() -> dict[str, Any]:
+        return {
+            "id": service.model_name,
+            "object": "model",
+            "created": service.created,
+            "owned_by": "isoprefill",
+            "max_model_len": service.preparer.max_positions if service.preparer else None,
+        }
+
+    @routes.get("/v1/models", responses=responses(ModelList, 401, 500), summary="List the models")
+    async def models() -> Response:
+        return json_response({"object": "list", "data": [model()]})
+
+    @routes.get(
+        "/v1/models/{name}", responses=responses(Model, 401, 404, 500), summary="Describe a model"
+    )
+    async def one_model(name: str) -> Response:
+        service.check_model(name)
+        return json_response(model())
+
+    @routes.get("/health", responses=responses(Status, 500), summary="Is the server alive?")
+    async def health() -> Response:
+        return json_response({"status": "ok"})
+
+    @routes.get(
+        "/ready",
+        responses={**responses(Status, 500), 503: {"model": Status}},
+        summary="Is the model loaded and warm?",
+    )
+    async def ready(request: Request) -> Response:
+        response = json_response({"status": "ready" if service.ready else "not_ready"})
+        response.status_code = 200 if service.ready else 503
+        return response
+
+    @routes.get(
+        "/metrics",
+        responses={
+            200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+            **{500: responses(Status, 500)[500]},
+        },
+        response_class=Response,
+        summary="Counters in Prometheus's format",
+    )
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    return routes

@@ -1,0 +1,212 @@
+"""The scheduler process: owns the device and the engine, packs waiting requests, scores them.
+
+    python -m isoprefill.server.scheduler
+
+The front end starts it, writes one line of JSON (`StartMessage`) to its standard input and keeps that open: when it
+closes, however the front end ended, this process ends too.
+"""
+
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import IO, Protocol
+
+import msgspec
+import numpy as np
+import zmq
+
+from isoprefill.labels import LabelSets
+from isoprefill.models.pinned import FetchError
+from isoprefill.request import TokenRequest
+from isoprefill.result import RequestLogprobs
+from isoprefill.server import logs, protocol
+from isoprefill.server.batching import Line, Slice, joined
+from isoprefill.server.settings import BatchSettings, EngineSettings, LogFormat
+
+
+class StartMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """What the front end writes to the process's standard input."""
+
+    address: str  # of the front end's socket
+    engine: EngineSettings
+    batch: BatchSettings
+    log_format: LogFormat
+
+
+class Engine(Protocol):
+    """What the scheduler needs of an engine."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def max_positions(self) -> int: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def compilations(self) -> int: ...
+
+    def score(self, requests: Sequence[TokenRequest]) -> list[RequestLogprobs]:
+        """Log-probabilities of several requests, in their order."""
+
+
+def run(make_engine: Callable[[EngineSettings], Engine], stdin: IO[bytes] | None = None) -> None:
+    """Runs the process until its standard input closes.
+
+    Args:
+        make_engine: called once.
+        stdin: for tests.
+    """
+    # Ctrl-C reaches every process of a terminal; the front end decides when this one ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stdin = stdin or sys.stdin.buffer
+    start = msgspec.json.decode(stdin.readline(), type=StartMessage)
+    threading.Thread(target=_end_with, args=(stdin,), daemon=True).start()
+    logs.configure(start.log_format, "scheduler")
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.setsockopt(zmq.LINGER, 1000)
+        socket.connect(start.address)
+        began = time.monotonic()
+        try:
+            engine = make_engine(start.engine)
+            warm_up(engine, start.engine.warmup_tokens)
+        except (ValueError, FetchError, OSError) as error:
+            socket.send(protocol.encode(protocol.NotStarted(str(error))))
+            return
+        except Exception as error:
+            logs.event("engine_failed", **logs.exception_fields(error))
+            reason = f"the engine could not be started: {type(error).__name__}"
+            socket.send(protocol.encode(protocol.NotStarted(reason)))
+            return
+        ready = protocol.Ready(
+            vocab_size=engine.vocab_size,
+            max_positions=engine.max_positions,
+            device=engine.device,
+            warmup_s=time.monotonic() - began,
+            compilations=engine.compilations,
+        )
+        socket.send(protocol.encode(ready))
+        Scheduler(socket, engine, start.batch).run()
+
+
+class Scheduler:
+    """Receives requests, forms batches, answers. One thread: while a batch is computed, requests wait in ZeroMQ."""
+
+    def __init__(self, socket: zmq.Socket[bytes], engine: Engine, settings: BatchSettings) -> None:
+        """Takes a connected socket and a warm engine."""
+        self._socket = socket
+        self._engine = engine
+        self._settings = settings
+        self._line = Line(settings)
+
+    def run(self) -> None:
+        """Runs for ever."""
+        while True:
+            due = self._line.due()
+            wait_ms = None if due is None else max(0, math.ceil((due - time.monotonic()) * 1000))
+            if self._socket.poll(wait_ms):
+                self._receive_all()
+            due = self._line.due()
+            if due is not None and due <= time.monotonic():
+                self._score_batch(self._line.take())
+
+    def _receive_all(self) -> None:
+        while True:
+            try:
+                data = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            message = protocol.decode_to_scheduler(data)
+            if isinstance(message, protocol.Cancel):
+                self._line.cancel(message.id)
+            else:
+                self._line.add(message.id, message.token_request(), time.monotonic())
+
+    def _score_batch(self, batch: list[Slice]) -> None:
+        began = time.monotonic()
+        before = self._engine.compilations
+        try:
+            results: list[RequestLogprobs | Exception] = list(
+                self._engine.score([one.request for one in batch])
+            )
+        except Exception as error:
+            results = [error] if len(batch) == 1 else [self._alone(one) for one in batch]
+        done = [
+            (one, result)
+            for one, result in zip(batch, results, strict=True)
+            if not isinstance(result, Exception)
+        ]
+        self._send(
+            protocol.BatchDone(
+                requests=len(batch),
+                items=sum(len(one.request.items) for one in batch),
+                tokens=sum(one.cost for one in batch),
+                budget=self._settings.max_tokens,
+                seconds=time.monotonic() - began,
+                algorithm=done[0][1].algorithm if done else "failed",
+                cached_tokens=sum(result.cached_tokens for _, result in done),
+                query_tokens=sum(one.request.query.size for one in batch),
+                compilations=self._engine.compilations - before,
+                waiting=len(self._line),
+            )
+        )
+        for one, result in zip(batch, results, strict=True):
+            if isinstance(result, Exception):
+                logs.event(
+                    "request_failed",
+                    request_id=one.request.request_id,
+                    **logs.exception_fields(result),
+                )
+                self._line.cancel(one.waiting.id)
+                self._send(protocol.Failed(one.waiting.id, type(result).__name__))
+                continue
+            one.waiting.parts.append(result)
+            if one.waiting.finished:
+                self._send(protocol.Scored.of(one.waiting.id, joined(one.waiting.parts)))
+
+    def _alone(self, one: Slice) -> RequestLogprobs | Exception:
+        """Scores a request of a failed batch by itself, so that only the one at fault fails."""
+        try:
+            return self._engine.score([one.request])[0]
+        except Exception as error:
+            return error
+
+    def _send(self, message: protocol.ToFrontEnd) -> None:
+        self._socket.send(protocol.encode(message))
+
+
+def warm_up(engine: Engine, sizes: Sequence[int]) -> None:
+    """Scores batches of these sizes, of one request and of four, by likelihood and by labels.
+
+    What a batch compiles depends on its size, on its longest request and on what is read out.
+    """
+    for size in sizes:
+        if size > engine.max_positions:
+            raise ValueError(
+                f"warmup-tokens must be at most the model's {engine.max_positions} positions, got {size}"
+            )
+        token = np.int32(engine.vocab_size - 1)
+        for labels in (None, LabelSets.shared([int(token), 0])):
+            for number in (1, 4):
+                query = np.full(max(1, size // number // 2), token)
+                item = np.full(max(1, min(16, query.size)), token)
+                items = (item,) * max(1, query.size // item.size)
+                engine.score([TokenRequest(query, items, labels=labels)] * number)
+
+
+def _end_with(stdin: IO[bytes]) -> None:
+    while stdin.read(4096):
+        pass
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    from isoprefill.server.device import make_engine
+
+    run(make_engine)

@@ -1,0 +1,170 @@
+"""What the routes work with: the model as the front end knows it, and the way to its scores."""
+
+import asyncio
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from isoprefill.models.tokenizer import Tokenizer
+from isoprefill.prepare import Preparer
+from isoprefill.request import TokenRequest
+from isoprefill.request_error import RequestError
+from isoprefill.result import RequestLogprobs
+from isoprefill.server import protocol
+from isoprefill.server.dispatch import RETRY_AFTER_S, Dispatcher
+from isoprefill.server.errors import ApiError
+from isoprefill.server.limits import BodyReader, ClientGoneError, headers_of
+from isoprefill.server.metrics import Metrics
+from isoprefill.server.settings import ServerSettings
+
+T = TypeVar("T")
+
+LARGE_BODY = 64 << 10  # bytes; larger ones are parsed and tokenised beside the event loop
+
+
+@dataclasses.dataclass(eq=False)
+class Service:
+    """One served model.
+
+    Attributes:
+        settings: of the server.
+        model_name: what the model is called in answers.
+        tokenizer: the model's.
+        metrics: the server's counters.
+        dispatcher: the way to the scheduler.
+        created: when the server started, seconds since 1970.
+        preparer: makes requests of text; None until the scheduler has said what the model is like.
+        draining: whether the server has been told to end.
+    """
+
+    settings: ServerSettings
+    model_name: str
+    tokenizer: Tokenizer
+    metrics: Metrics
+    dispatcher: Dispatcher
+    created: int
+    preparer: Preparer | None = None
+    draining: bool = False
+
+    def __post_init__(self) -> None:
+        self.bodies = BodyReader(self.settings.limits)
+        self._threads = concurrent.futures.ThreadPoolExecutor(2, "prepare")
+        self._accepted = 0
+
+    def on_ready(self, ready: protocol.Ready) -> None:
+        """Takes what the scheduler says of the model.
+
+        Raises:
+            ValueError: a setting does not go with the model.
+        """
+        token = self.settings.delimiter_token_id
+        if token is not None and token >= ready.vocab_size:
+            raise ValueError(
+                f"delimiter-token-id must be less than the model's vocabulary of {ready.vocab_size}, got {token}"
+            )
+        self.preparer = Preparer(self.tokenizer, ready.vocab_size, ready.max_positions)
+
+    @property
+    def ready(self) -> bool:
+        return self.dispatcher.connected and not self.draining
+
+    def check_model(self, name: str | None) -> None:
+        """Raises ApiError unless `name` is the served model."""
+        if name not in (None, "default", self.model_name):
+            raise ApiError(
+                "model_not_found",
+                f"This server serves {self.model_name!r}, which 'default' also names.",
+                "model",
+            )
+
+    async def prepared(self, request: Request, prepare: Callable[[bytes, Preparer], T]) -> T:
+        """Reads the body and makes of it what `prepare` makes.
+
+        Raises:
+            ApiError: what is wrong with the request, or why it cannot be taken now.
+        """
+        preparer = self.preparer
+        if preparer is None or not self.dispatcher.connected:
+            raise ApiError(
+                "model_not_loaded", "The model is being loaded.", retry_after_s=RETRY_AFTER_S
+            )
+        if self._accepted >= self.settings.limits.max_queue_requests:
+            raise ApiError(
+                "queue_full",
+                f"{self._accepted} requests are waiting, which is as many as this server keeps.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise ApiError("unsupported_media_type", "The body must be application/json.")
+        self._accepted += 1
+        try:
+            body = await self.bodies.read(headers_of(request.scope), request.receive)
+            if len(body) < LARGE_BODY:
+                return prepare(body, preparer)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, prepare, body, preparer)
+        except RequestError as error:
+            raise ApiError.of(error) from None
+        finally:
+            self._accepted -= 1
+
+    async def scored(self, request: Request, tokens: TokenRequest) -> RequestLogprobs:
+        """The log-probabilities of a request.
+
+        Raises:
+            ApiError: see `Dispatcher.submit`.
+            ClientGoneError: the client did not wait; the request has left the queue.
+        """
+        answer = asyncio.ensure_future(self.dispatcher.submit(tokens))
+        gone = asyncio.ensure_future(request.receive())  # nothing more comes but a disconnect
+        try:
+            await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise ClientGoneError
+            result = answer.result()
+        finally:
+            gone.cancel()
+            if not answer.done():
+                answer.cancel()
+                await asyncio.gather(answer, return_exceptions=True)
+        self.metrics.observe_scored(tokens, result)
+        return result
+
+    def check_size(self, tokens: TokenRequest) -> None:
+        """Raises ApiError if the request has more tokens or labels than the server allows."""
+        limits = self.settings.limits
+        for index, item in enumerate(tokens.items):
+            if item.size > limits.max_item_tokens:
+                raise ApiError(
+                    "too_many_tokens",
+                    f"items[{index}] must have at most {limits.max_item_tokens} tokens, got {item.size}",
+                    f"items[{index}]",
+                )
+        if tokens.num_tokens > limits.max_request_tokens:
+            raise ApiError(
+                "too_many_tokens",
+                f"query and items must have at most {limits.max_request_tokens} tokens together, "
+                f"got {tokens.num_tokens}",
+                "items",
+            )
+        if tokens.labels is not None and tokens.labels.token_ids.shape[1] > limits.max_labels:
+            raise ApiError(
+                "too_many_labels",
+                f"there must be at most {limits.max_labels} labels, got {tokens.labels.token_ids.shape[1]}",
+                "label_token_ids",
+            )
+
+    def check_number_of_items(self, name: str, number: int) -> None:
+        """Raises ApiError if there are too many; before anything is tokenised."""
+        limit = self.settings.limits.max_items
+        if number > limit:
+            raise ApiError(
+                "too_many_items", f"{name} must hold at most {limit}, got {number}", name
+            )
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,175 @@
+"""Keeps a scheduler process running."""
+
+import asyncio
+import contextlib
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from isoprefill.server import logs, protocol
+from isoprefill.server.dispatch import Dispatcher
+from isoprefill.server.metrics import Metrics
+from isoprefill.server.scheduler import StartMessage
+from isoprefill.server.settings import ServerSettings
+
+SCHEDULER_COMMAND = (sys.executable, "-m", "isoprefill.server.scheduler")
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 30.0
+STEADY_S = 60.0  # a scheduler that was ready for so long starts anew without back-off
+STOP_S = 5.0
+
+
+class StartError(RuntimeError):
+    """The scheduler cannot start from these settings; the message is the reason."""
+
+
+class Supervisor:
+    """Starts the scheduler, starts it again when it ends, with growing pauses, and stops it."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        on_ready: Callable[[protocol.Ready], None],
+        command: Sequence[str] = SCHEDULER_COMMAND,
+    ) -> None:
+        """Takes what to start.
+
+        Args:
+            settings: of the server.
+            dispatcher: told when there is a scheduler and when it is gone.
+            metrics: counts the starts.
+            on_ready: called each time a scheduler is warm.
+            command: the scheduler's program.
+        """
+        self._settings = settings
+        self._dispatcher = dispatcher
+        self._metrics = metrics
+        self._on_ready = on_ready
+        self._command = command
+        self._was_ready = False
+
+    async def run(self) -> None:
+        """Runs until it is cancelled.
+
+        Raises:
+            StartError: the scheduler ended before it was ever ready.
+        """
+        pause = FIRST_PAUSE_S
+        with _private_directory() as directory, zmq.asyncio.Context() as context:
+            for generation in range(1, sys.maxsize):
+                # A socket of its own for each: nothing that was meant for one scheduler reaches the next.
+                address = f"ipc://{directory}/{generation}"
+                with context.socket(zmq.DEALER) as socket:
+                    socket.setsockopt(zmq.LINGER, 0)
+                    hwm = (
+                        2 * self._settings.limits.max_queue_requests + 64
+                    )  # a Score and a Cancel each
+                    socket.set_hwm(hwm)
+                    socket.bind(address)
+                    began = time.monotonic()
+                    await self._one_scheduler(socket, address)
+                if time.monotonic() - began > STEADY_S:
+                    pause = FIRST_PAUSE_S
+                logs.event("scheduler_restart", pause_s=pause)
+                self._metrics.scheduler_restarts.inc()
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    async def _one_scheduler(self, socket: zmq.asyncio.Socket, address: str) -> None:
+        """Runs one scheduler from its start to its end."""
+        process = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": _python_path()},
+            start_new_session=True,  # a terminal's Ctrl-C is for the front end
+        )
+        logs.event("scheduler_started", pid=process.pid)
+        receiving = asyncio.create_task(self._receive(socket))
+        ended = asyncio.create_task(process.wait())
+        try:
+            assert process.stdin is not None
+            start = StartMessage(
+                address=address,
+                engine=self._settings.engine,
+                batch=self._settings.batch,
+                log_format=self._settings.log_format,
+            )
+            process.stdin.write(msgspec.json.encode(start) + b"\n")
+            while not ended.done():
+                await asyncio.wait({ended, receiving}, timeout=1.0, return_when="FIRST_COMPLETED")
+                if receiving.done():
+                    receiving.result()
+                if self._dispatcher.stalled_for() > self._settings.limits.stall_timeout_s:
+                    logs.event("scheduler_stalled", pid=process.pid)
+                    process.kill()
+                    await ended
+            logs.event("scheduler_ended", pid=process.pid, status=process.returncode)
+            if not self._was_ready:
+                raise StartError(f"the scheduler process ended with status {process.returncode}")
+        finally:
+            self._dispatcher.disconnect()
+            receiving.cancel()
+            await _stop(process)
+            await asyncio.gather(receiving, ended, return_exceptions=True)
+
+    async def _receive(self, socket: zmq.asyncio.Socket) -> None:
+        while True:
+            message = protocol.decode_to_front_end(await socket.recv())
+            if isinstance(message, protocol.Ready):
+                logs.event(
+                    "ready",
+                    device=message.device,
+                    seconds=round(message.warmup_s, 3),
+                    compilations=message.compilations,
+                )
+                self._metrics.compilations.inc(message.compilations)
+                self._on_ready(message)
+                self._was_ready = True
+                self._dispatcher.connect(socket)
+            elif isinstance(message, protocol.NotStarted):
+                if not self._was_ready:
+                    raise StartError(message.reason)
+                logs.event("scheduler_not_started", reason=message.reason)
+            else:
+                self._dispatcher.receive(message)
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """Ends the process: it ends by itself when its standard input closes, or is killed."""
+    if process.returncode is not None:
+        return
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        async with asyncio.timeout(STOP_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+@contextlib.contextmanager
+def _private_directory() -> Iterator[pathlib.Path]:
+    """A new directory that only this user may enter; sockets in it are nobody else's business."""
+    path = pathlib.Path(tempfile.mkdtemp(prefix="isoprefill-"))
+    if len(str(path)) > 80:  # a socket's path has 107 bytes
+        path.rmdir()
+        path = pathlib.Path(tempfile.mkdtemp(prefix="isoprefill-", dir="/tmp"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _python_path() -> str:
+    """This process's module path: under Bazel it is not the environment's."""
+    return os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)

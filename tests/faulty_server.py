@@ -1,0 +1,58 @@
+"""A server whose engine fails on command, and needs neither JAX nor a model's weights to do so.
+
+    python faulty_server.py MODEL        the server
+    python faulty_server.py              its scheduler
+
+An item's score is minus its number of tokens. The engine raises on a batch that holds token 13.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from isoprefill.request import TokenRequest
+from isoprefill.result import RequestLogprobs
+from isoprefill.server import launch, scheduler
+from isoprefill.server.settings import BatchSettings, EngineSettings, ServerSettings
+
+POISON = 13
+
+
+class FaultyEngine:
+    """Scores by length; fails on `POISON`."""
+
+    vocab_size = 300
+    max_positions = 512
+    device = "none"
+    compilations = 0
+
+    def score(self, requests: Sequence[TokenRequest]) -> list[RequestLogprobs]:
+        for request in requests:
+            if any(POISON in item for item in request.items):
+                raise RuntimeError("the content of /home/somebody/secret")
+        return [self._scores(request) for request in requests]
+
+    def _scores(self, request: TokenRequest) -> RequestLogprobs:
+        lens = np.asarray([item.size for item in request.items], np.int32)
+        return RequestLogprobs(
+            logprobs=-lens.astype(np.float64),
+            num_tokens=lens,
+            num_labels=None,
+            token_logprobs=None,
+            algorithm="packed",
+            reason="",
+        )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        scheduler.run(lambda settings: FaultyEngine())
+    else:
+        settings = ServerSettings(
+            engine=EngineSettings(model=sys.argv[1], warmup_tokens=()),
+            port=0,
+            log_format="json",
+            batch=BatchSettings(max_wait_s=0.2),
+        )
+        launch.serve(settings, (sys.executable, __file__))

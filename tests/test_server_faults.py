@@ -1,0 +1,424 @@
+"""What the server does when its processes die, its queue is full, and its clients are slow, gone or hostile."""
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import time
+
+import httpx
+import pytest
+import small_models
+from running_server import SERVE, RunningServer, running_server, wait_for
+
+from isoprefill.server.errors import CODES
+
+BODY = {"query": "abc", "items": ["x", "yz"]}
+QUEUE = 8
+
+
+@pytest.fixture(scope="module")
+def model_directory(tmp_path_factory) -> str:
+    model = small_models.random_model("llama")
+    return str(small_models.save_directory(model, tmp_path_factory.mktemp("model") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def flags(model_directory) -> list[str]:
+    return [
+        f"--model={model_directory}",
+        "--warmup-tokens=",
+        "--rerank-yes=y",
+        "--rerank-no=n",
+        f"--max-queue-requests={QUEUE}",
+        "--max-queue-tokens=1000",
+        "--max-body-bytes=4000000",
+        "--max-connections=40",
+        "--read-timeout=2",
+        "--write-timeout=2",
+    ]
+
+
+@pytest.fixture(scope="module")
+def server(flags):
+    with running_server(*flags) as one:
+        yield one
+
+
+@contextlib.contextmanager
+def scheduler_stopped(server):
+    """Holds the scheduler still, so that requests are surely in flight."""
+    pid = server.scheduler_pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield pid
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def code_of(response: httpx.Response) -> str:
+    error = response.json()["error"]
+    assert CODES[error["code"]] == (response.status_code, error["type"])
+    return error["code"]
+
+
+def in_flight(server) -> int:
+    return int(server.metric("queue_requests"))
+
+
+def send(server, number: int, pool, body=BODY) -> list[concurrent.futures.Future]:
+    """Sends requests at once and waits until all of them are in flight."""
+    sent = [pool.submit(server.post, "/v1/score", **body) for _ in range(number)]
+    wait_for(lambda: in_flight(server) == number)
+    return sent
+
+
+def scores(server, body=BODY) -> list[float]:
+    return [one["score"] for one in server.score(**body)["scores"]]
+
+
+def connect(server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=60)
+
+
+def raw_request(body: bytes, length: int | None = None) -> bytes:
+    return (
+        "POST /v1/score HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body) if length is None else length}\r\n\r\n"
+    ).encode() + body
+
+
+def read_all(connection: socket.socket) -> bytes:
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := connection.recv(65_536):
+            received += part
+    return received
+
+
+# Processes
+
+
+def test_kill_9_of_the_scheduler(server):
+    """What was in flight gets a clean 503 at once; a new scheduler comes; the next request has the same scores."""
+    before = scores(server)
+    restarts = server.metric("scheduler_restarts_total")
+    starts = len(server.events("ready"))
+    with concurrent.futures.ThreadPoolExecutor(QUEUE) as pool, scheduler_stopped(server) as pid:
+        sent = send(server, 5, pool)
+        killed = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        for one in sent:
+            response = one.result()
+            assert code_of(response) == "model_not_loaded"
+            assert "retry-after" in response.headers
+        took = time.monotonic() - killed
+    ended = server.wait_for_event("scheduler_ended")
+    answers = [line for line in server.events("request") if line.get("code") == "model_not_loaded"]
+    assert len(answers) == 5
+    assert ended["status"] == -signal.SIGKILL
+    # The issue's second, with room for a machine that does other things: a request's time-out is 60.
+    assert took < 5
+    assert httpx.get(f"{server.url}/ready").status_code == 503
+    server.wait_until_ready(starts + 1)
+    assert scores(server) == before
+    assert server.metric("scheduler_restarts_total") == restarts + 1
+    assert in_flight(server) == 0
+
+
+def test_sigterm_drains(flags):
+    """No new connections, but what is in flight is answered; then both processes end, status 0."""
+    server = RunningServer(*SERVE, *flags).wait_until_ready()
+    with concurrent.futures.ThreadPoolExecutor(QUEUE) as pool:
+        with scheduler_stopped(server) as scheduler:
+            sent = send(server, 3, pool)
+            server.process.send_signal(signal.SIGTERM)
+            server.wait_for_event("draining")
+
+            def refused() -> bool:
+                try:
+                    connect(server).close()
+                except ConnectionRefusedError:
+                    return True
+                return False
+
+            wait_for(refused)
+            assert server.process.poll() is None
+        for one in sent:
+            assert len(one.result().json()["scores"]) == 2
+    assert server.process.wait(60) == 0
+    wait_for(lambda: not os.path.exists(f"/proc/{scheduler}"))
+    assert "Traceback" not in "".join(server.log_text)
+
+
+def test_the_scheduler_ends_with_the_front_end(flags):
+    """Not even kill -9 of the front end leaves a process behind that holds the device."""
+    server = RunningServer(*SERVE, *flags)
+    scheduler = server.wait_for_event("scheduler_started")["pid"]
+    server.process.kill()
+    wait_for(lambda: not os.path.exists(f"/proc/{scheduler}"))
+
+
+def test_a_scheduler_that_hangs_is_started_anew(flags):
+    """It owes an answer and says nothing: after the stall time it is killed, and the next request is served."""
+    with running_server(*flags, "--stall-timeout=1.5") as server:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool, scheduler_stopped(server):
+            (sent,) = send(server, 1, pool)
+            assert code_of(sent.result()) == "model_not_loaded"
+        assert server.events("scheduler_stalled")
+        server.wait_until_ready(2)
+        assert len(scores(server)) == 2
+
+
+# The queue
+
+
+def test_a_full_queue_is_429_and_what_was_in_it_is_answered(server):
+    """More requests than may wait: refused at once, with the time to come again, and nothing is kept of them."""
+    with concurrent.futures.ThreadPoolExecutor(QUEUE) as pool:
+        with scheduler_stopped(server):
+            sent = send(server, QUEUE, pool)
+            for _ in range(50):
+                refused = server.post("/v1/score", **BODY)
+                assert code_of(refused) == "queue_full"
+                assert int(refused.headers["retry-after"]) >= 1
+            assert in_flight(server) == QUEUE
+            assert server.metric("queue_tokens") == QUEUE * 6
+        assert all(one.result().status_code == 200 for one in sent)
+    assert in_flight(server) == 0
+
+
+def test_tokens_that_wait_are_bounded_too(server):
+    """Few large requests fill the queue as many small ones do."""
+    large = {"query": "a" * 300, "items": ["b" * 100]}
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        with scheduler_stopped(server):
+            sent = send(server, 2, pool, large)
+            assert code_of(server.post("/v1/score", **large)) == "queue_full"
+        assert all(one.result().status_code == 200 for one in sent)
+
+
+def test_a_client_that_goes_away_leaves_the_queue(server):
+    """Its place is free at once, and its items are never scored."""
+    scored = server.metric("batch_requests_sum")
+    with scheduler_stopped(server):
+        body = json.dumps(BODY).encode()
+        clients = [connect(server) for _ in range(QUEUE)]
+        for client in clients:
+            client.sendall(raw_request(body))
+        wait_for(lambda: in_flight(server) == QUEUE)
+        for client in clients:
+            client.close()
+        wait_for(lambda: in_flight(server) == 0)
+    scores(server)
+    # What was sent and cancelled before the scheduler woke up was never in a batch.
+    assert server.metric("batch_requests_sum") == scored + 1
+
+
+def test_a_request_that_takes_too_long_is_503_and_leaves_the_queue(flags):
+    with running_server(*flags, "--request-timeout=1") as server:
+        with scheduler_stopped(server):
+            assert code_of(server.post("/v1/score", **BODY)) == "request_timeout"
+            assert in_flight(server) == 0
+        wait_for(lambda: server.post("/v1/score", **BODY).status_code == 200)
+
+
+# Clients
+
+
+def test_slow_bodies_end(server):
+    """A body that comes byte by byte is 408 after the read time, and others are served meanwhile."""
+    with connect(server) as slow:
+        slow.sendall(raw_request(b'{"query"', length=1000))
+        assert len(scores(server)) == 2
+        answer = read_all(slow)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"request_read_timeout" in answer
+    assert b"connection: close" in answer
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/score HT", b"POST /v1/score HTTP/1.1\r\nhost: l"])
+def test_slow_headers_end(server, sent):
+    """A connection on which no request comes is closed after the read time."""
+    with connect(server) as slow:
+        slow.sendall(sent)
+        assert read_all(slow) == b""
+
+
+def test_half_closed_and_aborted_clients(server):
+    """A client that stops in the middle of anything is forgotten."""
+    body = json.dumps(BODY).encode()
+    for cut in (10, 80, len(raw_request(body)) - 3, len(raw_request(body))):
+        with connect(server) as client:
+            client.sendall(raw_request(body)[:cut])
+            client.shutdown(socket.SHUT_WR)
+            read_all(client)
+    wait_for(lambda: in_flight(server) == 0)
+    assert len(scores(server)) == 2
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut_off(server):
+    """Answers that nobody takes fill the socket's buffers; then the connection ends, and its memory is free."""
+    openapi = b"GET /openapi.json HTTP/1.1\r\nhost: l\r\n\r\n"
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(60)
+        client.connect(("127.0.0.1", server.port))
+        with contextlib.suppress(ConnectionError):
+            for _ in range(2000):  # some 30 MB of answers
+                client.sendall(openapi)
+            wait_for(lambda: not _alive(client))
+    assert len(scores(server)) == 2
+
+
+def _alive(client: socket.socket) -> bool:
+    try:
+        client.send(b"\r\n")
+    except OSError:
+        return False
+    return True
+
+
+def test_oversized_bodies(server):
+    """Declared or not, a body over the limit is 413, and the client that sends all of it reads the answer."""
+    huge = json.dumps({"query": "a" * 10_000_000, "items": ["b"]}).encode()
+    declared = httpx.post(
+        f"{server.url}/v1/score", content=huge, headers={"content-type": "application/json"}
+    )
+    assert code_of(declared) == "body_too_large"
+
+    def chunks():
+        for begin in range(0, len(huge), 100_000):
+            yield huge[begin : begin + 100_000]
+
+    streamed = httpx.post(
+        f"{server.url}/v1/score", content=chunks(), headers={"content-type": "application/json"}
+    )
+    assert code_of(streamed) == "body_too_large"
+    with connect(server) as client:  # 10 TB are not waited for
+        client.sendall(raw_request(b"", length=10**13))
+        assert read_all(client).startswith(b"HTTP/1.1 413")
+
+
+def test_oversized_headers(server):
+    with connect(server) as client, contextlib.suppress(ConnectionError):
+        client.sendall(b"GET /health HTTP/1.1\r\nx: " + b"a" * 1_000_000 + b"\r\n\r\n")
+        assert read_all(client).startswith(b"HTTP/1.1 4")
+    assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+def test_more_connections_than_allowed_are_closed(server):
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(server)) for _ in range(45)]
+        clients[-1].sendall(b"GET /health HTTP/1.1\r\nhost: l\r\n\r\n")
+        assert read_all(clients[-1]) == b""
+    wait_for(lambda: _serves(server))
+
+
+def _serves(server) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"{server.url}/health").status_code == 200
+    return False
+
+
+# Malformed bodies
+
+
+def malformed_bodies(number: int) -> list[bytes]:
+    """Bodies none of which is a request: a good one with one thing wrong, or bytes that are no JSON."""
+    chance = random.Random(0)
+    wrong = [
+        None,
+        True,
+        0,
+        -1,
+        1.5,
+        1e308,
+        2**31,
+        2**64,
+        -(2**70),
+        "",
+        [],
+        {},
+        [None],
+        [[]],
+        [{}],
+        [1.5],
+        ["a", 1],
+        [[1], "a"],
+        [True],
+        [[1, None]],
+        [-1],
+        [2**70],
+        [[2**63]],
+        {"text": 5},
+    ]
+    # What is wrong for a field whatever the others are; a boolean field takes true, a nullable one null.
+    never = {
+        "query": [one for one in wrong if one not in ([1],)],
+        "items": wrong,
+        "documents": [*wrong, "a"],
+        "label_token_ids": [one for one in wrong if one is not None],
+        "labels": [one for one in wrong if one is not None],
+        "apply_softmax": [one for one in wrong if one is not True],
+        "item_first": [one for one in wrong if one is not True],
+        "model": [one for one in wrong if one is not None] + ["gpt-9"],
+        "temperature": [one for one in wrong if one is not None],  # even a good one needs labels
+        "isolation": [one for one in wrong if one is not None],
+        "top_n": [one for one in wrong if one not in (None, True, 2**31, 2**64)],
+        "no_such_field": wrong,
+    }
+    for name in ("apply_softmax", "item_first", "no_such_field"):
+        never[name] = [one for one in never[name] if one is not True and one is not False]
+    raw = [
+        b"",
+        b"{",
+        b"nul",
+        b'{"query": NaN, "items": ["a"]}',
+        b'{"query": "a", "items": ["b"], "temperature": Infinity}',
+        b'{"query": "\\ud800", "items": ["a"]}',
+        b'{"query": "a", "items": ["\\udfff\\ud800"]}',
+        b'{"query": "\xff", "items": ["a"]}',
+        b'{"query": "a", "items": ["a"]} x',
+        b"[" * 50_000 + b"]" * 50_000,
+        b'{"query": ' * 10_000 + b"1" + b"}" * 10_000,
+        b'{"query": "a", "items": [' + b"[" * 5_000 + b"]" * 5_000 + b"]}",
+        b'{"query": "a", "items": [1' + b"0" * 5_000 + b"]}",
+        b'{"query": "' + b"a" * 10_000_000 + b'", "items": ["b"]}',
+        b'{"query": "a", "items": ["' + b"b" * 3_900_000 + b'"]}',
+        b"\x00" * 1000,
+    ]
+    bodies = list(raw)
+    while len(bodies) < number:
+        if chance.random() < 0.1:  # a good body, cut
+            text = json.dumps(BODY).encode()
+            bodies.append(text[: chance.randrange(len(text))])
+            continue
+        field = chance.choice([name for name in never if name != "documents"])
+        bodies.append(json.dumps(BODY | {field: chance.choice(never[field])}).encode())
+    return bodies
+
+
+def test_a_thousand_malformed_bodies(server, model_directory):
+    """Every one is a 4xx with a code, none a 5xx; no path or trace leaves; scores are what they were."""
+    before = scores(server)
+    bodies = malformed_bodies(1000)
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        codes: dict[str, int] = {}
+        for number, body in enumerate(bodies):
+            path = "/v1/score" if number % 10 else "/v1/rerank"
+            response = client.post(path, content=body, headers={"content-type": "application/json"})
+            assert 400 <= response.status_code < 500, (body[:200], response.text)
+            code = code_of(response)
+            codes[code] = codes.get(code, 0) + 1
+            for leak in ("Traceback", "File ", ".py", "/tmp", model_directory):
+                assert leak not in response.text
+    assert len(codes) > 15, codes  # the bodies do differ
+    assert scores(server) == before
+    assert in_flight(server) == 0
+    assert not server.events("internal_error")
+    assert server.metric("scheduler_ready") == 1
