@@ -11,10 +11,10 @@ import time
 
 import httpx
 import pytest
-import small_models
-from running_server import SERVE, RunningServer, running_server, wait_for
 
+import small_models
 from isoprefill.server.errors import CODES
+from running_server import SERVE, RunningServer, running_server, wait_for
 
 BODY = {"query": "abc", "items": ["x", "yz"]}
 QUEUE = 8
