@@ -1,25 +1,37 @@
 """The scoring engine: a model, and the ways to score items with it."""
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+import numpy as np
+from absl import logging
+from jaxtyping import Float
 
 from isoprefill import compilation_cache
+from isoprefill.algorithms.choice import Choice, choose
+from isoprefill.algorithms.extend import extend_piece
+from isoprefill.algorithms.prefill import prefill_packs
 from isoprefill.attention.op import Backend
+from isoprefill.device import Device
 from isoprefill.labels import LabelSets
+from isoprefill.mesh import MeshShape
 from isoprefill.models.pretrained import Pretrained, load_pretrained
-from isoprefill.modes import Algorithm, Delimiter, Isolation, Tokenization
-from isoprefill.packing import one_by_one, packs, pieces
+from isoprefill.modes import Algorithm, AlgorithmChoice, Delimiter, Isolation, Tokenization
+from isoprefill.packing import Piece, one_by_one, packs, pieces
+from isoprefill.prefix_cache import PrefixCache, PrefixCacheStats
 from isoprefill.prepare import Preparer
-from isoprefill.readout import CollectedLogprobs
+from isoprefill.readout import CollectedLogprobs, Readout
 from isoprefill.request import TextOrTokens, TokenRequest
 from isoprefill.request_error import RequestError
 from isoprefill.result import RequestLogprobs, ScoreResult
 from isoprefill.scores import check_score_options, score_result
-from isoprefill.step import prefill_pack
 
-# Rows of one pack. Activations of SmolLM2 take about 40 KB a row; the query is computed once per pack.
-PACK_TOKENS = 16_384
+PACK_TOKENS = 16_384  # rows of a prefill; activations of SmolLM2 take about 40 KB a row
+CHUNK_TOKENS = 4_096  # rows over a cached prefix
+PREFIX_CACHE_BYTES = 512 << 20  # 11,000 tokens of SmolLM2 in float32
+STREAM_ITEMS = 1_024
 
 ProgressCallback = Callable[[int, int], None]
 
@@ -31,22 +43,35 @@ class ScoringEngine:
     """
 
     def __init__(
-        self, model: Pretrained, *, attention: Backend = "auto", pack_tokens: int = PACK_TOKENS
+        self,
+        model: Pretrained,
+        *,
+        attention: Backend = "auto",
+        pack_tokens: int = PACK_TOKENS,
+        chunk_tokens: int = CHUNK_TOKENS,
+        prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
+        mesh: MeshShape | None = None,
     ) -> None:
         """Takes a loaded model; see `from_pretrained`.
 
         Args:
-        model: weights, configuration and tokenizer.
-        attention: back end of `isoprefill.multi_item_attention`.
-        pack_tokens: rows after which a list of items is cut into several packs. A single item always fits.
+            model: weights, configuration and tokenizer.
+            attention: back end of `isoprefill.multi_item_attention`.
+            pack_tokens: rows of one prefill, after which "packed" cuts a list. A single item always fits.
+            chunk_tokens: rows of one chunk over a cached prefix ("prefill_extend", "packed_extend").
+            prefix_cache_bytes: what the keys and values of queries may take between calls; 0 keeps none.
+            mesh: how many devices to share the packs and the weights out to; None is one.
         """
         if attention not in get_args(Backend):
             raise ValueError(f"attention must be one of {get_args(Backend)}, got {attention!r}")
-        if pack_tokens < 1:
-            raise ValueError(f"pack_tokens must be at least 1, got {pack_tokens}")
+        for name, value in (("pack_tokens", pack_tokens), ("chunk_tokens", chunk_tokens)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         self._model = model
-        self._attention = attention
+        self._device = Device.of(model.params, model.config, attention, mesh)
         self._pack_tokens = pack_tokens
+        self._chunk_tokens = chunk_tokens
+        self._cache = PrefixCache(prefix_cache_bytes)
         self._preparer = Preparer(
             model.tokenizer, model.config.vocab_size, model.config.max_positions
         )
@@ -56,17 +81,20 @@ class ScoringEngine:
         cls,
         source: str | Path,
         dtype: Literal["float32", "bfloat16"] = "float32",
-        *,
-        attention: Backend = "auto",
-        pack_tokens: int = PACK_TOKENS,
+        **options: Any,
     ) -> "ScoringEngine":
         """Loads a model: "smollm2-135m", a .gguf file, or a Hugging Face directory with safetensors.
+
+        Args:
+            source: which model.
+            dtype: of the weights.
+            **options: see `ScoringEngine`.
 
         Raises:
             ValueError: if there is no such model, or it is of an unsupported kind; says what is missing.
         """
         compilation_cache.enable()
-        return cls(load_pretrained(source, dtype), attention=attention, pack_tokens=pack_tokens)
+        return cls(load_pretrained(source, dtype), **options)
 
     @property
     def model(self) -> Pretrained:
@@ -77,6 +105,15 @@ class ScoringEngine:
         """Makes requests for this model from text or token ids."""
         return self._preparer
 
+    @property
+    def prefix_cache_stats(self) -> PrefixCacheStats:
+        """Hits, misses and size of the prefix cache."""
+        return self._cache.stats
+
+    def clear_prefix_cache(self) -> None:
+        """Forgets the keys and values of all queries."""
+        self._cache.clear()
+
     def score(
         self,
         query: TextOrTokens,
@@ -85,7 +122,7 @@ class ScoringEngine:
         apply_softmax: bool = False,
         item_first: bool = False,
         isolation: Isolation = "isolated",
-        algorithm: Literal["auto"] | Algorithm = "auto",
+        algorithm: AlgorithmChoice = "auto",
         on_progress: ProgressCallback | None = None,
         *,
         temperature: float | None = None,
@@ -108,8 +145,10 @@ class ScoringEngine:
             item_first: score item + query, so that a likelihood is log P(query | item).
             isolation: "isolated"; "causal" lets items see the items before them, which changes their scores. All of
                 them must then fit into one pack.
-            algorithm: "packed" computes the query once per pack of items; "serial" scores query + item one by
-                one; "auto" is "packed".
+            algorithm: "packed" computes the query and as many items as fit in one prefill. "packed_extend" computes
+                the query once, keeps its keys and values for later calls, and then chunks of packed items over
+                them; "prefill_extend" does the same with batches of items padded to one length. "serial" scores
+                query + item one by one. "auto" chooses; the result says what and why.
             on_progress: called with (items done, items in all) at the start and after each pack.
             temperature: with apply_softmax, divides the log-probabilities before the softmax.
             delimiter: "hidden" and "prefix_first" put a delimiter token between items; see docs/design.md.
@@ -145,11 +184,41 @@ class ScoringEngine:
             temperature=temperature,
         )
 
+    def score_stream(
+        self,
+        query: TextOrTokens,
+        items: Iterable[TextOrTokens],
+        *,
+        items_at_once: int = STREAM_ITEMS,
+        algorithm: AlgorithmChoice = "packed_extend",
+        **options: Any,
+    ) -> Iterator[ScoreResult]:
+        """Scores items as they come, from any iterable, holding only `items_at_once` of them.
+
+        The query is computed once and stays in the prefix cache. The results are those of `score` on that many
+        items after another.
+
+        Args:
+            query: text or token ids.
+            items: text or token ids each; read no further than a result needs.
+            items_at_once: items of one result.
+            algorithm: see `score`.
+            **options: those of `score`.
+
+        Raises:
+            RequestError: when the items at fault come.
+        """
+        if items_at_once < 1:
+            raise ValueError(f"items_at_once must be at least 1, got {items_at_once}")
+        source = iter(items)
+        while batch := list(itertools.islice(source, items_at_once)):
+            yield self.score(query, batch, algorithm=algorithm, **options)
+
     def score_batch(
         self,
         requests: Sequence[TokenRequest],
         *,
-        algorithm: Literal["auto"] | Algorithm = "auto",
+        algorithm: AlgorithmChoice = "auto",
         on_progress: ProgressCallback | None = None,
     ) -> list[RequestLogprobs]:
         """Log-probabilities of several requests; "packed" puts as many of them as fit into one prefill.
@@ -178,41 +247,81 @@ class ScoringEngine:
     def _score_batch(
         self,
         requests: Sequence[TokenRequest],
-        algorithm: Literal["auto"] | Algorithm,
+        algorithm: AlgorithmChoice,
         on_progress: ProgressCallback | None,
     ) -> list[RequestLogprobs]:
-        if algorithm not in ("auto", *get_args(Algorithm)):
+        if algorithm not in get_args(AlgorithmChoice):
             raise RequestError(
-                f"algorithm must be one of {('auto', *get_args(Algorithm))}, got {algorithm!r}",
+                f"algorithm must be one of {get_args(AlgorithmChoice)}, got {algorithm!r}",
                 code="invalid_algorithm",
                 param="algorithm",
             )
-        chosen: Algorithm = "packed" if algorithm == "auto" else algorithm
-        for request in requests:
-            self._check_causal(request, chosen)
-        all_pieces = pieces(requests)
-        cut = one_by_one(all_pieces) if chosen == "serial" else packs(all_pieces, self._pack_tokens)
+        choices = [self._choose(request, algorithm) for request in requests]
+        for request, choice in zip(requests, choices, strict=True):
+            self._check_causal(request, choice.algorithm)
         collected = [CollectedLogprobs(request) for request in requests]
+        cached_tokens = [0] * len(requests)
         done, total = 0, sum(len(request.items) for request in requests)
         if on_progress is not None:
             on_progress(done, total)
-        for pack in cut:
-            readout, logprobs = prefill_pack(
-                self._model.params, self._model.config, pack, self._attention
-            )
+        for readout, logprobs in self._answers(pieces(requests), choices, cached_tokens):
             readout.scatter(logprobs, collected)
-            done += sum(len(piece.items) for piece in pack)
+            done += sum(len(piece.items) for piece in readout.pack)
             if on_progress is not None:
                 on_progress(done, total)
-        reason = "asked for" if algorithm != "auto" else "one prefill computes the query once"
-        return [one.result(chosen, reason, cached_tokens=0) for one in collected]
+        return [
+            one.result(choice.algorithm, choice.reason, reused)
+            for one, choice, reused in zip(collected, choices, cached_tokens, strict=True)
+        ]
+
+    def _choose(self, request: TokenRequest, algorithm: AlgorithmChoice) -> Choice:
+        if algorithm != "auto":
+            return Choice(algorithm, "asked for")
+        (first, *_) = pieces([request])
+        choice = choose(
+            request,
+            cached=self._cache.holds(first.cacheable_prefix),
+            pack_tokens=self._pack_tokens,
+        )
+        logging.info(
+            "%d items over %d query tokens: %s, because %s",
+            len(request.items),
+            request.query.size,
+            choice.algorithm,
+            choice.reason,
+        )
+        return choice
+
+    def _answers(
+        self, all_pieces: Sequence[Piece], choices: Sequence[Choice], cached_tokens: list[int]
+    ) -> Iterator[tuple[Readout, Float[np.ndarray, "M K"]]]:
+        """Computes pack by pack; adds to `cached_tokens` for each request what the cache had."""
+
+        def chosen(algorithm: Algorithm) -> list[Piece]:
+            return [
+                piece for piece in all_pieces if choices[piece.request_index].algorithm == algorithm
+            ]
+
+        yield from prefill_packs(self._device, one_by_one(chosen("serial")))
+        yield from prefill_packs(self._device, packs(chosen("packed"), self._pack_tokens))
+        for algorithm in ("prefill_extend", "packed_extend"):
+            for piece in chosen(algorithm):
+                reused, answers = extend_piece(
+                    self._device,
+                    self._cache,
+                    piece,
+                    self._chunk_tokens,
+                    padded=algorithm == "prefill_extend",
+                )
+                cached_tokens[piece.request_index] += reused
+                yield from answers
 
     def _check_causal(self, request: TokenRequest, algorithm: Algorithm) -> None:
         if request.isolation != "causal":
             return
-        if algorithm == "serial":
+        if algorithm != "packed":
             raise RequestError(
-                "isolation 'causal' has no meaning with algorithm 'serial': items are alone",
+                f"isolation 'causal' has no meaning with algorithm {algorithm!r}: items are not all in one prefill",
                 code="invalid_isolation",
                 param="isolation",
             )

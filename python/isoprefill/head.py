@@ -5,8 +5,6 @@ Logits are made for one block of rows at a time, so memory does not grow with th
 at each of them, V vocabulary, B rows of a block.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -18,27 +16,38 @@ from isoprefill.models.decoder import Params, head_logits
 ROWS_AT_ONCE = 256  # of float32 logits: 50 MB for a vocabulary of 49,152
 
 
-@functools.partial(jax.jit, static_argnames="config")
 def logprobs_at(
     params: Params,
     config: ModelConfig,
-    hidden: Float[Array, "T hidden"],
+    hidden: Float[Array, "T E"],
     rows: Int32[Array, "M"],
     num_rows: Int32[Array, ""],
     token_ids: Int32[Array, "M K"],
+    *,
+    device: Int32[Array, ""] | int = 0,
+    num_devices: int = 1,
 ) -> Float[Array, "M K"]:
-    """log P(token_ids[m, k]) over the full vocabulary at rows[m], for the first `num_rows` of M."""
-    block = min(ROWS_AT_ONCE, rows.shape[0])
+    """log P(token_ids[m, k]) over the full vocabulary at rows[m], for the first `num_rows` of M.
+
+    Of `num_devices` devices each computes every so many blocks and leaves zeros elsewhere: the sum over the
+    devices is the answer.
+    """
+    num_asked = rows.shape[0]
+    block = min(ROWS_AT_ONCE, num_asked)
+    blocks = -(-num_asked // block)
+    padding = (-(-blocks // num_devices) * num_devices) * block - num_asked
+    rows = jnp.pad(rows, (0, padding))
+    token_ids = jnp.pad(token_ids, ((0, padding), (0, 0)))
 
     def compute(index: Int32[Array, ""], out: Float[Array, "M K"]) -> Float[Array, "M K"]:
-        # The last block may begin early and compute some rows twice; they come out the same.
-        begin = jnp.minimum(index * block, rows.shape[0] - block)
-        of_block = lax.dynamic_slice_in_dim(rows, begin, block)
-        logits = head_logits(params, config, hidden[of_block])  # [B, V]
+        begin = (index * num_devices + device) * block
+        logits = head_logits(params, config, hidden[lax.dynamic_slice_in_dim(rows, begin, block)])
         wanted = jnp.take_along_axis(
             logits, lax.dynamic_slice_in_dim(token_ids, begin, block), axis=1
-        )
+        )  # [B, K]
         logprobs = wanted - jax.nn.logsumexp(logits, axis=-1)[:, None]
         return lax.dynamic_update_slice_in_dim(out, logprobs, begin, axis=0)
 
-    return lax.fori_loop(0, (num_rows + block - 1) // block, compute, jnp.zeros(token_ids.shape))
+    rounds = (num_rows + block * num_devices - 1) // (block * num_devices)
+    out = lax.fori_loop(0, rounds, compute, jnp.zeros(token_ids.shape))
+    return out[:num_asked]

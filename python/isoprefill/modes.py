@@ -4,5 +4,6 @@ from typing import Literal
 
 Delimiter = Literal["none", "hidden", "prefix_first"]
 Isolation = Literal["isolated", "causal"]
-Algorithm = Literal["packed", "serial"]
+Algorithm = Literal["serial", "packed", "prefill_extend", "packed_extend"]
+AlgorithmChoice = Literal["auto", "serial", "packed", "prefill_extend", "packed_extend"]
 Tokenization = Literal["separate", "joint"]

@@ -36,31 +36,53 @@ class Piece:
         )
 
     @property
+    def _delimiter_rows(self) -> int:
+        return int(self.request.delimiter != "none")
+
+    @property
     def prefix_rows(self) -> int:
-        """Rows before the first item, or with delimiters before its closing delimiter."""
-        return self.prefix.size + (self.request.delimiter != "none")
+        """Rows before the first item."""
+        return self.prefix.size + self._delimiter_rows
 
     @property
     def item_rows(self) -> Int32[np.ndarray, "n"]:
         """Rows of each item, with the delimiter that closes it."""
         lens = np.asarray([item.size for item in self.items], np.int32)
-        return lens + np.int32(self.request.delimiter != "none")
+        return lens + np.int32(self._delimiter_rows)
 
     @property
     def num_rows(self) -> int:
         return self.prefix_rows + int(self.item_rows.sum())
 
     def tokens(self) -> Tokens:
-        """All rows: prefix, items and delimiters."""
-        return np.concatenate([self.prefix, self.tokens_after_prefix()])
+        """The tokens of all rows: prefix, items and delimiters."""
+        return self._with_delimiters([self.prefix], self.items)
 
-    def tokens_after_prefix(self) -> Tokens:
-        """All rows after the prefix; with delimiters the first of them is one."""
-        delimiter = self.request.delimiter_id
-        if delimiter is None:
-            return np.concatenate(self.items)
-        between = np.asarray([delimiter], np.int32)
-        return np.concatenate([between, *(part for item in self.items for part in (item, between))])
+    @property
+    def cacheable_prefix(self) -> Tokens:
+        """What can be computed before the items are known; the first delimiter if items see it."""
+        if self.request.delimiter == "prefix_first":
+            return self._with_delimiters([self.prefix], ())
+        return self.prefix
+
+    def tokens_after_cache(self, items: Sequence[Tokens]) -> Tokens:
+        """The tokens of all rows after the cacheable prefix, with these for the items (which may be padded)."""
+        hidden = (
+            self.request.delimiter == "hidden"
+        )  # then the first delimiter is no part of the prefix
+        return self._with_delimiters([np.asarray([], np.int32)] if hidden else [], items)
+
+    def padded_to(self, length: int) -> tuple[Tokens, ...]:
+        """The items with zeros at their ends."""
+        return tuple(np.pad(item, (0, length - item.size)) for item in self.items)
+
+    def _with_delimiters(self, before: Sequence[Tokens], items: Sequence[Tokens]) -> Tokens:
+        """All parts, each followed by the delimiter if there is one."""
+        parts = [*before, *items]
+        if self.request.delimiter_id is None:
+            return np.concatenate(parts)
+        delimiter = np.asarray([self.request.delimiter_id], np.int32)
+        return np.concatenate([token for part in parts for token in (part, delimiter)])
 
 
 def pieces(requests: Sequence[TokenRequest]) -> list[Piece]:
@@ -117,3 +139,34 @@ def packs(all_pieces: Sequence[Piece], budget: int) -> Iterator[tuple[Piece, ...
             begin = end
     if pack:
         yield tuple(pack)
+
+
+def chunks(piece: Piece, budget: int) -> Iterator[Piece]:
+    """The piece in parts of at most `budget` rows without its prefix, or of one item that needs more."""
+    begin = 0
+    while begin < len(piece.items):
+        ends = np.cumsum(piece.item_rows[begin:]) + (piece.request.delimiter == "hidden")
+        end = begin + max(1, int(np.searchsorted(ends, budget, side="right")))
+        yield piece.cut(begin, end)
+        begin = end
+
+
+def equal_length_batches(piece: Piece, budget: int) -> Iterator[Piece]:
+    """The piece in parts of items of similar length: padded to the longest of a part, at most `budget` rows.
+
+    Parts come by length, so items come in another order than the request's.
+    """
+    order = np.argsort(piece.item_rows, kind="stable")
+    lens = piece.item_rows[order]
+    begin = 0
+    while begin < order.size:
+        counts = np.arange(1, order.size - begin + 1)
+        padded = counts * lens[begin:] + (piece.request.delimiter == "hidden")  # never falls
+        end = begin + max(1, int(np.searchsorted(padded, budget, side="right")))
+        chosen = order[begin:end]
+        yield dataclasses.replace(
+            piece,
+            items=tuple(piece.items[index] for index in chosen),
+            indices=piece.indices[chosen],
+        )
+        begin = end

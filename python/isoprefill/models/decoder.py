@@ -67,6 +67,7 @@ def decode(
     cache: Any = None,
     *,
     return_kv: bool = False,
+    all_reduce: Callable[[Float[Array, "T E"]], Float[Array, "T E"]] = lambda partial: partial,
 ) -> tuple[Float[Array, "T E"], KeysAndValues | None]:
     """Runs all layers over T rows.
 
@@ -80,6 +81,7 @@ def decode(
         cache: any pytree whose leaves have a leading layer axis; each layer's `attend` gets its own
             slice. None is fine.
         return_kv: return the keys and values of these rows.
+        all_reduce: sums over the devices that hold parts of the heads and of the feed-forward width.
 
     Returns:
         hidden states after the final norm [T, E], and (keys, values), each [L, T, Hkv, D], if
@@ -107,10 +109,13 @@ def decode(
         q = rope.rotate(q, cosine, sine)
         k = rope.rotate(k, cosine, sine)
         attended = attend(q, k, v, layer_cache).reshape(stream.shape[0], -1).astype(stream.dtype)
-        stream = stream + project(attended, weights.output, weights.output_bias)
+        output = all_reduce(project(attended, weights.output))
+        if weights.output_bias is not None:
+            output = output + weights.output_bias
+        stream = stream + output
         normed = rms_norm(stream, weights.feed_forward_norm, config.rms_norm_eps)
         gated = jax.nn.silu(project(normed, weights.gate)) * project(normed, weights.up)
-        stream = stream + project(gated, weights.down)
+        stream = stream + all_reduce(project(gated, weights.down))
         return stream, (k, v) if return_kv else None
 
     stream = params.embedding[token_ids]

@@ -1,0 +1,108 @@
+"""Several devices: which axis of the work, and of the weights, lies on which of them.
+
+Packs are shared out along the axis "data". Along "tensor" each device has some of the heads and of the feed-forward
+width, as in Megatron-LM (Shoeybi et al., 2019): two sums over the devices a layer. The embedding is whole on every
+device; the head's rows are shared out.
+"""
+
+import dataclasses
+import re
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from isoprefill.models.config import ModelConfig
+from isoprefill.models.decoder import Params
+
+DATA, TENSOR = "data", "tensor"
+
+KEYS_AND_VALUES = PartitionSpec(None, None, TENSOR, None)  # [L, P, Hkv, D]
+
+# Which axis of a layer's stacked weights is shared out; the others are whole on every device.
+_OUT = PartitionSpec(None, TENSOR)  # [L, out, in] and [L, out]
+_IN = PartitionSpec(None, None, TENSOR)  # [L, out, in]
+_SPECS = {
+    "query": _OUT,
+    "key": _OUT,
+    "value": _OUT,
+    "query_bias": _OUT,
+    "key_bias": _OUT,
+    "value_bias": _OUT,
+    "output": _IN,
+    "gate": _OUT,
+    "up": _OUT,
+    "down": _IN,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MeshShape:
+    """How many devices each axis has."""
+
+    data: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        for name in (DATA, TENSOR):
+            if getattr(self, name) < 1:
+                raise ValueError(f"mesh {name} must be at least 1, got {getattr(self, name)}")
+
+    @classmethod
+    def parse(cls, text: str) -> "MeshShape":
+        """Reads "data=2,tensor=4"; an axis that is not named has 1.
+
+        Raises:
+            ValueError: saying what is wrong.
+        """
+        sizes = {}
+        for part in text.split(","):
+            match = re.fullmatch(r"\s*(data|tensor)\s*=\s*(\d+)\s*", part)
+            if match is None or match[1] in sizes:
+                raise ValueError(f"mesh must be like 'data=2,tensor=4', got {text!r}")
+            sizes[match[1]] = int(match[2])
+        return cls(**sizes)
+
+
+def make_mesh(shape: MeshShape, config: ModelConfig) -> Mesh:
+    """The first data * tensor devices as a mesh.
+
+    Raises:
+        ValueError: if there are fewer devices, or the model cannot be shared out among so many; with the numbers.
+    """
+    for name in ("num_query_heads", "num_kv_heads", "intermediate_size"):
+        value = getattr(config, name)
+        if value % shape.tensor:
+            raise ValueError(
+                f"mesh tensor={shape.tensor} must divide the model's {name} = {value}; its "
+                f"{config.num_query_heads} query heads, {config.num_kv_heads} KV heads and intermediate size "
+                f"{config.intermediate_size} allow "
+                + ", ".join(map(str, _possible_tensor_sizes(config)))
+            )
+    needed, devices = shape.data * shape.tensor, jax.devices()
+    if needed > len(devices):
+        raise ValueError(
+            f"mesh data={shape.data},tensor={shape.tensor} needs {needed} devices, but there are {len(devices)}"
+        )
+    return Mesh(np.asarray(devices[:needed]).reshape(shape.data, shape.tensor), (DATA, TENSOR))
+
+
+def _possible_tensor_sizes(config: ModelConfig) -> list[int]:
+    sizes = range(1, config.num_kv_heads + 1)  # query heads are a multiple of KV heads
+    return [n for n in sizes if config.num_kv_heads % n == 0 and config.intermediate_size % n == 0]
+
+
+def param_specs(params: Params) -> Params:
+    """The partition of every weight, in the same tree."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: _SPECS.get(path[-1].name, PartitionSpec()), params
+    )
+
+
+def shard_params(params: Params, mesh: Mesh) -> Params:
+    """The weights on the mesh's devices."""
+    return jax.tree.map(
+        lambda weight, spec: jax.device_put(weight, NamedSharding(mesh, spec)),
+        params,
+        param_specs(params),
+    )

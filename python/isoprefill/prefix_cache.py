@@ -1,0 +1,134 @@
+"""Keys and values of queries, kept from one call to the next."""
+
+import dataclasses
+from collections import OrderedDict
+
+import numpy as np
+from jaxtyping import Array, Float, Int32
+
+SHORTEST_REUSE = 32  # tokens in common, below which computing them again is as quick
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class CachedPrefix:
+    """A prefix that has been computed.
+
+    Letters: L layers, P columns (the tokens and then padding), Hkv key and value heads, D head_dim, E hidden size.
+
+    Attributes:
+        tokens: what was computed.
+        keys, values: arrays on the device.
+        last_hidden: hidden state of the last token after the final norm: it predicts every item's first token.
+    """
+
+    tokens: Int32[np.ndarray, "tokens"]
+    keys: Float[Array, "L P Hkv D"]
+    values: Float[Array, "L P Hkv D"]
+    last_hidden: Float[Array, "E"]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(array.nbytes for array in (self.keys, self.values, self.last_hidden))
+
+
+@dataclasses.dataclass(slots=True)
+class PrefixCacheStats:
+    """Counters since the cache was made.
+
+    Attributes:
+        hits: lookups that found the whole prefix.
+        extensions: lookups that found its beginning.
+        misses: lookups that found nothing of use.
+        evictions: prefixes given up to stay within the budget.
+        tokens_asked, tokens_reused: of all lookups together.
+        num_bytes: what the prefixes take now.
+        num_prefixes: how many there are now.
+    """
+
+    hits: int = 0
+    extensions: int = 0
+    misses: int = 0
+    evictions: int = 0
+    tokens_asked: int = 0
+    tokens_reused: int = 0
+    num_bytes: int = 0
+    num_prefixes: int = 0
+
+
+class PrefixCache:
+    """The prefixes that were used last, by their token ids, within a budget of bytes."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        """Begins empty; a budget of 0 keeps nothing."""
+        if budget_bytes < 0:
+            raise ValueError(f"budget_bytes must be at least 0, got {budget_bytes}")
+        self._budget = budget_bytes
+        self._prefixes: OrderedDict[bytes, CachedPrefix] = (
+            OrderedDict()
+        )  # least recently used first
+        self._stats = PrefixCacheStats()
+
+    @property
+    def stats(self) -> PrefixCacheStats:
+        """A copy of the counters."""
+        return dataclasses.replace(self._stats)
+
+    def holds(self, tokens: Int32[np.ndarray, "tokens"]) -> bool:
+        """Whether exactly this prefix is there. Counts as no use of it."""
+        return _key(tokens) in self._prefixes
+
+    def find(self, tokens: Int32[np.ndarray, "tokens"]) -> tuple[CachedPrefix | None, int]:
+        """The prefix with the longest beginning in common, and how many tokens of it can be reused.
+
+        All of them if it is the same prefix, else at least one less than `tokens` has: the last one must be
+        computed for its hidden state.
+        """
+        self._stats.tokens_asked += tokens.size
+        key, reused = _key(tokens), tokens.size
+        if key not in self._prefixes:
+            common = {
+                other: min(_common_prefix(tokens, prefix.tokens), tokens.size - 1)
+                for other, prefix in self._prefixes.items()
+            }
+            key = max(common, key=lambda other: common[other], default=b"")
+            reused = common.get(key, 0)
+            if reused < SHORTEST_REUSE:
+                self._stats.misses += 1
+                return None, 0
+        self._stats.hits += reused == tokens.size
+        self._stats.extensions += reused < tokens.size
+        self._stats.tokens_reused += reused
+        self._prefixes.move_to_end(key)
+        return self._prefixes[key], reused
+
+    def keep(self, prefix: CachedPrefix) -> None:
+        """Keeps a prefix and gives up those used longest ago until all fit; one that is too large is not kept."""
+        if prefix.num_bytes > self._budget:
+            return
+        self._remove(_key(prefix.tokens))
+        self._prefixes[_key(prefix.tokens)] = prefix
+        self._stats.num_bytes += prefix.num_bytes
+        while self._stats.num_bytes > self._budget:
+            self._remove(next(iter(self._prefixes)))
+            self._stats.evictions += 1
+        self._stats.num_prefixes = len(self._prefixes)
+
+    def clear(self) -> None:
+        """Forgets all prefixes; the counters stay."""
+        self._prefixes.clear()
+        self._stats.num_bytes = self._stats.num_prefixes = 0
+
+    def _remove(self, key: bytes) -> None:
+        prefix = self._prefixes.pop(key, None)
+        if prefix is not None:
+            self._stats.num_bytes -= prefix.num_bytes
+
+
+def _key(tokens: Int32[np.ndarray, "tokens"]) -> bytes:
+    return tokens.astype("<i4").tobytes()
+
+
+def _common_prefix(one: Int32[np.ndarray, "tokens"], other: Int32[np.ndarray, "tokens"]) -> int:
+    length = min(one.size, other.size)
+    differing = np.flatnonzero(one[:length] != other[:length])
+    return int(differing[0]) if differing.size else length
