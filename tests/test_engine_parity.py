@@ -213,7 +213,7 @@ def test_bos_begins_a_text_once(item_first):
 
 def test_progress_is_told_at_the_start_and_after_each_pack():
     told = []
-    scorer = ScoringEngine(engine().model, pack_tokens=20)
+    scorer = ScoringEngine(engine().model, pack_tokens=20, chunk_tokens=20)
     scorer.score(
         QUERIES["short"], ITEMS, on_progress=lambda done, total: told.append((done, total))
     )

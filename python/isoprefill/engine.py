@@ -277,10 +277,11 @@ class ScoringEngine:
     def _choose(self, request: TokenRequest, algorithm: AlgorithmChoice) -> Choice:
         if algorithm != "auto":
             return Choice(algorithm, "asked for")
-        (first, *_) = pieces([request])
+        prefix = pieces([request])[0].cacheable_prefix
         choice = choose(
             request,
-            cached=self._cache.holds(first.cacheable_prefix),
+            cached=self._cache.holds(prefix),
+            seen_before=self._cache.seen_before(prefix),
             pack_tokens=self._pack_tokens,
         )
         logging.info(

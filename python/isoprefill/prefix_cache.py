@@ -6,6 +6,7 @@ from collections import OrderedDict
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
+RECENT_QUERIES = 1_024  # remembered by their hash alone
 SHORTEST_REUSE = 32  # tokens in common, below which computing them again is as quick
 
 
@@ -66,6 +67,7 @@ class PrefixCache:
         self._prefixes: OrderedDict[bytes, CachedPrefix] = (
             OrderedDict()
         )  # least recently used first
+        self._recent: OrderedDict[int, None] = OrderedDict()  # hashes, least recently asked first
         self._stats = PrefixCacheStats()
 
     @property
@@ -76,6 +78,16 @@ class PrefixCache:
     def holds(self, tokens: Int32[np.ndarray, "tokens"]) -> bool:
         """Whether exactly this prefix is there. Counts as no use of it."""
         return _key(tokens) in self._prefixes
+
+    def seen_before(self, tokens: Int32[np.ndarray, "tokens"]) -> bool:
+        """Whether this was called with the same prefix lately; remembers this one."""
+        key = hash(_key(tokens))
+        seen = key in self._recent
+        self._recent[key] = None
+        self._recent.move_to_end(key)
+        if len(self._recent) > RECENT_QUERIES:
+            self._recent.popitem(last=False)
+        return seen
 
     def find(self, tokens: Int32[np.ndarray, "tokens"]) -> tuple[CachedPrefix | None, int]:
         """The prefix with the longest beginning in common, and how many tokens of it can be reused.
