@@ -9,23 +9,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from isoprefill.attention import multi_item_attention
     from isoprefill.engine import ScoringEngine
+    from isoprefill.labels import LabelSets
     from isoprefill.layout import PackedLayout
+    from isoprefill.mesh import MeshShape
     from isoprefill.result import ScoreResult, Usage
+    from isoprefill.warm_up import Workload
 
 _HOMES = {
+    "LabelSets": "isoprefill.labels",
+    "MeshShape": "isoprefill.mesh",
     "PackedLayout": "isoprefill.layout",
     "ScoreResult": "isoprefill.result",
     "ScoringEngine": "isoprefill.engine",
     "Usage": "isoprefill.result",
+    "Workload": "isoprefill.warm_up",
     "multi_item_attention": "isoprefill.attention",
 }
 
 __version__ = "0.1.0"
 __all__ = [
+    "LabelSets",
+    "MeshShape",
     "PackedLayout",
     "ScoreResult",
     "ScoringEngine",
     "Usage",
+    "Workload",
     "__version__",
     "multi_item_attention",
 ]

@@ -1,6 +1,7 @@
 """The scoring engine: a model, and the ways to score items with it."""
 
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -27,6 +28,7 @@ from isoprefill.request import TextOrTokens, TokenRequest
 from isoprefill.request_error import RequestError
 from isoprefill.result import RequestLogprobs, ScoreResult
 from isoprefill.scores import check_score_options, score_result
+from isoprefill.warm_up import Workload
 
 PACK_TOKENS = 16_384  # rows of a prefill; activations of SmolLM2 take about 40 KB a row
 CHUNK_TOKENS = 4_096  # rows over a cached prefix
@@ -113,6 +115,41 @@ class ScoringEngine:
     def clear_prefix_cache(self) -> None:
         """Forgets the keys and values of all queries."""
         self._cache.clear()
+
+    def warm_up(
+        self, workloads: Sequence[Workload], on_progress: ProgressCallback | None = None
+    ) -> None:
+        """Compiles what these workloads need, by scoring requests of their sizes.
+
+        With the persistent compilation cache (`isoprefill.compilation_cache`) a second start only loads it.
+
+        Args:
+            workloads: sizes of the requests to come; sizes that are padded alike need be given only once.
+            on_progress: called with (workloads done, workloads in all) at the start and after each.
+
+        Raises:
+            RequestError: if the model cannot score such a request.
+        """
+        kept, self._cache = self._cache, PrefixCache(self._cache.budget_bytes)
+        try:
+            for done, workload in enumerate(workloads):
+                if on_progress is not None:
+                    on_progress(done, len(workloads))
+                begin = time.monotonic()
+                request = workload.request(workload.num_items)
+                self._preparer.check(request)
+                choice = self._choose(request, workload.algorithm)
+                extends = choice.algorithm in ("prefill_extend", "packed_extend")
+                rows = self._chunk_tokens if extends else self._pack_tokens - request.query.size
+                most = workload.items_worth_computing(rows, self._device.lanes)
+                if choice.algorithm == "serial":
+                    most = self._device.lanes
+                self._score_batch([workload.request(most)], choice.algorithm, None)
+                logging.info("warm-up %s took %.1f s", workload, time.monotonic() - begin)
+            if on_progress is not None:
+                on_progress(len(workloads), len(workloads))
+        finally:
+            self._cache = kept
 
     def score(
         self,

@@ -63,7 +63,7 @@ class PrefixCache:
         """Begins empty; a budget of 0 keeps nothing."""
         if budget_bytes < 0:
             raise ValueError(f"budget_bytes must be at least 0, got {budget_bytes}")
-        self._budget = budget_bytes
+        self.budget_bytes = budget_bytes
         self._prefixes: OrderedDict[bytes, CachedPrefix] = (
             OrderedDict()
         )  # least recently used first
@@ -115,12 +115,12 @@ class PrefixCache:
 
     def keep(self, prefix: CachedPrefix) -> None:
         """Keeps a prefix and gives up those used longest ago until all fit; one that is too large is not kept."""
-        if prefix.num_bytes > self._budget:
+        if prefix.num_bytes > self.budget_bytes:
             return
         self._remove(_key(prefix.tokens))
         self._prefixes[_key(prefix.tokens)] = prefix
         self._stats.num_bytes += prefix.num_bytes
-        while self._stats.num_bytes > self._budget:
+        while self._stats.num_bytes > self.budget_bytes:
             self._remove(next(iter(self._prefixes)))
             self._stats.evictions += 1
         self._stats.num_prefixes = len(self._prefixes)

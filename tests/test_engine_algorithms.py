@@ -1,0 +1,211 @@
+"""Every way to compute scores gives what query + item alone gives: by transformers in float64, on small random models.
+
+If one of these fails, an algorithm, a chunk size, a delimiter or the prefix cache changes scores.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+import small_models
+from isoprefill import ScoringEngine
+from pairwise import cases
+from scoring_oracle import Oracle
+
+RANDOM = np.random.default_rng(0)
+QUERY = RANDOM.integers(0, 250, 40).tolist()
+ITEMS = [RANDOM.integers(0, 250, length).tolist() for length in [5, 1, 9, 2, 3] * 14]
+MEAN_LENGTH = 4
+LABELS = [3, 99, 3]
+DELIMITER_ID = 0  # an id like any other, which no text above has
+QUERY[:] = [token + 1 for token in QUERY]
+ITEMS[:] = [[token + 1 for token in item] for item in ITEMS]
+TOLERANCE = 1e-4
+ALGORITHMS = ["serial", "packed", "prefill_extend", "packed_extend"]
+
+
+@pytest.fixture(scope="module")
+def model_and_oracle(tmp_path_factory):
+    model = small_models.random_model("llama", num_hidden_layers=2)
+    directory = small_models.save_directory(model, tmp_path_factory.mktemp("model"))
+    return ScoringEngine.from_pretrained(directory).model, Oracle(model)
+
+
+def expected(oracle, kind, delimiter):
+    query = [*QUERY, DELIMITER_ID] if delimiter == "prefix_first" else QUERY
+    if kind == "labels":
+        return np.array([oracle.labels(query, item, LABELS) for item in ITEMS])
+    return np.array([oracle.tokens(query, item).sum() for item in ITEMS])
+
+
+def delimiter_arguments(delimiter: str) -> dict[str, Any]:
+    return {
+        "delimiter": delimiter,
+        "delimiter_id": None if delimiter == "none" else DELIMITER_ID,
+    }
+
+
+@pytest.mark.parametrize(
+    "case",
+    cases(
+        {
+            "algorithm": ALGORITHMS,
+            "items_at_once": [1, 2, 7, 64, "all"],
+            "delimiter": ["none", "hidden", "prefix_first"],
+            "cache": ["miss", "hit"],
+            "kind": ["likelihood", "labels"],
+        }
+    ),
+    ids=lambda case: "-".join(map(str, case.values())),
+)
+def test_scores_equal_query_and_item_alone(model_and_oracle, case):
+    model, oracle = model_and_oracle
+    count = len(ITEMS) if case["items_at_once"] == "all" else case["items_at_once"]
+    rows = count * (MEAN_LENGTH + (case["delimiter"] != "none"))
+    engine = ScoringEngine(
+        model, pack_tokens=len(QUERY) + rows if count < len(ITEMS) else 10_000, chunk_tokens=rows
+    )
+    arguments = {
+        "query": QUERY,
+        "label_token_ids": LABELS if case["kind"] == "labels" else None,
+        "algorithm": case["algorithm"],
+        **delimiter_arguments(case["delimiter"]),
+    }
+    if case["cache"] == "hit":
+        engine.score(items=ITEMS[3:5], **arguments)
+    result = engine.score(items=ITEMS, **arguments)
+    keeps = case["algorithm"] in ("prefill_extend", "packed_extend")
+    prefix = len(QUERY) + (case["delimiter"] == "prefix_first")
+    assert result.cached_tokens == (prefix if keeps and case["cache"] == "hit" else 0)
+    assert (result.algorithm, result.reason) == (case["algorithm"], "asked for")
+    difference = np.abs(result.logprobs - expected(oracle, case["kind"], case["delimiter"]))
+    assert difference.max() <= TOLERANCE
+
+
+def test_requests_of_all_kinds_share_packs(model_and_oracle):
+    """A server packs whatever is waiting: labels must not land on another request's items."""
+    model, oracle = model_and_oracle
+    engine = ScoringEngine(model, pack_tokens=160)
+    make = engine.preparer.request
+    requests = [
+        make(QUERY, ITEMS[:5], request_id="likelihoods"),
+        make(QUERY[:7], ITEMS[5:9], LABELS),
+        make(QUERY[3:], ITEMS[:4], [[1], [2, 3, 4], [5, 6], [7]]),
+        make(QUERY, ITEMS[2:4], item_first=True),
+        make(QUERY[:3], ITEMS[:3], delimiter="hidden", delimiter_id=DELIMITER_ID),
+        make(QUERY[:3], ITEMS[:30], LABELS, delimiter="prefix_first", delimiter_id=DELIMITER_ID),
+    ]
+    for algorithm in ("packed", "auto", "serial"):
+        results = [one.logprobs for one in engine.score_batch(requests, algorithm=algorithm)]
+        wanted = [
+            [oracle.tokens(QUERY, item).sum() for item in ITEMS[:5]],
+            [oracle.labels(QUERY[:7], item, LABELS) for item in ITEMS[5:9]],
+            None,
+            [oracle.tokens(item, QUERY).sum() for item in ITEMS[2:4]],
+            [oracle.tokens(QUERY[:3], item).sum() for item in ITEMS[:3]],
+            [oracle.labels([*QUERY[:3], DELIMITER_ID], item, LABELS) for item in ITEMS[:30]],
+        ]
+        for result, values in zip(results, wanted, strict=True):
+            if values is not None:
+                np.testing.assert_allclose(result, values, atol=TOLERANCE)
+        for item, labels, row in zip(
+            ITEMS[:4], [[1], [2, 3, 4], [5, 6], [7]], results[2], strict=True
+        ):
+            values = oracle.labels(QUERY[3:], item, labels)
+            np.testing.assert_allclose(row[: len(labels)], values, atol=TOLERANCE)
+            assert np.isneginf(row[len(labels) :]).all()
+
+
+def test_many_items_stay_within_the_memory_of_one_chunk(model_and_oracle):
+    """The rows of a step are bounded by the budget and not by the list; one long item still fits."""
+    model, oracle = model_and_oracle
+    engine = ScoringEngine(model, chunk_tokens=64)
+    rows = []
+    steps = engine._device.steps
+    engine._device = dataclasses.replace(
+        engine._device,
+        steps=steps._replace(
+            extend=lambda params, pack, *rest: (
+                rows.append(pack.token_ids.shape[1]) or steps.extend(params, pack, *rest)
+            )
+        ),
+    )
+    items = [*ITEMS * 3, ITEMS[0] * 20]
+    result = engine.score(QUERY, items, algorithm="packed_extend")
+    assert set(rows) == {64, 128}
+    assert rows.count(128) == 1  # the long one
+    assert len(rows) > 10
+    np.testing.assert_allclose(
+        result.logprobs[-1], oracle.tokens(QUERY, items[-1]).sum(), atol=TOLERANCE
+    )
+
+
+def test_streaming_reads_no_further_than_a_result_needs(model_and_oracle):
+    model, _ = model_and_oracle
+    engine = ScoringEngine(model)
+    taken = []
+
+    def endless():
+        for index in range(1_000_000):
+            taken.append(index)
+            yield ITEMS[index % len(ITEMS)]
+
+    stream = engine.score_stream(QUERY, endless(), items_at_once=32, label_token_ids=LABELS)
+    first, second = next(stream), next(stream)
+    assert len(taken) == 64
+    whole = engine.score(QUERY, ITEMS[:64], LABELS, algorithm="packed_extend")
+    np.testing.assert_allclose(
+        np.concatenate([first.logprobs, second.logprobs]), whole.logprobs, atol=TOLERANCE
+    )
+    assert (first.cached_tokens, second.cached_tokens) == (0, len(QUERY))
+    with pytest.raises(ValueError, match="items_at_once must be at least 1, got 0"):
+        next(engine.score_stream(QUERY, ITEMS, items_at_once=0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "algorithm", "reason"),
+    [
+        ({}, "packed", "fit into one prefill"),
+        ({"isolation": "causal"}, "packed", "items that see each other need one prefill"),
+        ({"item_first": True}, "packed", "no common prefix to keep"),
+        ({"items": ITEMS * 3}, "packed_extend", "more than fit into one prefill"),
+        ({"query": QUERY * 10, "items": ITEMS[:2]}, "packed_extend", "kept for later calls"),
+    ],
+    ids=["short", "causal", "item first", "many items", "long query"],
+)
+def test_auto_says_what_it_chose_and_why(
+    model_and_oracle, arguments, algorithm, reason, monkeypatch
+):
+    monkeypatch.setattr("isoprefill.algorithms.choice.LONG_QUERY", 300)
+    engine = ScoringEngine(model_and_oracle[0], pack_tokens=500)
+    result = engine.score(**{"query": QUERY, "items": ITEMS[:5], **arguments})
+    assert result.algorithm == algorithm
+    assert reason in result.reason
+
+
+def test_auto_keeps_a_query_that_comes_again(model_and_oracle, caplog):
+    """First in one prefill, then its keys and values are computed, then they are there."""
+    engine = ScoringEngine(model_and_oracle[0])
+    query = QUERY * 2
+    with caplog.at_level("INFO", logger="absl"):
+        results = [engine.score(query, ITEMS[:5]) for _ in range(3)]
+    assert [one.algorithm for one in results] == ["packed", "packed_extend", "packed_extend"]
+    assert [one.cached_tokens for one in results] == [0, 0, len(query)]
+    assert "in the prefix cache" in results[2].reason
+    assert "5 items over 80 query tokens: packed_extend, because the query is in" in caplog.text
+    for one in results[1:]:
+        np.testing.assert_allclose(one.logprobs, results[0].logprobs, atol=TOLERANCE)
+
+
+def test_causal_scoring_sees_the_items_before(model_and_oracle):
+    """The contaminated mode is what it says: each item after all before it."""
+    model, oracle = model_and_oracle
+    result = ScoringEngine(model).score(QUERY, ITEMS[:4], isolation="causal")
+    before = list(QUERY)
+    for item, logprob in zip(ITEMS[:4], result.logprobs, strict=True):
+        assert abs(oracle.tokens(before, item).sum() - logprob) <= TOLERANCE
+        before += item
+    with pytest.raises(ValueError, match="no meaning with algorithm 'packed_extend'"):
+        ScoringEngine(model).score(QUERY, ITEMS, isolation="causal", algorithm="packed_extend")
