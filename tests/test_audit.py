@@ -35,17 +35,28 @@ from isoprefill_torch import TorchScorer, flashinfer_cuda, load_model
 from isoprefill_torch.packing import pack
 from isoprefill_torch.server import Backend, create_app
 from local_server import serving
+from running_server import running_server
 
 SETTINGS = AuditSettings(max_items=100, repeats=3)
 LABELS = [65, 66, 67]
 
 
 @pytest.fixture(scope="module")
-def backend(tmp_path_factory) -> Backend:
+def directory(tmp_path_factory) -> Path:
     """A small random model with a token for each byte."""
-    torch.set_num_threads(1)
     model = small_models.random_model("llama", max_position_embeddings=8192)
-    directory = small_models.save_directory(model, tmp_path_factory.mktemp("llama"))
+    return small_models.save_directory(model, tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def product_server(directory):
+    with running_server(f"--model={directory}", "--warmup-tokens=64") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def backend(directory) -> Backend:
+    torch.set_num_threads(1)
     return Backend(TorchScorer(load_model(directory)), load_tokenizer(directory), "serial")
 
 
@@ -143,6 +154,26 @@ def test_a_leak_between_concurrent_requests_is_caught(backend):
 def test_batching_without_a_leak_is_cleared(backend):
     report = audit(planted_faults.batching_app(backend.scorer, leak=False))
     assert report.conclusion.verdict == "ISOLATED"
+
+
+@pytest.mark.parametrize("labels", [None, LABELS], ids=["likelihood", "labels"])
+def test_our_own_server_is_isolated(product_server, labels):
+    """The product itself, with both processes and with requests that share a prefill."""
+    with contextlib.closing(ScoreClient(product_server.url, label_token_ids=labels)) as client:
+        report = run_audit(client, SETTINGS)
+    assert report.conclusion.verdict == "ISOLATED"
+    assert max(finding.effect or 0 for finding in report.findings) < 1e-4
+
+
+def test_our_own_server_is_caught_when_it_is_told_to_leak(directory):
+    with (
+        running_server(
+            f"--model={directory}", "--isolation=causal", "--warmup-tokens=64"
+        ) as server,
+        contextlib.closing(ScoreClient(server.url)) as client,
+    ):
+        report = run_audit(client, SETTINGS)
+    assert report.conclusion.verdict == "NO_ISOLATION"
 
 
 def test_noise_is_not_taken_for_a_leak(backend):
@@ -324,6 +355,8 @@ def test_an_unreachable_server_has_an_exit_status_of_its_own():
         ('{"scores": [-1, 1, 3]}', 200, "got -1 to 3"),
         ('{"error": {"message": "no labels"}}', 400, "refuses an ordinary request: .*no labels"),
         ("", 307, "answered HTTP 307"),
+        ('{"detail": "Not Found"}', 404, "answered HTTP 404: Not Found"),
+        ('{"error": {"message": "come again"}}', 429, "answered HTTP 429: come again"),
     ],
 )
 def test_a_misbehaving_server_is_an_error_with_the_reason(content, status, message):

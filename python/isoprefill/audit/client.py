@@ -19,6 +19,7 @@ from isoprefill.audit.log_scores import (
 
 MAX_RESPONSE_BYTES = 64 << 20
 MAX_ERROR_CHARS = 300
+REFUSALS = (400, 413, 422)  # of the input; other codes are the server's or the caller's trouble
 
 TextOrTokens = str | list[int]
 
@@ -28,7 +29,7 @@ class ServerError(RuntimeError):
 
 
 class Rejected(ValueError):  # noqa: N818 - an answer that the API foresees
-    """The server answered with a 4xx status: it does not take this input."""
+    """The server does not take this input, and says so."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +103,7 @@ class ScoreClient:
         self.num_requests += 1
         body = {**self._fields, "query": query, "items": list(items)}
         status, content = self._post("/v1/score", body)
-        if 400 <= status < 500:
+        if status in REFUSALS:
             raise Rejected(f"HTTP {status}: {_error_message(content)}")
         if status != 200:
             raise ServerError(
