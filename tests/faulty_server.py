@@ -3,7 +3,8 @@
     python faulty_server.py MODEL        the server
     python faulty_server.py              its scheduler
 
-An item's score is minus its number of tokens. The engine raises on a batch that holds token 13.
+An item's score is minus its number of tokens. The engine raises on a batch that holds token 13; token 14 moves the
+scores of the requests beside it.
 """
 
 import sys
@@ -17,10 +18,11 @@ from isoprefill.server import launch, scheduler
 from isoprefill.server.settings import BatchSettings, EngineSettings, ServerSettings
 
 POISON = 13
+LEAK = 14
 
 
 class FaultyEngine:
-    """Scores by length; fails on `POISON`."""
+    """Scores by length; fails on `POISON`, leaks on `LEAK`."""
 
     vocab_size = 300
     max_positions = 512
@@ -31,12 +33,16 @@ class FaultyEngine:
         for request in requests:
             if any(POISON in item for item in request.items):
                 raise RuntimeError("the content of /home/somebody/secret")
-        return [self._scores(request) for request in requests]
+        leaking = [any(LEAK in item for item in request.items) for request in requests]
+        return [
+            self._scores(request, 1e-6 * any(leaking[:place] + leaking[place + 1 :]))
+            for place, request in enumerate(requests)
+        ]
 
-    def _scores(self, request: TokenRequest) -> RequestLogprobs:
+    def _scores(self, request: TokenRequest, leaked: float) -> RequestLogprobs:
         lens = np.asarray([item.size for item in request.items], np.int32)
         return RequestLogprobs(
-            logprobs=-lens.astype(np.float64),
+            logprobs=leaked - lens.astype(np.float64),
             num_tokens=lens,
             num_labels=None,
             token_logprobs=None,

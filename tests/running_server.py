@@ -80,6 +80,21 @@ class RunningServer:
         assert response.status_code == 200, response.text
         return response.json()
 
+    @contextlib.contextmanager
+    def scheduler_stopped(self) -> Iterator[int]:
+        """Holds the scheduler still, so that requests are surely in flight; its process id."""
+        pid = self.scheduler_pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield pid
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # a test may have killed it
+                os.kill(pid, signal.SIGCONT)
+
+    def wait_for_in_flight(self, number: int) -> None:
+        """Waits until so many requests are accepted and not answered."""
+        wait_for(lambda: self.metric("queue_requests") == number)
+
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's values over the label values that are not given."""
         total = 0.0

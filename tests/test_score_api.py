@@ -596,7 +596,7 @@ def test_limits_and_modes_of_a_strict_server(strict_server):
     good = {"query": "a" * 50, "items": ["b" * 50], "label_token_ids": [1, 2, 3]}
     assert strict_post(strict_server, good).status_code == 200
     rerank = strict_post(strict_server, {"query": "a", "documents": ["b"]}, "/v1/rerank")
-    assert code_of(rerank) == "rerank_unavailable"  # " yes" is four tokens of this model
+    assert code_of(rerank) == "rerank_unavailable"  # " Yes" is four tokens of this model
 
 
 def test_delimiters_leave_scores_as_they_are(strict_server):

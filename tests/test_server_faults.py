@@ -48,32 +48,16 @@ def server(flags):
         yield one
 
 
-@contextlib.contextmanager
-def scheduler_stopped(server):
-    """Holds the scheduler still, so that requests are surely in flight."""
-    pid = server.scheduler_pid
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield pid
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
-
-
 def code_of(response: httpx.Response) -> str:
     error = response.json()["error"]
     assert CODES[error["code"]] == (response.status_code, error["type"])
     return error["code"]
 
 
-def in_flight(server) -> int:
-    return int(server.metric("queue_requests"))
-
-
 def send(server, number: int, pool, body=BODY) -> list[concurrent.futures.Future]:
     """Sends requests at once and waits until all of them are in flight."""
     sent = [pool.submit(server.post, "/v1/score", **body) for _ in range(number)]
-    wait_for(lambda: in_flight(server) == number)
+    server.wait_for_in_flight(number)
     return sent
 
 
@@ -108,7 +92,7 @@ def test_kill_9_of_the_scheduler(server):
     before = scores(server)
     restarts = server.metric("scheduler_restarts_total")
     starts = len(server.events("ready"))
-    with concurrent.futures.ThreadPoolExecutor(QUEUE) as pool, scheduler_stopped(server) as pid:
+    with concurrent.futures.ThreadPoolExecutor(QUEUE) as pool, server.scheduler_stopped() as pid:
         sent = send(server, 5, pool)
         killed = time.monotonic()
         os.kill(pid, signal.SIGKILL)
@@ -127,14 +111,14 @@ def test_kill_9_of_the_scheduler(server):
     server.wait_until_ready(starts + 1)
     assert scores(server) == before
     assert server.metric("scheduler_restarts_total") == restarts + 1
-    assert in_flight(server) == 0
+    assert server.metric("queue_requests") == 0
 
 
 def test_sigterm_drains(flags):
     """No new connections, but what is in flight is answered; then both processes end, status 0."""
     server = RunningServer(*SERVE, *flags).wait_until_ready()
     with concurrent.futures.ThreadPoolExecutor(QUEUE) as pool:
-        with scheduler_stopped(server) as scheduler:
+        with server.scheduler_stopped() as scheduler:
             sent = send(server, 3, pool)
             server.process.send_signal(signal.SIGTERM)
             server.wait_for_event("draining")
@@ -166,7 +150,7 @@ def test_the_scheduler_ends_with_the_front_end(flags):
 def test_a_scheduler_that_hangs_is_started_anew(flags):
     """It owes an answer and says nothing: after the stall time it is killed, and the next request is served."""
     with running_server(*flags, "--stall-timeout=1.5") as server:
-        with concurrent.futures.ThreadPoolExecutor(1) as pool, scheduler_stopped(server):
+        with concurrent.futures.ThreadPoolExecutor(1) as pool, server.scheduler_stopped():
             (sent,) = send(server, 1, pool)
             assert code_of(sent.result()) == "model_not_loaded"
         assert server.events("scheduler_stalled")
@@ -180,23 +164,23 @@ def test_a_scheduler_that_hangs_is_started_anew(flags):
 def test_a_full_queue_is_429_and_what_was_in_it_is_answered(server):
     """More requests than may wait: refused at once, with the time to come again, and nothing is kept of them."""
     with concurrent.futures.ThreadPoolExecutor(QUEUE) as pool:
-        with scheduler_stopped(server):
+        with server.scheduler_stopped():
             sent = send(server, QUEUE, pool)
             for _ in range(50):
                 refused = server.post("/v1/score", **BODY)
                 assert code_of(refused) == "queue_full"
                 assert int(refused.headers["retry-after"]) >= 1
-            assert in_flight(server) == QUEUE
+            assert server.metric("queue_requests") == QUEUE
             assert server.metric("queue_tokens") == QUEUE * 6
         assert all(one.result().status_code == 200 for one in sent)
-    assert in_flight(server) == 0
+    assert server.metric("queue_requests") == 0
 
 
 def test_tokens_that_wait_are_bounded_too(server):
     """Few large requests fill the queue as many small ones do."""
     large = {"query": "a" * 300, "items": ["b" * 100]}
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        with scheduler_stopped(server):
+        with server.scheduler_stopped():
             sent = send(server, 2, pool, large)
             assert code_of(server.post("/v1/score", **large)) == "queue_full"
         assert all(one.result().status_code == 200 for one in sent)
@@ -205,15 +189,15 @@ def test_tokens_that_wait_are_bounded_too(server):
 def test_a_client_that_goes_away_leaves_the_queue(server):
     """Its place is free at once, and its items are never scored."""
     scored = server.metric("batch_requests_sum")
-    with scheduler_stopped(server):
+    with server.scheduler_stopped():
         body = json.dumps(BODY).encode()
         clients = [connect(server) for _ in range(QUEUE)]
         for client in clients:
             client.sendall(raw_request(body))
-        wait_for(lambda: in_flight(server) == QUEUE)
+        server.wait_for_in_flight(QUEUE)
         for client in clients:
             client.close()
-        wait_for(lambda: in_flight(server) == 0)
+        server.wait_for_in_flight(0)
     scores(server)
     # What was sent and cancelled before the scheduler woke up was never in a batch.
     assert server.metric("batch_requests_sum") == scored + 1
@@ -221,9 +205,9 @@ def test_a_client_that_goes_away_leaves_the_queue(server):
 
 def test_a_request_that_takes_too_long_is_503_and_leaves_the_queue(flags):
     with running_server(*flags, "--request-timeout=1") as server:
-        with scheduler_stopped(server):
+        with server.scheduler_stopped():
             assert code_of(server.post("/v1/score", **BODY)) == "request_timeout"
-            assert in_flight(server) == 0
+            assert server.metric("queue_requests") == 0
         wait_for(lambda: server.post("/v1/score", **BODY).status_code == 200)
 
 
@@ -257,7 +241,7 @@ def test_half_closed_and_aborted_clients(server):
             client.sendall(raw_request(body)[:cut])
             client.shutdown(socket.SHUT_WR)
             read_all(client)
-    wait_for(lambda: in_flight(server) == 0)
+    server.wait_for_in_flight(0)
     assert len(scores(server)) == 2
 
 
@@ -419,6 +403,6 @@ def test_a_thousand_malformed_bodies(server, model_directory):
                 assert leak not in response.text
     assert len(codes) > 15, codes  # the bodies do differ
     assert scores(server) == before
-    assert in_flight(server) == 0
+    assert server.metric("queue_requests") == 0
     assert not server.events("internal_error")
     assert server.metric("scheduler_ready") == 1

@@ -144,12 +144,9 @@ class RerankSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         irrelevant: the label that says no; one token.
     """
 
-    template: str = (
-        "Does the document answer the query? Say yes or no.\n"
-        "Query: {query}\nDocument: {document}\nAnswer:"
-    )
-    relevant: str = " yes"
-    irrelevant: str = " no"
+    template: str = "Query: {query}\nDocument: {document}\nIs the document relevant to the query?"
+    relevant: str = " Yes"
+    irrelevant: str = " No"
 
     def __post_init__(self) -> None:
         for name in ("{query}", "{document}"):
