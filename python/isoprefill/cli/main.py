@@ -36,6 +36,7 @@ def run(command: str, argv: list[str] | None = None) -> None:
     if {"--help", "-h"} & set(argv[1:]):
         print(f"{module.__doc__}{flags.FLAGS.module_help(module)}")
         return
-    # absl shows INFO, at which jax tells of every kind of device that is not there.
-    logging.getLogger("jax").setLevel(logging.WARNING)
+    # absl shows INFO, at which jax tells of every kind of device that is not there, and httpx of every request.
+    for library in ("jax", "httpx"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     app.run(module.main, argv=argv)
