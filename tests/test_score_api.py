@@ -17,7 +17,6 @@ import hypothesis
 import numpy as np
 import openai
 import pytest
-import requests
 import schemathesis
 import torch
 from schemathesis.checks import not_a_server_error
@@ -751,7 +750,7 @@ def test_a_client_that_looks_for_isolation_finds_it(smollm2):
     """
 
     def score_items(query: str, items: list[str]) -> dict[str, float]:
-        response = requests.post(
+        response = httpx.post(
             f"{smollm2.url}/v1/score",
             json={"model": "default", "query": query, "items": items, "apply_softmax": False},
             timeout=60,
