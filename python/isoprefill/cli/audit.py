@@ -19,7 +19,6 @@ from absl import flags
 from isoprefill.audit.analysis import side_by_side
 from isoprefill.audit.client import ScoreClient, ServerError
 from isoprefill.audit.conclusion import EXIT_SERVER_ERROR
-from isoprefill.audit.heat_map import NothingToDrawError, draw_heat_map
 from isoprefill.audit.json_report import to_json
 from isoprefill.audit.markdown_report import to_markdown
 from isoprefill.audit.run import AuditReport, ProgressCallback, run_audit
@@ -162,6 +161,9 @@ def _write(report: AuditReport) -> None:
     if _MARKDOWN.value:
         Path(_MARKDOWN.value).write_text(markdown)
     if _HEAT_MAP.value:
+        # matplotlib is slow to load, and talks on stderr where it cannot write a cache.
+        from isoprefill.audit.heat_map import NothingToDrawError, draw_heat_map
+
         try:
             draw_heat_map(report, Path(_HEAT_MAP.value))
         except NothingToDrawError as error:
