@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
 
-from isoprefill_csrc import build_layout
+from csrc_layout import build
 from isoprefill_pallas import kernel
 from isoprefill_pallas.block_sizes import BlockSizes
 from isoprefill_pallas.op import pallas_attention
@@ -108,15 +108,7 @@ def compiled(sizes, soft_cap=None, online=None):
 
 
 def layout_of(requests, tokens=TOKENS):
-    return build_layout(
-        prefix_lens=[spec.prefix_len for spec in requests],
-        item_lens=[list(spec.item_lens) for spec in requests],
-        delimiters=[spec.delimiter for spec in requests],
-        cached_prefix=[spec.cached_prefix for spec in requests],
-        causal=[spec.causal for spec in requests],
-        pad_to=tokens,
-        pad_columns_to=tokens,
-    )
+    return build(requests, pad_to=tokens, pad_columns_to=tokens)
 
 
 def mask_of(layout):

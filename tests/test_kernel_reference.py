@@ -317,8 +317,48 @@ def test_auto_needs_no_square_of_memory():
 
 
 def test_small_requests_do_not_compute_large_tiles():
-    """Many short requests in one pack (item_first, a busy server) must not cost a full tile each."""
-    layout = PackedLayout.concat([PackedLayout.from_lengths(20, [6])] * 100).with_schedule("xla")
-    steps = int(layout.aligned.num_strip_steps)
-    computed = steps * layout.aligned.block_q * layout.aligned.block_kv
-    assert computed <= 16 * layout.dense_mask().sum()
+    """Many short requests in one pack (item_first, a busy server) must not cost a large tile each."""
+    small = [PackedLayout.from_lengths(20, [6])] * 100
+    large = PackedLayout.from_lengths(2000, [20] * 30)
+    alone, beside, one_large = (
+        PackedLayout.concat(parts).with_schedule("xla")
+        for parts in (small, [*small, large], [large])
+    )
+    pairs = [
+        sum(strips.pairs for strips in one.aligned.strips) for one in (alone, beside, one_large)
+    ]
+    assert pairs[0] <= 16 * alone.dense_mask().sum()
+    assert pairs[1] == pairs[0] + pairs[2]
+
+
+@pytest.mark.parametrize("heads", [(9, 3, 64), (16, 8, 128)], ids=str)
+def test_requests_beside_do_not_change_a_bit(heads):
+    """The tiles of a request, and with them the order of its sums, follow from its own lengths (xla)."""
+    lens = {20: [6], 60: [5, 40, 3], 230: [20] * 3, 600: [9]}
+    rng = np.random.default_rng(0)
+    parts = {
+        prefix: [
+            rng.standard_normal((prefix + sum(items), count, heads[2]), np.float32)
+            for count in (heads[0], heads[1], heads[1])
+        ]
+        for prefix, items in lens.items()
+    }
+
+    def run(prefixes):
+        layout = PackedLayout.concat(
+            [PackedLayout.from_lengths(prefix, lens[prefix]) for prefix in prefixes], pad_to=1088
+        )
+        arrays = [
+            np.pad(x, ((0, 1088 - len(x)), (0, 0), (0, 0)))
+            for x in map(np.concatenate, zip(*(parts[prefix] for prefix in prefixes), strict=True))
+        ]
+        out = np.asarray(multi_item_attention(*arrays, layout, backend="xla"))
+        ends = np.cumsum([len(parts[prefix][0]) for prefix in prefixes])
+        return {
+            prefix: out[end - len(parts[prefix][0]) : end]
+            for prefix, end in zip(prefixes, ends, strict=True)
+        }
+
+    together = run([600, 20, 230, 60])
+    for prefix in lens:
+        np.testing.assert_array_equal(run([prefix])[prefix], together[prefix])

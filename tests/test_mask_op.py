@@ -18,24 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import isoprefill_csrc as csrc
+from csrc_layout import build
 from isoprefill.segment_tokens import segment_tokens
 from mask_definition import RequestSpec, define, visible
 
 DELIMITERS = ("none", "hidden", "prefix_first")
 DELIMITER_ID = 9
 BOOLEANS = st.booleans()
-
-
-def build(specs, pad_to=None, pad_columns_to=None):
-    return csrc.build_layout(
-        prefix_lens=[spec.prefix_len for spec in specs],
-        item_lens=[list(spec.item_lens) for spec in specs],
-        delimiters=[spec.delimiter for spec in specs],
-        cached_prefix=[spec.cached_prefix for spec in specs],
-        causal=[spec.causal for spec in specs],
-        pad_to=pad_to,
-        pad_columns_to=pad_columns_to,
-    )
 
 
 @st.composite

@@ -7,22 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isoprefill_csrc import build_layout, tile_schedule_of_intervals
+from csrc_layout import build
+from isoprefill_csrc import tile_schedule_of_intervals
 from mask_definition import RequestSpec, define
 from schedule_expansion import covered_pairs, expand
 
 DELIMITERS = st.sampled_from(["none", "hidden", "prefix_first"])
-
-
-def layout_of(requests, pad_to=None):
-    return build_layout(
-        prefix_lens=[spec.prefix_len for spec in requests],
-        item_lens=[list(spec.item_lens) for spec in requests],
-        delimiters=[spec.delimiter for spec in requests],
-        cached_prefix=[spec.cached_prefix for spec in requests],
-        causal=[spec.causal for spec in requests],
-        pad_to=pad_to,
-    )
 
 
 @st.composite
@@ -62,7 +52,7 @@ def test_every_visible_pair_is_covered_exactly_once(requests, size, padded):
     """A pair covered twice counts double in the softmax; one not covered is missing from it."""
     rows = define(requests).mask.shape[0]
     pad = rows + 37 if padded else None
-    layout = layout_of(requests, pad)
+    layout = build(requests, pad)
     mask = define(requests, pad).mask
     schedule = layout.tile_schedule(**size)
     count = covered_pairs(schedule, size, layout.row_intervals, layout.num_columns)
@@ -73,7 +63,7 @@ def test_every_visible_pair_is_covered_exactly_once(requests, size, padded):
 @given(packs(), sizes())
 def test_no_tile_is_without_a_visible_pair_and_whole_tiles_hide_nothing(requests, size):
     """Work on invisible tiles is wasted; a wrong `whole` lets rows see what they must not."""
-    layout = layout_of(requests)
+    layout = build(requests)
     mask = define(requests).mask
     live = mask.any(axis=1)
     for tile in expand(layout.tile_schedule(**size), size):
@@ -87,7 +77,7 @@ def test_no_tile_is_without_a_visible_pair_and_whole_tiles_hide_nothing(requests
 @given(packs(), sizes())
 def test_unit_is_whole_iff_its_interval_holds_every_pair(requests, size):
     """A whole unit that is not marked costs mask arithmetic; a marked one must need none."""
-    layout = layout_of(requests)
+    layout = build(requests)
     prefix_begin, prefix_end, own_begin, own_end = layout.row_intervals
     live = (prefix_end > prefix_begin) | (own_end > own_begin)
     for tile in expand(layout.tile_schedule(**size), size):
@@ -103,7 +93,7 @@ def test_unit_is_whole_iff_its_interval_holds_every_pair(requests, size):
 @given(packs(), sizes())
 def test_each_row_gets_its_anchor_from_its_own_first_key(requests, size):
     """A row without an anchor key falls back to the slow path, or overflows."""
-    layout = layout_of(requests)
+    layout = build(requests)
     schedule = layout.tile_schedule(**size)
     prefix_begin, prefix_end = layout.row_intervals[:2]
     anchored = np.zeros(layout.num_rows, int)
@@ -121,7 +111,7 @@ def test_each_row_gets_its_anchor_from_its_own_first_key(requests, size):
 @given(packs(), sizes())
 def test_steps_are_grouped_by_q_tile_and_blocks_stay_inside(requests, size):
     """The kernel starts a Q tile at its first step and writes it at its last, once."""
-    layout = layout_of(requests)
+    layout = build(requests)
     schedule = layout.tile_schedule(**size)
     q_tile, key_start, flags, key_range = schedule.steps[:4]
     assert np.all(key_start % 16 == 0)
@@ -145,7 +135,7 @@ def test_steps_are_grouped_by_q_tile_and_blocks_stay_inside(requests, size):
 
 def test_worked_example():
     """The example of csrc/tile_schedule.h, so that the header stays true."""
-    layout = layout_of([RequestSpec(300, [20] * 8)])
+    layout = build([RequestSpec(300, [20] * 8)])
     size = {"block_q": 256, "block_kv": 512, "unit_q": 128, "unit_kv": 128, "unit_group": 1}
     size |= {"window_keys": 160, "full_keys": 256}
     schedule = layout.tile_schedule(**size)
@@ -168,7 +158,7 @@ def test_worked_example():
 
 def test_tile_of_item_rows_alone_is_full():
     """One unmasked product for all rows that see the same prefix is what makes the kernel fast."""
-    layout = layout_of([RequestSpec(300, [20] * 8, cached_prefix=True)])
+    layout = build([RequestSpec(300, [20] * 8, cached_prefix=True)])
     size = {"block_q": 256, "block_kv": 512, "unit_q": 128, "unit_kv": 128, "unit_group": 1}
     size |= {"window_keys": 160, "full_keys": 256}
     schedule = layout.tile_schedule(**size)
@@ -180,8 +170,8 @@ def test_tile_of_item_rows_alone_is_full():
 def test_padded_schedules_of_one_bucket_have_one_shape():
     """Schedules that differ in shape compile again."""
     size = {"block_q": 256, "block_kv": 256, "pad_steps_to": 64, "pad_units_to": 256}
-    a = layout_of([RequestSpec(300, [20] * 10)], 1024).tile_schedule(**size)
-    b = layout_of([RequestSpec(500, [7] * 30)], 1024).tile_schedule(**size)
+    a = build([RequestSpec(300, [20] * 10)], 1024).tile_schedule(**size)
+    b = build([RequestSpec(500, [7] * 30)], 1024).tile_schedule(**size)
     assert a.steps.shape == b.steps.shape
     assert a.units.shape == b.units.shape
     assert a.tiles.shape == b.tiles.shape
@@ -218,12 +208,12 @@ def test_padded_schedules_of_one_bucket_have_one_shape():
 def test_bad_sizes_name_the_value_and_the_limit(size, message):
     """A bad size that passed would read or write outside the schedule's arrays."""
     with pytest.raises(ValueError, match=message):
-        layout_of([RequestSpec(700, [20] * 10)]).tile_schedule(**size)
+        build([RequestSpec(700, [20] * 10)]).tile_schedule(**size)
 
 
 def test_arrays_are_views_that_outlive_the_schedule():
     """A second copy of a schedule, or one freed too early, would be slow or wrong."""
-    schedule = layout_of([RequestSpec(300, [20] * 8)]).tile_schedule(block_q=256, block_kv=256)
+    schedule = build([RequestSpec(300, [20] * 8)]).tile_schedule(block_q=256, block_kv=256)
     steps = schedule.steps
     assert not steps.flags.owndata
     assert not steps.flags.writeable
@@ -236,7 +226,7 @@ def test_time_grows_linearly():
     """A schedule that looks at T x T entries takes 64 times as long for 8 times the rows."""
 
     def best(items):
-        layout = layout_of([RequestSpec(2000, [20] * items)])
+        layout = build([RequestSpec(2000, [20] * items)])
         times = []
         for _ in range(7):
             start = time.perf_counter()
@@ -251,7 +241,7 @@ def test_time_grows_linearly():
 @given(packs(), sizes(), st.integers(0, 300), st.integers(1, 500), st.booleans())
 def test_rows_from_the_middle_of_a_pack_are_covered_once(requests, size, first, count, gap):
     """A chunk of a request has no layout, only intervals; rows that see nothing may stand between the others."""
-    whole = layout_of(requests)
+    whole = build(requests)
     first = min(first, whole.num_rows - 1)
     intervals = whole.row_intervals[:, first : first + count].copy()
     if gap:
@@ -266,7 +256,7 @@ def test_rows_from_the_middle_of_a_pack_are_covered_once(requests, size, first, 
 
 
 def test_intervals_of_a_layout_give_the_layouts_schedule():
-    layout = layout_of([RequestSpec(300, [20] * 20), RequestSpec(50, [400])])
+    layout = build([RequestSpec(300, [20] * 20), RequestSpec(50, [400])])
     size = {"block_q": 256, "block_kv": 256}
     ours = tile_schedule_of_intervals(layout.row_intervals, layout.num_columns, **size)
     for name in ("steps", "units", "tiles", "padded_columns"):

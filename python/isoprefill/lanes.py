@@ -71,16 +71,12 @@ def pad(array: Int32[np.ndarray, "n"], length: int) -> Int32[np.ndarray, "length
 
 
 def _with_schedules(device: Device, layouts: Sequence[PackedLayout]) -> list[PackedLayout]:
-    """All with the tiles that the first of them chooses."""
+    """All with the local block that the first of them chooses."""
     first = device.with_schedule(layouts[0])
     if first.aligned is None:  # else tiles depend on nothing but the padded size
         return [first, *map(device.with_schedule, layouts[1:])]
-    sizes: dict[str, Any] = {
-        "block_q": first.aligned.block_q,
-        "block_kv": first.aligned.block_kv,
-        "local_block": first.aligned.local_block,
-    }
-    return [first, *(layout.with_schedule("xla", **sizes) for layout in layouts[1:])]
+    local_block = first.aligned.local_block
+    return [first, *(one.with_schedule("xla", local_block=local_block) for one in layouts[1:])]
 
 
 def _stack(trees: Sequence[_T], lanes: int) -> _T:

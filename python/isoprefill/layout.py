@@ -28,13 +28,16 @@ from isoprefill_pallas.schedule import KernelSchedule
 
 Ints = np.ndarray | jax.Array  # NumPy as made, traced inside a jitted function
 
-# Tiles of the XLA back end. One layer of 2000 + 500 x 20 with SmolLM2's heads took 0.64 s with tiles of 512 x 512,
-# 0.72 s with 256 x 256 and 0.80 s with 512 x 1024, on two shared cores in one run.
-XLA_BLOCK = 512
-# A row's sums run in one order whatever else is in the pack: the columns of a tile are always XLA_BLOCK, and an item is
-# one local block, of which XLA sums 64 and 256 columns in the same order (16 not). Only items of more than 64 tokens
-# can be cut differently beside other items, which costs rounding of float32.
+# Tiles of the XLA back end, rows x columns. A request gets the first square one that holds its prefix; the flat one if
+# it has so few rows, because its prefix is cached; else the last. So the order of its sums follows from its own
+# lengths alone: XLA's matmul was seen to give other bits for other numbers of rows. Large tiles are faster where they
+# are full: one layer of 2000 + 500 x 20 with SmolLM2's heads took 0.64 s with tiles of 512 x 512, 0.72 s with
+# 256 x 256 and 0.80 s with 512 x 1024, on two shared cores in one run.
+XLA_TILES: tuple[tuple[int, int], ...] = ((64, 64), (256, 256), (64, 512), (512, 512))
+# An item is one local block, of which XLA sums 64 and 256 columns in the same order (16 not). Only items of more than
+# 64 tokens can be cut differently beside other items, which costs rounding of float32.
 XLA_LOCAL_BLOCKS = (64, 256)  # few, because each is a compilation of its own
+OWN_STRIP = 1  # a kind of step, csrc/aligned_schedule.h
 CAPACITY_STEP = 64
 
 
@@ -57,6 +60,22 @@ class RequestShape:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
+class Strips:
+    """The steps of the requests that have tiles of one size."""
+
+    steps: Int32[Ints, "6 steps"]
+    num_steps: Int32[Ints, ""]
+    block_q: int = dataclasses.field(metadata={"static": True})
+    block_kv: int = dataclasses.field(metadata={"static": True})
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of rows and columns that are computed."""
+        return int(self.num_steps) * self.block_q * self.block_kv
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
 class AlignedSchedule:
     """What the XLA back end visits; csrc/aligned_schedule.h explains the arrays.
 
@@ -64,14 +83,11 @@ class AlignedSchedule:
     are equal share one compilation.
     """
 
-    strip_steps: Int32[Ints, "6 steps"]
-    num_strip_steps: Int32[Ints, ""]
+    strips: tuple[Strips, ...]  # one for each size of tile
     strip_own_end: Int32[Ints, "T"]
     local_blocks: Int32[Ints, "3 blocks"]
     num_local_blocks: Int32[Ints, ""]
     row_slot: Int32[Ints, "T"]
-    block_q: int = dataclasses.field(metadata={"static": True})
-    block_kv: int = dataclasses.field(metadata={"static": True})
     local_block: int = dataclasses.field(metadata={"static": True})
 
 
@@ -213,7 +229,7 @@ class PackedLayout:
 
         Args:
             backend: "xla" or "pallas". The dense back end needs no schedule.
-            block_q, block_kv: "xla": rows and columns of a tile; by default at most 512, less for small packs.
+            block_q, block_kv: "xla": rows and columns of a tile; by default as many as the request is large, up to 512.
             local_block: "xla": rows of a local block; by default the one with the least work for these items.
             heads: "pallas": of the attention; they choose the block sizes.
             chip: "pallas": the TPU whose tuned block sizes are taken, such as "v6e"; by default the one that is there.
@@ -250,31 +266,48 @@ class PackedLayout:
         self, block_q: int | None, block_kv: int | None, local_block: int | None
     ) -> AlignedSchedule:
         shapes, op = self._host("with_schedule")
-        # Tiles start anew at each request, so a tile larger than a request only computes padding.
-        if block_q is None:
-            block_q = _block_of(np.diff(op.request_rows))
-        if block_kv is None:
-            block_kv = XLA_BLOCK
+        tiles = XLA_TILES
+        if block_q is not None or block_kv is not None:
+            tiles = ((block_q or XLA_TILES[-1][0], block_kv or XLA_TILES[-1][1]),)
+        largest_q, largest_kv = tiles[-1]
         if local_block is None:
             local_block = isoprefill_csrc.choose_local_block(
                 item_lens=np.concatenate([shape.item_lens for shape in shapes]),
-                candidates=[block for block in XLA_LOCAL_BLOCKS if block <= block_q] or [block_q],
-                block_q=block_q,
-                block_kv=block_kv,
+                candidates=[b for b in XLA_LOCAL_BLOCKS if b <= largest_q] or [largest_q],
+                block_q=largest_q,
+                block_kv=largest_kv,
             )
-        schedule = op.aligned_schedule(block_q=block_q, block_kv=block_kv, local_block=local_block)
+        tile_of = _tile_of_requests(op, tiles)
+        usual = max(
+            self.num_rows // 8, -(-self.num_rows // largest_q) * -(-self.num_columns // largest_kv)
+        )
+        strips = []
+        for index, (rows, columns) in enumerate(tiles):
+            # Only steps over an item's own columns depend on the local block, and these are of the last tiles.
+            schedule = op.aligned_schedule(
+                block_q=rows,
+                block_kv=columns,
+                local_block=local_block if (rows, columns) == tiles[-1] else min(local_block, rows),
+            )
+            first_row, *_, kind, _ = schedule.strip_steps
+            of_tile = np.where(
+                kind == OWN_STRIP, len(tiles) - 1, tile_of[op.request_ids[first_row]]
+            )
+            steps = schedule.strip_steps[:, of_tile == index]
+            strips.append(
+                Strips(
+                    _with_capacity(steps, usual),
+                    np.asarray(steps.shape[1], np.int32),
+                    block_q=rows,
+                    block_kv=columns,
+                )
+            )
         return AlignedSchedule(
-            strip_steps=_with_capacity(
-                schedule.strip_steps,
-                -(-self.num_rows // block_q) * -(-self.num_columns // block_kv),
-            ),
-            num_strip_steps=np.asarray(schedule.strip_steps.shape[1], np.int32),
+            strips=tuple(strips),
             strip_own_end=schedule.strip_own_end,
             local_blocks=_with_capacity(schedule.local_blocks, 2 * self.num_rows // local_block),
             num_local_blocks=np.asarray(schedule.local_blocks.shape[1], np.int32),
             row_slot=schedule.row_slot,
-            block_q=block_q,
-            block_kv=block_kv,
             local_block=local_block,
         )
 
@@ -416,9 +449,18 @@ def _int32(name: str, values: Iterable[int]) -> Int32[np.ndarray, "n"]:
     return array.astype(np.int32)
 
 
-def _block_of(extents: Int32[np.ndarray, "R"]) -> int:
-    """The rows of a tile: a power of two that holds the largest request, from 64 to XLA_BLOCK."""
-    return min(XLA_BLOCK, max(64, _power_of_two(int(extents.max(initial=1)))))
+def _tile_of_requests(op: Any, tiles: Sequence[tuple[int, int]]) -> Int32[np.ndarray, "R"]:
+    """Which of the tiles each request gets."""
+    rows = np.diff(op.request_rows)
+    columns = np.zeros_like(rows)  # of the prefix
+    seen = op.request_ids >= 0
+    np.maximum.at(columns, op.request_ids[seen], (op.row_intervals[1] - op.row_intervals[0])[seen])
+    tile = np.full_like(rows, len(tiles) - 1)
+    for index in reversed(range(len(tiles) - 1)):
+        most_rows, most_columns = tiles[index]
+        suits = columns <= most_columns if most_rows == most_columns else rows <= most_rows
+        tile[suits] = index
+    return tile
 
 
 def _power_of_two(at_least: int) -> int:

@@ -6,14 +6,16 @@ What a row sees is split in two, and the two softmaxes are merged by their log-s
   prefix and, for items longer than a local block, what a row sees of its own item before its own local block.
 - Local blocks: every item cut into blocks of B rows from the item's start, each attending causally to itself.
 
-Tiles start where a request or an item starts, never at a multiple of the tile's size in the pack. A row's
-arithmetic is therefore the same wherever in the pack its request and its item stand, which makes scores
-bit-identical under reordering of the neighbours. Loop counts are traced, so padding a schedule costs nothing.
+Tiles start where a request or an item starts, never at a multiple of the tile's size in the pack, and their size
+follows from the request alone: there is a loop for each size. A row's arithmetic is therefore the same wherever in
+the pack its request and its item stand, which makes scores bit-identical under reordering of the neighbours. Loop
+counts are traced, so padding a schedule costs nothing.
 
 Letters: T rows, S columns, Hq query heads, Hkv key and value heads, G = Hq / Hkv, D head_dim, Q rows and K columns
 of a tile, B rows of a local block, C local blocks computed at once.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -152,7 +154,8 @@ def _strips(
 ) -> Partial:
     """Adds what rows see outside their local block, one tile of rows by columns at a time."""
     num_rows, kv_heads, groups, head_dim = q.shape
-    block_q, block_kv = schedule.block_q, schedule.block_kv
+    block_q = max(strips.block_q for strips in schedule.strips)
+    block_kv = max(strips.block_kv for strips in schedule.strips)
 
     # A tile may start anywhere, so a last one may reach past the end: a slice there must not be moved back.
     def pad(array, axis, by):
@@ -168,8 +171,9 @@ def _strips(
     begins = pad(jnp.stack([prefix_begin, own_begin]), 1, block_q)  # [2, T + Q]: by the step's kind
     ends = pad(jnp.stack([prefix_end, schedule.strip_own_end]), 1, block_q)
 
-    def visit(index, state):
-        row, row_end, column, column_end, kind, _ = schedule.strip_steps[:, index]
+    def visit(strips, index, state):
+        block_q, block_kv = strips.block_q, strips.block_kv
+        row, row_end, column, column_end, kind, _ = strips.steps[:, index]
 
         def of_tile(array):
             return lax.dynamic_slice_in_dim(array, row, block_q, axis=2)
@@ -203,7 +207,8 @@ def _strips(
             after,
         )
 
-    state = lax.fori_loop(0, schedule.num_strip_steps, visit, state)
+    for strips in schedule.strips:
+        state = lax.fori_loop(0, strips.num_steps, functools.partial(visit, strips), state)
     return jax.tree.map(lambda array: array[:, :, :num_rows], state)
 
 
