@@ -14,6 +14,7 @@ import time
 
 import httpx
 import hypothesis
+import msgspec
 import numpy as np
 import openai
 import pytest
@@ -31,7 +32,9 @@ from schemathesis.specs.openapi.checks import (
 import isoprefill.server.errors
 import small_models
 from isoprefill.models.source import load_tokenizer
-from isoprefill.server.settings import RerankSettings
+from isoprefill.server import launch
+from isoprefill.server.settings import EngineSettings, RerankSettings, ServerSettings
+from isoprefill.server.supervisor import StartError
 from running_server import SERVE, RunningServer, running, running_server
 
 VOCAB = small_models.VOCAB_SIZE
@@ -400,6 +403,8 @@ def test_models_health_and_readiness(server):
     assert httpx.get(f"{server.url}/v1/models/tiny").json() == listed["data"][0]
     assert httpx.get(f"{server.url}/health").json() == {"status": "ok"}
     assert httpx.get(f"{server.url}/ready").json() == {"status": "ready"}
+    for path in ("/health", "/ready"):
+        assert httpx.head(server.url + path).status_code == 200
 
 
 def test_metrics_count(server):
@@ -668,20 +673,49 @@ def test_a_fault_of_the_engine_is_500_for_whom_it_concerns_and_says_nothing(mode
 BAD_FLAGS = {
     "no such model": (["--model=gpt-9"], "smollm2-135m"),
     "open to the world": (["--host=0.0.0.0"], "--allow-anonymous"),
+    "a name is no loopback address": (["--host=example.org"], "--allow-anonymous"),
     "mode without a delimiter": (["--delimiter=hidden"], "needs a delimiter-token-id"),
     "delimiter without a mode": (["--delimiter-token-id=0"], "needs no delimiter-token-id"),
     "causal and serial": (["--isolation=causal", "--algorithm=serial"], "no meaning"),
-    "no budget": (["--max-batch-tokens=0"], "max-batch-tokens must be at least 1"),
+    "causal and a delimiter": (
+        ["--isolation=causal", "--delimiter=hidden", "--delimiter-token-id=0"],
+        "use delimiter 'none'",
+    ),
+    "warm-up of one token": (["--warmup-tokens=1"], "warmup-tokens must be at least 2"),
+    "warm-up of words": (["--warmup-tokens=64,many"], "warmup-tokens must be integers"),
     "port": (["--port=70000"], "port must be between"),
     "template": (["--rerank-template={document}"], "{query} once"),
     "template the wrong way": (["--rerank-template={document} {query}"], "{query} before"),
     "same labels": (["--rerank-yes=a", "--rerank-no=a"], "must differ"),
     "key file": (["--api-key-file=/nonexistent"], "cannot read the API key"),
+    "empty key": (["--api-key-file=/dev/null"], "the API key is empty"),
     "item above request": (["--max-request-tokens=10"], "must not be above max-request-tokens"),
-    "timeout": (["--request-timeout=0"], "request-timeout must be above 0"),
+    "wait": (["--max-wait-ms=-1"], "max-wait-ms must be between"),
+    "rate": (["--rate-limit=-1"], "rate-limit must be at least 0"),
+    "more connections than files": (["--max-connections=2000000000"], "may open"),
     "stray": (["extra"], "unexpected argument"),
     "not this machine": (["--host=192.0.2.1", "--allow-anonymous"], "cannot listen on 192.0.2.1"),
-}
+} | {
+    f"{flag} 0": ([f"--{flag}=0"], f"{flag} must be a")  # "at least 1", "above 0"
+    for flag in (
+        "max-batch-tokens",
+        "max-batch-requests",
+        "max-body-bytes",
+        "max-items",
+        "max-item-tokens",
+        "max-request-tokens",
+        "max-labels",
+        "max-queue-requests",
+        "max-queue-tokens",
+        "max-connections",
+        "rate-burst",
+        "request-timeout",
+        "read-timeout",
+        "write-timeout",
+        "drain-timeout",
+        "stall-timeout",
+    )
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("arguments", "reason"), BAD_FLAGS.values(), ids=BAD_FLAGS.keys())
@@ -714,6 +748,28 @@ def test_a_model_that_does_not_load_stops_the_start_with_the_reason(tmp_path, mo
     server.wait_for_event("log ended")
     assert server.log_text[-1].startswith("serve: ")
     assert "safetensors" in server.log_text[-1]
+
+
+def test_settings_that_do_not_go_with_the_model_stop_the_start(model_directory):
+    """What shows only when the model is there: a delimiter beyond its vocabulary, labels that it has no token for."""
+    program = pathlib.Path(__file__).with_name("faulty_server.py")
+    engine = EngineSettings(model=model_directory, warmup_tokens=())
+    settings = ServerSettings(engine=engine, port=0)
+    unusable = [
+        (
+            {"delimiter": "hidden", "delimiter_token_id": 300},
+            ValueError,
+            "less than the model's vocabulary of 300, got 300",
+        ),
+        ({"rerank": RerankSettings(relevant="yes", irrelevant="n")}, StartError, "'yes'"),
+    ]
+    for change, kind, reason in unusable:
+        with pytest.raises(kind, match=reason):
+            launch.serve(
+                msgspec.structs.replace(settings, **change), (sys.executable, str(program))
+            )
+    with pytest.raises(StartError, match="ended with status 7"):
+        launch.serve(settings, (sys.executable, "-c", "raise SystemExit(7)"))
 
 
 # Clients
@@ -831,10 +887,40 @@ def test_answers_are_what_the_document_says(server, mode):
     assert asked > 50
 
 
-def test_every_code_of_the_table_is_documented():
-    table = pathlib.Path(__file__).parent.parent / "docs" / "serving.md"
-    named = set(re.findall(r"`([a-z_]+)`", table.read_text()))
-    assert set(isoprefill.server.errors.CODES) <= named
+def documentation(name: str) -> str:
+    return (pathlib.Path(__file__).parent.parent / "docs" / name).read_text()
+
+
+def test_every_code_is_documented_with_its_status_and_type():
+    """The table of errors is the contract: a code that moves to another status breaks clients."""
+    documented = {}
+    for line in documentation("api.md").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 3 and cells[0][:3].isdigit():
+            for code in re.findall(r"`([a-z_]+)`", re.sub(r"\(.*?\)", "", cells[2])):
+                documented[code] = ([int(status) for status in cells[0].split(",")], cells[1])
+    codes = isoprefill.server.errors.CODES
+    assert set(documented) == set(codes)
+    for code, (status, kind) in codes.items():
+        assert status in documented[code][0]
+        assert kind == documented[code][1]
+
+
+def test_every_flag_and_metric_is_documented(server):
+    """Whoever runs a server finds in operations.md what there is, and nothing that there is not."""
+    from absl import flags
+
+    import isoprefill.cli.serve
+
+    text = documentation("operations.md")
+    ours = {flag.name for flag in flags.FLAGS.flags_by_module_dict()[isoprefill.cli.serve.__name__]}
+    section = text[text.index("## Flags") : text.index("## Metrics")]
+    assert set(re.findall(r"`--([a-z-]+)`", section)) == ours
+    shown = set(
+        re.findall(r"^# TYPE (isoprefill_\w+)", httpx.get(f"{server.url}/metrics").text, re.M)
+    )
+    section = text[text.index("## Metrics") :]
+    assert set(re.findall(r"`(isoprefill_\w+)", section)) == shown
 
 
 def test_document_has_the_limits_of_the_server_that_runs(strict_server, server):

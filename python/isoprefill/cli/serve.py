@@ -1,4 +1,4 @@
-"""Serves POST /v1/score and /v1/rerank over HTTP. docs/serving.md explains the API, the flags and the metrics."""
+"""Serves POST /v1/score and /v1/rerank over HTTP: docs/api.md has the API, docs/operations.md flags and metrics."""
 
 import os
 import sys

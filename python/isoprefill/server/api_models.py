@@ -1,4 +1,4 @@
-"""Requests and responses of the HTTP API, as data. docs/serving.md explains the fields."""
+"""Requests and responses of the HTTP API, as data. docs/api.md explains the fields."""
 
 from typing import Annotated, Any, Literal
 

@@ -15,7 +15,7 @@ ErrorType = Literal[
     "server_error",
 ]
 
-# status and type of every code; docs/serving.md has the table with what each one means.
+# status and type of every code; docs/api.md has the table with what each one means.
 CODES: dict[str, tuple[int, ErrorType]] = {
     "missing_query": (400, "missing_parameter_error"),
     "missing_items": (400, "missing_parameter_error"),

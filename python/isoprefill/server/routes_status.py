@@ -36,10 +36,13 @@ def router(service: Service) -> APIRouter:
         service.check_model(name)
         return json_response(model())
 
+    # Load balancers ask with HEAD too.
+    @routes.head("/health", include_in_schema=False)
     @routes.get("/health", responses=responses(Status, 500), summary="Is the server alive?")
     async def health() -> Response:
         return json_response({"status": "ok"})
 
+    @routes.head("/ready", include_in_schema=False)
     @routes.get(
         "/ready",
         responses={**responses(Status, 500), 503: {"model": Status}},

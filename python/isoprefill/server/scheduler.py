@@ -3,7 +3,7 @@
     python -m isoprefill.server.scheduler
 
 The front end starts it, writes one line of JSON (`StartMessage`) to its standard input and keeps that open: when it
-closes, however the front end ended, this process ends too.
+closes, however the front end ended, this process ends too, within `LAST_SECONDS` even if it is computing.
 """
 
 import math
@@ -26,6 +26,8 @@ from isoprefill.result import RequestLogprobs
 from isoprefill.server import logs, protocol
 from isoprefill.server.batching import Line, Slice, joined
 from isoprefill.server.settings import BatchSettings, EngineSettings, LogFormat
+
+LAST_SECONDS = 2.0  # for an orderly end: a device that is let go, measurements that are written
 
 
 class StartMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +67,7 @@ def run(make_engine: Callable[[EngineSettings], Engine], stdin: IO[bytes] | None
     """
     # Ctrl-C reaches every process of a terminal; the front end decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     stdin = stdin or sys.stdin.buffer
     start = msgspec.json.decode(stdin.readline(), type=StartMessage)
     threading.Thread(target=_end_with, args=(stdin,), daemon=True).start()
@@ -203,6 +206,9 @@ def warm_up(engine: Engine, sizes: Sequence[int]) -> None:
 def _end_with(stdin: IO[bytes]) -> None:
     while stdin.read(4096):
         pass
+    # Wakes the main thread where it waits; while it computes, it does not listen.
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    time.sleep(LAST_SECONDS)
     os._exit(0)
 
 
