@@ -1,110 +1,139 @@
-"""Small random models in Hugging Face's format, for running sglang-jax without a download."""
+"""Models that sglang-jax loads, in Hugging Face's format: a small random Qwen3, and SmolLM2-135M from our GGUF file."""
 
 import json
 import math
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 import safetensors.numpy
 import tokenizers
 from tokenizers import decoders, pre_tokenizers, trainers
 
-VOCAB = 512
-TEXT = (pathlib.Path(__file__).read_text(), "The capital of France is Paris. " * 4)
+from isoprefill.models import pinned
+from isoprefill.models.byte_level_bpe import byte_level_bpe
+from isoprefill.models.config import ModelConfig
+from isoprefill.models.decoder import LayerParams, Params
+from isoprefill.models.gguf_file import load_gguf
+from isoprefill.models.gguf_header import read_header
+from isoprefill.models.gguf_vocabulary import added_tokens
+from isoprefill.models.safetensors_files import NAMES
 
-SHARED = {
-    "vocab_size": VOCAB,
-    "num_hidden_layers": 2,
-    "max_position_embeddings": 2048,
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-6,
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-    "torch_dtype": "float32",
-}
-CONFIGS: dict[str, dict[str, Any]] = {
-    "qwen3": {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
-        "hidden_size": 256,
-        "intermediate_size": 512,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 128,
-        "rope_theta": 1e6,
-        "tie_word_embeddings": False,
-    },
-    # SmolLM2-135M's heads: 9 query and 3 KV heads of 64, which the cache pads to 128.
-    "llama": {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "head_dim": 64,
-        "rope_theta": 1e5,
-        "tie_word_embeddings": True,
-    },
-}
+QWEN3 = ModelConfig(
+    architecture="qwen3",
+    vocab_size=512,
+    hidden_size=256,
+    intermediate_size=512,
+    num_layers=2,
+    num_query_heads=4,
+    num_kv_heads=2,
+    head_dim=128,
+    rms_norm_eps=1e-6,
+    rope_theta=1e6,
+    max_positions=2048,
+    qk_norm=True,
+)
+TEXT = (pathlib.Path(__file__).read_text(), "The capital of France is Paris. " * 4)
 
 
 def save_model(name: str, directory: pathlib.Path) -> None:
-    """Writes config, weights (float32, the same each time) and tokenizer of a model of `CONFIGS`."""
-    config = SHARED | CONFIGS[name]
+    """Writes config, weights (float32, the same each time) and tokenizer of "qwen3" or "smollm2-135m"."""
     directory.mkdir(parents=True)
-    (directory / "config.json").write_text(json.dumps(config))
-    safetensors.numpy.save_file(_weights(config), directory / "model.safetensors")
+    if name == "qwen3":
+        config, params, tokenizer = QWEN3, random_params(QWEN3), _small_tokenizer()
+    else:
+        file = pinned.locate(name)
+        header = read_header(file)
+        config, params = load_gguf(file, header, "float32")
+        tokenizer = byte_level_bpe(header.metadata)
+        tokenizer.add_tokens(added_tokens(header.metadata))
+    (directory / "config.json").write_text(json.dumps(_huggingface_config(config)))
+    safetensors.numpy.save_file(_huggingface_tensors(params), directory / "model.safetensors")
+    tokenizer.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"})
+    )
+
+
+def random_params(config: ModelConfig) -> Params:
+    """Weights whose activations keep their size; norms of 1. For a Qwen3 with a head of its own."""
+    generator = np.random.default_rng(0)
+    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_layers
+    query = config.num_query_heads * config.head_dim
+    key = config.num_kv_heads * config.head_dim
+
+    def matrices(*shape: int) -> np.ndarray:
+        return (generator.standard_normal(shape) / math.sqrt(shape[-1])).astype(np.float32)
+
+    def ones(*shape: int) -> np.ndarray:
+        return np.ones(shape, np.float32)
+
+    return Params(
+        embedding=matrices(config.vocab_size, hidden),
+        layers=LayerParams(
+            attention_norm=ones(layers, hidden),
+            query=matrices(layers, query, hidden),
+            key=matrices(layers, key, hidden),
+            value=matrices(layers, key, hidden),
+            output=matrices(layers, hidden, query),
+            feed_forward_norm=ones(layers, hidden),
+            gate=matrices(layers, inner, hidden),
+            up=matrices(layers, inner, hidden),
+            down=matrices(layers, hidden, inner),
+            query_norm=ones(layers, config.head_dim),
+            key_norm=ones(layers, config.head_dim),
+        ),
+        final_norm=ones(hidden),
+        head=matrices(config.vocab_size, hidden),
+    )
+
+
+def _huggingface_config(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "architectures": ["Qwen3ForCausalLM" if config.qk_norm else "LlamaForCausalLM"],
+        "model_type": config.architecture,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_query_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": config.rope_theta,
+        "max_position_embeddings": config.max_positions,
+        "tie_word_embeddings": config.tied_head,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "torch_dtype": "float32",
+    }
+
+
+def _huggingface_tensors(params: Params) -> dict[str, np.ndarray]:
+    tensors = {NAMES.embedding: params.embedding, NAMES.final_norm: params.final_norm}
+    if params.head is not None:
+        tensors[NAMES.head] = params.head
+    for field, stacked in params.layers._asdict().items():
+        for layer, tensor in enumerate(stacked if stacked is not None else ()):
+            tensors[NAMES.layers[field].format(layer=layer)] = tensor
+    return {name: np.asarray(tensor) for name, tensor in jax.device_get(tensors).items()}
+
+
+def _small_tokenizer() -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
         TEXT,
         trainers.BpeTrainer(
-            vocab_size=VOCAB,
+            vocab_size=QWEN3.vocab_size,
             special_tokens=["<eos>"],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
     )
-    tokenizer.save(str(directory / "tokenizer.json"))
-    (directory / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>"})
-    )
-
-
-def _weights(config: dict[str, Any]) -> dict[str, np.ndarray]:
-    hidden, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
-    queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
-    generator = np.random.default_rng(0)
-
-    def matrix(rows: int, columns: int) -> np.ndarray:
-        return (generator.standard_normal((rows, columns)) / math.sqrt(columns)).astype(np.float32)
-
-    weights = {
-        "model.embed_tokens.weight": matrix(VOCAB, hidden),
-        "model.norm.weight": np.ones(hidden, np.float32),
-    }
-    if not config["tie_word_embeddings"]:
-        weights["lm_head.weight"] = matrix(VOCAB, hidden)
-    for layer in range(config["num_hidden_layers"]):
-        name = f"model.layers.{layer}."
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            weights[f"{name}{norm}.weight"] = np.ones(hidden, np.float32)
-        if config["model_type"] == "qwen3":
-            for norm in ("q_norm", "k_norm"):
-                weights[f"{name}self_attn.{norm}.weight"] = np.ones(head, np.float32)
-        for projection, rows, columns in (
-            ("self_attn.q_proj", queries, hidden),
-            ("self_attn.k_proj", keys, hidden),
-            ("self_attn.v_proj", keys, hidden),
-            ("self_attn.o_proj", hidden, queries),
-            ("mlp.gate_proj", inner, hidden),
-            ("mlp.up_proj", inner, hidden),
-            ("mlp.down_proj", hidden, inner),
-        ):
-            weights[f"{name}{projection}.weight"] = matrix(rows, columns)
-    return weights
+    return tokenizer

@@ -1,6 +1,8 @@
 """Runs one sglang-jax engine on the CPU and writes what it answers as JSON; check_sglang_jax starts it.
 
-    python sglang_jax_run.py OPTIONS_JSON OUTPUT_FILE
+    python sglang_jax_run.py '{"attention": "auto", "engine": {"model_path": …}}' OUTPUT_FILE
+
+`attention` is install()'s argument; null leaves sglang-jax as it is.
 
 A script of its own, because an engine owns its process, and because it runs in the Python that has sglang-jax.
 """
@@ -28,13 +30,10 @@ def workload(seed: int) -> tuple[list[int], list[list[int]]]:
 
 
 def generations(engine: Any) -> list[Any]:
-    """What ordinary generation returns: tokens, and the log-probabilities of prompt and output."""
-    answers = engine.generate(
-        input_ids=[workload(seed)[0] for seed in range(2)],
-        sampling_params={"max_new_tokens": 4, "temperature": 0},
-        return_logprob=True,
-        logprob_start_len=0,
-    )
+    """What ordinary generation returns: tokens, and the log-probabilities of prompt and output.
+
+    One prompt after another: see item_by_item.
+    """
     return [
         [
             answer["output_ids"],
@@ -43,14 +42,22 @@ def generations(engine: Any) -> list[Any]:
                 for name in ("input_token_logprobs", "output_token_logprobs")
             ),
         ]
-        for answer in answers
+        for answer in (
+            engine.generate(
+                input_ids=workload(seed)[0],
+                sampling_params={"max_new_tokens": 4, "temperature": 0},
+                return_logprob=True,
+                logprob_start_len=0,
+            )
+            for seed in range(2)
+        )
     ]
 
 
 def item_by_item(engine: Any) -> dict[str, Any]:
     """What sglang-jax itself returns, one item a call.
 
-    One item a call because its CPU back end mixes up the requests of a prefill if a page holds more than one token.
+    One item a call because its CPU back end mixes up the requests of a prefill.
     """
     scores = {}
     for seed in range(2):
@@ -94,9 +101,10 @@ def multi_item(engine: Any) -> dict[str, Any]:
 
     engine.tokenizer_manager._send_one_request = counted
     alone = engine.score(*workload(0), label_token_ids=LABELS)
+    prefills_alone = prefills
     first, second, generated = engine.loop.run_until_complete(together())
     return {
-        "prefills": prefills - 3,  # of the first request
+        "prefills": prefills_alone,
         "alone": alone,
         "generated": generated["output_ids"],
         "tokens 0": first,
@@ -125,23 +133,20 @@ def contaminated(engine: Any) -> list[list[float]]:
 def main() -> None:
     """Runs the engine that the options describe."""
     options = json.loads(sys.argv[1])
-    if options["install"]:
+    if options["attention"]:
         from isoprefill.integrations.sglang_jax import install
 
-        install()
+        install(attention=options["attention"])
     from sgl_jax.srt.entrypoints.engine import Engine
 
     engine = Engine(**options["engine"])
-    results: dict[str, Any] = {}
-    if options["generate"]:
-        results["generations"] = generations(engine)
-    if options["install"]:
+    results: dict[str, Any] = {"generations": generations(engine)}
+    if options["attention"]:
         results |= multi_item(engine)
     else:
         results |= item_by_item(engine)
         results["contaminated"] = contaminated(engine)
-    if options["generate"]:
-        results["generations again"] = generations(engine)
+    results["generations again"] = generations(engine)
     pathlib.Path(sys.argv[2]).write_text(json.dumps(results))
     engine.shutdown()
 

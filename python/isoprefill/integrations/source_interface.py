@@ -9,12 +9,18 @@ The expected interface is JSON:
 
 Arguments are compared in order; `attributes` are fields of the class or names that its methods assign to `self`;
 `names` are bound at the top of the module.
+
+    python source_interface.py INTERFACE.json ROOT
+
+prints the differences, one a line. It is a program and needs nothing but Python, because a source may be for a newer
+Python than the one that asks.
 """
 
 import ast
 import dataclasses
 import json
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -59,7 +65,14 @@ def _module(root: pathlib.Path, module: str, expected: Mapping[str, Any]) -> Ite
     if not path.exists():
         yield Difference(module, "a module", "none")
         return
-    tree = ast.parse(path.read_text(), str(path))
+    try:
+        tree = ast.parse(path.read_text(), str(path))
+    except SyntaxError as error:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        yield Difference(
+            module, f"source for Python {version}", f"{error.msg} in line {error.lineno}"
+        )
+        return
     functions = {node.name: node for node in tree.body if isinstance(node, Function)}
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     for name, arguments in expected.get("functions", {}).items():
@@ -136,3 +149,14 @@ def _bound_names(tree: ast.Module) -> Iterator[str]:
             yield from (target.id for target in node.targets if isinstance(target, ast.Name))
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             yield node.target.id
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the differences of the package under a directory from the interface in a file."""
+    interface, root = map(pathlib.Path, arguments)
+    for difference in differences(root, load(interface)["interface"]):
+        print(difference)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -15,7 +15,7 @@ from isoprefill.models.config_huggingface import config_from_huggingface
 from isoprefill.models.decoder import Params
 from isoprefill.models.json_file import read_json_object
 
-_NAMES = TensorNames(
+NAMES = TensorNames(
     embedding="model.embed_tokens.weight",
     final_norm="model.norm.weight",
     head="lm_head.weight",
@@ -55,7 +55,7 @@ def load_safetensors(directory: Path, dtype: ParamsDtype) -> tuple[ModelConfig, 
     """
     config = config_from_huggingface(read_json_object(directory / "config.json"))
     with contextlib.ExitStack() as files:
-        return config, assemble(config, _NAMES, _SafetensorsReader(directory, files), dtype)
+        return config, assemble(config, NAMES, _SafetensorsReader(directory, files), dtype)
 
 
 class _SafetensorsReader:
