@@ -221,3 +221,8 @@ def choose_local_block(
 
 def ffi_targets() -> dict[str, Any]:
     """XLA FFI handlers for the CPU by name, as jax.ffi.register_ffi_target takes them."""
+
+MAX_HEAD_DIM: int  # of the CPU attention
+
+def available_instructions() -> list[str]:
+    """Which kinds of instructions the CPU attention can use here, of "portable", "avx2", "avx512"; the last is best."""

@@ -107,11 +107,11 @@ def test_auto_takes_the_schedule_that_the_layout_carries():
 
     assert "pallas_call" in primitives(scheduled)
     assert "pallas_call" not in primitives(layout.with_schedule("xla"))
-    assert "pallas_call" not in primitives(layout), "without a TPU the default is xla"
+    assert "pallas_call" not in primitives(layout), "without a TPU the default is another"
 
 
 def test_auto_on_a_tpu_is_the_kernel_where_it_takes_the_heads(monkeypatch):
-    assert choose_backend(2, 1, 64, "float32") == "xla"
+    assert choose_backend(2, 1, 64, "float32") == "cpu"
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert choose_backend(2, 1, 64, "float32") == "pallas"
     assert choose_backend(2, 1, 96, "float32") == "xla"

@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import isoprefill_csrc
 import pairwise
 from attention_oracle import attend_float64
 from isoprefill import PackedLayout, multi_item_attention
+from isoprefill.attention.cpu import cpu_attention
 from isoprefill.attention.xla import xla_attention
 from mask_definition import RequestSpec, define
 
-BACKENDS = ["xla", "dense"]
+BACKENDS = ["xla", "cpu", "dense"]
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}  # of max |v|
 
 
@@ -45,7 +47,12 @@ def random_qkv(layout, query_heads=2, kv_heads=1, head_dim=64, dtype="float32", 
 
 
 def assert_equals_oracle(specs, layout, arrays, backend, **options):
-    out, lse = multi_item_attention(*arrays, layout, backend=backend, return_lse=True, **options)
+    result = multi_item_attention(*arrays, layout, backend=backend, return_lse=True, **options)
+    assert_is_oracle(specs, layout, arrays, result, **options)
+
+
+def assert_is_oracle(specs, layout, arrays, result, **options):
+    out, lse = result
     pads = {"pad_to": layout.num_rows, "pad_columns_to": layout.num_columns}
     mask = define(specs, **pads).mask
     expected, expected_lse = attend_float64(*arrays, mask, **options)
@@ -102,6 +109,34 @@ def test_xla_equals_the_oracle(case, specs):
         "xla", block_q=block_q, block_kv=block_kv, local_block=local_block
     )
     assert_equals_oracle(specs, layout, arrays, "xla", soft_cap=case["soft_cap"])
+
+
+CPU_CASES = pairwise.cases(
+    {
+        "instructions": isoprefill_csrc.available_instructions(),
+        "heads": [(1, 1), (2, 1), (16, 1), (9, 3)],
+        "head_dim": [64, 80, 128, 256],
+        "dtype": ["float32", "bfloat16"],
+        "soft_cap": [None, 2.0],
+    }
+)
+
+
+@pytest.mark.parametrize("case", CPU_CASES, ids=str)
+@settings(derandomize=True, deadline=None, max_examples=8)
+@given(specs=packs)
+def test_cpu_equals_the_oracle(case, specs):
+    """With each kind of instructions that this processor has."""
+    layout = layout_of(specs, PADDED, PADDED)
+    arrays = random_qkv(layout, *case["heads"], case["head_dim"], case["dtype"])
+    result = cpu_attention(
+        *arrays,
+        layout.row_intervals,
+        scale=case["head_dim"] ** -0.5,
+        soft_cap=case["soft_cap"],
+        instructions=case["instructions"],
+    )
+    assert_is_oracle(specs, layout, arrays, result, soft_cap=case["soft_cap"])
 
 
 EDGE = 32
@@ -208,18 +243,72 @@ def test_nan_in_v_stays_within_the_tiles_that_hold_it():
     np.testing.assert_array_equal(out[layout.segment_ids != 3], original[layout.segment_ids != 3])
 
 
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_nan_in_a_neighbours_v_changes_no_bit_with_cpu(poison):
+    """Its arithmetic holds nothing that a row does not see, not even with weight 0."""
+    layout = layout_of(ISOLATION_SPECS, 256, 288)
+    q, k, v = random_qkv(layout)
+    original = np.asarray(multi_item_attention(q, k, v, layout, backend="cpu"))
+    for request, segment in ((0, 1), (0, 2), (1, 2), (2, 1)):
+        rows, columns = kept_rows_and_columns(layout, request, segment)
+        poisoned = jnp.where(columns[:, None, None], v, poison)
+        out = np.asarray(multi_item_attention(q, k, poisoned, layout, backend="cpu"))
+        np.testing.assert_array_equal(out[rows], original[rows])
+
+
+def test_an_item_packed_is_the_same_bits_as_alone_with_cpu():
+    packed, alone = (
+        PackedLayout.from_lengths(70, [3, 100, 20]),
+        PackedLayout.from_lengths(70, [100]),
+    )
+    arrays = random_qkv(packed, 6, 2)
+    rows = np.r_[0:70, 73:173]
+    out = np.asarray(multi_item_attention(*arrays, packed, backend="cpu"))
+    one = multi_item_attention(*(array[rows] for array in arrays), alone, backend="cpu")
+    np.testing.assert_array_equal(out[rows], np.asarray(one))
+
+
+def test_cpu_refuses_what_it_cannot_compute():
+    """The extension must not read outside its arrays, whatever it is handed inside jit."""
+    layout = PackedLayout.from_lengths(5, [3])
+    arrays = random_qkv(layout)
+    outside = np.array(layout.row_intervals)
+    outside[1, 6] = 9
+    for intervals, instructions, message in (
+        (outside, "best", r"prefix interval of row 6 is \[0, 9\); it must lie in the 8 columns"),
+        (layout.row_intervals[:, :7], "best", r"row_intervals has shape \[4, 7\]"),
+        (layout.row_intervals, "mmx", 'instructions is "mmx"'),
+    ):
+        with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+            jax.block_until_ready(
+                cpu_attention(*arrays, intervals, scale=1.0, instructions=instructions)
+            )
+
+
+def test_auto_takes_cpu_where_it_takes_the_heads():
+    layout = PackedLayout.from_lengths(5, [3])
+
+    def primitives(head_dim):
+        arrays = random_qkv(layout, head_dim=head_dim)
+        return str(jax.make_jaxpr(lambda q, k, v: multi_item_attention(q, k, v, layout))(*arrays))
+
+    assert "isoprefill_attention" in primitives(64)
+    assert "isoprefill_attention" not in primitives(isoprefill_csrc.MAX_HEAD_DIM + 8)
+
+
 def test_a_planted_leak_is_caught():
     """The published bug, in which item 1 counts as prefix for all later items, must not pass these tests."""
     specs = [RequestSpec(20, [5, 6, 7])]
     leaky = layout_of([RequestSpec(25, [6, 7])])
     layout = layout_of(specs)
-    with pytest.raises(AssertionError):
-        assert_equals_oracle(specs, leaky, random_qkv(layout), "xla")
+    for backend in BACKENDS:
+        with pytest.raises(AssertionError):
+            assert_equals_oracle(specs, leaky, random_qkv(layout), backend)
 
 
-@pytest.mark.parametrize("local_block", [8, 32])
-def test_order_of_items_does_not_change_a_bit(local_block):
-    """With other tile edges in the pack an item's sums must still run in the same order (xla)."""
+@pytest.mark.parametrize(("backend", "local_block"), [("xla", 8), ("xla", 32), ("cpu", None)])
+def test_order_of_items_does_not_change_a_bit(backend, local_block):
+    """With other tile edges in the pack an item's sums must still run in the same order."""
     prefix, lens = 70, [3, 40, 9, 130, 1, 20, 64]
     order = [4, 2, 6, 0, 3, 5, 1]
     rng = np.random.default_rng(0)
@@ -227,10 +316,11 @@ def test_order_of_items_does_not_change_a_bit(local_block):
 
     def run(order):
         layout = PackedLayout.from_lengths(prefix, [lens[index] for index in order], pad_to=384)
-        layout = layout.with_schedule("xla", block_q=32, block_kv=32, local_block=local_block)
+        if backend == "xla":
+            layout = layout.with_schedule("xla", block_q=32, block_kv=32, local_block=local_block)
         packed = np.concatenate([parts[0], *(parts[1 + index] for index in order)], axis=1)
         packed = np.pad(packed, ((0, 0), (0, 384 - packed.shape[1]), (0, 0), (0, 0)))
-        out = np.asarray(multi_item_attention(*packed, layout))
+        out = np.asarray(multi_item_attention(*packed, layout, backend=backend))
         ends = prefix + np.cumsum([lens[index] for index in order])
         return {index: out[end - lens[index] : end] for index, end in zip(order, ends, strict=True)}
 
@@ -274,7 +364,9 @@ def test_memory_does_not_grow_with_the_square_of_the_pack():
 def test_a_traced_layout_without_its_schedule_says_so():
     layout = PackedLayout.from_lengths(5, [3])
     with pytest.raises(ValueError, match="with_schedule is not available on a traced PackedLayout"):
-        jax.jit(multi_item_attention)(*random_qkv(layout), layout)
+        jax.jit(multi_item_attention, static_argnames="backend")(
+            *random_qkv(layout), layout, backend="xla"
+        )
 
 
 @pytest.mark.parametrize(

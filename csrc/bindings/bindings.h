@@ -20,6 +20,7 @@ void BindMask(LayoutClass& layout);
 void BindFlashInfer(LayoutClass& layout);
 void BindSegmentTokens(pybind11::module_& module);
 void BindFfi(pybind11::module_& module);
+void BindAttention(pybind11::module_& module);
 void BindAlignedSchedule(pybind11::module_& module, LayoutClass& layout);
 void BindTileSchedule(pybind11::module_& module, LayoutClass& layout);
 

@@ -1,10 +1,10 @@
-// The mask op as XLA FFI handlers, for use inside jit on a CPU.
+// XLA FFI handlers, for use inside jit on a CPU: their registry, and that of
+// csrc/segment_tokens.h.
 
-#include "xla/ffi/api/ffi.h"
+#include "csrc/bindings/ffi.h"
 
 #include <pybind11/pybind11.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <exception>
 #include <string>
@@ -12,24 +12,13 @@
 
 #include "csrc/bindings/bindings.h"
 #include "csrc/segment_tokens.h"
+#include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
 namespace py = pybind11;
 
 namespace isoprefill {
 namespace {
-
-std::string ShapeText(ffi::Span<const int64_t> dimensions) {
-  std::string text = "[";
-  for (const int64_t dimension : dimensions) {
-    text += (text.size() > 1 ? ", " : "") + std::to_string(dimension);
-  }
-  return text + "]";
-}
-
-bool SameShape(ffi::Span<const int64_t> a, ffi::Span<const int64_t> b) {
-  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin());
-}
 
 // tokens: int32 [T] or [B, T], each of the B a packed request of its own.
 // segment_ids, positions: int32 of the same shape.
@@ -77,8 +66,8 @@ XLA_FFI_DEFINE_HANDLER(kSegmentTokens, SegmentTokensHandler,
 
 py::dict FfiTargets() {
   py::dict targets;
-  targets["isoprefill_segment_tokens"] = py::capsule(
-      reinterpret_cast<void*>(kSegmentTokens), "xla._CUSTOM_CALL_TARGET");
+  targets["isoprefill_segment_tokens"] = FfiTarget(kSegmentTokens);
+  targets["isoprefill_attention"] = AttentionTarget();
   return targets;
 }
 

@@ -11,6 +11,7 @@ PYBIND11_MODULE(isoprefill_csrc, module) {
   isoprefill::BindFlashInfer(layout);
   isoprefill::BindSegmentTokens(module);
   isoprefill::BindFfi(module);
+  isoprefill::BindAttention(module);
   isoprefill::BindAlignedSchedule(module, layout);
   isoprefill::BindTileSchedule(module, layout);
 }

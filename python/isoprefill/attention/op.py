@@ -8,13 +8,15 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
+import isoprefill_csrc
+from isoprefill.attention.cpu import cpu_attention
 from isoprefill.attention.xla import xla_attention
 from isoprefill.layout import PackedLayout
 from isoprefill_pallas.heads import Heads
 from isoprefill_pallas.op import pallas_attention
 from isoprefill_pallas.reference import dense_attention, visible
 
-Backend = Literal["auto", "pallas", "xla", "dense"]
+Backend = Literal["auto", "pallas", "cpu", "xla", "dense"]
 DTYPES = ("float32", "bfloat16")
 
 
@@ -32,21 +34,21 @@ def multi_item_attention(
 ) -> Float[Array, "T Hq D"] | tuple[Float[Array, "T Hq D"], Float[Array, "T Hq"]]:
     """Attention in which a row sees its request's prefix and its own item, and nothing else.
 
-    Works inside `jax.jit`; there the layout must carry the back end's schedule (`layout.with_schedule(backend)`).
-    Accumulates in float32. Rows that see nothing (padding) give zeros.
+    Works inside `jax.jit`; there the layout must carry the schedule of "xla" or "pallas"
+    (`layout.with_schedule(backend)`). Accumulates in float32. Rows that see nothing (padding) give zeros.
 
     Another item's or request's q, k and v cannot change a row's output by a single bit as long as they are
     finite, nor can NaN or infinity in another's q or k. NaN or infinity in another item's v can, where it shares a
-    tile with the row: 0 * NaN is NaN.
+    tile with the row (0 * NaN is NaN), but never with "cpu".
 
     Args:
         q: queries, float32 or bfloat16; T is `layout.num_rows`. Hq is a multiple of Hkv, and query heads
             h * Hq / Hkv and following use KV head h.
         k, v: keys and values, S is `layout.num_columns`; dtype as q.
         layout: what the rows and columns are.
-        backend: "pallas" (the TPU kernel; without a TPU it runs in the TPU interpreter, which is slow), "xla",
-            "dense" (the reference, O(T * S) memory) or "auto": the one whose schedule the layout carries; without
-            one, "pallas" on a TPU if it takes these heads, else "xla".
+        backend: "pallas" (the TPU kernel; without a TPU it runs in the TPU interpreter, which is slow), "cpu" (C++,
+            CPUs only), "xla", "dense" (the reference, O(T * S) memory) or "auto": the one whose schedule the layout
+            carries; without one, "pallas" on a TPU and "cpu" on a CPU if they take these heads, else "xla".
         scale: factor of the scores, by default 1 / sqrt(D).
         soft_cap: a score s becomes soft_cap * tanh(s / soft_cap).
         return_lse: also return the log-sum-exp of each row's scores, float32, natural log, -inf for padding.
@@ -75,6 +77,8 @@ def multi_item_attention(
         if layout.aligned is None:
             layout = layout.with_schedule("xla")
         out, lse = _xla(q, k, v, layout, scale=scale, soft_cap=soft_cap)
+    elif backend == "cpu":
+        out, lse = _cpu(q, k, v, layout.row_intervals, scale=scale, soft_cap=soft_cap)
     else:
         out, lse = _dense(q, k, v, layout, scale=scale, soft_cap=soft_cap)
     return (out, lse) if return_lse else out
@@ -96,7 +100,7 @@ def with_schedule_of(
     """
     if backend == "auto":
         backend = choose_backend(query_heads, kv_heads, head_dim, dtype)
-    if backend == "dense":
+    if backend in ("cpu", "dense"):
         return layout
     if backend == "xla":
         return layout.with_schedule("xla")
@@ -105,9 +109,12 @@ def with_schedule_of(
 
 def choose_backend(
     query_heads: int, kv_heads: int, head_dim: int, dtype: str
-) -> Literal["pallas", "xla"]:
-    """What "auto" is where no schedule says it: the kernel on a TPU, if it takes these heads."""
-    if jax.default_backend() != "tpu":
+) -> Literal["pallas", "cpu", "xla"]:
+    """What "auto" is where no schedule says it: what is made for the platform, if it takes these heads."""
+    platform = jax.default_backend()
+    if platform == "cpu" and head_dim <= isoprefill_csrc.MAX_HEAD_DIM:
+        return "cpu"
+    if platform != "tpu":
         return "xla"
     try:
         Heads(query_heads, kv_heads, head_dim, dtype)
@@ -147,6 +154,7 @@ def _pallas(
     )
 
 
+_cpu = jax.jit(cpu_attention, static_argnames=("scale", "soft_cap"))
 _xla = jax.jit(xla_attention, static_argnames=("scale", "soft_cap"))
 
 

@@ -47,7 +47,7 @@ _ISOLATION = flags.DEFINE_enum(
     "causal lets items see each other: contaminated scores.",
 )
 _ATTENTION = flags.DEFINE_enum(
-    "attention", "auto", ["auto", "pallas", "xla", "dense"], "Attention back end."
+    "attention", "auto", ["auto", "pallas", "cpu", "xla", "dense"], "Attention back end."
 )
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
 

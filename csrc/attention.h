@@ -1,0 +1,88 @@
+// Isolated multi-item attention on a CPU.
+//
+// Row t attends to the columns [prefix_begin, prefix_end) and then [own_begin,
+// own_end) of row_intervals (csrc/layout.h), and to nothing else: no other
+// column's key or value enters its arithmetic, not even with weight 0, so a NaN
+// there does not reach it. Sums run in the order of the columns, in blocks
+// counted from the interval's begin. What a row gives therefore depends, bit
+// for bit, on what it sees and on nothing else: not on where in the pack it
+// lies, who its neighbours are, or how many threads there are.
+//
+// The softmax is the online one of FlashAttention (Dao et al., 2022), in
+// float32. Memory is bounded by a tile for each thread.
+
+#ifndef CSRC_ATTENTION_H_
+#define CSRC_ATTENTION_H_
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "csrc/bfloat16.h"
+
+namespace isoprefill {
+
+inline constexpr int64_t kMaxHeadDim = 512;
+
+// T rows, S columns, Hq query heads, Hkv key and value heads, D head_dim.
+// Query heads h * Hq / Hkv and following use KV head h. Element is float or
+// Bfloat16.
+template <typename Element>
+struct AttentionProblem {
+  int64_t num_rows = 0;
+  int64_t num_columns = 0;
+  int64_t query_heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  float scale = 1.0f;
+  float soft_cap = 0.0f;  // a score s becomes soft_cap * tanh(s / soft_cap); 0
+                          // leaves it as it is
+  const Element* q = nullptr;              // [T, Hq, D]
+  const Element* k = nullptr;              // [S, Hkv, D]
+  const Element* v = nullptr;              // [S, Hkv, D]
+  const int32_t* row_intervals = nullptr;  // [4, T]
+  Element* out = nullptr;  // [T, Hq, D]: 0 if a row sees nothing
+  float* lse = nullptr;    // [T, Hq]: log-sum-exp of the scores, natural
+                           // logarithm; -inf if a row sees nothing
+
+  int64_t groups() const { return query_heads / kv_heads; }
+  const int32_t* prefix_begin() const { return row_intervals; }
+  const int32_t* prefix_end() const { return row_intervals + num_rows; }
+  const int32_t* own_begin() const { return row_intervals + 2 * num_rows; }
+  const int32_t* own_end() const { return row_intervals + 3 * num_rows; }
+};
+
+// Rows [begin, end), all of which see prefixes that begin at the same column.
+struct RowRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
+// Which instructions compute it. Results differ by rounding.
+enum class Instructions { kPortable, kAvx2, kAvx512 };
+
+// "portable", "avx2" or "avx512"; "best" is what BestInstructions() says.
+// Throws std::invalid_argument for anything else and for what this processor or
+// build does not have.
+Instructions ParseInstructions(const std::string& name);
+
+// The widest that this processor has.
+Instructions BestInstructions();
+
+// The names of all that this processor has.
+std::vector<std::string> AvailableInstructions();
+
+// Calls task(0) … task(count - 1), in any order, and returns when all are done.
+using ParallelFor = std::function<void(
+    int64_t count, const std::function<void(int64_t)>& task)>;
+
+// Throws std::invalid_argument, naming the value and the limit, if sizes do not
+// fit each other, or an interval reaches outside the columns.
+template <typename Element>
+void ComputeAttention(const AttentionProblem<Element>& problem,
+                      Instructions instructions, const ParallelFor& parallel);
+
+}  // namespace isoprefill
+
+#endif  // CSRC_ATTENTION_H_

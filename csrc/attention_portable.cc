@@ -1,0 +1,71 @@
+// Tiles of attention in what the compiler makes of four floats at a time.
+
+#include "csrc/attention_kernel.h"
+
+namespace isoprefill {
+namespace {
+
+struct PortableVector {
+  typedef float Register __attribute__((vector_size(16)));
+  typedef int32_t Integers __attribute__((vector_size(16)));
+  static constexpr int kWidth = 4;
+  static constexpr int kRows = 4;  // 4 x 2 sums, in 16 registers
+  static constexpr int kVectors = 2;
+
+  static Register Load(const float* from) {
+    Register x;
+    std::memcpy(&x, from, sizeof(x));
+    return x;
+  }
+  static void Store(float* to, Register x) { std::memcpy(to, &x, sizeof(x)); }
+  static Register Broadcast(float x) { return Register{x, x, x, x}; }
+  static Register MulAdd(Register a, Register b, Register c) {
+    return a * b + c;
+  }
+  static Register Add(Register a, Register b) { return a + b; }
+  static Register Sub(Register a, Register b) { return a - b; }
+  static Register Mul(Register a, Register b) { return a * b; }
+  static Register Div(Register a, Register b) { return a / b; }
+  // b where one of them is NaN.
+  static Register Max(Register a, Register b) { return a > b ? a : b; }
+  static Register SelectLess(Register a, Register b, Register then,
+                             Register otherwise) {
+    return a < b ? then : otherwise;
+  }
+  static Register KeepFirst(Register x, int count, Register otherwise) {
+    const Integers lane = {0, 1, 2, 3};
+    const Integers counts = {count, count, count, count};
+    return lane < counts ? x : otherwise;
+  }
+  static Register Round(Register x) {  // for |x| < 2^22
+    const Register magic = Broadcast(12582912.0f);
+    return x + magic - magic;
+  }
+  // 2^n for whole n from -126 to 127.
+  static Register PowerOfTwo(Register n) {
+    const Integers bits = (__builtin_convertvector(n, Integers) + 127) << 23;
+    Register x;
+    std::memcpy(&x, &bits, sizeof(x));
+    return x;
+  }
+  static float ReduceMax(Register x) {
+    float largest = x[0];
+    for (int i = 1; i < kWidth; ++i) largest = x[i] > largest ? x[i] : largest;
+    return largest;
+  }
+  static float ReduceAdd(Register x) { return (x[0] + x[1]) + (x[2] + x[3]); }
+};
+
+}  // namespace
+
+void AttendTilePortable(const AttentionProblem<float>& problem, int64_t kv_head,
+                        RowRange rows) {
+  TileAttention<PortableVector, float>(problem, kv_head, rows).Run();
+}
+
+void AttendTilePortable(const AttentionProblem<Bfloat16>& problem,
+                        int64_t kv_head, RowRange rows) {
+  TileAttention<PortableVector, Bfloat16>(problem, kv_head, rows).Run();
+}
+
+}  // namespace isoprefill

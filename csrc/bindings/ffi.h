@@ -1,0 +1,40 @@
+// What the XLA FFI handlers share.
+
+#ifndef CSRC_BINDINGS_FFI_H_
+#define CSRC_BINDINGS_FFI_H_
+
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace isoprefill {
+
+inline std::string ShapeText(xla::ffi::Span<const int64_t> dimensions) {
+  std::string text = "[";
+  for (const int64_t dimension : dimensions) {
+    text += (text.size() > 1 ? ", " : "") + std::to_string(dimension);
+  }
+  return text + "]";
+}
+
+inline bool SameShape(xla::ffi::Span<const int64_t> a,
+                      xla::ffi::Span<const int64_t> b) {
+  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin());
+}
+
+// A handler as jax.ffi.register_ffi_target takes it.
+template <typename Handler>
+pybind11::capsule FfiTarget(Handler handler) {
+  return pybind11::capsule(reinterpret_cast<void*>(handler),
+                           "xla._CUSTOM_CALL_TARGET");
+}
+
+pybind11::capsule AttentionTarget();  // csrc/bindings/attention.cc
+
+}  // namespace isoprefill
+
+#endif  // CSRC_BINDINGS_FFI_H_
