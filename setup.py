@@ -10,6 +10,7 @@ import jaxlib
 import pybind11
 from pybind11.setup_helpers import ParallelCompile
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_py import build_py
 
 PACKAGES = {
     package: f"{room}/{package.replace('.', '/')}"
@@ -22,8 +23,21 @@ HEADERS = [
     os.path.join(os.path.dirname(jaxlib.__file__), "include"),
 ]
 
+
+class BuildWithStubs(build_py):
+    """Also puts the extension's types where PEP 561 has type checkers look: in a package of stubs beside it."""
+
+    def run(self) -> None:
+        """Builds."""
+        super().run()
+        stubs = os.path.join(self.build_lib, "isoprefill_csrc-stubs")
+        self.mkpath(stubs)
+        self.copy_file("csrc/isoprefill_csrc.pyi", os.path.join(stubs, "__init__.pyi"))
+
+
 ParallelCompile(default=0).install()  # 0: as many compilers as there are cores
 setup(
+    cmdclass={"build_py": BuildWithStubs},
     packages=list(PACKAGES),
     package_dir=PACKAGES,
     ext_modules=[

@@ -195,17 +195,17 @@ _pypi_each_python = repository_rule(
 def pypi_repositories():
     """The three sets, and the runtime set once more for each Python that the wheel is tested with.
 
-    What a build does not use is not installed.
+    What a build does not use is not installed. Label(): the locks are this repository's, whichever workspace calls.
     """
-    pypi_environment(name = "pypi", lock = "//requirements:runtime.lock")
+    pypi_environment(name = "pypi", lock = Label("//requirements:runtime.lock"))
     pypi_overlay(
         name = "pypi_tests",
-        lock = "//requirements:tests.lock",
-        cuda_lock = "//requirements:cuda.lock",
+        lock = Label("//requirements:tests.lock"),
+        cuda_lock = Label("//requirements:cuda.lock"),
     )
-    pypi_overlay(name = "pypi_tpu", lock = "//requirements:tpu.lock")
+    pypi_overlay(name = "pypi_tpu", lock = Label("//requirements:tpu.lock"))
     _pypi_each_python(
         name = "pypi_each_python",
-        lock = "//requirements:runtime.lock",
+        lock = Label("//requirements:runtime.lock"),
         versions = ["3.11", "3.12", "3.13"],
     )

@@ -3,17 +3,22 @@
 import json
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 import sysconfig
 import zipfile
 
+import mypy.api
 import pytest
 
 from isoprefill.models import pinned
 
 ROOT = pathlib.Path(__file__).parent.parent
 ROOMS = {"isoprefill": "python", "isoprefill_pallas": "pallas"}
+STUBS = "isoprefill_csrc-stubs/__init__.pyi"
+PIP_INSTALL = ("-m", "pip", "install", "--no-index", "--no-cache-dir", "--no-build-isolation")
 
 
 def read_pythons():
@@ -58,6 +63,28 @@ def wheel(python):
     return built
 
 
+@pytest.fixture(scope="module")
+def clean(python, wheel, tmp_path_factory):
+    """The programs of an environment in which pip installed the wheel; the next one of its kind starts empty."""
+    programs = make_environment(python, tmp_path_factory.mktemp("environment"))
+    run(programs / "python", *PIP_INSTALL, wheel)
+    return programs
+
+
+def make_environment(python, directory):
+    """Makes an environment beside the locked packages; returns where its programs are."""
+    run(python, "-m", "venv", directory)
+    # In place of a download: pip fails if the wheel declares a package that is not there.
+    (site_of(directory / "bin") / "locked.pth").write_text(str(site_of(python.parent)))
+    return directory / "bin"
+
+
+def site_of(programs):
+    """Where the packages of an environment are."""
+    program = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+    return pathlib.Path(run(programs / "python", "-c", program).strip())
+
+
 def test_it_holds_the_three_packages_and_nothing_else(wheel):
     """A forgotten data file or sub-package would be missed by users only; tests and sources would be clutter."""
     names = zipfile.ZipFile(wheel).namelist()
@@ -66,7 +93,7 @@ def test_it_holds_the_three_packages_and_nothing_else(wheel):
         for name in names
         if ".dist-info/" not in name and not name.startswith("isoprefill_csrc.")
     }
-    expected = set()
+    expected = {STUBS}
     for package, room in ROOMS.items():
         for path in (ROOT / room / package).rglob("*"):
             if path.suffix in {".py", ".json", ".typed"}:
@@ -81,23 +108,12 @@ def test_it_holds_the_three_packages_and_nothing_else(wheel):
     assert any(name.endswith("/LICENSE") for name in names)
 
 
-def test_it_scores_in_a_clean_environment(python, wheel, tmp_path):
+def test_it_scores_in_a_clean_environment(clean, tmp_path):
     """What a user gets from pip must run by itself: the command, the extension, the packages that it declares."""
-    run(python, "-m", "venv", tmp_path / "clean")
-    clean = tmp_path / "clean" / "bin"
-    site = pathlib.Path(
-        run(
-            clean / "python", "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-        ).strip()
-    )
-    # The locked packages, in place of a download: pip fails below if the wheel declares one that is not there.
-    locked = run(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])")
-    (site / "locked.pth").write_text(locked)
-    run(clean / "python", "-m", "pip", "install", "--no-index", "--no-cache-dir", wheel)
     where = run(
         clean / "python", "-c", "import isoprefill_csrc; print(isoprefill_csrc.__file__)"
     ).strip()
-    assert pathlib.Path(where).parent == site
+    assert pathlib.Path(where).parent == site_of(clean)
 
     model = pinned.locate("smollm2-135m")
     printed = run(
@@ -128,3 +144,48 @@ def test_the_extension_is_built_for_this_python(python, wheel):
     assert wheel.name.endswith(
         sysconfig.get_platform().replace("-", "_").replace(".", "_") + ".whl"
     )
+
+
+def test_another_project_depends_on_it(clean, tmp_path):
+    """examples/pip_consumer: pip finds isoprefill for it, and its own model scores items as if each were alone."""
+    shutil.copytree(ROOT / "examples" / "pip_consumer", tmp_path / "project")
+    run(clean / "python", *PIP_INSTALL, tmp_path / "project")
+    printed = run(clean / "plain-jax-model", JAX_PLATFORMS="cpu")
+    assert re.fullmatch(r"3 items together and one by one differ by \d\.\de-\d\d\n", printed)
+
+
+def test_another_project_is_refused_without_it(python, tmp_path):
+    """The test above would show nothing if pip did not look for isoprefill."""
+    shutil.copytree(ROOT / "examples" / "pip_consumer", tmp_path / "project")
+    programs = make_environment(python, tmp_path / "environment")
+    done = subprocess.run(
+        [programs / "python", *PIP_INSTALL, tmp_path / "project"], text=True, capture_output=True
+    )
+    assert done.returncode
+    assert "No matching distribution found for isoprefill" in done.stderr
+
+
+def test_type_checkers_know_the_extension(clean, tmp_path):
+    """Compiled modules have no types but those of the stubs: without them every call is Any, and a typo passes."""
+    (tmp_path / "mypy.ini").write_text(
+        "[mypy]\nstrict = true\n[mypy-numpy.*]\nfollow_imports = skip\n"
+    )
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import isoprefill_csrc\n"
+        "layout = isoprefill_csrc.build_layout(prefix_lens=[3], item_lens=[[1, 2]])\n"
+        "reveal_type(layout.num_rows)\n"
+        "layout.num_row\n"
+    )
+    checked, errors, _ = mypy.api.run(
+        [
+            f"--config-file={tmp_path / 'mypy.ini'}",
+            f"--cache-dir={tmp_path / 'cache'}",
+            f"--python-executable={clean / 'python'}",
+            str(program),
+        ]
+    )
+    assert not errors
+    assert 'Revealed type is "builtins.int"' in checked or 'Revealed type is "int"' in checked
+    assert '"Layout" has no attribute "num_row"' in checked
+    assert "Found 1 error" in checked
