@@ -1,19 +1,32 @@
 """What the server does when its processes die, its queue is full, and its clients are slow, gone or hostile."""
 
+import asyncio
 import concurrent.futures
 import contextlib
 import json
+import logging
 import os
+import pathlib
 import random
+import resource
 import signal
 import socket
+import sys
+import tempfile
 import time
 
 import httpx
 import pytest
 
 import small_models
-from isoprefill.server.errors import CODES
+from isoprefill.models.source import load_tokenizer
+from isoprefill.server import launch, limits, logs
+from isoprefill.server.dispatch import Dispatcher
+from isoprefill.server.errors import CODES, ApiError
+from isoprefill.server.front_end import make_app
+from isoprefill.server.metrics import Metrics
+from isoprefill.server.service import Service
+from isoprefill.server.settings import EngineSettings, Limits, ServerSettings
 from running_server import SERVE, RunningServer, running_server, wait_for
 
 BODY = {"query": "abc", "items": ["x", "yz"]}
@@ -139,6 +152,82 @@ def test_sigterm_drains(flags):
     assert "Traceback" not in "".join(server.log_text)
 
 
+def test_a_second_signal_ends_it_at_once(flags):
+    """Whoever does not want to wait for what is in flight need not reach for kill -9."""
+    server = RunningServer(*SERVE, *flags, "--drain-timeout=3600").wait_until_ready()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, server.scheduler_stopped():
+        (sent,) = send(server, 1, pool)
+        for number in (1, 2):
+            server.process.send_signal(signal.SIGTERM)
+            server.wait_for_event("draining", number)
+        assert code_of(sent.result()) == "model_not_loaded"
+        assert server.process.wait(60) == 0
+
+
+def test_a_scheduler_that_cannot_start_again_is_tried_again(flags, model_directory, tmp_path):
+    """The model's file is gone for a while: the server stays, says that it is not ready, and comes back."""
+    moved = tmp_path / "moved"
+    with running_server(*flags) as server:
+        pathlib.Path(model_directory).rename(moved)
+        try:
+            os.kill(server.scheduler_pid, signal.SIGKILL)
+            server.wait_for_event("scheduler_not_started")
+            assert httpx.get(f"{server.url}/health").status_code == 200
+            assert code_of(server.post("/v1/score", **BODY)) == "model_not_loaded"
+        finally:
+            moved.rename(model_directory)
+        server.wait_until_ready(2)
+        assert len(scores(server)) == 2
+
+
+def test_a_long_temporary_directory_and_few_open_files(model_directory, tmp_path, monkeypatch):
+    """Neither a path that no socket can have nor a low limit of files stops a start."""
+    long = tmp_path / ("a" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = Limits(max_connections=300)
+    engine = EngineSettings(model=model_directory, warmup_tokens=())
+    settings = ServerSettings(
+        engine=engine, limits=few, port=0, delimiter="hidden", delimiter_token_id=300
+    )
+    program = pathlib.Path(__file__).with_name("faulty_server.py")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        # That the delimiter is none of the model's shows when the scheduler has been heard over its socket.
+        with pytest.raises(ValueError, match="vocabulary"):
+            launch.serve(settings, (sys.executable, str(program)))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 300
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not list(long.iterdir())
+
+
+def test_a_fault_of_the_front_end_is_500_in_the_usual_shape(model_directory, caplog):
+    """A mistake of ours: the client gets a code and an id, the log the place, and neither gets the content."""
+    settings = ServerSettings(engine=EngineSettings(model=model_directory))
+    metrics = Metrics()
+    dispatcher = Dispatcher(settings.limits, metrics)
+    service = Service(settings, "tiny", load_tokenizer(model_directory), metrics, dispatcher, 0)
+    service.preparer = object()  # type: ignore[assignment]
+    dispatcher.connect(object())  # type: ignore[arg-type]
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(make_app(service), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            return await client.post("/v1/score", json={"query": "secret", "items": ["secret"]})
+
+    with caplog.at_level(logging.INFO):
+        response = asyncio.run(ask())
+    assert code_of(response) == "internal_error"
+    ours = [record for record in caplog.records if record.name == "isoprefill.server"]
+    event, request = (record.fields for record in ours)
+    assert event["request_id"] == request["request_id"] == response.headers["x-request-id"]
+    assert event["exception"] == "AttributeError"
+    assert (request["status"], request["code"]) == (500, "internal_error")
+    assert "secret" not in response.text + repr([vars(record) for record in ours])
+
+
 def test_the_scheduler_ends_with_the_front_end(flags):
     """Not even kill -9 of the front end leaves a process behind that holds the device."""
     server = RunningServer(*SERVE, *flags)
@@ -199,6 +288,8 @@ def test_a_client_that_goes_away_leaves_the_queue(server):
             client.close()
         server.wait_for_in_flight(0)
     scores(server)
+    assert server.metric("http_requests_total", status="499", code="client_gone") >= QUEUE
+    assert server.metric("http_requests_total", status="500") == 0
     # What was sent and cancelled before the scheduler woke up was never in a batch.
     assert server.metric("batch_requests_sum") == scored + 1
 
@@ -307,6 +398,93 @@ def _serves(server) -> bool:
     with contextlib.suppress(httpx.HTTPError):
         return httpx.get(f"{server.url}/health").status_code == 200
     return False
+
+
+# What is bounded in memory
+
+
+def test_bodies_that_are_being_read_are_bounded_together():
+    """Many clients that each send a large body slowly must not add up to all of the memory."""
+    reader = limits.BodyReader(Limits(max_body_bytes=100))
+    holding = asyncio.Event()
+
+    async def slow():
+        if holding.is_set():
+            await asyncio.sleep(3600)
+        holding.set()
+        return {"type": "http.request", "body": b"a" * 100, "more_body": True}
+
+    async def all_of_them() -> None:
+        reading = []
+        for _ in range(limits.BODIES_AT_ONCE):
+            holding.clear()
+            reading.append(asyncio.create_task(reader.read({}, slow)))
+            await holding.wait()
+        holding.clear()
+        with pytest.raises(ApiError) as refused:
+            await reader.read({}, slow)
+        assert refused.value.code == "queue_full"
+        for one in reading:
+            one.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+
+        async def small():
+            return {"type": "http.request", "body": b"{}"}
+
+        assert await reader.read({}, small) == b"{}"  # their memory is free
+
+    asyncio.run(all_of_them())
+
+
+def test_a_refused_body_that_does_not_end_is_not_waited_for(monkeypatch):
+    """A client that is refused and goes on sending a byte at a time holds nothing for long."""
+    monkeypatch.setattr(limits, "DRAIN_S", 0.05)
+
+    async def endless():
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": b"a", "more_body": True}
+
+    tracked = limits.TrackedReceive(endless, {})
+    asyncio.run(tracked.drop_rest())
+    assert not tracked.finished
+
+
+def test_the_rate_limit_is_by_client_and_forgets_the_oldest():
+    """Each address has a share of its own; addresses without end do not fill the memory."""
+    rate = limits.RateLimiter(rate=1.0, burst=2)
+    for client in ("a", "b"):
+        rate.check(client, now=0.0)
+        rate.check(client, now=0.0)
+        with pytest.raises(ApiError) as refused:
+            rate.check(client, now=0.5)
+        assert refused.value.code == "rate_limit_exceeded"
+        assert refused.value.retry_after_s == pytest.approx(0.5)
+        rate.check(client, now=1.5)
+    for number in range(limits.REMEMBERED_CLIENTS):
+        rate.check(str(number), now=2.0)
+    rate.check("a", now=2.0)
+    rate.check("a", now=2.0)  # as a newcomer: its two at once
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_log_line_is_one_line_and_holds_no_message_of_an_exception(log_format):
+    """What a client sends cannot begin a line of its own in the log, nor be read in it."""
+    formatter = logs._Formatter(log_format, "front-end")
+    record = logging.LogRecord("x", logging.ERROR, "", 0, "first\nsecond", None, None)
+    record.fields = {"path": "a\n2026 I forged", "plain": "word", "number": 1.5}
+    try:
+        raise ValueError("the content of a request")
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    line = formatter.format(record)
+    assert "\n" not in line
+    assert "ValueError" in line
+    assert "content" not in line
+    if log_format == "json":
+        assert json.loads(line)["number"] == 1.5
+    else:
+        assert line.endswith("Z E front-end " + line.partition("front-end ")[2])
+        assert " plain=word number=1.5 " in line
 
 
 # Malformed bodies

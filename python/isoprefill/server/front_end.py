@@ -28,6 +28,7 @@ from isoprefill.server.service import Service
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 OPEN_PATHS = ("/health", "/ready", "/metrics")
 LIMITED_METHOD = "POST"
+CLIENT_GONE = 499  # nobody sees it; for logs and metrics
 
 
 def make_app(service: Service) -> ASGIApp:
@@ -61,8 +62,18 @@ def make_app(service: Service) -> ASGIApp:
         response.headers.update(error.headers or {})
         return response
 
+    async def client_gone(request: Request, error: Exception) -> Response:
+        request.scope["state"]["code"] = "client_gone"
+        return Response(status_code=CLIENT_GONE)
+
+    async def internal_error(request: Request, error: Exception) -> Response:
+        answer = ApiError("internal_error", "The server has a fault; its log says more.")
+        return error_response(request.scope, answer)
+
     app.add_exception_handler(ApiError, api_error)
     app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(ClientGoneError, client_gone)
+    app.add_exception_handler(Exception, internal_error)
     return Envelope(app, service)
 
 
@@ -75,7 +86,7 @@ def error_response(scope: Scope, error: ApiError) -> Response:
 
 
 class Envelope:
-    """Around every request: its id, the key, the rate limit, the log line, the metrics, and the last resort."""
+    """Around every request: its id, the key, the rate limit, the log line and the metrics."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         """Wraps an application."""
@@ -89,9 +100,6 @@ class Envelope:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         began = time.monotonic()
         headers = headers_of(scope)
         sent = headers.get(b"x-request-id", b"")
@@ -123,18 +131,13 @@ class Envelope:
                 await error_response(scope, error)(scope, tracked, send_with_id)
             else:
                 await self._app(scope, tracked, send_with_id)
-        except ClientGoneError:
-            state["code"] = "client_gone"
-        except Exception as error:
+        except Exception as error:  # answered by the application, which hands it on
             logs.event(
                 "internal_error",
                 logging.ERROR,
                 request_id=request_id,
                 **logs.exception_fields(error),
             )
-            if not status:
-                answer = ApiError("internal_error", "The server has a fault; its log says more.")
-                await error_response(scope, answer)(scope, tracked, send_with_id)
         finally:
             self._record(scope, state, status, time.monotonic() - began)
 
