@@ -154,6 +154,13 @@ def test_another_project_depends_on_it(clean, tmp_path):
     assert re.fullmatch(r"3 items together and one by one differ by \d\.\de-\d\d\n", printed)
 
 
+def test_the_documented_model_is_the_one_that_ran():
+    """The page shows lines of the example above: others were never run."""
+    page = (ROOT / "docs" / "integration.md").read_text()
+    (block,) = re.findall(r"```python\n(@jax.jit\n.*?)```", page, re.DOTALL)
+    assert block in (ROOT / "examples" / "pip_consumer" / "plain_jax_model.py").read_text()
+
+
 def test_another_project_is_refused_without_it(python, tmp_path):
     """The test above would show nothing if pip did not look for isoprefill."""
     shutil.copytree(ROOT / "examples" / "pip_consumer", tmp_path / "project")
