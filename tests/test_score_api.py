@@ -3,6 +3,7 @@
 The tests whose names begin with test_score_ are those that SGLang's two servers have for this route.
 """
 
+import asyncio
 import concurrent.futures
 import json
 import os
@@ -32,7 +33,12 @@ from schemathesis.specs.openapi.checks import (
 import isoprefill.server.errors
 import small_models
 from isoprefill.models.source import load_tokenizer
+from isoprefill.prepare import Preparer
 from isoprefill.server import launch
+from isoprefill.server.dispatch import Dispatcher
+from isoprefill.server.front_end import make_app
+from isoprefill.server.metrics import Metrics
+from isoprefill.server.service import Service
 from isoprefill.server.settings import EngineSettings, RerankSettings, ServerSettings
 from isoprefill.server.supervisor import StartError
 from running_server import SERVE, RunningServer, running, running_server
@@ -330,6 +336,8 @@ def test_logarithms_come_on_request(server):
     )
     expected = [oracle_labels("abc", item, [1, 2]) for item in ("x", "yz")]
     np.testing.assert_allclose(answer["logprobs"], expected, atol=1e-3)
+    plain = server.score(query="abc", items=["x", "yz"], return_logprob=True)
+    assert plain["logprobs"] == likelihoods(plain)
     assert [len(one) for one in answer["token_logprobs"]] == [1, 2]
     assert sum(answer["token_logprobs"][1]) == pytest.approx(
         oracle_likelihood("abc", "yz"), abs=1e-3
@@ -480,6 +488,7 @@ BAD_BODIES = {
     "no tokens in the query": ({"query": [], "items": [[1]]}, "empty_query", "query"),
     "empty list": ({"items": []}, "empty_items", "items"),
     "empty item": ({"items": ["a", "b", ""]}, "empty_item", "items[2]"),
+    "empty single item": ({"items": ""}, "empty_item", "items[0]"),
     "empty item of tokens": ({"query": [1], "items": [[1], []]}, "empty_item", "items[1]"),
     "empty labels": ({"label_token_ids": []}, "empty_label_token_ids", "label_token_ids"),
     "an item's empty labels": ({"label_token_ids": [[]]}, "empty_label_token_ids", "label_token_ids[0]"),
@@ -576,6 +585,25 @@ def test_routes_methods_and_media_types(server):
         f"{server.url}/v1/score", content=b"{}", headers={"content-type": "text/plain"}
     )
     assert code_of(text) == "unsupported_media_type"
+
+
+def test_causal_needs_all_items_in_one_prefill(model_directory):
+    """On a server that scores items one by one it would mean nothing, silently."""
+    engine = EngineSettings(model=model_directory, algorithm="serial")
+    settings = ServerSettings(engine=engine)
+    metrics = Metrics()
+    dispatcher = Dispatcher(settings.limits, metrics)
+    tokenizer = load_tokenizer(model_directory)
+    service = Service(settings, "tiny", tokenizer, metrics, dispatcher, 0)
+    service.preparer = Preparer(tokenizer, VOCAB, 512)
+    dispatcher.connect(object())  # nothing is sent
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(make_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            return await client.post("/v1/score", json=GOOD | {"isolation": "causal"})
+
+    assert code_of(asyncio.run(ask())) == "invalid_isolation"
 
 
 def strict_post(server, body, path="/v1/score", **headers) -> httpx.Response:

@@ -118,6 +118,23 @@ def test_repeated_and_related_requests(server):
     assert largest_change(server, victim, strangers, related) == 0.0
 
 
+@pytest.mark.parametrize(("algorithm", "limit"), [("packed", 0.0), ("auto", 1e-4)])
+def test_a_query_that_somebody_else_has_asked(model_directory, algorithm, limit):
+    """With "auto" the engine keeps a long query that comes again, which only rounds otherwise; "packed" never does."""
+    chance = random.Random(7)
+    victim = random_request(chance, [80, 4, 4])
+    stranger = random_request(chance, [80, 5])
+    same = {"query": victim["query"], "items": stranger["items"]}
+    flags = [f"--model={model_directory}", "--warmup-tokens=", f"--algorithm={algorithm}"]
+    with running_server(*flags) as server:
+        alone = numbers(together(server, [stranger, victim])[1])
+        reused = server.metric("prefix_cache_hit_tokens_total")
+        beside = numbers(together(server, [same, same, victim])[2])
+        assert np.abs(beside - alone).max() <= limit
+        # The test is about reuse: there is some, or there cannot be any.
+        assert (server.metric("prefix_cache_hit_tokens_total") > reused) is (algorithm == "auto")
+
+
 def test_slices_of_a_large_request_beside_small_ones(server):
     """A request above the budget is cut, others go in between: everybody's scores stay, the small come first."""
     chance = random.Random(5)
