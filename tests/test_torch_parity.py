@@ -235,7 +235,10 @@ def test_scores_of_real_weights_equal_pytorch(dtype, reference, delimiter):
         expected = torch_one.logprobs(
             encode(query), [encode(item) for item in items], wanted, method=reference, **modes
         )
-        result = scorer.score(query, items, wanted, algorithm="packed", **modes)
-        gate(result, expected, dtype)
+        for algorithm in ("packed", "packed_extend", "prefill_extend"):
+            result = scorer.score(query, items, wanted, algorithm=algorithm, **modes)
+            gate(result, expected, dtype)
+            if wanted:
+                gate(result, expected, dtype, normalise=True)
         if dtype == "bfloat16" and wanted:  # the probabilities that the gate is for
             assert 0.1 < np.exp(expected).max() < 0.9

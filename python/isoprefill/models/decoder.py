@@ -72,7 +72,8 @@ def decode(
     """Runs all layers over T rows.
 
     Args:
-        params: weights; their dtype is the dtype of the residual stream.
+        params: weights. Their dtype is that of what matmuls read and of the keys and values; what is added up
+            between them stays in float32.
         config: sizes and switches (static under jit).
         token_ids: int32 [T].
         positions: int32 [T], each in [0, config.max_positions).
@@ -99,28 +100,30 @@ def decode(
         stream: Float[Array, "T E"], weights_and_cache: tuple[LayerParams, Any]
     ) -> tuple[Float[Array, "T E"], Any]:
         weights, layer_cache = weights_and_cache
-        normed = rms_norm(stream, weights.attention_norm, config.rms_norm_eps)
+        dtype = weights.query.dtype
+        normed = rms_norm(stream, weights.attention_norm, config.rms_norm_eps).astype(dtype)
         q = heads(project(normed, weights.query, weights.query_bias))
         k = heads(project(normed, weights.key, weights.key_bias))
-        v = heads(project(normed, weights.value, weights.value_bias))
+        v = heads(project(normed, weights.value, weights.value_bias)).astype(dtype)
         if weights.query_norm is not None and weights.key_norm is not None:
             q = rms_norm(q, weights.query_norm, config.rms_norm_eps)
             k = rms_norm(k, weights.key_norm, config.rms_norm_eps)
-        q = rope.rotate(q, cosine, sine)
-        k = rope.rotate(k, cosine, sine)
-        attended = attend(q, k, v, layer_cache).reshape(stream.shape[0], -1).astype(stream.dtype)
+        q = rope.rotate(q, cosine, sine).astype(dtype)
+        k = rope.rotate(k, cosine, sine).astype(dtype)
+        attended = attend(q, k, v, layer_cache).reshape(stream.shape[0], -1).astype(dtype)
         output = all_reduce(project(attended, weights.output))
         if weights.output_bias is not None:
             output = output + weights.output_bias
         stream = stream + output
-        normed = rms_norm(stream, weights.feed_forward_norm, config.rms_norm_eps)
+        normed = rms_norm(stream, weights.feed_forward_norm, config.rms_norm_eps).astype(dtype)
         gated = jax.nn.silu(project(normed, weights.gate)) * project(normed, weights.up)
-        stream = stream + all_reduce(project(gated, weights.down))
+        stream = stream + all_reduce(project(gated.astype(dtype), weights.down))
         return stream, (k, v) if return_kv else None
 
-    stream = params.embedding[token_ids]
+    stream = params.embedding[token_ids].astype(jnp.float32)
     stream, keys_and_values = lax.scan(layer, stream, (params.layers, cache))
-    return rms_norm(stream, params.final_norm, config.rms_norm_eps), keys_and_values
+    hidden = rms_norm(stream, params.final_norm, config.rms_norm_eps)
+    return hidden.astype(params.embedding.dtype), keys_and_values
 
 
 def head_logits(
@@ -136,32 +139,27 @@ def head_logits(
     head = params.embedding if config.tied_head else params.head
     if head is None:
         raise ValueError("params.head must not be None unless config.tied_head")
-    return _dot(hidden, head, jnp.float32)
+    return project(hidden, head)
 
 
 def rms_norm(
     x: Float[Array, "... N"], weight: Float[Array, "N"], eps: float
 ) -> Float[Array, "... N"]:
-    """Returns x / rms(x) * weight over the last axis, in float32; the result has x's dtype."""
-    wide = x.astype(jnp.float32)
-    scale = lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    return (wide * scale).astype(x.dtype) * weight
+    """Returns x / rms(x) * weight over the last axis. x is float32, and so is the result."""
+    scale = lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
+    return x * scale * weight
 
 
 def project(
     x: Float[Array, "T N"], weight: Float[Array, "M N"], bias: Float[Array, "M"] | None = None
 ) -> Float[Array, "T M"]:
-    """Multiplies x by the transposed weight and adds the bias, in x's dtype."""
-    product = _dot(x, weight, x.dtype)
-    return product if bias is None else product + bias
-
-
-def _dot(x: Float[Array, "T N"], weight: Float[Array, "M N"], dtype: Any) -> Float[Array, "T M"]:
+    """Multiplies x by the transposed weight, of the same dtype, and adds the bias, in float32."""
     # HIGHEST: without it a TPU computes float32 products from one bfloat16 pass.
-    return lax.dot_general(
+    product = lax.dot_general(
         x,
         weight,
         (((1,), (1,)), ((), ())),
         precision=lax.Precision.HIGHEST,
-        preferred_element_type=dtype,
+        preferred_element_type=jnp.float32,
     )
+    return product if bias is None else product + bias
