@@ -6,11 +6,13 @@ If one of these fails, an algorithm, a chunk size, a delimiter or the prefix cac
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import small_models
-from isoprefill import ScoringEngine
+from isoprefill import LabelSets, ScoringEngine, Workload
+from isoprefill.request_error import MissingLogprobError
 from pairwise import cases
 from scoring_oracle import Oracle
 
@@ -82,6 +84,27 @@ def test_scores_equal_query_and_item_alone(model_and_oracle, case):
     assert (result.algorithm, result.reason) == (case["algorithm"], "asked for")
     difference = np.abs(result.logprobs - expected(oracle, case["kind"], case["delimiter"]))
     assert difference.max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_labels_of_several_tokens_and_the_logprobs_of_items_tokens(model_and_oracle, algorithm):
+    """A label's probability is the sum of its tokens'; both kinds of read-out come from one prefill."""
+    model, oracle = model_and_oracle
+    labels = LabelSets.parse([[[3, 99], [7]], [[5]], [[256, 3], [298], [4, 6, 8]]])
+    result = ScoringEngine(model).score(
+        QUERY, ITEMS[:3], labels, algorithm=algorithm, return_token_logprobs=True
+    )
+    everything = range(small_models.VOCAB_SIZE)
+    for item, sets, row, tokens in zip(
+        ITEMS[:3], labels.token_ids, result.logprobs, result.token_logprobs, strict=True
+    ):
+        by_token = oracle.labels(QUERY, item, everything)
+        for label, logprob in zip(sets, row, strict=True):
+            ids = label[label >= 0]
+            expected = np.logaddexp.reduce(by_token[ids]) if ids.size else -np.inf
+            np.testing.assert_allclose(logprob, expected, atol=TOLERANCE)
+        np.testing.assert_allclose(tokens, oracle.tokens(QUERY, item), atol=TOLERANCE)
+    assert result.num_labels.tolist() == [2, 1, 3]
 
 
 def test_requests_of_all_kinds_share_packs(model_and_oracle):
@@ -197,6 +220,77 @@ def test_auto_keeps_a_query_that_comes_again(model_and_oracle, caplog):
     assert "5 items over 80 query tokens: packed_extend, because the query is in" in caplog.text
     for one in results[1:]:
         np.testing.assert_allclose(one.logprobs, results[0].logprobs, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("algorithm", ["prefill_extend", "packed_extend"])
+@pytest.mark.parametrize("length", [39, 41, 70], ids=["shorter", "one more", "longer"])
+def test_a_query_that_begins_like_a_kept_one_reuses_it(model_and_oracle, algorithm, length):
+    """The rest is computed over the kept keys and values, and is then kept itself."""
+    model, oracle = model_and_oracle
+    engine = ScoringEngine(model)
+    engine.score(QUERY, ITEMS[:2], algorithm=algorithm)
+    query = (QUERY * 2)[:length]
+    results = [engine.score(query, ITEMS[:6], algorithm=algorithm) for _ in range(2)]
+    assert [one.cached_tokens for one in results] == [min(length - 1, len(QUERY)), length]
+    for one in results:
+        values = [oracle.tokens(query, item).sum() for item in ITEMS[:6]]
+        np.testing.assert_allclose(one.logprobs, values, atol=TOLERANCE)
+    stats = engine.prefix_cache_stats
+    assert (stats.misses, stats.extensions, stats.hits, stats.num_prefixes) == (1, 1, 1, 2)
+    assert stats.num_bytes > 0
+    engine.clear_prefix_cache()
+    assert engine.prefix_cache_stats.num_bytes == 0
+
+
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "auto"])
+def test_a_warm_engine_compiles_nothing(model_and_oracle, algorithm):
+    """Else the first requests of a service wait for the compiler."""
+    engine = ScoringEngine(model_and_oracle[0], pack_tokens=300, chunk_tokens=100)
+    workloads = [Workload(30, 25, 9, 2, algorithm), Workload(90, 3, 20, 0, algorithm)]
+    told = []
+    engine.warm_up(workloads, lambda done, total: told.append((done, total)))
+    assert told == [(0, 2), (1, 2), (2, 2)]
+    assert engine.prefix_cache_stats.tokens_asked == 0, "the warm-up is in the counters"
+    compiled = [step._cache_size() for step in engine._device.steps]
+    assert sum(compiled) > 0
+    for query, count, length, labels in ((30, 25, 9, [1, 2]), (90, 3, 20, None)):
+        items = [[5] * length] * count
+        for _ in range(3):  # what "auto" chooses changes
+            engine.score([7] * query, items, labels, algorithm=algorithm)
+    assert [step._cache_size() for step in engine._device.steps] == compiled
+
+
+def test_workloads_are_read_and_checked():
+    assert Workload.parse("2000+500x20:2@packed") == Workload(2000, 500, 20, 2, "packed")
+    assert Workload.parse("300+10x20") == Workload(300, 10, 20, 0, "auto")
+    for text, message in (
+        ("2000", "workload must be like '2000.500x20'"),
+        ("0+1x1", "query_tokens must be at least 1, got 0"),
+        ("1+1x1@fast", "algorithm must be one of .* got 'fast'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Workload.parse(text)
+    with pytest.raises(ValueError, match="num_labels must be at least 0, got -1"):
+        Workload(1, 1, 1, -1)
+
+
+@pytest.mark.parametrize("kind", ["likelihood", "labels"])
+def test_a_missing_logprob_is_an_error_that_names_request_and_item(model_and_oracle, kind):
+    """Weights that give NaN for one token: no score is made up for the item that holds it."""
+    model, _ = model_and_oracle
+    embedding = model.params.embedding.at[299].set(jnp.nan)
+    broken = dataclasses.replace(model, params=model.params._replace(embedding=embedding))
+    engine = ScoringEngine(broken)
+    request = engine.preparer.request(
+        QUERY,
+        [*ITEMS[:2], [5, 299, 7]],
+        LABELS if kind == "labels" else None,
+        request_id="the second",
+    )
+    fine = engine.preparer.request(QUERY, ITEMS[:2], request_id="the first")
+    message = r"request 'the second': items\[2\] has no log-probability"
+    with pytest.raises(MissingLogprobError, match=message):
+        engine.score_batch([fine, request], algorithm="serial")
 
 
 def test_causal_scoring_sees_the_items_before(model_and_oracle):

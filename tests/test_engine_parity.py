@@ -29,6 +29,13 @@ ITEMS = [
     " the city on the Seine, whose bridges carry more trains, carts, cars and walkers in an hour than those of any"
     " other town between the mountains and the northern sea, as its people like to say",
 ]
+LONG_ITEM = (
+    " the city on the Seine, whose bridges carry more trains, carts, cars and walkers in an hour than those of any"
+    " other town between the mountains and the northern sea, as its people like to say, although nobody has ever"
+    " counted them all in one hour, or would know how to begin, since the bridges are many and the people who would"
+    " have to count them are few and often late"
+)
+LONG_ITEMS = [LONG_ITEM[:end] for end in (9, 71, 180, 290, None)]  # 2 to 80 tokens
 LABELS = [" yes", " no", ".", " Paris"]
 
 
@@ -102,6 +109,22 @@ def test_packed_equals_serial(query, item_first, by_labels):
         for algorithm in ("packed", "serial")
     )
     np.testing.assert_array_equal(packed.logprobs, serial.logprobs)
+
+
+@pytest.mark.parametrize("query", ["short", "long"])
+def test_long_items_score_alike_with_every_algorithm(query):
+    """Rounding adds up over an item's tokens; up to 80 of them it must stay below what anybody sees."""
+    encode = engine().model.tokenizer.encode
+    tokens = [encode(item) for item in LONG_ITEMS]
+    assert [len(item) for item in tokens] == sorted(len(item) for item in tokens)
+    assert len(tokens[-1]) == 80
+    serial = engine().score(QUERIES[query], tokens, algorithm="serial").logprobs
+    for algorithm in ("packed", "packed_extend", "prefill_extend"):
+        scores = engine().score(QUERIES[query], tokens, algorithm=algorithm).logprobs
+        assert np.abs(scores - serial).max() <= 1e-4, algorithm
+    for item, score in zip(tokens, serial, strict=True):
+        expected, _ = torch_logprobs(tuple(encode(QUERIES[query])), tuple(item), (0,))
+        assert abs(score - expected) <= 1e-3
 
 
 def test_checked_numbers_of_the_model():

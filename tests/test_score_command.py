@@ -99,6 +99,24 @@ def test_serial_and_packed_print_the_same_scores():
         assert one["score"] == pytest.approx(other["score"], abs=1e-4)
 
 
+def test_every_option_reaches_the_engine():
+    """The second run differs in what must not matter, and in the temperature: odds become their root."""
+    labels = ["--labels", ".", "--labels", ",", "--softmax", "--json"]
+    delimiter = ["--delimiter", "prefix_first", "--delimiter-id", "0"]
+    options = ["--algorithm", "prefill_extend", "--mesh", "data=1", "--prefix-cache-bytes", "0"]
+    plain, other = (
+        run(*FRANCE, *items(*CITIES), *labels, *delimiter, *more)
+        for more in ([], [*options, "--temperature", "2", "--tokenization", "joint"])
+    )
+    assert "fit into one prefill" in plain.stderr, "what auto chose, and why, is not logged"
+    reports = [json.loads(done.stdout) for done in (plain, other)]
+    assert [report["algorithm"] for report in reports] == ["packed", "prefill_extend"]
+    for one, root in zip(*(report["results"] for report in reports), strict=True):
+        odds, root_odds = (r["scores"][0] / r["scores"][1] for r in (one, root))
+        assert abs(odds - 1) > 0.1
+        assert root_odds == pytest.approx(odds**0.5, rel=1e-3)
+
+
 def test_square_brackets_in_an_item_are_printed_as_they_are():
     done = run(*FRANCE, *items(" [red]Paris[/red]"))
     assert "[red]Paris[/red]" in done.stdout
@@ -124,6 +142,18 @@ BAD_INPUT = {
     "not UTF-8": ([*FRANCE, "--items-file", "latin.txt"], "latin.txt is not UTF-8 text: byte 1"),
     "long label": ([*FRANCE, *items(" a"), "--labels", "two words"], "must be a single token"),
     "softmax alone": ([*FRANCE, *items(" a"), "--softmax"], "--softmax needs --labels"),
+    "temperature alone": (
+        [*FRANCE, *items(" a"), "--temperature", "2"],
+        "--temperature needs --softmax",
+    ),
+    "mesh": (
+        [*FRANCE, *items(" a"), "--mesh", "4"],
+        "mesh must be like 'data=2,tensor=4', got '4'",
+    ),
+    "delimiter without id": (
+        [*FRANCE, *items(" a"), "--delimiter", "hidden"],
+        "delimiter_id must be a token id with delimiter 'hidden', got None",
+    ),
     "no such model": ([*FRANCE, *items(" a"), "--model", "gpt-9"], "smollm2-135m"),
     "stray argument": ([*FRANCE, *items(" a"), "b"], "unexpected argument 'b'"),
     "too long": (["--query", " a" * 8200, *items(" a")], "at most 8192 tokens together"),

@@ -11,7 +11,7 @@ from absl import logging
 from jaxtyping import Float
 
 from isoprefill import compilation_cache
-from isoprefill.algorithms.choice import Choice, choose
+from isoprefill.algorithms.choice import Choice, choices_in_time, choose
 from isoprefill.algorithms.extend import extend_piece
 from isoprefill.algorithms.prefill import prefill_packs
 from isoprefill.attention.op import Backend
@@ -119,7 +119,7 @@ class ScoringEngine:
     def warm_up(
         self, workloads: Sequence[Workload], on_progress: ProgressCallback | None = None
     ) -> None:
-        """Compiles what these workloads need, by scoring requests of their sizes.
+        """Compiles what these workloads need, by scoring requests of their sizes: with "auto", new and again.
 
         With the persistent compilation cache (`isoprefill.compilation_cache`) a second start only loads it.
 
@@ -138,13 +138,14 @@ class ScoringEngine:
                 begin = time.monotonic()
                 request = workload.request(workload.num_items)
                 self._preparer.check(request)
-                choice = self._choose(request, workload.algorithm)
-                extends = choice.algorithm in ("prefill_extend", "packed_extend")
-                rows = self._chunk_tokens if extends else self._pack_tokens - request.query.size
-                most = workload.items_worth_computing(rows, self._device.lanes)
-                if choice.algorithm == "serial":
-                    most = self._device.lanes
-                self._score_batch([workload.request(most)], choice.algorithm, None)
+                algorithms: list[Algorithm]
+                if workload.algorithm == "auto":
+                    algorithms = choices_in_time(request, pack_tokens=self._pack_tokens)
+                else:
+                    algorithms = [workload.algorithm]
+                for algorithm in algorithms:
+                    most = self._items_worth_computing(workload, algorithm)
+                    self._score_batch([workload.request(most)], algorithm, None)
                 logging.info("warm-up %s took %.1f s", workload, time.monotonic() - begin)
             if on_progress is not None:
                 on_progress(len(workloads), len(workloads))
@@ -310,6 +311,13 @@ class ScoringEngine:
             one.result(choice.algorithm, choice.reason, reused)
             for one, choice, reused in zip(collected, choices, cached_tokens, strict=True)
         ]
+
+    def _items_worth_computing(self, workload: Workload, algorithm: Algorithm) -> int:
+        if algorithm == "serial":
+            return self._device.lanes
+        extends = algorithm in ("prefill_extend", "packed_extend")
+        rows = self._chunk_tokens if extends else self._pack_tokens - workload.query_tokens
+        return workload.items_worth_computing(rows, self._device.lanes)
 
     def _choose(self, request: TokenRequest, algorithm: AlgorithmChoice) -> Choice:
         if algorithm != "auto":

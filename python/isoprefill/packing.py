@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64
 
 from isoprefill.request import TokenRequest
 
@@ -49,6 +49,11 @@ class Piece:
         """Rows of each item, with the delimiter that closes it."""
         lens = np.asarray([item.size for item in self.items], np.int32)
         return lens + np.int32(self._delimiter_rows)
+
+    @property
+    def rows_before(self) -> Int64[np.ndarray, "n+1"]:
+        """Rows of all items before each, and of all."""
+        return np.concatenate([[0], np.cumsum(self.item_rows, dtype=np.int64)])
 
     @property
     def num_rows(self) -> int:
@@ -122,17 +127,18 @@ def packs(all_pieces: Sequence[Piece], budget: int) -> Iterator[tuple[Piece, ...
             pack.append(piece)
             used += piece.num_rows
             continue
+        rows_before = piece.rows_before
         begin = 0
         while begin < len(piece.items):
-            ends = used + piece.prefix_rows + np.cumsum(piece.item_rows[begin:])
-            fitting = int(np.searchsorted(ends, budget, side="right"))
+            room = budget - used - piece.prefix_rows
+            fitting = _fitting(rows_before, begin, room)
             if not fitting and pack:
                 yield tuple(pack)
                 pack, used = [], 0
                 continue
             end = begin + max(1, fitting)
             pack.append(piece.cut(begin, end))
-            used = int(ends[end - begin - 1])
+            used += piece.prefix_rows + int(rows_before[end] - rows_before[begin])
             if end < len(piece.items):
                 yield tuple(pack)
                 pack, used = [], 0
@@ -143,10 +149,11 @@ def packs(all_pieces: Sequence[Piece], budget: int) -> Iterator[tuple[Piece, ...
 
 def chunks(piece: Piece, budget: int) -> Iterator[Piece]:
     """The piece in parts of at most `budget` rows without its prefix, or of one item that needs more."""
+    rows_before = piece.rows_before
+    room = budget - (piece.request.delimiter == "hidden")
     begin = 0
     while begin < len(piece.items):
-        ends = np.cumsum(piece.item_rows[begin:]) + (piece.request.delimiter == "hidden")
-        end = begin + max(1, int(np.searchsorted(ends, budget, side="right")))
+        end = begin + max(1, _fitting(rows_before, begin, room))
         yield piece.cut(begin, end)
         begin = end
 
@@ -158,11 +165,13 @@ def equal_length_batches(piece: Piece, budget: int) -> Iterator[Piece]:
     """
     order = np.argsort(piece.item_rows, kind="stable")
     lens = piece.item_rows[order]
+    room = budget - (piece.request.delimiter == "hidden")
     begin = 0
     while begin < order.size:
-        counts = np.arange(1, order.size - begin + 1)
-        padded = counts * lens[begin:] + (piece.request.delimiter == "hidden")  # never falls
-        end = begin + max(1, int(np.searchsorted(padded, budget, side="right")))
+        # Each takes at least what the first takes, so no more than this can fit.
+        longest = lens[begin : begin + max(1, room // lens[begin])]
+        padded = np.arange(1, longest.size + 1) * longest  # never falls
+        end = begin + max(1, int(np.searchsorted(padded, room, side="right")))
         chosen = order[begin:end]
         yield dataclasses.replace(
             piece,
@@ -170,3 +179,9 @@ def equal_length_batches(piece: Piece, budget: int) -> Iterator[Piece]:
             indices=piece.indices[chosen],
         )
         begin = end
+
+
+def _fitting(rows_before: Int64[np.ndarray, "n+1"], begin: int, room: int) -> int:
+    """How many items from `begin` on fit into so many rows."""
+    fitting = int(np.searchsorted(rows_before, rows_before[begin] + room, side="right"))
+    return max(0, fitting - 1 - begin)

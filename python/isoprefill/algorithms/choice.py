@@ -50,3 +50,12 @@ def choose(request: TokenRequest, *, cached: bool, seen_before: bool, pack_token
     if seen_before and tokens >= REPEATED_QUERY:
         return Choice("packed_extend", "the query came before and is now kept for later calls")
     return Choice("packed", f"{rows} rows fit into one prefill")
+
+
+def choices_in_time(request: TokenRequest, *, pack_tokens: int) -> list[Algorithm]:
+    """What is chosen for such a request when its query is new, and when it comes again."""
+    chosen = [
+        choose(request, cached=False, seen_before=again, pack_tokens=pack_tokens).algorithm
+        for again in (False, True)
+    ]
+    return list(dict.fromkeys(chosen))

@@ -8,13 +8,14 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from absl import flags
 
 from isoprefill.cli.inputs import read_items, read_text
 from isoprefill.models.pinned import FetchError
+from isoprefill.modes import AlgorithmChoice, Delimiter, Isolation, Tokenization
 
 _QUERY = flags.DEFINE_string("query", None, "The query: text that every item is scored against.")
 _QUERY_FILE = flags.DEFINE_string("query-file", None, "Read the query from this file.")
@@ -32,19 +33,46 @@ _LABELS = flags.DEFINE_multi_string(
     "labels", [], "A label (one token of text); repeat for more. Scores P(label | query, item)."
 )
 _SOFTMAX = flags.DEFINE_bool("softmax", False, "With labels: normalise over the labels.")
+_TEMPERATURE = flags.DEFINE_float(
+    "temperature", None, "With --softmax: divides the log-probabilities first."
+)
 _ITEM_FIRST = flags.DEFINE_bool("item-first", False, "Score item + query instead of query + item.")
+_TOKENIZATION = flags.DEFINE_enum(
+    "tokenization",
+    "separate",
+    get_args(Tokenization),
+    "joint tokenises query + item as one text, so that a word may cross the border.",
+)
 _MODEL = flags.DEFINE_string(
     "model", "smollm2-135m", "A pinned model's name, a .gguf file, or a directory with safetensors."
 )
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the weights.")
 _ALGORITHM = flags.DEFINE_enum(
-    "algorithm", "auto", ["auto", "packed", "serial"], "How to compute the scores."
+    "algorithm",
+    "auto",
+    get_args(AlgorithmChoice),
+    "How to compute the scores (docs/scoring.md); what auto chooses, and why, is logged.",
 )
 _ISOLATION = flags.DEFINE_enum(
     "isolation",
     "isolated",
-    ["isolated", "causal"],
+    get_args(Isolation),
     "causal lets items see each other: contaminated scores.",
+)
+_DELIMITER = flags.DEFINE_enum(
+    "delimiter",
+    "none",
+    get_args(Delimiter),
+    "Whether a delimiter token stands between items, and who sees it (docs/design.md).",
+)
+_DELIMITER_ID = flags.DEFINE_integer("delimiter-id", None, "The id of the delimiter token.")
+_MESH = flags.DEFINE_string(
+    "mesh", None, "Devices to share the work out to, such as data=2,tensor=4; without, one."
+)
+_PREFIX_CACHE_BYTES = flags.DEFINE_integer(
+    "prefix-cache-bytes",
+    None,
+    "What the keys and values of the query may take once it is scored; 0 keeps none.",
 )
 _ATTENTION = flags.DEFINE_enum(
     "attention", "auto", ["auto", "pallas", "cpu", "xla", "dense"], "Attention back end."
@@ -76,13 +104,21 @@ def _score() -> dict[str, Any]:
     query, items = _query(), _items()
     if _SOFTMAX.value and not _LABELS.value:
         raise ValueError("--softmax needs --labels")
+    if _TEMPERATURE.value is not None and not _SOFTMAX.value:
+        raise ValueError("--temperature needs --softmax")
 
     # After the cheap checks: importing jax takes a second.
     from isoprefill.cli.progress import progress_bar
-    from isoprefill.engine import ScoringEngine
+    from isoprefill.engine import PREFIX_CACHE_BYTES, ScoringEngine
+    from isoprefill.mesh import MeshShape
 
+    cache_bytes = _PREFIX_CACHE_BYTES.value
     engine = ScoringEngine.from_pretrained(
-        _MODEL.value, _choice(_DTYPE), attention=_choice(_ATTENTION)
+        _MODEL.value,
+        _choice(_DTYPE),
+        attention=_choice(_ATTENTION),
+        mesh=None if _MESH.value is None else MeshShape.parse(_MESH.value),
+        prefix_cache_bytes=PREFIX_CACHE_BYTES if cache_bytes is None else cache_bytes,
     )
     labels = [engine.label_id(label) for label in _LABELS.value]
     with progress_bar("items scored") as on_progress:
@@ -95,6 +131,10 @@ def _score() -> dict[str, Any]:
             isolation=_choice(_ISOLATION),
             algorithm=_choice(_ALGORITHM),
             on_progress=on_progress,
+            temperature=_TEMPERATURE.value,
+            delimiter=_choice(_DELIMITER),
+            delimiter_id=_DELIMITER_ID.value,
+            tokenization=_choice(_TOKENIZATION),
         )
     by_label = result.scores.ndim == 2
     ranking_scores = result.scores[:, 0] if by_label else result.scores
