@@ -39,6 +39,7 @@ from local_server import serving
 from running_server import running_server
 
 SETTINGS = AuditSettings(max_items=100, repeats=3)
+NOISY_SETTINGS = AuditSettings(max_items=10, repeats=2)  # every measurement is repeated
 LABELS = [65, 66, 67]
 
 
@@ -78,16 +79,15 @@ def leaking(report) -> set[str]:
     return {finding.name for finding in report.findings if finding.verdict == "leak"}
 
 
-@pytest.mark.parametrize("labels", [None, LABELS], ids=["likelihood", "labels"])
 @pytest.mark.parametrize(
-    ("method", "delimiter"),
+    ("method", "delimiter", "labels"),
     [
-        ("serial", "none"),
-        ("extend", "prefix_first"),
-        ("isolated-dense", "none"),
-        ("isolated-dense", "hidden"),
-        ("flex", "prefix_first"),
-        ("flashinfer-rule", "hidden"),
+        ("serial", "none", None),
+        ("extend", "prefix_first", LABELS),
+        ("isolated-dense", "none", LABELS),
+        ("isolated-dense", "hidden", None),
+        ("flex", "prefix_first", None),
+        ("flashinfer-rule", "hidden", LABELS),
     ],
 )
 def test_isolated_back_ends_are_cleared(backend, method, delimiter, labels):
@@ -178,7 +178,7 @@ def test_our_own_server_is_caught_when_it_is_told_to_leak(directory):
 
 
 def test_noise_is_not_taken_for_a_leak(backend):
-    report = audit(planted(planted_faults.Noisy, backend), settings=AuditSettings(max_items=10))
+    report = audit(planted(planted_faults.Noisy, backend), settings=NOISY_SETTINGS)
     assert report.conclusion.verdict == "INCONCLUSIVE"
     assert report.conclusion.exit_code == 5
     assert report.noise.spread > 0.1
@@ -186,18 +186,18 @@ def test_noise_is_not_taken_for_a_leak(backend):
 
 def test_a_leak_is_found_through_noise(backend):
     causal = dataclasses.replace(backend, method="causal")
-    report = audit(planted(planted_faults.SlightlyNoisy, causal))
+    report = audit(planted(planted_faults.SlightlyNoisy, causal), settings=NOISY_SETTINGS)
     assert report.conclusion.verdict == "NO_ISOLATION"
     assert report.noise.spread > 0
 
 
 def test_a_little_noise_does_not_hide_isolation(backend):
-    report = audit(planted(planted_faults.SlightlyNoisy, backend))
+    report = audit(planted(planted_faults.SlightlyNoisy, backend), settings=NOISY_SETTINGS)
     assert report.conclusion.verdict == "ISOLATED"
 
 
 def test_two_servers_are_compared_item_by_item(backend):
-    """Test 4 of the seeds' plan: the first item agrees, the later ones do not."""
+    """Test 4 of the plan: the first item agrees, the later ones do not."""
     isolated, causal = (
         dataclasses.replace(backend, method=name) for name in ("isolated-dense", "causal")
     )
@@ -262,8 +262,8 @@ def test_the_report_is_what_its_schema_says(command_run):
         jsonschema.validate({**report, "summary": {"conclusion": "FINE"}}, schema)
 
 
-def test_the_report_holds_what_the_seeds_script_writes(command_run):
-    """Tools made for the seeds' files must be able to read ours."""
+def test_the_report_holds_what_the_script_writes(command_run):
+    """Tools made for the files of test_pytorch_isolation.py must be able to read ours."""
     _, directory = command_run
     report = json.loads((directory / "report.json").read_text())
     tests = {test["name"]: test for test in report["tests"]}
@@ -280,12 +280,15 @@ def test_the_report_holds_what_the_seeds_script_writes(command_run):
         assert keys <= tests[name]["details"].keys()
         assert tests[name]["passed"] is True
         assert tests[name]["has_isolation"] is False
+    order = tests["order_sensitivity"]["details"]
+    for item, diff in order["diffs"].items():
+        assert abs(order["scores_abc"][item] - order["scores_cba"][item]) == diff
     assert report["summary"]["conclusion"] == "PARTIAL"
     assert report["summary"]["all_tests_show_isolation"] is False
     assert report["server_url"].startswith("http://127.0.0.1:")
 
 
-SEED_RESULT = {
+SCRIPT_RESULT = {
     "server_url": "http://localhost:30000",
     "tests": [
         {
@@ -302,16 +305,16 @@ SEED_RESULT = {
 
 def test_stored_results_are_shown_side_by_side(command_run, tmp_path):
     _, directory = command_run
-    seeds = tmp_path / "seeds.json"
-    seeds.write_text(json.dumps(SEED_RESULT))
-    done = run_command("--analyze", str(directory / "report.json"), str(seeds))
+    script = tmp_path / "script.json"
+    script.write_text(json.dumps(SCRIPT_RESULT))
+    done = run_command("--analyze", str(directory / "report.json"), str(script))
     assert done.returncode == 0, done.stderr
     rows = {
         cells[0]: cells[1:]
         for line in done.stdout.splitlines()
         if (cells := [cell.strip() for cell in line.strip("|").split("|")])
     }
-    assert rows["test"] == ["report", "seeds"]
+    assert rows["test"] == ["report", "script"]
     assert rows["order_sensitivity"][0].startswith("leak (")
     assert rows["order_sensitivity"][1] == "leak (0.25)"
     assert rows["test_broken"] == ["", "failed"]
@@ -371,6 +374,19 @@ def test_a_misbehaving_server_is_an_error_with_the_reason(content, status, messa
 
     with pytest.raises(ServerError, match=message):
         audit(app)
+
+
+@pytest.mark.parametrize("labels", [None, [65]])
+def test_a_server_that_needs_labels_gets_the_hint_only_if_there_were_none(labels):
+    app = FastAPI()
+
+    @app.post("/v1/score")
+    def score() -> Response:
+        return Response('{"message": "no good"}', 400)
+
+    with pytest.raises(ServerError, match="HTTP 400: no good") as error:
+        audit(app, labels)
+    assert ("score labels only" in str(error.value)) == (labels is None)
 
 
 def test_a_server_that_answers_too_late_or_too_much_is_an_error(monkeypatch):

@@ -57,13 +57,17 @@ def main(_: list[str]) -> None:
     except (ValueError, OSError, FetchError) as error:
         print(f"torch_reference_server: {error}", file=sys.stderr)
         sys.exit(2)
-    uvicorn.run(
+    config = uvicorn.Config(
         create_app(backend),
         host=_HOST.value,
         port=_PORT.value,
         log_level="warning",
         access_log=False,
     )
+    socket = config.bind_socket()
+    host, port = socket.getsockname()[:2]
+    print(f"{_ATTENTION.value} at http://{host}:{port}", file=sys.stderr, flush=True)
+    uvicorn.Server(config).run(sockets=[socket])
 
 
 if __name__ == "__main__":

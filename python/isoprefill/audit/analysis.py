@@ -1,4 +1,4 @@
-"""Stored results side by side: reports of this auditor, and files of the seeds' script."""
+"""Stored results side by side: reports of this auditor, and files of the test_pytorch_isolation.py script."""
 
 import json
 from pathlib import Path
@@ -58,8 +58,8 @@ def _conclusion(result: dict[str, Any]) -> str:
     return str(summary.get("conclusion", "")) if isinstance(summary, dict) else ""
 
 
-# The number in which the seeds' script puts each test's effect.
-_SEED_EFFECTS = ("max_diff", "paris_diff", "score_variance")
+# The number in which that script puts each test's effect.
+_SCRIPT_EFFECTS = ("max_diff", "paris_diff", "score_variance")
 
 
 def _cell(test: dict[str, Any]) -> str:
@@ -67,6 +67,6 @@ def _cell(test: dict[str, Any]) -> str:
     verdict = test.get("verdict") or words.get(test.get("has_isolation"), "failed")  # type: ignore[arg-type]
     details = test.get("details")
     numbers = details if isinstance(details, dict) else {}
-    effects = [test.get("effect"), *(numbers.get(key) for key in _SEED_EFFECTS)]
+    effects = [test.get("effect"), *(numbers.get(key) for key in _SCRIPT_EFFECTS)]
     effect = next((value for value in effects if isinstance(value, int | float)), None)
     return f"{verdict}" if effect is None else f"{verdict} ({effect:.3g})"

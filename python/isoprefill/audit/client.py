@@ -17,6 +17,7 @@ from isoprefill.audit.log_scores import (
     to_log,
 )
 
+PATH = "/v1/score"
 MAX_RESPONSE_BYTES = 64 << 20
 MAX_ERROR_CHARS = 300
 REFUSALS = (400, 413, 422)  # of the input; other codes are the server's or the caller's trouble
@@ -80,6 +81,7 @@ class ScoreClient:
             )
         self.server_url = server_url.rstrip("/")
         self.scale = scale
+        self.sends_labels = label_token_ids is not None
         self.num_requests = 0
         self._fields: dict[str, Any] = {"model": model, "apply_softmax": False}
         if label_token_ids is not None:
@@ -102,12 +104,12 @@ class ScoreClient:
         """
         self.num_requests += 1
         body = {**self._fields, "query": query, "items": list(items)}
-        status, content = self._post("/v1/score", body)
+        status, content = self._post(body)
         if status in REFUSALS:
             raise Rejected(f"HTTP {status}: {_error_message(content)}")
         if status != 200:
             raise ServerError(
-                f"{self.server_url} answered HTTP {status}: {_error_message(content)}"
+                f"{self.server_url}{PATH} answered HTTP {status}: {_error_message(content)}"
             )
         try:
             answer = json.loads(content)
@@ -128,9 +130,9 @@ class ScoreClient:
             str(answer.get("model", ""))[:MAX_ERROR_CHARS],
         )
 
-    def _post(self, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
+    def _post(self, body: dict[str, Any]) -> tuple[int, bytes]:
         try:
-            with self._http.stream("POST", self.server_url + path, json=body) as response:
+            with self._http.stream("POST", self.server_url + PATH, json=body) as response:
                 content = bytearray()
                 for chunk in response.iter_bytes():
                     content += chunk

@@ -1,4 +1,4 @@
-"""Test 4 of the seeds' plan: two servers, or two back ends, item by item."""
+"""Test 4 of the plan in docs/isolation-investigation.md: two servers, or two back ends, item by item."""
 
 import dataclasses
 

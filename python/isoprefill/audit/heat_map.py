@@ -49,7 +49,7 @@ def draw_heat_map(report: AuditReport, path: Path) -> None:
         for (source, target), effect in np.ndenumerate(influence):
             if source != target:
                 colour = "white" if effect > 0.05 else "black"
-                text = "0" if effect == 0 else f"{effect:.0e}"
+                text = f"{effect:.1f}" if effect >= 0.1 else f"{effect:.0e}" if effect else "0"
                 axis.text(target, source, text, ha="center", va="center", fontsize=7, color=colour)
         numbers = range(len(influence))
         axis.set_xticks(numbers, [f"{index + 1}" for index in numbers])

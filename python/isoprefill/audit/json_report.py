@@ -1,4 +1,4 @@
-"""A report as JSON: what report.schema.json describes, a superset of what the seeds' script writes."""
+"""A report as JSON: what report.schema.json describes, a superset of what test_pytorch_isolation.py writes."""
 
 import dataclasses
 from typing import Any
@@ -42,7 +42,7 @@ def _test(finding: Finding) -> dict[str, Any]:
     return {
         "name": finding.name,
         "question": finding.question,
-        # As in the seeds' script: whether the test could be carried out.
+        # As in that script: whether the test could be carried out.
         "passed": finding.verdict not in ("rejected", "failed"),
         "has_isolation": finding.has_isolation,
         "verdict": finding.verdict,

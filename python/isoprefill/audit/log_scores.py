@@ -1,6 +1,6 @@
 """Scores in log space, whatever a server sends.
 
-SGLang sends probabilities, the seeds of the API log-probabilities, others {"score": …} objects with either.
+SGLang sends probabilities, others log-probabilities, or {"score": …} objects with either.
 """
 
 from typing import Any, Literal
@@ -58,6 +58,11 @@ def to_log(scores: Float64[np.ndarray, "N L"], scale: Scale) -> Float64[np.ndarr
         with np.errstate(divide="ignore", invalid="ignore"):
             scores = np.log(np.maximum(scores, 0.0))
     return np.maximum(scores, LOG_FLOOR)
+
+
+def as_json(row: Float64[np.ndarray, "L"]) -> float | list[float]:
+    """An item's scores as JSON: a number if there is only one, as test_pytorch_isolation.py writes it."""
+    return float(row[0]) if row.size == 1 else row.tolist()
 
 
 def _row(index: int, entry: Any) -> list[float]:

@@ -51,8 +51,8 @@ def to_markdown(report: AuditReport) -> str:
             "",
             f"## Compared with {comparison.server_url}: they {agreement}",
             "",
-            f"Probabilities differ by up to {_number(comparison.max_probability_diff)}, "
-            f"by {_number(comparison.mean_probability_diff)} in the mean.",
+            f"Log scores differ by up to {_number(comparison.max_log_diff)}; probabilities by up to "
+            f"{_number(comparison.max_probability_diff)}, by {_number(comparison.mean_probability_diff)} in the mean.",
             "",
             *table(
                 [

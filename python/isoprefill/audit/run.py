@@ -107,9 +107,11 @@ def _calibrate(instrument: Instrument) -> tuple[Noise, str]:
     try:
         return instrument.calibrate(), instrument.model
     except Rejected as error:
+        labels = (
+            "" if instrument.client.sends_labels else "; does it score labels only, and need them?"
+        )
         raise ServerError(
-            f"{instrument.client.server_url} refuses an ordinary request: {error}. Servers that only score labels "
-            "need label token ids"
+            f"{instrument.client.server_url} refuses an ordinary request: {error}{labels}"
         ) from error
 
 

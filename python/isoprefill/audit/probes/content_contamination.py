@@ -1,8 +1,9 @@
-"""Test 2 of the seeds' plan."""
+"""Test 2 of the plan in docs/isolation-investigation.md."""
 
 from isoprefill.audit import texts
 from isoprefill.audit.finding import Measurement
 from isoprefill.audit.instrument import Instrument, difference
+from isoprefill.audit.log_scores import as_json
 from isoprefill.audit.settings import AuditSettings
 
 NEUTRAL = "Hello world"
@@ -16,10 +17,10 @@ def content_contamination(instrument: Instrument, settings: AuditSettings) -> Me
     contaminated = instrument.measure(texts.CAPITAL_QUERY, [CONTAMINATING, target])
     effect = difference(neutral[1], contaminated[1])
     details = {
-        "scores_neutral": {NEUTRAL: neutral[0].tolist(), target: neutral[1].tolist()},
+        "scores_neutral": {NEUTRAL: as_json(neutral[0]), target: as_json(neutral[1])},
         "scores_contaminated": {
-            CONTAMINATING: contaminated[0].tolist(),
-            target: contaminated[1].tolist(),
+            CONTAMINATING: as_json(contaminated[0]),
+            target: as_json(contaminated[1]),
         },
         "paris_diff": effect,
     }

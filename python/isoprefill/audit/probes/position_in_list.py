@@ -3,6 +3,7 @@
 from isoprefill.audit import texts
 from isoprefill.audit.finding import Measurement
 from isoprefill.audit.instrument import Instrument, difference
+from isoprefill.audit.log_scores import as_json
 from isoprefill.audit.settings import AuditSettings
 
 
@@ -15,5 +16,5 @@ def position_in_list(instrument: Instrument, settings: AuditSettings) -> Measure
         ]
         for place in range(len(others) + 1)
     ]
-    details = {"scores_by_position": [score.tolist() for score in scores]}
+    details = {"scores_by_position": [as_json(score) for score in scores]}
     return Measurement(max(difference(score, scores[0]) for score in scores), True, details)

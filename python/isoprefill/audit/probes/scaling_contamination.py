@@ -1,10 +1,11 @@
-"""Test 3 of the seeds' plan."""
+"""Test 3 of the plan in docs/isolation-investigation.md."""
 
 import numpy as np
 
 from isoprefill.audit import texts
 from isoprefill.audit.finding import Measurement
 from isoprefill.audit.instrument import Instrument, difference
+from isoprefill.audit.log_scores import as_json
 from isoprefill.audit.settings import AuditSettings
 
 COUNTS = (0, 1, 5, 10, 20)
@@ -19,7 +20,7 @@ def scaling_contamination(instrument: Instrument, settings: AuditSettings) -> Me
     ]
     details = {
         "results_by_prefix_count": [
-            {"n_prefix": count, "score": score.tolist()}
+            {"n_prefix": count, "score": as_json(score)}
             for count, score in zip(counts, scores, strict=True)
         ],
         "score_variance": float(np.var(scores, axis=0).max()),
