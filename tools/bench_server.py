@@ -1,0 +1,315 @@
+"""The server under load: `bazel run //tools:bench_server`.
+
+An open-loop client in a process of its own sends requests over loopback sockets at random times (Poisson, fixed
+seed), at rising rates, until the 99th percentile of the latency passes a second or a request is not answered with 200;
+then once more at three times the highest rate, where a full queue must answer 429 and nothing else may go wrong. This
+for three servers on the same machine, one after another:
+
+    packed      as it is
+    unpacked    one request in each prefill
+    serial      query + item one by one, one request after another
+
+and for a server whose engine does nothing: the front end's own time. Every request is a query and items of random
+tokens, with two labels. What is sent is compiled before it is measured.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+from absl import app, flags
+
+HERE = pathlib.Path(__file__).parent
+SERVE = (sys.executable, "-m", "isoprefill.cli", "serve")
+SERVERS: dict[str, tuple[str, ...]] = {
+    "packed": (),
+    "unpacked": ("--max-batch-requests=1",),
+    "serial": ("--algorithm=serial", "--max-batch-requests=1"),
+}
+RATE_STEP = 2**0.5
+OVERLOAD = 3
+LEAST_REQUESTS = 20  # of a rate, however low
+FRONT_END_RATES = (20, 100)
+
+_MODEL = flags.DEFINE_string("model", "smollm2-135m", "the served model")
+_SERVERS = flags.DEFINE_multi_enum("server", list(SERVERS), list(SERVERS), "what to measure")
+_QUERY = flags.DEFINE_integer("query-tokens", 24, "tokens of a query", lower_bound=1)
+_ITEMS = flags.DEFINE_integer("items", 4, "items of a request", lower_bound=1)
+_ITEM = flags.DEFINE_integer("item-tokens", 4, "tokens of an item", lower_bound=1)
+_BATCH = flags.DEFINE_integer("max-batch-tokens", 512, "token budget of a prefill", lower_bound=1)
+_QUEUE = flags.DEFINE_integer("max-queue-requests", 24, "requests that may wait", lower_bound=1)
+_START = flags.DEFINE_float("first-rate", 0.5, "requests per second to begin with")
+_SECONDS = flags.DEFINE_float("seconds", 10, "for which a rate is kept up")
+_LATENCY = flags.DEFINE_float("latency", 1.0, "seconds that the 99th percentile may have")
+_SEED = flags.DEFINE_integer("seed", 0, "of tokens and times")
+_QUICK = flags.DEFINE_bool(
+    "quick", False, "fewer and shorter steps: rates double, three seconds each"
+)
+_JSON = flags.DEFINE_string("json", None, "file to write the rows to, as JSON")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What one rate did to one server; latencies in seconds, of requests that were answered with 200."""
+
+    server: str
+    rate: float
+    requests: int
+    ok: int
+    refused: int
+    failed: int
+    throughput: float
+    p50: float
+    p95: float
+    p99: float
+    requests_per_batch: float
+    batch_fill: float
+    compilations: int
+
+    @property
+    def held(self) -> bool:
+        return self.ok == self.requests and self.p99 <= _LATENCY.value
+
+
+class BenchedServer:
+    """A server in processes of its own."""
+
+    def __init__(self, *command: str) -> None:
+        """Starts it and waits until it is ready."""
+        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
+        self._process = subprocess.Popen(
+            command, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True
+        )
+        self.port = 0
+        event = {"event": "no output"}
+        for line in self._process.stderr or ():
+            event = json.loads(line) if line.startswith("{") else {"event": line.strip()}
+            if event["event"] == "listening":
+                self.port = int(event["url"].rpartition(":")[2])
+            elif event["event"] == "ready":
+                break
+        else:
+            raise RuntimeError(f"the server did not start: {event['event']}")
+        threading.Thread(target=self._drop_log, daemon=True).start()
+
+    def __enter__(self) -> "BenchedServer":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.terminate()
+        self._process.wait(60)
+
+    def _drop_log(self) -> None:
+        for _ in self._process.stderr or ():
+            pass
+
+    def metric(self, name: str) -> float:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(
+            float(line.split()[1]) for line in lines if line.split()[0] == f"isoprefill_{name}"
+        )
+
+    def send(self, bodies: Sequence[str], times: Sequence[float]) -> list[tuple[float, int]]:
+        """Sends requests at these times; latency and status of each."""
+        plan = {"port": self.port, "path": "/v1/score", "bodies": bodies, "times": times}
+        done = subprocess.run(
+            [sys.executable, str(HERE / "open_loop_client.py")],
+            input=json.dumps(plan),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        return [(latency, status) for latency, status in json.loads(done.stdout)]
+
+
+def bodies(chance: random.Random, number: int) -> list[str]:
+    """Requests of one size, each of other tokens, which every vocabulary has."""
+
+    def tokens(length: int) -> list[int]:
+        return [chance.randrange(3, 250) for _ in range(length)]
+
+    return [
+        json.dumps(
+            {
+                "query": tokens(_QUERY.value),
+                "items": [tokens(_ITEM.value) for _ in range(_ITEMS.value)],
+                "label_token_ids": [1, 2],
+                "apply_softmax": True,
+            }
+        )
+        for _ in range(number)
+    ]
+
+
+def arrivals(chance: random.Random, rate: float, number: int) -> list[float]:
+    gaps = [chance.expovariate(rate) for _ in range(number)]
+    return list(itertools.accumulate(gaps))
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest value that so many percent do not exceed; NaN of nothing."""
+    if not values:
+        return float("nan")
+    return sorted(values)[max(0, -int(-percent * len(values) // 100) - 1)]
+
+
+def measure(server: BenchedServer, name: str, rate: float, seconds: float) -> Row:
+    """One rate for some seconds."""
+    chance = random.Random(f"{_SEED.value} {rate}")
+    number = max(LEAST_REQUESTS, round(rate * seconds))
+    times = arrivals(chance, rate, number)
+    counters = (
+        "batch_requests_sum",
+        "batch_requests_count",
+        "batch_fill_ratio_sum",
+        "compilations_total",
+    )
+    before = [server.metric(counter) for counter in counters]
+    answers = server.send(bodies(chance, number), times)
+    requests, batches, fill, compilations = (
+        server.metric(counter) - value for counter, value in zip(counters, before, strict=True)
+    )
+    latencies = [latency for latency, status in answers if status == 200]
+    ended = max(at + latency for at, (latency, _) in zip(times, answers, strict=True))
+    refused = sum(status == 429 for _, status in answers)
+    return Row(
+        server=name,
+        rate=rate,
+        requests=number,
+        ok=len(latencies),
+        refused=refused,
+        failed=number - len(latencies) - refused,
+        throughput=len(latencies) / ended,
+        p50=percentile(latencies, 50),
+        p95=percentile(latencies, 95),
+        p99=percentile(latencies, 99),
+        requests_per_batch=requests / max(1, batches),
+        batch_fill=fill / max(1, batches),
+        compilations=round(compilations),
+    )
+
+
+def warm_up(server: BenchedServer) -> None:
+    """Sends bursts of every size that one prefill can hold, until nothing is compiled any more."""
+    chance = random.Random(_SEED.value)
+    rows = _QUERY.value + _ITEMS.value * _ITEM.value
+    most = min(_QUEUE.value, _BATCH.value // rows + 1)
+    before = -1.0
+    while before != (compiled := server.metric("compilations_total")):
+        before = compiled
+        for number in range(1, most + 1):
+            server.send(bodies(chance, number), [0.0] * number)
+
+
+def print_row(row: Row) -> None:
+    print(
+        f"{row.server:10}{row.rate:8.2f}{row.requests:6}{row.ok:6}{row.refused:6}{row.failed:7}{row.throughput:8.2f}"
+        f"{row.p50:8.3f}{row.p95:8.3f}{row.p99:8.3f}{row.requests_per_batch:11.2f}{row.batch_fill:7.2f}"
+        f"{row.compilations:9}",
+        flush=True,
+    )
+
+
+def rising_rates(name: str) -> list[Row]:
+    """One server's rows, the last of which is the overload."""
+    step, seconds = (2.0, 3.0) if _QUICK.value else (RATE_STEP, _SECONDS.value)
+    command = [
+        *SERVE,
+        *SERVERS[name],
+        "--port=0",
+        "--log-format=json",
+        "--warmup-tokens=",
+        f"--model={_MODEL.value}",
+        f"--max-batch-tokens={_BATCH.value}",
+        f"--max-queue-requests={_QUEUE.value}",
+    ]
+    rows: list[Row] = []
+    with BenchedServer(*command) as server:
+        warm_up(server)
+        rate = _START.value
+        while not rows or rows[-1].held:
+            rows.append(measure(server, name, rate, seconds))
+            print_row(rows[-1])
+            rate *= step
+        rows.append(measure(server, name, OVERLOAD * rows[-1].rate, seconds))
+        print_row(rows[-1])
+    return rows
+
+
+def front_end() -> list[dict[str, float]]:
+    """Latencies of a server whose engine does nothing, for text as clients send it."""
+    body = json.dumps(
+        {
+            "query": "Is this a fruit? " * 6,
+            "items": [f" The {number}th thing is an apple." for number in range(10)],
+            "label_token_ids": [1, 2],
+            "apply_softmax": True,
+        }
+    )
+    rows = []
+    with BenchedServer(sys.executable, str(HERE / "idle_server.py"), _MODEL.value) as server:
+        server.send([body] * 100, [0.005 * number for number in range(100)])
+        for rate in FRONT_END_RATES:
+            times = arrivals(random.Random(_SEED.value), rate, 5 * rate)
+            answers = server.send([body] * len(times), times)
+            if any(status != 200 for _, status in answers):
+                raise RuntimeError("the idle server did not answer every request with 200")
+            latencies = [latency for latency, _ in answers]
+            row = {f"p{percent}": percentile(latencies, percent) for percent in (50, 95, 99)}
+            print(
+                f"front end alone at {rate}/s, 10 items of text: "
+                + ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in row.items()),
+                flush=True,
+            )
+            rows.append({"rate": rate, **row})
+    return rows
+
+
+def main(argv: list[str]) -> None:
+    """Prints the table, the highest rates held, and how they compare."""
+    del argv
+    print(
+        f"{_MODEL.value}, {os.cpu_count()} cores, query {_QUERY.value} + {_ITEMS.value} x {_ITEM.value} tokens, "
+        f"batches of {_BATCH.value} tokens, queue of {_QUEUE.value}"
+    )
+    idle = front_end()
+    print(
+        f"{'server':10}{'rate/s':>8}{'sent':>6}{'200':>6}{'429':>6}{'other':>7}{'done/s':>8}{'p50 s':>8}{'p95 s':>8}"
+        f"{'p99 s':>8}{'req/batch':>11}{'fill':>7}{'compiled':>9}"
+    )
+    rows = [row for name in _SERVERS.value for row in rising_rates(name)]
+    held = {
+        name: max((row.rate for row in rows if row.server == name and row.held), default=0.0)
+        for name in _SERVERS.value
+    }
+    for name, rate in held.items():
+        print(f"{name}: highest rate held with p99 under {_LATENCY.value:g} s: {rate:.2f}/s")
+        if name != "packed" and "packed" in held:
+            ratio = (
+                f"{held['packed'] / rate:.2f} times" if rate else "and this server holds none of"
+            )
+            print(f"  packed holds {ratio} that")
+    if _JSON.value:
+        report: dict[str, Any] = {
+            "flags": {
+                flag.name: flag.value for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+            },
+            "front_end": idle,
+            "rows": [dataclasses.asdict(row) | {"held": row.held} for row in rows],
+            "highest_rate_held": held,
+        }
+        pathlib.Path(_JSON.value).write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
