@@ -1,4 +1,4 @@
-"""The TPU kernel in the TPU interpreter: its numbers, what it visits, and that nothing leaks.
+"""The TPU kernel in the TPU interpreter: its numbers and what it visits.
 
 The interpreter looks for races between copies and computation, fills memory that was not written with NaN and
 raises on reads out of bounds. Columns that are padding hold NaN. One compilation serves all packs of a case.
@@ -22,6 +22,7 @@ from isoprefill_pallas.op import pallas_attention
 from isoprefill_pallas.reference import dense_attention, visible
 from isoprefill_pallas.schedule import KernelSchedule
 from mask_definition import RequestSpec
+from schedule_expansion import covered_pairs
 
 TOKENS = 1024  # rows and columns of all packs but the largest
 SIZES = BlockSizes(
@@ -41,13 +42,15 @@ SHAPES = [
     (2, 128, "bfloat16"),
     (4, 128, "float32"),
     (1, 256, "bfloat16"),
+    (16, 64, "bfloat16"),
 ]
+RATIOS = (1, 2, 3, 4, 8, 16)
 ALL_SHAPES = [
     (groups, head_dim, dtype)
-    for groups in (1, 2, 3, 4, 8, 16)
+    for groups in RATIOS
     for head_dim in (64, 128, 256)
     for dtype in ("float32", "bfloat16")
-]
+] + [(groups, 64, "bfloat16") for groups in range(1, 17) if groups not in RATIOS]
 KV_HEADS = 2
 # //tests:full_kernel_interpret sets it and takes half an hour.
 FULL = "ISOPREFILL_FULL_MATRIX" in os.environ
@@ -221,19 +224,25 @@ def test_agrees_with_float64_on_ragged_packs(shape):
     check()
 
 
-@pytest.mark.parametrize("edge", [127, 128, 129, 255, 256, 257])
-def test_item_boundaries_around_tile_edges(edge):
+@pytest.mark.parametrize("offset", [-1, 0, 1], ids=["before", "on", "after"])
+@pytest.mark.parametrize("cached", [False, True], ids=["rows", "cached-prefix"])
+def test_items_begin_and_end_around_every_tile_edge(offset, cached):
     """An off-by-one at an edge of a tile, unit or window shows only when an item starts or ends there."""
-    requests = [RequestSpec(edge, [1, edge, 128 - edge % 128, 20, 256, 1])]
-    out, lse, arrays, layout = run(requests, SHAPES[0])
+    edge = 128  # of windows and units; every second one is an edge of Q tiles and blocks
+    prefix = edge + offset
+    ends = np.arange(2 * edge, TOKENS, edge) + offset
+    # One item up to each of the first edges, three up to each of the others.
+    long, short = np.split(np.diff([prefix, *ends]), [3])
+    lens = [*long, *(part for length in short for part in (3, 5, length - 8))]
+    out, lse, arrays, layout = run([RequestSpec(prefix, lens, "none", cached)], SHAPES[0])
     check_close(out, lse, *arrays, layout)
 
 
 @pytest.mark.parametrize(
     "requests",
     [
-        pytest.param([RequestSpec(1, [])], id="one-row"),
-        pytest.param([RequestSpec(1, [1])], id="prefix-of-one"),
+        pytest.param([RequestSpec(1, [])], id="a-row-that-sees-only-itself"),
+        pytest.param([RequestSpec(1, [1, 1, 30])], id="prefix-of-one"),
         pytest.param([RequestSpec(1, [300] + [1] * 200)], id="giant-among-tiny"),
         pytest.param([RequestSpec(700, [], causal=True)], id="causal"),
         pytest.param([RequestSpec(1000, [5], "hidden", True)], id="long-cached-prefix"),
@@ -256,7 +265,9 @@ def test_giant_item_and_long_prefix():
 
 
 @pytest.mark.parametrize("norm", [30.0, 300.0])
-@pytest.mark.parametrize("place", ["anchor", "prefix", "own"])
+@pytest.mark.parametrize(
+    "place", ["anchor", "prefix", "own"]
+)  # in the anchor's keys, outside, own item
 def test_huge_keys_do_not_overflow_or_vanish(place, norm):
     """A fixed anchor overflows on keys far above it and loses all far below it: such rows must be recomputed."""
     requests = [RequestSpec(300, [20] * 20)]
@@ -322,7 +333,7 @@ def test_schedule_in_parts_gives_the_same_bits():
 
 def test_the_tiles_that_ran_are_those_of_the_schedule(monkeypatch):
     """Work that the schedule does not list would be invisible in the cost model, and wasted."""
-    ran = {"full": set(), "units": [], "windows": set()}
+    ran = {"full": set(), "units": [], "windows": set(), "anchors": []}
 
     def recorded(name, note):
         original = getattr(kernel._Tile, name)
@@ -336,7 +347,14 @@ def test_the_tiles_that_ran_are_those_of_the_schedule(monkeypatch):
     def note_units(tile, first, count, masked):
         jax.debug.callback(lambda at: ran["units"].extend(range(int(at), int(at) + count)), first)
 
+    def note_anchors(tile, group):
+        first = tile.field(kernel.ANCHORS) + group * SIZES.unit_group
+        jax.debug.callback(
+            lambda at: ran["anchors"].extend(range(int(at), int(at) + SIZES.unit_group)), first
+        )
+
     recorded("unit_group", note_units)
+    recorded("find_anchors", note_anchors)
     recorded(
         "full_block", lambda tile: jax.debug.callback(lambda s: ran["full"].add(int(s)), tile.step)
     )
@@ -368,83 +386,28 @@ def test_the_tiles_that_ran_are_those_of_the_schedule(monkeypatch):
     jax.block_until_ready(out)
     jax.effects_barrier()
     flags = part.steps[kernel.FLAGS]
-    listed = [
-        index
-        for first, end in zip(part.steps[kernel.WHOLE], part.steps[kernel.UNITS_END], strict=True)
-        for index in range(first, end)
-    ]
+
+    def entries(first, end):
+        """Of `units`, those between two fields of every step."""
+        return [
+            index
+            for begin, stop in zip(part.steps[first], part.steps[end], strict=True)
+            for index in range(begin, stop)
+        ]
+
     assert sorted(grid) == [(h, s) for h in range(KV_HEADS) for s in range(part.num_steps)]
     assert ran["full"] == set(np.flatnonzero(flags & kernel.FULL))
     assert ran["windows"] == set(np.flatnonzero(flags & kernel.WINDOWS))
     assert ran["full"]
     assert ran["windows"]
-    assert sorted(ran["units"]) == sorted(listed * KV_HEADS)
-
-
-ISOLATED = [RequestSpec(200, [20] * 10 + [150] + [5] * 6), RequestSpec(50, [30, 40])]
-# Item 3 of the first request: rows and columns 240 to 259; its prefix is columns 0 to 199.
-KEPT = np.r_[0:200, 240:260]
-
-
-def changed(x, keep, change):
-    """x with everything outside the rows `keep` changed."""
-    others = np.setdiff1d(np.arange(x.shape[0]), keep)
-    return x.at[others].set(change(x[others]).astype(x.dtype))
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("content", ["x1e4", "+max", "-max", "nan in q and k", "inf in q and k"])
-def test_other_items_and_requests_cannot_change_a_bit(dtype, content):
-    """The product's promise, at the kernel: what a row does not see has no way to reach it."""
-    shape = (1, 64, dtype)
-    layout = layout_of(ISOLATED)
-    q, k, v = (jnp.nan_to_num(x) for x in inputs(layout, shape))
-    largest = float(jnp.finfo(dtype).max)
-    change = {
-        "x1e4": lambda x: x * 1e4,
-        "+max": lambda x: jnp.full_like(x, largest),
-        "-max": lambda x: jnp.full_like(x, -largest),
-        "nan in q and k": lambda x: jnp.full_like(x, jnp.nan),
-        "inf in q and k": lambda x: jnp.full_like(x, jnp.inf),
-    }[content]
-    finite = "in q and k" not in content
-    attend = compiled(SIZES)
-    schedule = KernelSchedule.build(layout, SIZES)
-    before, lse = attend(q, k, v, layout.row_intervals, schedule)
-    others = [
-        changed(q, KEPT, change),
-        changed(k, KEPT, change),
-        changed(v, KEPT, change) if finite else v,
-    ]
-    after, lse_after = attend(*others, layout.row_intervals, schedule)
-    np.testing.assert_array_equal(np.asarray(before)[KEPT], np.asarray(after)[KEPT])
-    np.testing.assert_array_equal(np.asarray(lse)[KEPT], np.asarray(lse_after)[KEPT])
-
-
-def test_nan_in_values_reaches_only_rows_that_share_a_window():
-    """0 * NaN is NaN: documented for the windows of the same 128 rows, and nowhere else."""
-    layout = layout_of(ISOLATED)
-    q, k, v = (jnp.nan_to_num(x) for x in inputs(layout, (1, 64, "float32")))
-    attend = compiled(SIZES)
-    schedule = KernelSchedule.build(layout, SIZES)
-    before, _ = attend(q, k, v, layout.row_intervals, schedule)
-    # The last item of the second request, and the row that follows nothing: rows 650 to 689.
-    first = int(layout.request_rows[1]) + 50 + 30
-    after, _ = attend(q, k, v.at[first : first + 40].set(jnp.nan), layout.row_intervals, schedule)
-    far = np.arange(first // 128 * 128 - 128)
-    np.testing.assert_array_equal(np.asarray(before)[far], np.asarray(after)[far])
-
-
-def test_the_isolation_test_can_fail():
-    """With causal isolation the same change is seen: the comparison is not of equal things."""
-    requests = [spec._replace(causal=True) for spec in ISOLATED]
-    layout = layout_of(requests)
-    q, k, v = (jnp.nan_to_num(x) for x in inputs(layout, (1, 64, "float32")))
-    attend = compiled(SIZES)
-    schedule = KernelSchedule.build(layout, SIZES)
-    before, _ = attend(q, k, v, layout.row_intervals, schedule)
-    after, _ = attend(q, k, changed(v, KEPT, lambda x: x * 2), layout.row_intervals, schedule)
-    assert np.any(np.asarray(before)[KEPT] != np.asarray(after)[KEPT])
+    assert sorted(ran["units"]) == sorted(entries(kernel.WHOLE, kernel.UNITS_END) * KV_HEADS)
+    assert sorted(ran["anchors"]) == sorted(entries(kernel.ANCHORS, kernel.WHOLE) * KV_HEADS)
+    # And the schedule covers what the mask shows, once.
+    arguments = SIZES.schedule_arguments()
+    covered = covered_pairs(
+        layout.tile_schedule(**arguments), arguments, layout.row_intervals, layout.num_columns
+    )
+    np.testing.assert_array_equal(covered, mask_of(layout))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+SMEM_BYTES = 1 << 20  # of every generation here
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Chip:
@@ -14,6 +16,7 @@ class Chip:
         clock_hz: follows from the peak and the matmul units, 2 * units * side^2 * clock = peak per core.
         hbm_bytes_per_second: per core.
         peak_flops: bfloat16, per core.
+        hbm_bytes: per device as JAX counts them: a core of tpu7x, a chip of the others.
     """
 
     name: str
@@ -24,6 +27,7 @@ class Chip:
     clock_hz: float
     hbm_bytes_per_second: float
     peak_flops: float
+    hbm_bytes: int
 
 
 CHIPS = {
@@ -38,9 +42,18 @@ CHIPS = {
             1.5e9,
             819e9,
             197e12,
+            16 << 30,
         ),
         Chip(
-            "v6e", ("TPU v6 lite", "TPU v6e"), "v6e:2x2", "v6e-4", 100 << 20, 1.75e9, 1640e9, 918e12
+            "v6e",
+            ("TPU v6 lite", "TPU v6e"),
+            "v6e:2x2",
+            "v6e-4",
+            100 << 20,
+            1.75e9,
+            1640e9,
+            918e12,
+            32 << 30,
         ),
         # Two cores a chip, half of its bandwidth and peak each.
         Chip(
@@ -52,6 +65,7 @@ CHIPS = {
             1.75e9,
             2765e9 / 2,
             459e12 / 2,
+            95 << 30,
         ),
         Chip(
             "tpu7x",
@@ -62,6 +76,7 @@ CHIPS = {
             2.2e9,
             7380e9 / 2,
             2307e12 / 2,
+            96 << 30,
         ),
     )
 }

@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int32
 
@@ -48,7 +49,8 @@ def paged_attention(
     Args:
         q: bfloat16 or float32, as the cache.
         kv_pages: the fused cache of one layer.
-        page_indices: the pages of the columns, in order; n may include padding, any page with page_lens 0.
+        page_indices: the pages of the columns, in order; n may include padding, any page with page_lens 0. Inside
+            jax.jit nobody can check them: call `check_page_table` before.
         page_lens: how many tokens of each of these pages count.
         row_intervals: the columns that each row sees; none beyond page_lens.
         schedule: of these intervals, `KernelSchedule.of_intervals(row_intervals, n * page_size, sizes)`.
@@ -62,6 +64,8 @@ def paged_attention(
         ValueError: naming what is not supported and its value.
     """
     _check(kv_pages, page_indices, page_lens, q.shape[2])
+    if not any(isinstance(table, jax.core.Tracer) for table in (page_indices, page_lens)):
+        check_page_table(page_indices, page_lens, kv_pages.shape[0], kv_pages.shape[1])
     if q.dtype != kv_pages.dtype:
         raise ValueError(f"q must have the cache's dtype {kv_pages.dtype}, got {q.dtype}")
     k, v = gather_columns(
@@ -116,6 +120,28 @@ def write_columns(
     outside = jnp.where(slots < 0, pages * page_size, slots)
     written = flat.at[outside].set(fused.reshape(tokens, heads, packing, padded), mode="drop")
     return written.reshape(kv_pages.shape)
+
+
+def check_page_table(
+    page_indices: Int32[np.ndarray | Array, "n"],
+    page_lens: Int32[np.ndarray | Array, "n"],
+    num_pages: int,
+    page_size: int,
+) -> None:
+    """Refuses a page table that names pages or places that the cache does not have.
+
+    Raises:
+        ValueError: naming the entry, its value and the limit.
+    """
+    for name, table, most in (
+        ("page_indices", np.asarray(page_indices), num_pages - 1),
+        ("page_lens", np.asarray(page_lens), page_size),
+    ):
+        outside = np.flatnonzero((table < 0) | (table > most))
+        if outside.size:
+            raise ValueError(
+                f"{name}[{outside[0]}] must be from 0 to {most}, got {table[outside[0]]}"
+            )
 
 
 def packing_of(dtype: Any) -> int:

@@ -38,8 +38,8 @@ def prepare_process(chip: str, dump_directory: str | None = None) -> None:
         os.environ["LIBTPU_INIT_ARGS"] = dump_flags(dump_directory)
 
 
-def compile_for(chip: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """`function` compiled for one core of `chip`; arguments are arrays or pytrees, of which only shapes count."""
+def lower_for(chip: str, function: Callable[..., Any], *arguments: Any) -> jax.stages.Lowered:
+    """`function` lowered for one core of `chip`; arguments are arrays or pytrees, of which only shapes count."""
     from jax.experimental import topologies
 
     topology = topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip].topology)
@@ -49,4 +49,9 @@ def compile_for(chip: str, function: Callable[..., Any], *arguments: Any) -> Any
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
     shapes = jax.tree.map(shape_of, arguments)
-    return jax.jit(function).trace(*shapes).lower(lowering_platforms=("tpu",)).compile()
+    return jax.jit(function).trace(*shapes).lower(lowering_platforms=("tpu",))
+
+
+def compile_for(chip: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function` compiled for one core of `chip`; arguments as of `lower_for`."""
+    return lower_for(chip, function, *arguments).compile()

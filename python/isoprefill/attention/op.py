@@ -38,8 +38,9 @@ def multi_item_attention(
     (`layout.with_schedule(backend)`). Accumulates in float32. Rows that see nothing (padding) give zeros.
 
     Another item's or request's q, k and v cannot change a row's output by a single bit as long as they are
-    finite, nor can NaN or infinity in another's q or k. NaN or infinity in another item's v can, where it shares a
-    tile with the row (0 * NaN is NaN), but never with "cpu".
+    finite, nor can NaN or infinity in another's q or k. NaN or infinity in another item's v cannot with "cpu" and
+    "xla"; with "pallas" it can where it shares a window or a masked unit of the kernel with the row, and with "dense"
+    anywhere in the pack, because 0 * NaN is NaN.
 
     Args:
         q: queries, float32 or bfloat16; T is `layout.num_rows`. Hq is a multiple of Hkv, and query heads

@@ -102,6 +102,7 @@ def _local_blocks(
         )  # [C, Hkv, B, D]
         v_blocks = jnp.take(v, block_columns, axis=0, mode="clip").transpose(0, 2, 1, 3)
         inside = offsets < length[:, None]  # [C, B]
+        v_blocks = jnp.where(inside[:, None, :, None], v_blocks, 0)  # 0 * NaN would be NaN
         mask = causal & inside[:, None, :]  # [C, B, B]
         scores = _scores(q_blocks, k_blocks, soft_cap).reshape(
             chunk, kv_heads, groups, block, block
@@ -183,8 +184,11 @@ def _strips(
         v_tile = lax.dynamic_slice_in_dim(v, column, block_kv, axis=1)
         begin = lax.dynamic_slice(begins, (kind, row), (1, block_q))[0]  # [Q]
         end = jnp.minimum(lax.dynamic_slice(ends, (kind, row), (1, block_q))[0], column_end)
-        end = jnp.where(row + jnp.arange(block_q) < row_end, end, 0)
+        row_inside = row + jnp.arange(block_q) < row_end  # [Q]
+        end = jnp.where(row_inside, end, 0)
         columns = column + jnp.arange(block_kv, dtype=jnp.int32)
+        # What lies in the tile beside its rows and columns is another's: 0 * NaN would be NaN.
+        v_tile = jnp.where((columns < column_end)[:, None], v_tile, 0)
         mask = (begin[:, None] <= columns) & (columns < end[:, None])  # [Q, K]
 
         before = jax.tree.map(of_tile, state)
@@ -196,10 +200,11 @@ def _strips(
         weights = jnp.exp(scores - anchor[..., None])
         kept = jnp.exp(before.largest - anchor)
         values = _weighted_values(weights.reshape(kv_heads, groups * block_q, block_kv), v_tile)
+        values = values.reshape(kv_heads, groups, block_q, head_dim)
         after = Partial(
             largest,
             before.total * kept + weights.sum(axis=-1),
-            before.values * kept[..., None] + values.reshape(kv_heads, groups, block_q, head_dim),
+            before.values * kept[..., None] + jnp.where(row_inside[:, None], values, 0),
         )
         return jax.tree.map(
             lambda array, new: lax.dynamic_update_slice_in_dim(array, new, row, axis=2),

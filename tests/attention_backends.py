@@ -1,0 +1,142 @@
+"""Every back end of the attention, as one function, and how far a value that is not finite reaches in it.
+
+A back end that `multi_item_attention` gains joins here by itself; tests ask for its line in `reached` below. "paged" is
+the TPU kernel over a paged KV cache. The TPU kernel runs in the interpreter, with small tiles.
+"""
+
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.pallas import tpu as pltpu
+
+import isoprefill_csrc
+from isoprefill import PackedLayout, multi_item_attention
+from isoprefill.attention.op import Backend
+from isoprefill_pallas import paged
+from isoprefill_pallas.block_sizes import BlockSizes
+from isoprefill_pallas.schedule import KernelSchedule
+from schedule_expansion import expand
+
+BACKENDS = [*(name for name in get_args(Backend) if name != "auto"), "paged"]
+SIZES = BlockSizes(256, 256, 128, 128, 128, 2, 160, 64)
+PAGE_SIZE = 16
+
+
+def attend(
+    backend: str, q: Any, k: Any, v: Any, layout: PackedLayout
+) -> tuple[np.ndarray, np.ndarray]:
+    """The output and the log-sum-exp."""
+    if backend == "paged":
+        out = _attend_paged(q, k, v, layout)
+    else:
+        if backend == "xla":
+            layout = layout.with_schedule("xla")
+        if backend == "pallas":
+            layout = layout.with_schedule("pallas", block_sizes=SIZES)
+        interpret = _interpreter() if backend == "pallas" else None
+        out = multi_item_attention(
+            q, k, v, layout, backend=backend, return_lse=True, interpret=interpret
+        )
+    return tuple(np.asarray(array) for array in out)
+
+
+def reached(backend: str, layout: PackedLayout) -> np.ndarray:
+    """bool [T, S]: the rows in whose sums a column's value takes part, if only with weight 0: 0 * NaN is NaN."""
+    of_backend = {
+        "dense": lambda: np.ones((layout.num_rows, layout.num_columns), np.bool_),
+        "cpu": layout.dense_mask,  # what a row does not see is not multiplied
+        "xla": lambda: _same_prefix_or_item(layout),
+        "pallas": lambda: _reached_kernel(
+            layout.tile_schedule(**SIZES.schedule_arguments()), layout.num_rows
+        )[:, : layout.num_columns],
+        "paged": lambda: _reached_paged(layout),
+    }[backend]
+    return of_backend() | layout.dense_mask()
+
+
+def _interpreter() -> pltpu.InterpretParams:
+    return pltpu.InterpretParams(uninitialized_memory="nan", out_of_bounds_reads="raise")
+
+
+def _same_prefix_or_item(layout: PackedLayout) -> np.ndarray:
+    """Later tokens too."""
+    segment, key_segment = layout.segment_ids[:, None], layout.key_segment_ids
+    same_request = layout.request_ids[:, None] == layout.key_request_ids
+    return same_request & ((key_segment == 0) | ((key_segment == segment) & (segment > 0)))
+
+
+def _reached_kernel(schedule: Any, num_rows: int) -> np.ndarray:
+    """Full steps and whole units have no column that a row does not see."""
+    found = np.zeros((num_rows, schedule.padded_columns), np.bool_)
+    for tile in expand(schedule, SIZES.schedule_arguments()):
+        if tile.kind == "window" or (tile.kind == "unit" and not tile.whole):
+            found[tile.rows, tile.columns] = True
+    return found
+
+
+def _attend_paged(q: Any, k: Any, v: Any, layout: PackedLayout) -> tuple[Any, Any]:
+    column, pages = _paged_columns(layout)
+    order = np.random.default_rng(0).permutation(pages.size + 3)[: pages.size].astype(np.int32)
+    slots = np.where(column < 0, -1, order[column // PAGE_SIZE] * PAGE_SIZE + column % PAGE_SIZE)
+    _, kv_heads, head_dim = k.shape
+    packing = paged.packing_of(k.dtype)
+    cache = jnp.full(
+        (
+            pages.size + 3,
+            PAGE_SIZE,
+            2 * kv_heads // packing,
+            packing,
+            -(-head_dim // 128) * 128,
+        ),
+        jnp.nan,
+        k.dtype,
+    )
+    cache = paged.write_columns(cache, k, v, jnp.asarray(slots, jnp.int32))
+    intervals = _paged_intervals(layout, column)
+    schedule = KernelSchedule.of_intervals(intervals, pages.size * PAGE_SIZE, SIZES)
+    return _paged_attention(q, cache, order, pages, intervals, schedule)
+
+
+@jax.jit
+def _paged_attention(q, cache, page_indices, page_lens, intervals, schedule):
+    return paged.paged_attention(
+        q,
+        cache,
+        page_indices,
+        page_lens,
+        intervals,
+        schedule,
+        scale=q.shape[-1] ** -0.5,
+        interpret=_interpreter(),
+    )
+
+
+def _paged_columns(layout: PackedLayout) -> tuple[np.ndarray, np.ndarray]:
+    """The paged column of each column, -1 for padding, and how many tokens of each page count."""
+    column = np.full(layout.num_columns, -1, np.int64)
+    lens = []
+    for request in range(layout.key_request_ids.max() + 1):
+        (of_request,) = np.nonzero(layout.key_request_ids == request)
+        column[of_request] = len(lens) * PAGE_SIZE + np.arange(of_request.size)
+        full, rest = divmod(of_request.size, PAGE_SIZE)
+        lens += [PAGE_SIZE] * full + [rest] * (rest > 0)
+    return column, np.asarray(lens, np.int32)
+
+
+def _paged_intervals(layout: PackedLayout, column: np.ndarray) -> np.ndarray:
+    begins, ends = layout.row_intervals[::2], layout.row_intervals[1::2]  # each [2, T]
+    moved = np.zeros((4, layout.num_rows), np.int32)
+    seen = ends > begins
+    moved[::2][seen] = column[begins[seen]]
+    moved[1::2][seen] = column[ends[seen] - 1] + 1
+    return moved
+
+
+def _reached_paged(layout: PackedLayout) -> np.ndarray:
+    column, pages = _paged_columns(layout)
+    schedule = isoprefill_csrc.tile_schedule_of_intervals(
+        _paged_intervals(layout, column), pages.size * PAGE_SIZE, **SIZES.schedule_arguments()
+    )
+    return _reached_kernel(schedule, layout.num_rows)[:, column] & (column >= 0)
