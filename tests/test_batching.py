@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from isoprefill.labels import LabelSets
 from isoprefill.request import TokenRequest
 from isoprefill.result import RequestLogprobs
-from isoprefill.server import protocol
+from isoprefill.server import protocol, scheduler
 from isoprefill.server.batching import Line, joined
 from isoprefill.server.settings import BatchSettings
 
@@ -207,3 +207,35 @@ def test_requests_and_results_survive_the_way_between_the_processes(options):
         assert [one.tolist() for one in arrived.token_logprobs] == [
             one.tolist() for one in scores.token_logprobs
         ]
+
+
+class RecordingEngine:
+    """Keeps what it is asked to score."""
+
+    vocab_size = 300
+    max_positions = 512
+    device = "none"
+    compilations = 0
+
+    def __init__(self) -> None:
+        self.batches: list[list[TokenRequest]] = []
+
+    def score(self, requests):
+        self.batches.append(list(requests))
+        return []
+
+
+def test_warm_up_scores_every_kind_of_batch_of_the_sizes_asked_for():
+    """Else the first batch of its kind waits for a compilation after /ready has said yes."""
+    engine = RecordingEngine()
+    scheduler.warm_up(engine, [64, 512])
+    kinds = set()
+    for batch in engine.batches:
+        tokens = sum(one.num_tokens for one in batch)
+        (size,) = (size for size in (64, 512) if 0.7 * size <= tokens <= size)
+        kinds.add((size, len(batch), batch[0].labels is None))
+    assert kinds == {
+        (size, n, kind) for size in (64, 512) for n in (1, 4) for kind in (True, False)
+    }
+    with pytest.raises(ValueError, match="warmup-tokens must be at most the model's 512 positions"):
+        scheduler.warm_up(engine, [513])

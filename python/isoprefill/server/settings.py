@@ -144,7 +144,7 @@ class RerankSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         irrelevant: the label that says no; one token.
     """
 
-    template: str = "Query: {query}\nDocument: {document}\nIs the document relevant to the query?"
+    template: str = "Question: Is the following text about {query}?\nText: {document}\nAnswer:"
     relevant: str = " Yes"
     irrelevant: str = " No"
 
