@@ -400,6 +400,28 @@ def _serves(server) -> bool:
     return False
 
 
+def test_answers_leave_at_once():
+    """With Nagle's algorithm an answer in two parts waits for the client's delayed acknowledgement: 40 ms and more."""
+    settings = ServerSettings(engine=EngineSettings(model="any"), port=0)
+
+    async def no_delay() -> int:
+        accepted = asyncio.get_running_loop().create_future()
+        with launch._listening_socket(settings) as listener:
+            server = await asyncio.start_server(
+                lambda _, writer: accepted.set_result(writer), sock=listener
+            )
+            _, client = await asyncio.open_connection(*listener.getsockname())
+            writer = await accepted
+            option = writer.get_extra_info("socket").getsockopt(
+                socket.IPPROTO_TCP, socket.TCP_NODELAY
+            )
+            for one in (client, writer, server):
+                one.close()
+        return option
+
+    assert asyncio.run(no_delay())
+
+
 # What is bounded in memory
 
 

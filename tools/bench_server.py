@@ -1,9 +1,9 @@
 """The server under load: `bazel run //tools:bench_server`.
 
 An open-loop client in a process of its own sends requests over loopback sockets at random times (Poisson, fixed
-seed), at rising rates, until the 99th percentile of the latency passes a second or a request is not answered with 200;
-then once more at three times the highest rate, where a full queue must answer 429 and nothing else may go wrong. This
-for three servers on the same machine, one after another:
+seed), at rates that rise from a quarter of what one request after another gives, until the 99th percentile of the
+latency passes a second or a request is not answered with 200; then once more at three times that rate, where a full
+queue must answer 429 and nothing else may go wrong. This for three servers on the same machine, one after another:
 
     packed      as it is
     unpacked    one request in each prefill
@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import random
+import statistics
 import subprocess
 import sys
 import threading
@@ -35,9 +36,8 @@ SERVERS: dict[str, tuple[str, ...]] = {
     "unpacked": ("--max-batch-requests=1",),
     "serial": ("--algorithm=serial", "--max-batch-requests=1"),
 }
-RATE_STEP = 2**0.5
-OVERLOAD = 3
-LEAST_REQUESTS = 20  # of a rate, however low
+FIRST_RATE = 0.25  # over that of one request after another
+OVERLOAD = 3  # times the first rate that is not held
 FRONT_END_RATES = (20, 100)
 
 _MODEL = flags.DEFINE_string("model", "smollm2-135m", "the served model")
@@ -47,14 +47,25 @@ _ITEMS = flags.DEFINE_integer("items", 4, "items of a request", lower_bound=1)
 _ITEM = flags.DEFINE_integer("item-tokens", 4, "tokens of an item", lower_bound=1)
 _BATCH = flags.DEFINE_integer("max-batch-tokens", 512, "token budget of a prefill", lower_bound=1)
 _QUEUE = flags.DEFINE_integer("max-queue-requests", 24, "requests that may wait", lower_bound=1)
-_START = flags.DEFINE_float("first-rate", 0.5, "requests per second to begin with")
-_SECONDS = flags.DEFINE_float("seconds", 10, "for which a rate is kept up")
 _LATENCY = flags.DEFINE_float("latency", 1.0, "seconds that the 99th percentile may have")
 _SEED = flags.DEFINE_integer("seed", 0, "of tokens and times")
 _QUICK = flags.DEFINE_bool(
-    "quick", False, "fewer and shorter steps: rates double, three seconds each"
+    "quick", False, "fewer and shorter steps: rates double, 3 seconds each instead of 8"
 )
 _JSON = flags.DEFINE_string("json", None, "file to write the rows to, as JSON")
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """How rates rise: the factor from one to the next, and how long each is kept up."""
+
+    factor: float
+    seconds: float
+    least_requests: int
+
+
+FULL = Steps(factor=2**0.5, seconds=8.0, least_requests=20)
+QUICK = Steps(factor=2.0, seconds=3.0, least_requests=8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +126,7 @@ class BenchedServer:
     def metric(self, name: str) -> float:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics") as answer:
             lines = answer.read().decode().splitlines()
-        return sum(
-            float(line.split()[1]) for line in lines if line.split()[0] == f"isoprefill_{name}"
-        )
+        return sum(float(line.split()[1]) for line in lines if line.split()[0] == name)
 
     def send(self, bodies: Sequence[str], times: Sequence[float]) -> list[tuple[float, int]]:
         """Sends requests at these times; latency and status of each."""
@@ -163,16 +172,16 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return sorted(values)[max(0, -int(-percent * len(values) // 100) - 1)]
 
 
-def measure(server: BenchedServer, name: str, rate: float, seconds: float) -> Row:
-    """One rate for some seconds."""
-    chance = random.Random(f"{_SEED.value} {rate}")
-    number = max(LEAST_REQUESTS, round(rate * seconds))
+def measure(server: BenchedServer, name: str, rate: float, steps: Steps) -> Row:
+    """One rate."""
+    chance = random.Random(_SEED.value)
+    number = max(steps.least_requests, round(rate * steps.seconds))
     times = arrivals(chance, rate, number)
     counters = (
-        "batch_requests_sum",
-        "batch_requests_count",
-        "batch_fill_ratio_sum",
-        "compilations_total",
+        "isoprefill_batch_requests_sum",
+        "isoprefill_batch_requests_count",
+        "isoprefill_batch_fill_ratio_sum",
+        "isoprefill_compilations_total",
     )
     before = [server.metric(counter) for counter in counters]
     answers = server.send(bodies(chance, number), times)
@@ -205,10 +214,17 @@ def warm_up(server: BenchedServer) -> None:
     rows = _QUERY.value + _ITEMS.value * _ITEM.value
     most = min(_QUEUE.value, _BATCH.value // rows + 1)
     before = -1.0
-    while before != (compiled := server.metric("compilations_total")):
+    while before != (compiled := server.metric("isoprefill_compilations_total")):
         before = compiled
         for number in range(1, most + 1):
             server.send(bodies(chance, number), [0.0] * number)
+
+
+def lone_latency(server: BenchedServer) -> float:
+    """The median of requests that are sent one after another."""
+    chance = random.Random(_SEED.value)
+    answers = [server.send(bodies(chance, 1), [0.0]) for _ in range(5)]
+    return statistics.median(latency for ((latency, _),) in answers)
 
 
 def print_row(row: Row) -> None:
@@ -222,7 +238,7 @@ def print_row(row: Row) -> None:
 
 def rising_rates(name: str) -> list[Row]:
     """One server's rows, the last of which is the overload."""
-    step, seconds = (2.0, 3.0) if _QUICK.value else (RATE_STEP, _SECONDS.value)
+    steps = QUICK if _QUICK.value else FULL
     command = [
         *SERVE,
         *SERVERS[name],
@@ -236,12 +252,12 @@ def rising_rates(name: str) -> list[Row]:
     rows: list[Row] = []
     with BenchedServer(*command) as server:
         warm_up(server)
-        rate = _START.value
+        rate = FIRST_RATE / lone_latency(server)
         while not rows or rows[-1].held:
-            rows.append(measure(server, name, rate, seconds))
+            rows.append(measure(server, name, rate, steps))
             print_row(rows[-1])
-            rate *= step
-        rows.append(measure(server, name, OVERLOAD * rows[-1].rate, seconds))
+            rate *= steps.factor
+        rows.append(measure(server, name, OVERLOAD * rows[-1].rate, steps))
         print_row(rows[-1])
     return rows
 
@@ -261,17 +277,20 @@ def front_end() -> list[dict[str, float]]:
         server.send([body] * 100, [0.005 * number for number in range(100)])
         for rate in FRONT_END_RATES:
             times = arrivals(random.Random(_SEED.value), rate, 5 * rate)
+            before = server.metric("process_cpu_seconds_total")
             answers = server.send([body] * len(times), times)
+            cpu = (server.metric("process_cpu_seconds_total") - before) / len(times)
             if any(status != 200 for _, status in answers):
                 raise RuntimeError("the idle server did not answer every request with 200")
             latencies = [latency for latency, _ in answers]
             row = {f"p{percent}": percentile(latencies, percent) for percent in (50, 95, 99)}
             print(
                 f"front end alone at {rate}/s, 10 items of text: "
-                + ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in row.items()),
+                + ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in row.items())
+                + f"; {1e3 * cpu:.2f} ms of CPU a request",
                 flush=True,
             )
-            rows.append({"rate": rate, **row})
+            rows.append({"rate": rate, "cpu_seconds": cpu, **row})
     return rows
 
 
