@@ -1,0 +1,185 @@
+"""Scoring speed on a CPU, ours against PyTorch on the same weights: `bazel run //tools:bench_cpu`.
+
+Every implementation runs in a process of its own, in rounds of alternating order; a row shows the median of all its
+runs. A run is one request of random tokens with an empty prefix cache. Rates count useful work only: every token's
+projections once, pairs that see each other, and the head where it is read. Implementations that would take longer
+than --limit score the first items only, and the workload's name says so.
+"""
+
+import json
+import os
+import pathlib
+import platform
+import statistics
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+from cpu_contestants import NAMES, Dtype
+from cpu_measurement import Measured, Task, measure_apart
+from cpu_plot import draw_items
+from cpu_workloads import KINDS, WORKLOADS
+
+_WORKLOAD = flags.DEFINE_multi_enum(
+    "workload", list(WORKLOADS), list(WORKLOADS), "Requests; may be repeated."
+)
+_IMPLEMENTATION = flags.DEFINE_multi_enum(
+    "implementation", list(NAMES), list(NAMES), "What to measure; may be repeated."
+)
+_DTYPE = flags.DEFINE_multi_enum(
+    "dtype", ["float32", "bfloat16"], ["float32", "bfloat16"], "Of the weights; may be repeated."
+)
+_KIND = flags.DEFINE_multi_enum("kind", list(KINDS), list(KINDS), "Of scores; may be repeated.")
+_MODEL = flags.DEFINE_string(
+    "model", "smollm2-135m", "A pinned model's name, a .gguf file, or a directory with safetensors."
+)
+_ROUNDS = flags.DEFINE_integer("rounds", 2, "Processes of each implementation.", lower_bound=1)
+_SECONDS = flags.DEFINE_float("seconds", 4, "Time to repeat a run for, in each process.")
+_LIMIT = flags.DEFINE_float("limit", 600, "Seconds a run may take before it is scaled down.")
+_JSON = flags.DEFINE_string(
+    "json", None, "File for the rows. Rows of other runs in it are kept, and compared with."
+)
+_PLOT = flags.DEFINE_string(
+    "plot", None, "Only draw time against the number of items into this file (.svg, .png)."
+)
+_CLOCK = flags.DEFINE_enum(
+    "clock",
+    "wall",
+    ["wall", "cpu"],
+    "What is measured; cpu is processor time over cores, for a machine that others use too: a lower bound of the wall "
+    "time on a free one.",
+)
+_QUICK = flags.DEFINE_bool("quick", False, "A look in under two minutes: small requests, float32.")
+
+QUICK = ("ours-packed", "ours-packed_extend", "torch-serial", "torch-extend", "torch-dense")
+REFERENCE = "torch-extend"  # in float32: what scores are compared with
+
+Row = dict[str, Any]
+Key = tuple[str, str, str]  # implementation, dtype, kind
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    if _PLOT.value:
+        draw_items(_PLOT.value, _MODEL.value, _CLOCK.value)
+        return
+    names = [name for name in _IMPLEMENTATION.value if not _QUICK.value or name in QUICK]
+    dtypes: list[Dtype] = ["float32"] if _QUICK.value else _DTYPE.value
+    rounds = 1 if _QUICK.value else _ROUNDS.value
+    kept = _kept()
+    print(f"{_processor()}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
+    print(f"{'workload':<18}{'implementation':<34}{'dtype':<10}{'items/s':>8}{'s':>8}{'MB':>7}"
+          f"{'diff':>9}{'x peer':>8}{'GFLOP':>8}{'share':>7}")  # fmt: skip
+    for workload in _WORKLOAD.value:
+        if _QUICK.value and workload not in ("demo", "pr"):
+            continue
+        rows = compare(workload, [(name, dtype) for dtype in dtypes for name in names], rounds)
+        new = {_identity(row) for row in rows}
+        rows += [row for row in kept.pop(workload, []) if _identity(row) not in new]
+        kept[workload] = with_ratios(rows)
+        for row in kept[workload]:
+            if _identity(row) in new:
+                print_row(row)
+        if _JSON.value:
+            everything = [row for rows in kept.values() for row in rows]
+            pathlib.Path(_JSON.value).write_text(json.dumps(everything, indent=1) + "\n")
+
+
+def compare(workload: str, who: list[tuple[str, Dtype]], rounds: int) -> list[Row]:
+    """Rows of one workload, without their ratios."""
+    runs: dict[Key, list[Measured]] = {}
+    for index in range(rounds):
+        for name, dtype in who if index % 2 == 0 else reversed(who):
+            for one in measure_apart(_task(name, dtype, workload, _SECONDS.value)):
+                runs.setdefault((name, dtype, one.kind), []).append(one)
+    reference = {kind: runs.get((REFERENCE, "float32", kind)) for kind in _KIND.value}
+    if not all(reference.values()):
+        found = measure_apart(_task(REFERENCE, "float32", workload, 0))
+        reference = {one.kind: [one] for one in found}
+    rows = []
+    for (name, dtype, kind), of_rounds in runs.items():
+        first = of_rounds[0]
+        # A round may scale down to another number of items: the rate of each is what counts.
+        each = statistics.median(
+            seconds / one.num_items for one in of_rounds for seconds in one.seconds
+        )
+        gflop_per_s = first.gflop / (each * first.num_items)
+        expected = np.asarray((reference[kind] or [first])[0].logprobs)[: first.num_items]
+        matmul = statistics.median(one.matmul_gflop_per_s for one in of_rounds)
+        rows.append(
+            {
+                "workload": first.workload,
+                "implementation": f"{name}/{kind}",
+                "dtype": dtype,
+                "items_per_s": 1 / each,
+                "seconds": each * first.num_items,
+                "peak_rss_mb": max(one.peak_rss_mb for one in of_rounds),
+                "max_score_diff": float(np.abs(np.asarray(first.logprobs) - expected).max()),
+                "gflop": first.gflop,
+                "gemm_share": gflop_per_s / matmul,
+            }
+        )
+    return rows
+
+
+def with_ratios(rows: list[Row]) -> list[Row]:
+    """The rows of one workload with items/s relative to the best peer of the same dtype and kind of scores."""
+    best: dict[tuple[str, str], float] = {}
+    for row in rows:
+        name, kind = row["implementation"].split("/")
+        if name.startswith("torch-"):
+            key = (row["dtype"], kind)
+            best[key] = max(best.get(key, 0.0), row["items_per_s"])
+    for row in rows:
+        peer = best.get((row["dtype"], row["implementation"].split("/")[1]))
+        row["ratio_to_best_peer"] = None if peer is None else row["items_per_s"] / peer
+    return rows
+
+
+def print_row(row: Row) -> None:
+    ratio = row["ratio_to_best_peer"]
+    print(
+        f"{row['workload']:<18}{row['implementation']:<34}{row['dtype']:<10}{row['items_per_s']:8.1f}"
+        f"{row['seconds']:8.2f}{row['peak_rss_mb']:7.0f}{row['max_score_diff']:9.1e}"
+        f"{'' if ratio is None else f'{ratio:.2f}':>8}{row['gflop']:8.0f}{row['gemm_share']:7.2f}",
+        flush=True,
+    )
+
+
+def _task(name: str, dtype: Dtype, workload: str, seconds: float) -> Task:
+    one = WORKLOADS[workload]
+    return Task(
+        name,
+        dtype,
+        _MODEL.value,
+        [(one.name, one.query_len, one.item_lens)],
+        _KIND.value,
+        seconds,
+        _LIMIT.value,
+        clock=_CLOCK.value,
+    )
+
+
+def _processor() -> str:
+    path = pathlib.Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _kept() -> dict[str, list[Row]]:
+    """The rows in the file, by workload."""
+    rows: dict[str, list[Row]] = {}
+    if _JSON.value and pathlib.Path(_JSON.value).exists():
+        for row in json.loads(pathlib.Path(_JSON.value).read_text()):
+            rows.setdefault(row["workload"].split(",")[0], []).append(row)
+    return rows
+
+
+def _identity(row: Row) -> tuple[str, str]:
+    return row["implementation"], row["dtype"]
+
+
+if __name__ == "__main__":
+    app.run(main)

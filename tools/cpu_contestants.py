@@ -1,0 +1,110 @@
+"""Our engine and PyTorch, as tools/bench_cpu.py sees them. Each imports its library when it is made."""
+
+import shutil
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from cpu_workloads import LABELS, Kind, Sizes
+
+Dtype = Literal["float32", "bfloat16"]
+
+OURS = ("packed", "packed_extend", "prefill_extend", "serial")
+PEERS = ("serial", "batched", "extend", "dense", "flex")
+NAMES = tuple(f"ours-{way}" for way in OURS) + tuple(f"torch-{way}" for way in PEERS)
+# Their time is linear in the number of items.
+ITEM_BY_ITEM = ("ours-serial", "torch-serial", "torch-batched")
+
+
+class Ours:
+    """One algorithm of the engine ("auto" too); the prefix cache is empty at every call."""
+
+    batch_sizes: tuple[int, ...] = ()
+
+    def __init__(self, algorithm: Any, dtype: Dtype, model: str) -> None:
+        """Loads the model."""
+        from isoprefill import ScoringEngine
+
+        self._engine = ScoringEngine.from_pretrained(model, dtype)
+        self._algorithm, self._dtype = algorithm, dtype
+        config = self._engine.model.config
+        self.sizes = Sizes(
+            config.num_layers,
+            config.hidden_size,
+            config.intermediate_size,
+            config.num_query_heads * config.head_dim,
+            config.num_kv_heads * config.head_dim,
+            config.vocab_size,
+        )
+
+    def score(self, query: list[int], items: list[list[int]], kind: Kind) -> np.ndarray:
+        """Log-probabilities: items by labels, or items."""
+        self._engine.clear_prefix_cache()
+        labels = list(LABELS) if kind == "labels" else None
+        return self._engine.score(query, items, labels, algorithm=self._algorithm).logprobs
+
+    def matmul(self, rows: int, columns: int, inner: int) -> Callable[[], Any]:
+        """The library's product of [rows, inner] and [columns, inner]^T."""
+        import jax
+        import jax.numpy as jnp
+
+        from isoprefill.models.decoder import project
+
+        multiply = jax.jit(project)
+        x, weight = jnp.ones((rows, inner), self._dtype), jnp.ones((columns, inner), self._dtype)
+        return lambda: jax.block_until_ready(multiply(x, weight))
+
+
+class Peer:
+    """One method of PyTorch at its best: inference mode, all cores, the head only where it is read."""
+
+    def __init__(self, method: str, dtype: Dtype, model: str) -> None:
+        """Loads the model. flex_attention is compiled if there is a C++ compiler."""
+        import torch
+
+        from isoprefill_torch.model import load_model
+        from isoprefill_torch.scorer import TorchScorer
+
+        compiler = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+        self._scorer = TorchScorer(load_model(model, dtype), compile_flex=compiler)
+        self._method: Any = "isolated-dense" if method == "dense" else method
+        self._dtype = getattr(torch, dtype)
+        self.batch_sizes = {"batched": (2, 8, 32), "extend": (16, 64, 256)}.get(method, ())
+        self.batch_size: int | None = None  # all at once
+        config = self._scorer.model.torch_model.config
+        head_dim = getattr(config, "head_dim", None)
+        head_dim = head_dim or config.hidden_size // config.num_attention_heads
+        self.sizes = Sizes(
+            config.num_hidden_layers,
+            config.hidden_size,
+            config.intermediate_size,
+            config.num_attention_heads * head_dim,
+            config.num_key_value_heads * head_dim,
+            config.vocab_size,
+        )
+
+    def score(self, query: list[int], items: list[list[int]], kind: Kind) -> np.ndarray:
+        """Log-probabilities: items by labels, or items."""
+        labels = list(LABELS) if kind == "labels" else None
+        return self._scorer.logprobs(
+            query, items, labels, method=self._method, batch_size=self.batch_size
+        )
+
+    def matmul(self, rows: int, columns: int, inner: int) -> Callable[[], Any]:
+        """The library's product of [rows, inner] and [columns, inner]^T."""
+        import torch
+
+        x = torch.ones(rows, inner, dtype=self._dtype)
+        weight = torch.ones(columns, inner, dtype=self._dtype)
+
+        def multiply() -> Any:
+            with torch.inference_mode():
+                return torch.nn.functional.linear(x, weight)
+
+        return multiply
+
+
+def contestant(name: str, dtype: Dtype, model: str) -> Ours | Peer:
+    """The implementation of that name: "ours-" and an algorithm, or "torch-" and a method."""
+    library, _, way = name.partition("-")
+    return (Ours if library == "ours" else Peer)(way, dtype, model)

@@ -1,0 +1,180 @@
+"""Measures one implementation in a process of its own, so that the peak of memory is its own.
+
+`measure_apart(task)` starts the process; run as a program it takes a `Task` as JSON and prints what it measured.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from cpu_contestants import ITEM_BY_ITEM, Dtype, Ours, Peer, contestant
+from cpu_workloads import Kind, Workload
+
+MATMUL_ROWS = 4096
+MOST_RUNS = 5
+SCALED_SECONDS = 15.0  # of a run that is scaled down
+LONGEST_BATCH = 20_000  # tokens of a batch that holds the query many times: activations of 2 GB
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Task:
+    """What to measure.
+
+    Attributes:
+        implementation: one of cpu_contestants.NAMES, or "ours-auto".
+        dtype: of the weights.
+        model: which.
+        workloads: name, query length and item lengths of each.
+        kinds: of scores.
+        seconds: repeat a workload until its runs took this long; once at least.
+        limit: scale a run down that would take longer than this.
+        stop_after: a workload that takes longer is the last.
+        clock: "wall", or "cpu": processor time of all threads, divided by the cores.
+    """
+
+    implementation: str
+    dtype: Dtype
+    model: str
+    workloads: list[tuple[str, int, tuple[int, ...]]]
+    kinds: list[Kind]
+    seconds: float
+    limit: float
+    stop_after: float = 1e9
+    clock: Literal["wall", "cpu"] = "wall"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measured:
+    """One workload and kind of scores.
+
+    Attributes:
+        workload: its name, which says if it was scaled down.
+        kind: of scores.
+        num_items: how many were scored.
+        seconds: of each run.
+        peak_rss_mb: of the process so far.
+        gflop: useful work of a run.
+        matmul_gflop_per_s: the library's own matrix product of the model's sizes.
+        logprobs: of the items.
+    """
+
+    workload: str
+    kind: Kind
+    num_items: int
+    seconds: list[float]
+    peak_rss_mb: float
+    gflop: float
+    matmul_gflop_per_s: float
+    logprobs: list[Any]
+
+
+def measure_apart(task: Task) -> list[Measured]:
+    """Measures in a new process.
+
+    Raises:
+        RuntimeError: if it failed, with the end of what it said.
+    """
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    if task.clock == "cpu":
+        env["OMP_WAIT_POLICY"] = "passive"  # a thread that spins while it waits does not work
+    done = subprocess.run(
+        [sys.executable, __file__, json.dumps(dataclasses.asdict(task))],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{task.implementation} {task.dtype} failed:\n{done.stderr[-2000:]}")
+    return [Measured(**one) for one in json.loads(done.stdout.splitlines()[-1])]
+
+
+def measure(task: Task) -> list[Measured]:
+    """Everything that the task asks for, in its order."""
+    workloads = [Workload(name, query, tuple(lens)) for name, query, lens in task.workloads]
+    one = contestant(task.implementation, task.dtype, task.model)
+    _choose_batch_size(one, workloads[-1], task)
+    hidden, intermediate = one.sizes.hidden_size, one.sizes.intermediate_size
+    multiply = one.matmul(MATMUL_ROWS, intermediate, hidden)
+    multiply()
+    rate = (
+        2e-9 * MATMUL_ROWS * hidden * intermediate / min(_time(multiply, task) for _ in range(10))
+    )
+    results = []
+    for whole in workloads:
+        for kind in task.kinds:
+            workload = _scaled(one, whole, kind, task)
+            query, items = workload.tokens(one.sizes.vocab_size)
+            logprobs: np.ndarray = np.empty(0)
+
+            def run() -> None:
+                nonlocal logprobs
+                logprobs = one.score(query, items, kind)  # noqa: B023
+
+            first = _time(run, task)  # compiles
+            seconds = [] if first < task.limit / 10 else [first]
+            while not seconds or (sum(seconds) < task.seconds and len(seconds) < MOST_RUNS):
+                seconds.append(_time(run, task))
+            results.append(
+                Measured(
+                    workload.name,
+                    kind,
+                    len(items),
+                    seconds,
+                    resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                    workload.gflop(one.sizes, kind),
+                    rate,
+                    logprobs.tolist(),
+                )
+            )
+        if min(results[-1].seconds) > task.stop_after:
+            break
+    return results
+
+
+def _choose_batch_size(one: Ours | Peer, workload: Workload, task: Task) -> None:
+    """Sets the fastest batch size for the first items of the workload."""
+    if isinstance(one, Ours) or not one.batch_sizes:
+        return
+    query, items = workload.first(one.batch_sizes[-1]).tokens(one.sizes.vocab_size)
+    times = {}
+    for size in one.batch_sizes:
+        tokens = len(query) + len(items[0])
+        if task.implementation in ITEM_BY_ITEM and size * tokens > LONGEST_BATCH:
+            break
+        one.batch_size = size
+        some = items[: max(size, 16)]
+        one.score(query, some[:size], "labels")
+        run = functools.partial(one.score, query, some, "labels")
+        times[size] = _time(run, task) / len(some)
+    one.batch_size = min(times, key=lambda size: times[size])
+
+
+def _scaled(one: Ours | Peer, workload: Workload, kind: Kind, task: Task) -> Workload:
+    """The workload, or its first items if all would take longer than the limit."""
+    if task.implementation not in ITEM_BY_ITEM:
+        return workload
+    query, items = workload.first(8).tokens(one.sizes.vocab_size)
+    one.score(query, items, kind)
+    each = _time(lambda: one.score(query, items, kind), task) / len(items)
+    if each * len(workload.item_lens) <= task.limit:
+        return workload
+    return workload.first(max(8, int(SCALED_SECONDS / each)))
+
+
+def _time(call: Callable[[], Any], task: Task) -> float:
+    clock = time.perf_counter if task.clock == "wall" else time.process_time
+    begin = clock()
+    call()
+    return (clock() - begin) / (1 if task.clock == "wall" else os.cpu_count() or 1)
+
+
+if __name__ == "__main__":
+    print(json.dumps([dataclasses.asdict(one) for one in measure(Task(**json.loads(sys.argv[1])))]))

@@ -1,0 +1,54 @@
+"""Time of a request against its number of items, ours and PyTorch's."""
+
+from typing import Literal
+
+from cpu_measurement import Task, measure_apart
+
+QUERY, ITEM = 300, 20
+NUMBERS = (1, 3, 10, 30, 100, 300, 1000, 2000)
+LONGEST = 15.0  # seconds of a point after which a curve ends
+CURVES = {
+    "ours-auto": ("isoprefill", "C0"),
+    "torch-serial": ("PyTorch, one by one", "C3"),
+    "torch-batched": ("PyTorch, batched", "C1"),
+    "torch-extend": ("PyTorch, prefill + extend", "C2"),
+    "torch-dense": ("PyTorch, packed, dense mask", "C4"),
+}
+
+
+def draw_items(path: str, model: str, clock: Literal["wall", "cpu"]) -> None:
+    """Measures labels in float32 after a query of 300 tokens, items of 20, prints the times and draws them."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    matplotlib.rcParams["svg.hashsalt"] = "isoprefill"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5.2, 3.4), layout="constrained")
+    for name, (label, color) in CURVES.items():
+        points = measure_apart(
+            Task(
+                name,
+                "float32",
+                model,
+                [(f"{QUERY} + {number} x {ITEM}", QUERY, (ITEM,) * number) for number in NUMBERS],
+                ["labels"],
+                seconds=0,
+                limit=1e9,
+                stop_after=LONGEST,
+                clock=clock,
+            )
+        )
+        numbers = [point.num_items for point in points]
+        seconds = [min(point.seconds) for point in points]
+        print(name, *(f"{n}: {s:.3f} s" for n, s in zip(numbers, seconds, strict=True)), flush=True)
+        axes.plot(numbers, seconds, "o-", label=label, color=color, markersize=3)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel=f"items of {ITEM} tokens, query of {QUERY}",
+        ylabel="seconds",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
