@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import small_models
-from isoprefill import LabelSets, ScoringEngine, Workload
+from isoprefill import LabelSets, ScoringEngine, Workload, memory
 from isoprefill.request_error import MissingLogprobError
 from pairwise import cases
 from scoring_oracle import Oracle
@@ -163,6 +163,29 @@ def test_many_items_stay_within_the_memory_of_one_chunk(model_and_oracle):
     np.testing.assert_allclose(
         result.logprobs[-1], oracle.tokens(QUERY, items[-1]).sum(), atol=TOLERANCE
     )
+
+
+def test_a_step_is_as_large_as_memory_has_room_for(model_and_oracle, monkeypatch):
+    """A large model must not be given the rows of a small one; what auto chooses follows."""
+    model, _ = model_and_oracle
+    smollm2 = dataclasses.replace(
+        model.config,
+        hidden_size=576,
+        num_query_heads=9,
+        num_kv_heads=3,
+        head_dim=64,
+        intermediate_size=1536,
+    )
+    assert 37_000 < memory.row_bytes(smollm2) < 39_000
+    assert memory.rows_that_fit(smollm2, 8 << 30) == 16_384
+    assert memory.rows_that_fit(smollm2, 1 << 30) == 2_048
+    assert memory.rows_that_fit(smollm2, 0) == memory.FEWEST_ROWS
+    total = memory.free_bytes(model.params)
+    assert 0 < total < 1 << 50
+    monkeypatch.setattr("isoprefill.engine.free_bytes", lambda params: 0)
+    result = ScoringEngine(model).score(QUERY, ITEMS * 2)
+    assert result.algorithm == "packed_extend"
+    assert f"more than fit into one prefill ({memory.FEWEST_ROWS})" in result.reason
 
 
 def test_streaming_reads_no_further_than_a_result_needs(model_and_oracle):

@@ -17,6 +17,7 @@ from isoprefill.algorithms.prefill import prefill_packs
 from isoprefill.attention.op import Backend
 from isoprefill.device import Device
 from isoprefill.labels import LabelSets
+from isoprefill.memory import free_bytes, rows_that_fit
 from isoprefill.mesh import MeshShape
 from isoprefill.models.pretrained import Pretrained, load_pretrained
 from isoprefill.modes import Algorithm, AlgorithmChoice, Delimiter, Isolation, Tokenization
@@ -30,8 +31,9 @@ from isoprefill.result import RequestLogprobs, ScoreResult
 from isoprefill.scores import check_score_options, score_result
 from isoprefill.warm_up import Workload
 
-PACK_TOKENS = 16_384  # rows of a prefill; activations of SmolLM2 take about 40 KB a row
-CHUNK_TOKENS = 4_096  # rows over a cached prefix
+# Rows of a prefill, and of a chunk over a cached prefix, if memory has room for so many (isoprefill.memory).
+PACK_TOKENS = 16_384
+CHUNK_TOKENS = 4_096
 PREFIX_CACHE_BYTES = 512 << 20  # 11,000 tokens of SmolLM2 in float32
 STREAM_ITEMS = 1_024
 
@@ -49,8 +51,8 @@ class ScoringEngine:
         model: Pretrained,
         *,
         attention: Backend = "auto",
-        pack_tokens: int = PACK_TOKENS,
-        chunk_tokens: int = CHUNK_TOKENS,
+        pack_tokens: int | None = None,
+        chunk_tokens: int | None = None,
         prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
         mesh: MeshShape | None = None,
     ) -> None:
@@ -59,20 +61,23 @@ class ScoringEngine:
         Args:
             model: weights, configuration and tokenizer.
             attention: back end of `isoprefill.multi_item_attention`.
-            pack_tokens: rows of one prefill, after which "packed" cuts a list. A single item always fits.
-            chunk_tokens: rows of one chunk over a cached prefix ("prefill_extend", "packed_extend").
+            pack_tokens: rows of one prefill, after which "packed" cuts a list. A single item always fits. None is
+                PACK_TOKENS, or less if the device's memory has no room for so many rows of this model.
+            chunk_tokens: rows of one chunk over a cached prefix ("prefill_extend", "packed_extend"). None is
+                CHUNK_TOKENS, or less.
             prefix_cache_bytes: what the keys and values of queries may take between calls; 0 keeps none.
             mesh: how many devices to share the packs and the weights out to; None is one.
         """
         if attention not in get_args(Backend):
             raise ValueError(f"attention must be one of {get_args(Backend)}, got {attention!r}")
         for name, value in (("pack_tokens", pack_tokens), ("chunk_tokens", chunk_tokens)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self._model = model
         self._device = Device.of(model.params, model.config, attention, mesh)
-        self._pack_tokens = pack_tokens
-        self._chunk_tokens = chunk_tokens
+        fitting = rows_that_fit(model.config, free_bytes(self._device.params))
+        self._pack_tokens = min(PACK_TOKENS, fitting) if pack_tokens is None else pack_tokens
+        self._chunk_tokens = min(CHUNK_TOKENS, fitting) if chunk_tokens is None else chunk_tokens
         self._cache = PrefixCache(prefix_cache_bytes)
         self._preparer = Preparer(
             model.tokenizer, model.config.vocab_size, model.config.max_positions

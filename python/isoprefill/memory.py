@@ -1,0 +1,45 @@
+"""How many rows of a step the device's memory has room for."""
+
+import os
+
+import jax
+
+from isoprefill.models.config import ModelConfig
+from isoprefill.models.decoder import Params
+
+# Of the memory that the weights leave; the rest is for the prefix cache, logits and other programs.
+SHARE = 1 / 8
+FEWEST_ROWS = 512
+
+
+def rows_that_fit(config: ModelConfig, free_bytes: int) -> int:
+    """Rows of one step whose activations take at most a share of so many bytes: a power of two.
+
+    Args:
+        config: sizes of the model.
+        free_bytes: of one device, beside the weights.
+    """
+    rows = max(FEWEST_ROWS, int(free_bytes * SHARE) // row_bytes(config))
+    return 1 << (rows.bit_length() - 1)
+
+
+def row_bytes(config: ModelConfig) -> int:
+    """About what the activations of a row take in a layer, all of them float32; 38 KB for SmolLM2."""
+    heads = config.num_query_heads + 2 * config.num_kv_heads
+    stream = 4 * config.hidden_size  # before, normalised, added, after
+    attention = (2 * heads + config.num_query_heads) * config.head_dim  # projected, rotated; result
+    feed_forward = 3 * config.intermediate_size
+    return 4 * (stream + attention + feed_forward)
+
+
+def free_bytes(params: Params) -> int:
+    """Memory of the default device beside the weights; of a CPU its share of all memory, used or not.
+
+    It does not depend on what else runs, lest the same list be cut differently from one start to the next.
+    """
+    device = jax.local_devices()[0]
+    stats = device.memory_stats()
+    if stats is not None and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
+    return max(0, total - sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
