@@ -30,7 +30,7 @@ void CheckSize(const char* name, int64_t value, int64_t divisor, int64_t least,
 
 void CheckSizes(const TileSizes& sizes) {
   CheckSize("unit_q", sizes.unit_q, kLanes, kLanes, 1 << 15);
-  CheckSize("unit_kv", sizes.unit_kv, kLanes, kLanes, kMaxBlockKv);
+  CheckSize("unit_kv", sizes.unit_kv, kKeyGranule, kLanes, kMaxBlockKv);
   CheckSize("block_q", sizes.block_q, sizes.unit_q, sizes.unit_q,
             int64_t{sizes.unit_q} * kMaxBlocks);
   CheckSize("block_kv", sizes.block_kv, sizes.unit_kv, sizes.unit_kv,
@@ -39,7 +39,7 @@ void CheckSizes(const TileSizes& sizes) {
   if (sizes.window_keys != 0) {
     CheckSize("window_keys", sizes.window_keys, kKeyGranule, kLanes, 4096);
   }
-  CheckSize("full_keys", sizes.full_keys, 1, 1,
+  CheckSize("full_keys", sizes.full_keys, 1, 0,
             std::numeric_limits<int32_t>::max());
 }
 
@@ -48,30 +48,38 @@ struct Range {
   int32_t end;
 };
 
-// What the rows of one row block see through one of their two intervals.
+// What the rows of one row block see of their far or near interval.
 struct Sight {
-  // Columns that at least one row sees, in ascending order. Prefixes have one
-  // range per distinct begin, own intervals one per contiguous run of items.
+  // Columns that at least one row sees, in ascending order. Far intervals have
+  // one range per distinct begin, near ones one per contiguous run.
   std::vector<Range> ranges;
-  // Every row sees at least [max_begin, min_end) if every_row holds.
+};
+
+// What all rows of a Q tile see: at least [max_begin, min_end) if every_row
+// holds.
+struct CommonSight {
   int32_t max_begin = 0;
   int32_t min_end = std::numeric_limits<int32_t>::max();
   bool every_row = true;
 
-  void Clear() {
-    ranges.clear();
-    max_begin = 0;
-    min_end = std::numeric_limits<int32_t>::max();
-    every_row = true;
-  }
   bool AllSee(int32_t begin, int32_t end) const {
     return every_row && max_begin <= begin && min_end >= end;
   }
 };
 
 struct RowBlock {
-  Sight prefix;
-  Sight own;  // without what windows cover
+  Sight far;
+  Sight near;  // without what windows cover
+  bool has_window = false;
+  // First columns of the far intervals of rows that have no near one in a
+  // window: what anchors are for.
+  std::vector<int32_t> anchor_columns;
+};
+
+// What the window of 128 rows has to cover.
+struct Hull {
+  int32_t own_begin = std::numeric_limits<int32_t>::max();  // of items
+  int32_t end = -1;  // of what the rows see; -1: nothing
 };
 
 class Builder {
@@ -81,7 +89,6 @@ class Builder {
       : intervals_(intervals), sizes_(sizes), schedule_(schedule) {
     row_blocks_.resize(sizes.block_q / sizes.unit_q);
     hulls_.resize(sizes.block_q / kLanes);
-    needs_key_.resize(sizes.block_kv / kLanes);
   }
 
   void AddTile(int32_t q_tile);
@@ -89,16 +96,21 @@ class Builder {
   const std::vector<int32_t>& units() const { return units_; }
 
  private:
+  void PlaceWindows(int32_t q_tile, int32_t* tile);
+  Hull ReadHull(int32_t first_row, int32_t end_row) const;
+  void SplitRows(int32_t first_row, int32_t end_row, int32_t window);
   void ReadRows(int32_t q_tile);
-  void ReadRowBlock(RowBlock& block, int32_t first_row, int32_t end_row,
-                    Range* hulls);
-  void PlaceWindows(int32_t* tile);
+  void ReadRowBlock(RowBlock& block, int32_t first_row, int32_t end_row);
   void CollectColumns();
   void AddStep(int32_t q_tile, int32_t key_start, Range keys, bool full);
   void AddAnchors(int32_t key_start, Range keys);
   void AddUnits(int32_t row_block, const Sight& sight, UnitInterval interval,
                 int32_t key_start, Range keys);
   void FillGroup(size_t first_unit);
+  int32_t FirstRow(int32_t q_tile, size_t row_block) const;
+  int32_t* Bound(int32_t which) {
+    return schedule_.row_bounds.data() + int64_t{which} * intervals_.num_rows;
+  }
 
   const RowIntervals& intervals_;
   const TileSizes& sizes_;
@@ -106,116 +118,103 @@ class Builder {
 
   // Of the current Q tile.
   std::vector<RowBlock> row_blocks_;
-  std::vector<Range> hulls_;    // own columns of each 128 rows; begin < 0: none
+  std::vector<Hull> hulls_;     // of each 128 rows
   std::vector<Range> columns_;  // all that steps must cover, ascending, merged
-  Sight common_;                // of the prefix, over all rows of the tile
+  CommonSight common_;          // of the far intervals
   int32_t max_end_ = 0;
   bool has_windows_ = false;
 
   // Of the current step.
-  std::vector<char> needs_key_;
   std::vector<int32_t> key_offsets_;
-  std::vector<int32_t> masked_;
 
   std::vector<int32_t> steps_;  // step by step
   std::vector<int32_t> units_;
 };
 
-void Builder::ReadRowBlock(RowBlock& block, int32_t first_row, int32_t end_row,
-                           Range* hulls) {
-  const int32_t* const prefix_begin = intervals_.prefix_begin();
-  const int32_t* const prefix_end = intervals_.prefix_end();
-  const int32_t* const own_begin = intervals_.own_begin();
-  const int32_t* const own_end = intervals_.own_end();
-  Sight& prefix = block.prefix;
-  Sight& own = block.own;
-  for (int32_t row = first_row; row < end_row; ++row) {
-    const Range p{prefix_begin[row], prefix_end[row]};
-    const Range o{own_begin[row], own_end[row]};
-    if (p.begin < p.end) {
-      if (!prefix.ranges.empty() && prefix.ranges.back().begin == p.begin) {
-        prefix.ranges.back().end = std::max(prefix.ranges.back().end, p.end);
-      } else {
-        prefix.ranges.push_back(p);
-      }
-      prefix.max_begin = std::max(prefix.max_begin, p.begin);
-      prefix.min_end = std::min(prefix.min_end, p.end);
-      max_end_ = std::max(max_end_, p.end);
-    }
-    if (o.begin < o.end) {
-      if (!own.ranges.empty() && own.ranges.back().end >= o.begin) {
-        own.ranges.back().end = std::max(own.ranges.back().end, o.end);
-      } else {
-        own.ranges.push_back(o);
-      }
-      own.max_begin = std::max(own.max_begin, o.begin);
-      own.min_end = std::min(own.min_end, o.end);
-      Range& hull = hulls[(row - first_row) / kLanes];
-      if (hull.begin < 0) hull.begin = o.begin;
-      hull.end = o.end;
-    }
-    const bool padding = p.begin >= p.end && o.begin >= o.end;
-    if (padding) continue;
-    prefix.every_row = prefix.every_row && p.begin < p.end;
-    own.every_row = own.every_row && o.begin < o.end;
-  }
+// The first row of a row block, or that after the last used row.
+int32_t Builder::FirstRow(int32_t q_tile, size_t row_block) const {
+  const int64_t row = int64_t{q_tile} * sizes_.block_q +
+                      static_cast<int64_t>(row_block) * sizes_.unit_q;
+  return static_cast<int32_t>(std::min<int64_t>(row, intervals_.used_rows));
 }
 
-void Builder::ReadRows(int32_t q_tile) {
-  common_.Clear();
-  max_end_ = 0;
-  const int32_t rows_per_hull = sizes_.unit_q / kLanes;
-  for (size_t i = 0; i < row_blocks_.size(); ++i) {
-    RowBlock& block = row_blocks_[i];
-    Range* const hulls = hulls_.data() + i * rows_per_hull;
-    block.prefix.Clear();
-    block.own.Clear();
-    std::fill_n(hulls, rows_per_hull, Range{-1, -1});
-    const int64_t first_row = int64_t{q_tile} * sizes_.block_q +
-                              static_cast<int64_t>(i) * sizes_.unit_q;
-    const int64_t end_row =
-        std::min<int64_t>(first_row + sizes_.unit_q, intervals_.used_rows);
-    if (first_row >= end_row) continue;
-    ReadRowBlock(block, static_cast<int32_t>(first_row),
-                 static_cast<int32_t>(end_row), hulls);
-    common_.max_begin = std::max(common_.max_begin, block.prefix.max_begin);
-    common_.min_end = std::min(common_.min_end, block.prefix.min_end);
-    common_.every_row = common_.every_row && block.prefix.every_row;
+Hull Builder::ReadHull(int32_t first_row, int32_t end_row) const {
+  Hull hull;
+  for (int32_t row = first_row; row < end_row; ++row) {
+    const int32_t own_begin = intervals_.own_begin()[row];
+    const int32_t own_end = intervals_.own_end()[row];
+    if (own_begin < own_end) {
+      hull.own_begin = std::min(hull.own_begin, own_begin);
+      hull.end = std::max(hull.end, own_end);
+    } else if (intervals_.prefix_begin()[row] < intervals_.prefix_end()[row]) {
+      hull.end = std::max(hull.end, intervals_.prefix_end()[row]);
+    }
+  }
+  return hull;
+}
+
+// Moves what prefix rows see from `window` on from their far interval to the
+// near one.
+void Builder::SplitRows(int32_t first_row, int32_t end_row, int32_t window) {
+  for (int32_t row = first_row; row < end_row; ++row) {
+    const int32_t begin = intervals_.prefix_begin()[row];
+    const int32_t end = intervals_.prefix_end()[row];
+    const bool is_item =
+        intervals_.own_begin()[row] < intervals_.own_end()[row];
+    if (is_item || end <= std::max(begin, window)) continue;
+    const bool all_near = begin >= window;
+    Bound(0)[row] = all_near ? 0 : begin;
+    Bound(1)[row] = all_near ? 0 : window;
+    Bound(2)[row] = std::max(begin, window);
+    Bound(3)[row] = end;
   }
 }
 
 // A row block gets windows if all of its rows' own columns fit; then its units
-// do not cover own columns at all, so nothing is covered twice.
-void Builder::PlaceWindows(int32_t* tile) {
+// do not cover near columns at all, so nothing is covered twice.
+void Builder::PlaceWindows(int32_t q_tile, int32_t* tile) {
   const int32_t per_block = sizes_.unit_q / kLanes;
   const int32_t local_keys = sizes_.LocalKeys();
+  const int32_t keys = sizes_.window_keys;
   int32_t local_start = -1;
   has_windows_ = false;
   std::fill_n(tile + kTileWindows, hulls_.size(), -1);
   for (size_t i = 0; i < row_blocks_.size(); ++i) {
-    if (row_blocks_[i].own.ranges.empty() || sizes_.window_keys == 0) continue;
-    const Range* const hulls = hulls_.data() + i * per_block;
+    row_blocks_[i].has_window = false;
+    if (keys == 0) continue;
+    const int32_t first_row = FirstRow(q_tile, i);
+    const int32_t end_row = FirstRow(q_tile, i + 1);
+    Hull* const hulls = hulls_.data() + i * per_block;
+    int32_t* const windows = tile + kTileWindows + i * per_block;
     int32_t start = local_start;
-    bool fits = true;
+    bool fits = true, any = false;
     for (int32_t h = 0; h < per_block && fits; ++h) {
-      if (hulls[h].begin < 0) continue;
+      const Hull hull =
+          ReadHull(std::min(first_row + h * kLanes, end_row),
+                   std::min(first_row + (h + 1) * kLanes, end_row));
+      hulls[h] = hull;
+      if (hull.end < 0) continue;
+      int32_t window = RoundUp(std::max(hull.end - keys, 0), kKeyGranule);
       if (start < 0) {
-        start = std::min(RoundDown(hulls[h].begin, kKeyGranule),
-                         schedule_.padded_columns - local_keys);
+        start = std::min(window, schedule_.padded_columns - local_keys);
       }
-      const int32_t window = std::min(RoundDown(hulls[h].begin, kKeyGranule),
-                                      start + local_keys - sizes_.window_keys);
-      fits = window >= start && hulls[h].end <= window + sizes_.window_keys;
+      window = std::min(window, start + local_keys - keys);
+      fits = window >= start && hull.own_begin >= window &&
+             hull.end <= window + keys;
+      windows[h] = window - start;
+      any = true;
     }
-    if (!fits) continue;
+    if (!fits || !any) {
+      std::fill_n(windows, per_block, -1);
+      continue;
+    }
     local_start = start;
-    has_windows_ = true;
-    row_blocks_[i].own.Clear();
+    has_windows_ = row_blocks_[i].has_window = true;
     for (int32_t h = 0; h < per_block; ++h) {
-      if (hulls[h].begin < 0) continue;
-      tile[kTileWindows + i * per_block + h] =
-          std::min(RoundDown(hulls[h].begin, kKeyGranule) - local_start,
-                   local_keys - sizes_.window_keys);
+      if (windows[h] < 0) continue;
+      SplitRows(std::min(first_row + h * kLanes, end_row),
+                std::min(first_row + (h + 1) * kLanes, end_row),
+                local_start + windows[h]);
     }
   }
   tile[kTileLocalStart] = std::max(local_start, 0);
@@ -223,10 +222,59 @@ void Builder::PlaceWindows(int32_t* tile) {
       std::min(local_keys, intervals_.used_columns - tile[kTileLocalStart]);
 }
 
+void Builder::ReadRowBlock(RowBlock& block, int32_t first_row,
+                           int32_t end_row) {
+  const int32_t* const bounds[] = {Bound(0), Bound(1), Bound(2), Bound(3)};
+  std::vector<Range>& far = block.far.ranges;
+  std::vector<Range>& near = block.near.ranges;
+  for (int32_t row = first_row; row < end_row; ++row) {
+    const Range f{bounds[0][row], bounds[1][row]};
+    const Range n{bounds[2][row], bounds[3][row]};
+    const bool sees_far = f.begin < f.end, sees_near = n.begin < n.end;
+    if (sees_far) {
+      if (!far.empty() && far.back().begin == f.begin) {
+        far.back().end = std::max(far.back().end, f.end);
+      } else {
+        far.push_back(f);
+      }
+      common_.max_begin = std::max(common_.max_begin, f.begin);
+      common_.min_end = std::min(common_.min_end, f.end);
+      max_end_ = std::max(max_end_, f.end);
+      const bool anchored_by_window = sees_near && block.has_window;
+      std::vector<int32_t>& anchors = block.anchor_columns;
+      if (!anchored_by_window &&
+          (anchors.empty() || anchors.back() != f.begin)) {
+        anchors.push_back(f.begin);
+      }
+    }
+    if (sees_near && !block.has_window) {
+      if (!near.empty() && near.back().end >= n.begin) {
+        near.back().end = std::max(near.back().end, n.end);
+      } else {
+        near.push_back(n);
+      }
+    }
+    const bool padding = !sees_far && !sees_near;
+    common_.every_row = common_.every_row && (sees_far || padding);
+  }
+}
+
+void Builder::ReadRows(int32_t q_tile) {
+  common_ = CommonSight();
+  max_end_ = 0;
+  for (size_t i = 0; i < row_blocks_.size(); ++i) {
+    RowBlock& block = row_blocks_[i];
+    block.far.ranges.clear();
+    block.near.ranges.clear();
+    block.anchor_columns.clear();
+    ReadRowBlock(block, FirstRow(q_tile, i), FirstRow(q_tile, i + 1));
+  }
+}
+
 void Builder::CollectColumns() {
   columns_.clear();
   for (const RowBlock& block : row_blocks_) {
-    for (const Sight* sight : {&block.prefix, &block.own}) {
+    for (const Sight* sight : {&block.far, &block.near}) {
       columns_.insert(columns_.end(), sight->ranges.begin(),
                       sight->ranges.end());
     }
@@ -255,10 +303,10 @@ void Builder::AddAnchors(int32_t key_start, Range keys) {
   const int32_t last_offset = sizes_.block_kv - kAnchorKeys;
   for (size_t i = 0; i < row_blocks_.size(); ++i) {
     int32_t previous = -1;
-    for (const Range& range : row_blocks_[i].prefix.ranges) {
-      if (range.begin < keys.begin || range.begin >= keys.end) continue;
-      const int32_t offset = std::min(
-          RoundDown(range.begin - key_start, kKeyGranule), last_offset);
+    for (const int32_t column : row_blocks_[i].anchor_columns) {
+      if (column < keys.begin || column >= keys.end) continue;
+      const int32_t offset =
+          std::min(RoundDown(column - key_start, kKeyGranule), last_offset);
       // Requests whose prefixes start in the same columns share an entry.
       if (offset == previous) continue;
       previous = offset;
@@ -273,46 +321,28 @@ void Builder::AddAnchors(int32_t key_start, Range keys) {
 // overlap and stay in the block.
 void Builder::AddUnits(int32_t row_block, const Sight& sight,
                        UnitInterval interval, int32_t key_start, Range keys) {
-  const int32_t unit = sizes_.unit_kv / kLanes;
-  const int32_t block = sizes_.block_kv / kLanes;
-  int32_t first = block, last = -1;
-  for (const Range& range : sight.ranges) {
-    const int32_t begin = std::max(range.begin, keys.begin) - key_start;
-    const int32_t end = std::min(range.end, keys.end) - key_start;
-    if (begin >= end) continue;
-    if (last < 0) std::fill(needs_key_.begin(), needs_key_.end(), 0);
-    const int32_t from = begin / kLanes, to = (end - 1) / kLanes;
-    std::fill(needs_key_.begin() + from, needs_key_.begin() + to + 1, 1);
-    first = std::min(first, from);
-    last = std::max(last, to);
-  }
   key_offsets_.clear();
-  for (int32_t key = first; key <= last;) {
-    if (needs_key_[key]) {
+  int32_t covered = 0;  // of the block
+  for (const Range& range : sight.ranges) {
+    const int32_t end = std::min(range.end, keys.end) - key_start;
+    int32_t begin = std::max(range.begin, keys.begin) - key_start;
+    for (begin = std::max(begin, covered); begin < end; begin = covered) {
+      const int32_t key = RoundDown(begin, kKeyGranule);
       key_offsets_.push_back(key);
-      key += unit;
-    } else {
-      ++key;
+      covered = key + sizes_.unit_kv;
     }
   }
   // Push back what reaches past the block. There is room: the units before the
   // last lie in what is left of the block, whose size is a multiple of theirs.
-  int32_t limit = block;
+  int32_t limit = sizes_.block_kv;
   for (auto key = key_offsets_.rbegin();
-       key != key_offsets_.rend() && *key + unit > limit; ++key) {
-    *key = limit - unit;
+       key != key_offsets_.rend() && *key + sizes_.unit_kv > limit; ++key) {
+    *key = limit - sizes_.unit_kv;
     limit = *key;
   }
   for (const int32_t key : key_offsets_) {
-    const int32_t column = key_start + key * kLanes;
-    const int32_t entry = row_block |
-                          key * (kLanes / kKeyGranule) << kUnitKeyShift |
-                          interval << kUnitIntervalShift;
-    if (sight.AllSee(column, column + sizes_.unit_kv)) {
-      units_.push_back(entry | kUnitWholeBit);
-    } else {
-      masked_.push_back(entry);
-    }
+    units_.push_back(row_block | key / kKeyGranule << kUnitKeyShift |
+                     interval << kUnitIntervalShift);
   }
 }
 
@@ -320,34 +350,26 @@ void Builder::AddStep(int32_t q_tile, int32_t key_start, Range keys,
                       bool full) {
   const int32_t anchors = static_cast<int32_t>(units_.size());
   if (!full) AddAnchors(key_start, keys);
-  const int32_t whole = static_cast<int32_t>(units_.size());
-  masked_.clear();
-  if (!full) {
-    for (size_t i = 0; i < row_blocks_.size(); ++i) {
-      const int32_t row_block = static_cast<int32_t>(i);
-      const RowBlock& block = row_blocks_[i];
-      AddUnits(row_block, block.prefix, kPrefix, key_start, keys);
-      AddUnits(row_block, block.own, kOwn, key_start, keys);
-    }
+  const int32_t units = static_cast<int32_t>(units_.size());
+  for (size_t i = 0; i < row_blocks_.size() && !full; ++i) {
+    const int32_t row_block = static_cast<int32_t>(i);
+    AddUnits(row_block, row_blocks_[i].far, kFar, key_start, keys);
+    AddUnits(row_block, row_blocks_[i].near, kNear, key_start, keys);
   }
-  // Whole units that do not complete a group are handled as masked ones, whose
-  // groups may mix both.
-  const int32_t whole_units = static_cast<int32_t>(units_.size()) - whole;
-  const int32_t masked = whole + RoundDown(whole_units, sizes_.unit_group);
-  units_.insert(units_.end(), masked_.begin(), masked_.end());
-  FillGroup(static_cast<size_t>(masked));
+  FillGroup(static_cast<size_t>(units));
   const int32_t end = static_cast<int32_t>(units_.size());
   int32_t flags = full ? kStepFull : 0;
-  if (end > whole) flags |= kStepHasUnits;
+  if (end > units) flags |= kStepHasUnits;
   const int32_t key_range = (keys.begin - key_start) | (keys.end - key_start)
                                                            << 16;
-  steps_.insert(steps_.end(), {q_tile, key_start, flags, key_range, anchors,
-                               whole, masked, end});
+  steps_.insert(steps_.end(),
+                {q_tile, key_start, flags, key_range, anchors, units, end});
 }
 
 void Builder::AddTile(int32_t q_tile) {
+  PlaceWindows(q_tile,
+               schedule_.tiles.data() + int64_t{q_tile} * sizes_.TileFields());
   ReadRows(q_tile);
-  PlaceWindows(schedule_.tiles.data() + int64_t{q_tile} * sizes_.TileFields());
   CollectColumns();
   const size_t first_step = steps_.size();
   const int32_t last_start = schedule_.padded_columns - sizes_.block_kv;
@@ -361,7 +383,7 @@ void Builder::AddTile(int32_t q_tile) {
     // otherwise some row would see more of the block.
     const int32_t common_end = std::min(common_.min_end, block_end);
     const bool full =
-        common_.AllSee(column, common_end) &&
+        sizes_.full_keys > 0 && common_.AllSee(column, common_end) &&
         (common_.min_end >= block_end || common_.min_end == max_end_) &&
         common_end - column >= sizes_.full_keys;
     int32_t end =
@@ -372,11 +394,17 @@ void Builder::AddTile(int32_t q_tile) {
   }
   if (steps_.size() == first_step) {  // only padding: the step writes zeros
     const int32_t unit = static_cast<int32_t>(units_.size());
-    steps_.insert(steps_.end(), {q_tile, 0, 0, 0, unit, unit, unit, unit});
+    steps_.insert(steps_.end(), {q_tile, 0, 0, 0, unit, unit, unit});
   }
-  steps_[first_step + kStepFlags] |= kStepFirst;
-  steps_[steps_.size() - kStepFields + kStepFlags] |=
-      kStepLast | (has_windows_ ? kStepWindows : 0);
+  int32_t& first_flags = steps_[first_step + kStepFlags];
+  int32_t& last_flags = steps_[steps_.size() - kStepFields + kStepFlags];
+  first_flags |= kStepFirst;
+  last_flags |= kStepLast;
+  // Windows that come first set the anchors and start the accumulators; a full
+  // step does both for nothing, while it waits for the matrix unit.
+  if (has_windows_) {
+    (first_flags & kStepFull ? last_flags : first_flags) |= kStepWindows;
+  }
 }
 
 int32_t PaddedCount(std::optional<int64_t> pad_to, int64_t used,
@@ -466,6 +494,10 @@ TileSchedule BuildTileSchedule(const RowIntervals& intervals,
       std::max(1, RoundUp(intervals.num_rows, sizes.block_q) / sizes.block_q);
   schedule.tiles =
       Array<int32_t>(int64_t{schedule.num_q_tiles} * sizes.TileFields());
+  schedule.num_rows = intervals.num_rows;
+  schedule.row_bounds = Array<int32_t>(int64_t{4} * intervals.num_rows);
+  std::copy_n(intervals.bounds, int64_t{4} * intervals.num_rows,
+              schedule.row_bounds.data());
   Builder builder(intervals, sizes, schedule);
   for (int32_t tile = 0; tile < schedule.num_q_tiles; ++tile) {
     builder.AddTile(tile);

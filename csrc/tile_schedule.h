@@ -1,44 +1,50 @@
 // The tile schedule: which keys each tile of rows visits, in which order and
 // how. It is what the TPU kernel prefetches into scalar memory.
 //
-// Rows are cut into Q tiles of block_q rows. For each Q tile the schedule has
-// one or several steps. A step brings block_kv columns, starting at a multiple
-// of 16, into the kernel's memory and is one of:
+// Rows are cut into Q tiles of block_q rows, whose 128 rows each have a window:
+// window_keys columns that end with the column of the last of them. What a row
+// sees is split in two by TileSchedule::row_bounds:
+//
+//   near  the columns that the row's window covers: the own columns of an
+//   item's
+//         row, or the columns of a prefix row just before itself;
+//   far   the rest: the whole prefix, or the prefix up to the window.
+//
+// Windows are computed for all rows of a tile together. For far columns a tile
+// has one or several steps. A step brings block_kv columns, starting at a
+// multiple of 16, into the kernel's memory and is one of:
 //
 //   full     every row of the tile sees every column of [key_begin, key_end),
 //            so the kernel computes one large product without any mask;
 //   partial  the block is covered by units of unit_q rows x unit_kv columns,
-//            and only units with a visible pair are listed.
+//            starting at multiples of 16, and only units with a visible pair
+//            are listed.
 //
-// Rows of an item see, besides the prefix, only a few columns of their own. If
-// the own columns of 128 rows fit into window_keys columns, those rows need no
-// unit for them: the last step of the Q tile gives every 128 rows a window.
+// If the own columns of 128 rows do not fit into a window, their row block has
+// none: far is then the prefix, near the own interval, and units cover both.
 //
 // Example: prefix 300 and 8 items of 20 (rows 0 to 459), block_q 256, block_kv
 // 512, unit_q = unit_kv = 128, window_keys 160, full_keys 256:
 //
-//   Q tile 0   rows 0..255     one partial step, keys from 0:
-//                              units (rows 0.., keys 0..) partly visible,
-//                              (128.., 0..) whole, (128.., 128..) partly
-//   Q tile 1   rows 256..459   one partial step, keys from 0: rows 256.. see
-//                              keys 0 to 255 in two whole units and 256..383
-//                              in a partly visible one; rows 384.. likewise.
-//                              Windows: rows 256.. from column 288 (their
-//                              items start at 300), rows 384.. from 352
-//                              (theirs at 380; a window may start earlier)
+//   Q tile 0   rows 0..255     windows: rows 0.. from column 0, rows 128.. from
+//                              column 96. One partial step: of the columns
+//                              before their window rows 128.. see 0 to 95, in
+//                              one unit
+//   Q tile 1   rows 256..459   windows: rows 256.. from column 224, rows 384..
+//                              from column 304. One partial step: rows 256..
+//                              see columns 0 to 299 (items) or 0 to 223
+//                              (prefix) in three units, rows 384.. likewise
 //
-// With full_keys 128 and a tile that starts at row 300 or later, the step is
-// full with keys [0, 300).
+// With a tile that starts at row 300 or later, the step is full with keys
+// [0, 300).
 //
-// Every visible pair is covered exactly once: a unit covers the visible pairs
-// of one of the two intervals of a row (prefix or own), restricted to the
-// step's [key_begin, key_end). Blocks overlap only where the last one would
-// reach past the end of the columns; key_begin then says where the new columns
-// start. No full step, unit or window is without a visible pair, except the
-// explicit fillers (UnitInterval::kNothing) that complete a group of
-// unit_group. `full` steps, and units with kUnitWholeBit, are those of which
-// every row (padding aside: its output is zero whatever it sees) sees every
-// column.
+// Every visible pair is covered exactly once. Blocks overlap only where the
+// last one would reach past the end of the columns; key_begin then says where
+// the new columns start. No full step, unit or window is without a visible
+// pair, except the explicit fillers (UnitInterval::kNothing) that complete a
+// group of unit_group, and windows of rows of a tile that has others. `full`
+// steps are those of which every row (padding aside: its output is zero
+// whatever it sees) sees every column.
 
 #ifndef CSRC_TILE_SCHEDULE_H_
 #define CSRC_TILE_SCHEDULE_H_
@@ -51,8 +57,8 @@
 
 namespace isoprefill {
 
-// Key offsets of blocks, windows and anchors are multiples of this: the rows of
-// one TPU memory tile of bfloat16.
+// Key offsets of blocks, windows, units and anchors are multiples of this: the
+// rows of one TPU memory tile of bfloat16.
 inline constexpr int32_t kKeyGranule = 16;
 // A window belongs to this many rows, and units lie on multiples of it: the
 // lanes of one TPU register.
@@ -66,18 +72,18 @@ enum StepField : int32_t {
   kStepKeyStart = 1,  // first column of the block, a multiple of kKeyGranule
   kStepFlags = 2,     // StepFlag
   kStepKeyRange = 3,  // key_begin | key_end << 16, relative to the block
-  kStepAnchors = 4,   // units[kStepAnchors .. kStepWhole): anchors
-  kStepWhole = 5,     // units[kStepWhole .. kStepMasked): no mask needed
-  kStepMasked = 6,    // units[kStepMasked .. kStepUnitsEnd): masked
-  kStepUnitsEnd = 7,
-  kStepFields = 8,
+  kStepAnchors = 4,   // units[kStepAnchors .. kStepUnits): anchors
+  kStepUnits = 5,     // units[kStepUnits .. kStepUnitsEnd): units
+  kStepUnitsEnd = 6,
+  kStepFields = 7,
 };
 
 enum StepFlag : int32_t {
   kStepFirst = 1,      // of its Q tile
   kStepLast = 2,       // of its Q tile
   kStepFull = 4,       // one unmasked product
-  kStepWindows = 8,    // with kStepLast: the tile has windows
+  kStepWindows = 8,    // the tile's windows: with its last step if the first is
+                       // full, with its first otherwise
   kStepHasUnits = 16,  // units for this step
 };
 
@@ -93,27 +99,26 @@ enum TileField : int32_t {
 //   bits 0-7    row block: rows from unit_q * this, in the Q tile
 //   bits 8-19   key offset / kKeyGranule in the block
 //   bits 20-21  UnitInterval
-//   bit 22      every pair is visible
-// Anchor entries use row block, key offset and kNothing alike: rows of the row
-// block whose prefix starts within kAnchorKeys columns from the offset take
-// their softmax anchor from those columns. A full step that is the first of its
-// Q tile needs none: all rows' prefix starts at its key_begin.
+// Rows without a window take their softmax anchor from the columns where what
+// they see starts. Anchor entries use row block, key offset and kFar alike:
+// such rows of the row block whose far interval starts within kAnchorKeys
+// columns from the offset. A full step that is the first of its Q tile needs
+// none: all rows' far interval starts at its key_begin.
 enum UnitBits : int32_t {
   kUnitKeyShift = 8,
   kUnitIntervalShift = 20,
-  kUnitWholeBit = 1 << 22,
 };
 
-enum UnitInterval : int32_t { kPrefix = 0, kOwn = 1, kNothing = 2 };
+enum UnitInterval : int32_t { kFar = 0, kNear = 1, kNothing = 2 };
 
 struct TileSizes {
   int32_t block_q = 2048;     // a multiple of unit_q
   int32_t block_kv = 2048;    // a multiple of unit_kv, at most 32,640
   int32_t unit_q = 256;       // a multiple of 128
-  int32_t unit_kv = 256;      // a multiple of 128
+  int32_t unit_kv = 256;      // a multiple of 16 from 128
   int32_t unit_group = 4;     // units the kernel handles together
   int32_t window_keys = 160;  // a multiple of 16 from 128; 0: no windows
-  int32_t full_keys = 1024;   // fewest columns worth a full step
+  int32_t full_keys = 1024;   // fewest columns worth a full step; 0: none are
 
   // Columns of a Q tile's local block.
   int32_t LocalKeys() const {
@@ -139,6 +144,10 @@ struct TileSchedule {
   // [K, kTileWindows + block_q / 128]: TileField, then for each 128 rows the
   // start of their window in the local block, or -1.
   Array<int32_t> tiles;
+  // [4, T]: far_begin, far_end, near_begin, near_end, half open; an empty
+  // interval is 0, 0.
+  Array<int32_t> row_bounds;
+  int32_t num_rows = 0;  // T
 };
 
 // What each row of a pack sees, on its own: Layout::row_intervals without the

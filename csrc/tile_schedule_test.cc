@@ -36,7 +36,7 @@ void CheckArrays(const TileSchedule& schedule) {
     CHECK(key_start + sizes.block_kv <= schedule.padded_columns);
     CHECK(Field(schedule, kStepAnchors, step) == next_unit);
     next_unit = Field(schedule, kStepUnitsEnd, step);
-    for (int32_t i = Field(schedule, kStepWhole, step); i < next_unit; ++i) {
+    for (int32_t i = Field(schedule, kStepUnits, step); i < next_unit; ++i) {
       const int32_t entry = schedule.units[i];
       const int32_t row_block = entry & 255;
       const int32_t key = (entry >> kUnitKeyShift & 4095) * kKeyGranule;
@@ -45,6 +45,13 @@ void CheckArrays(const TileSchedule& schedule) {
     }
   }
   CHECK(next_unit == schedule.used_units);
+  for (int32_t row = 0; row < schedule.num_rows; ++row) {
+    for (int32_t which = 0; which < 4; which += 2) {
+      const int64_t at = int64_t{which} * schedule.num_rows + row;
+      CHECK(schedule.row_bounds[at] <=
+            schedule.row_bounds[at + schedule.num_rows]);
+    }
+  }
 }
 
 void RandomSchedulesStayInsideTheirArrays() {
@@ -67,12 +74,12 @@ void RandomSchedulesStayInsideTheirArrays() {
     const Layout layout = BuildLayout(requests);
     TileSizes sizes;
     sizes.unit_q = kLanes * draw(1, 3);
-    sizes.unit_kv = kLanes * draw(1, 3);
+    sizes.unit_kv = kKeyGranule * draw(8, 24);
     sizes.block_q = sizes.unit_q * draw(1, 5);
     sizes.block_kv = sizes.unit_kv * draw(1, 5);
     sizes.unit_group = draw(1, 8);
     sizes.window_keys = draw(0, 3) == 0 ? 0 : 128 + 16 * draw(0, 10);
-    sizes.full_keys = draw(1, sizes.block_kv);
+    sizes.full_keys = draw(0, sizes.block_kv);
     const TileSchedule schedule =
         BuildTileSchedule(RowIntervals(layout), sizes);
     CheckArrays(schedule);

@@ -30,19 +30,18 @@ def compile_kernel(chip: str, case: dict) -> dict:
     q = jax.ShapeDtypeStruct((rows, 2 * groups, head_dim), jnp.dtype(dtype))
     kv = jax.ShapeDtypeStruct((rows, 2, head_dim), jnp.dtype(dtype))
 
-    def attend(q, k, v, intervals, schedule):
+    def attend(q, k, v, schedule):
         return pallas_attention(
             q,
             k,
             v,
-            intervals,
             schedule,
             scale=0.1,
             interpret=False,
             vmem_limit_bytes=CHIPS[chip].vmem_limit_bytes,
         )
 
-    arguments = (q, kv, kv, layout.row_intervals, schedule)
+    arguments = (q, kv, kv, schedule)
     memory = tpu_compiler.compile_for(chip, attend, *arguments).memory_analysis()
     return {
         "hbm_bytes": memory.temp_size_in_bytes

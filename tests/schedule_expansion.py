@@ -21,7 +21,6 @@ class Tile:
     rows: slice
     columns: slice
     interval: int = 0
-    whole: bool = False
     unit_columns: slice | None = None
 
 
@@ -30,10 +29,12 @@ def expand(schedule, sizes, anchors=False) -> list[Tile]:
     unit_q, unit_kv = sizes.get("unit_q", 256), sizes.get("unit_kv", 256)
     window_keys = sizes.get("window_keys", 160)
     tiles = []
-    for q_tile, start, flags, key_range, anchor, whole, masked, end in schedule.steps.T.tolist():
+    for q_tile, start, flags, key_range, anchor, units, end in schedule.steps.T.tolist():
         first_row = q_tile * sizes["block_q"]
+        if flags & STEP_FIRST:
+            first_is_full = bool(flags & STEP_FULL)
         begin, stop = start + (key_range & 0xFFFF), start + (key_range >> 16)
-        assert bool(flags & STEP_HAS_UNITS) == (end > whole)
+        assert bool(flags & STEP_HAS_UNITS) == (end > units)
         for index in range(anchor, end):
             entry = int(schedule.units[index])
             interval = entry >> 20 & 3
@@ -43,22 +44,20 @@ def expand(schedule, sizes, anchors=False) -> list[Tile]:
             row = first_row + (entry & 255) * unit_q
             key = start + (entry >> 8 & 4095) * 16
             rows = slice(row, row + unit_q)
-            if index < whole:
+            if index < units:
                 if anchors:
                     tiles.append(Tile("anchor", rows, slice(key, key + ANCHOR_KEYS)))
                 continue
-            marked = bool(entry >> 22 & 1)
-            assert marked or index >= masked
             columns = slice(max(key, begin), min(key + unit_kv, stop))
             unit = slice(key, key + unit_kv)
-            tiles.append(Tile("unit", rows, columns, interval, marked, unit))
+            tiles.append(Tile("unit", rows, columns, interval, unit))
         if flags & STEP_FULL:
             rows = slice(first_row, first_row + sizes["block_q"])
-            tiles.append(Tile("full", rows, slice(begin, stop), whole=True))
+            tiles.append(Tile("full", rows, slice(begin, stop)))
             if anchors and flags & STEP_FIRST:
                 tiles.append(Tile("anchor", rows, slice(begin, begin + 1)))
         if flags & STEP_WINDOWS:
-            assert flags & STEP_LAST
+            assert flags & (STEP_LAST if first_is_full else STEP_FIRST)
             local_start, _, *windows = schedule.tiles[q_tile].tolist()
             for i, window in enumerate(windows):
                 if window >= 0:
@@ -68,19 +67,18 @@ def expand(schedule, sizes, anchors=False) -> list[Tile]:
     return tiles
 
 
-def covered_pairs(schedule, sizes, row_intervals, num_columns) -> np.ndarray:
+def covered_pairs(schedule, sizes, num_columns) -> np.ndarray:
     """int32 [T, S]: how often the kernel adds each pair to a row's softmax."""
-    prefix_begin, prefix_end, own_begin, own_end = (x[:, None] for x in row_intervals)
-    live = (prefix_end > prefix_begin) | (own_end > own_begin)
+    far_begin, far_end, near_begin, near_end = (x[:, None] for x in schedule.row_bounds)
+    live = (far_end > far_begin) | (near_end > near_begin)
     column = np.arange(num_columns)[None, :]
     inside = [
-        (column >= prefix_begin) & (column < prefix_end),
-        (column >= own_begin) & (column < own_end),
+        (column >= far_begin) & (column < far_end),
+        (column >= near_begin) & (column < near_end),
     ]
     count = np.zeros(inside[0].shape, np.int32)
     for tile in expand(schedule, sizes):
         rows = range(*tile.rows.indices(len(live)))
         pairs = np.ix_(rows, range(*tile.columns.indices(num_columns)))
-        unmasked = tile.kind == "full" or tile.whole
-        count[pairs] += live[rows] if unmasked else inside[tile.interval][pairs]
+        count[pairs] += live[rows] if tile.kind == "full" else inside[tile.interval][pairs]
     return count

@@ -166,6 +166,6 @@ def test_the_tile_schedule_is_the_kernels():
     schedule = layout.tile_schedule(256, 512, unit_q=128, unit_kv=128, full_keys=256)
     assert schedule.num_q_tiles == 2
     assert schedule.tiles[1][2:].tolist() == [
-        288 - schedule.tiles[1][0],
-        352 - schedule.tiles[1][0],
+        224 - schedule.tiles[1][0],
+        304 - schedule.tiles[1][0],
     ]

@@ -141,13 +141,12 @@ def intervals(mask):
 
 @functools.cache
 def compiled(soft_cap=None):
-    def run(q, pages, page_indices, page_lens, row_intervals, schedule):
+    def run(q, pages, page_indices, page_lens, schedule):
         return paged.paged_attention(
             q,
             pages,
             page_indices,
             page_lens,
-            row_intervals,
             schedule,
             scale=q.shape[-1] ** -0.5,
             soft_cap=soft_cap,
@@ -173,9 +172,7 @@ def gather(pages, page_indices, page_lens, head_dim):
 
 def attend(pack, q, pages, **options):
     schedule = KernelSchedule.of_intervals(pack.row_intervals, pack.slots.size, SIZES)
-    return compiled(**options)(
-        q, pages, pack.page_indices, pack.page_lens, pack.row_intervals, schedule
-    )
+    return compiled(**options)(q, pages, pack.page_indices, pack.page_lens, schedule)
 
 
 @pytest.mark.parametrize("case", pairwise.cases(MATRIX) if FULL else CASES, ids=str)
@@ -267,7 +264,6 @@ def test_bad_caches_are_rejected_by_name(cache, dtype, lens, message):
             pages,
             jnp.zeros(4, jnp.int32),
             jnp.zeros(lens, jnp.int32),
-            jnp.zeros((4, 8), jnp.int32),
             schedule,
             scale=1.0,
         )

@@ -34,7 +34,7 @@ def packs(draw):
 @st.composite
 def sizes(draw):
     unit_q = 128 * draw(st.integers(1, 3))
-    unit_kv = 128 * draw(st.integers(1, 3))
+    unit_kv = 16 * draw(st.integers(8, 24))
     return {
         "block_q": unit_q * draw(st.integers(1, 4)),
         "block_kv": unit_kv * draw(st.integers(1, 4)),
@@ -42,7 +42,7 @@ def sizes(draw):
         "unit_kv": unit_kv,
         "unit_group": draw(st.sampled_from([1, 2, 4])),
         "window_keys": draw(st.sampled_from([0, 128, 144, 160, 256])),
-        "full_keys": draw(st.sampled_from([1, 100, 256])),
+        "full_keys": draw(st.sampled_from([0, 1, 100, 256])),
     }
 
 
@@ -55,56 +55,64 @@ def test_every_visible_pair_is_covered_exactly_once(requests, size, padded):
     layout = build(requests, pad)
     mask = define(requests, pad).mask
     schedule = layout.tile_schedule(**size)
-    count = covered_pairs(schedule, size, layout.row_intervals, layout.num_columns)
+    count = covered_pairs(schedule, size, layout.num_columns)
     np.testing.assert_array_equal(count, mask.astype(np.int32))
 
 
 @settings(derandomize=True, deadline=None, max_examples=150)
 @given(packs(), sizes())
-def test_no_tile_is_without_a_visible_pair_and_whole_tiles_hide_nothing(requests, size):
-    """Work on invisible tiles is wasted; a wrong `whole` lets rows see what they must not."""
+def test_no_tile_is_without_a_visible_pair_and_full_tiles_hide_nothing(requests, size):
+    """Work on invisible tiles is wasted; a wrong full step lets rows see what they must not."""
     layout = build(requests)
     mask = define(requests).mask
     live = mask.any(axis=1)
     for tile in expand(layout.tile_schedule(**size), size):
         seen = mask[tile.rows][live[tile.rows]][:, tile.columns]
         assert seen.any(), tile
-        if tile.whole:
+        if tile.kind == "full":
+            assert size["full_keys"]
             assert seen.all(), tile
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(packs(), sizes())
-def test_unit_is_whole_iff_its_interval_holds_every_pair(requests, size):
-    """A whole unit that is not marked costs mask arithmetic; a marked one must need none."""
+def test_each_row_gets_its_anchor_from_what_it_sees(requests, size):
+    """A row without an anchor key falls back to the slow path, or overflows; with two, the sums do not fit together."""
     layout = build(requests)
-    prefix_begin, prefix_end, own_begin, own_end = layout.row_intervals
-    live = (prefix_end > prefix_begin) | (own_end > own_begin)
-    for tile in expand(layout.tile_schedule(**size), size):
-        if tile.kind != "unit":
-            continue
-        begin = (prefix_begin, own_begin)[tile.interval][tile.rows][live[tile.rows]]
-        end = (prefix_end, own_end)[tile.interval][tile.rows][live[tile.rows]]
-        unit = tile.unit_columns
-        assert tile.whole == bool(((begin <= unit.start) & (end >= unit.stop)).all()), tile
+    schedule = layout.tile_schedule(**size)
+    far_begin, far_end, near_begin, near_end = schedule.row_bounds
+    sees_far, sees_near = far_end > far_begin, near_end > near_begin
+    windowed = np.zeros(layout.num_rows, bool)
+    full = np.zeros(layout.num_rows, bool)
+    first_columns = np.zeros(layout.num_rows, int)
+    for tile in expand(schedule, size, anchors=True):
+        rows = np.arange(layout.num_rows)[tile.rows]
+        if tile.kind == "window":
+            windowed[rows] = True
+        elif tile.kind == "anchor":
+            # An anchor of one column stands for a first full step.
+            full[rows] |= tile.columns.stop - tile.columns.start == 1
+            first = far_begin[rows]
+            hit = (first >= tile.columns.start) & (first < tile.columns.stop)
+            first_columns[rows] += hit & sees_far[rows]
+    by_window = windowed & sees_near & ~full
+    np.testing.assert_array_equal(first_columns[~by_window], sees_far[~by_window].astype(int))
+    assert np.all(first_columns[by_window] <= 1)
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(packs(), sizes())
-def test_each_row_gets_its_anchor_from_its_own_first_key(requests, size):
-    """A row without an anchor key falls back to the slow path, or overflows."""
+def test_far_and_near_columns_are_those_that_a_row_sees(requests, size):
+    """A column lost in the split is missing from the softmax, whatever the tiles are."""
     layout = build(requests)
-    schedule = layout.tile_schedule(**size)
-    prefix_begin, prefix_end = layout.row_intervals[:2]
-    anchored = np.zeros(layout.num_rows, int)
-    for tile in expand(schedule, size, anchors=True):
-        if tile.kind != "anchor":
-            continue
-        rows = np.arange(layout.num_rows)[tile.rows]
-        first = prefix_begin[rows]
-        hit = (first >= tile.columns.start) & (first < tile.columns.stop)
-        anchored[rows] += hit & (prefix_end[rows] > first)
-    np.testing.assert_array_equal(anchored, (prefix_end > prefix_begin).astype(int))
+    far_begin, far_end, near_begin, near_end = (
+        x[:, None] for x in layout.tile_schedule(**size).row_bounds
+    )
+    column = np.arange(layout.num_columns)
+    far = (column >= far_begin) & (column < far_end)
+    near = (column >= near_begin) & (column < near_end)
+    np.testing.assert_array_equal(far | near, define(requests).mask)
+    assert not np.any(far & near)
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
@@ -128,7 +136,7 @@ def test_steps_are_grouped_by_q_tile_and_blocks_stay_inside(requests, size):
     windows = schedule.tiles[:, 2:]
     assert np.all(windows + size["window_keys"] <= max(schedule.local_keys, 0))
     assert np.all((windows == -1) | (windows % 16 == 0))
-    for ranges in (schedule.steps[4:6], schedule.steps[5:7], schedule.steps[6:8]):
+    for ranges in (schedule.steps[4:6], schedule.steps[5:7]):
         assert np.all((ranges[1] - ranges[0]) % size["unit_group"] == 0)
         assert np.all(ranges[1] >= ranges[0])
 
@@ -140,20 +148,13 @@ def test_worked_example():
     size |= {"window_keys": 160, "full_keys": 256}
     schedule = layout.tile_schedule(**size)
     tiles = expand(schedule, size)
-    partial = [t for t in tiles if t.kind == "unit"]
-    assert [(t.rows.start, t.unit_columns.start, t.whole) for t in partial] == [
-        (128, 0, True),
-        (0, 0, False),
-        (128, 128, False),
-        (256, 0, True),
-        (256, 128, True),
-        (384, 0, True),
-        (384, 128, True),
-        (256, 256, False),
-        (384, 256, False),
-    ]
-    windows = [t for t in tiles if t.kind == "window"]
-    assert [(t.rows.start, t.columns.start) for t in windows] == [(256, 288), (384, 352)]
+    units = [(t.rows.start, t.unit_columns.start) for t in tiles if t.kind == "unit"]
+    assert units == [(128, 0), (256, 0), (256, 128), (256, 256), (384, 0), (384, 128), (384, 256)]
+    windows = [(t.rows.start, t.columns.start) for t in tiles if t.kind == "window"]
+    assert windows == [(0, 0), (128, 96), (256, 224), (384, 304)]
+    # What a prefix row sees from its window's first column on is near.
+    assert schedule.row_bounds[:, 255].tolist() == [0, 96, 96, 256]
+    assert schedule.row_bounds[:, 300].tolist() == [0, 300, 300, 301]
 
 
 def test_tile_of_item_rows_alone_is_full():
@@ -163,7 +164,7 @@ def test_tile_of_item_rows_alone_is_full():
     size |= {"window_keys": 160, "full_keys": 256}
     schedule = layout.tile_schedule(**size)
     full, *windows = expand(schedule, size)
-    assert (full.kind, full.whole, full.columns) == ("full", True, slice(0, 300))
+    assert (full.kind, full.columns) == ("full", slice(0, 300))
     assert [t.kind for t in windows] == ["window", "window"]
 
 
@@ -192,7 +193,7 @@ def test_padded_schedules_of_one_bucket_have_one_shape():
         ({"block_q": 256, "block_kv": 256, "unit_kv": 0}, r"unit_kv is 0; "),
         ({"block_q": 256, "block_kv": 256, "unit_group": 0}, r"unit_group is 0; "),
         ({"block_q": 256, "block_kv": 256, "window_keys": 100}, r"window_keys is 100; "),
-        ({"block_q": 256, "block_kv": 256, "full_keys": 0}, r"full_keys is 0; "),
+        ({"block_q": 256, "block_kv": 256, "full_keys": -1}, r"full_keys is -1; "),
         ({"block_q": -256, "block_kv": 256}, r"block_q is -256; it must be from 0"),
         ({"block_q": 1 << 40, "block_kv": 256}, r"block_q is 1099511627776; it must be from 0"),
         (
@@ -251,7 +252,7 @@ def test_rows_from_the_middle_of_a_pack_are_covered_once(requests, size, first, 
     prefix_begin, prefix_end, own_begin, own_end = (x[:, None] for x in intervals)
     seen = (column >= prefix_begin) & (column < prefix_end)
     seen |= (column >= own_begin) & (column < own_end)
-    pairs = covered_pairs(schedule, size, intervals, whole.num_columns)
+    pairs = covered_pairs(schedule, size, whole.num_columns)
     np.testing.assert_array_equal(pairs, seen)
 
 
@@ -259,7 +260,7 @@ def test_intervals_of_a_layout_give_the_layouts_schedule():
     layout = build([RequestSpec(300, [20] * 20), RequestSpec(50, [400])])
     size = {"block_q": 256, "block_kv": 256}
     ours = tile_schedule_of_intervals(layout.row_intervals, layout.num_columns, **size)
-    for name in ("steps", "units", "tiles", "padded_columns"):
+    for name in ("steps", "units", "tiles", "row_bounds", "padded_columns"):
         np.testing.assert_array_equal(
             getattr(ours, name), getattr(layout.tile_schedule(**size), name)
         )

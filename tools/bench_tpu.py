@@ -197,9 +197,7 @@ def _calls(workload: Any, chip: str | None) -> Iterator[tuple[str, Callable[[], 
         chip, head_dim=dim, dtype=workload.dtype, groups=workload.groups, rows=rows, columns=rows
     )
     schedule = KernelSchedule.build(layout, sizes)
-    ours = jax.jit(
-        lambda *arrays: pallas_attention(*arrays, layout.row_intervals, schedule, scale=dim**-0.5)
-    )
+    ours = jax.jit(lambda *arrays: pallas_attention(*arrays, schedule, scale=dim**-0.5))
     yield "isoprefill", lambda: ours(q, k, v)
     for blocks in SPLASH_BLOCKS:
         attend, padded = splash_attention(workload, blocks)

@@ -88,6 +88,12 @@ void BindTileSchedule(py::module_& module, LayoutClass& layout) {
                         self);
           })
       .def_property_readonly("units", &Property<&TileSchedule::units>)
+      .def_property_readonly(
+          "row_bounds",
+          [](py::object self) {
+            const auto& schedule = self.cast<const TileSchedule&>();
+            return View(schedule.row_bounds, {4, schedule.num_rows}, self);
+          })
       .def_property_readonly("tiles", [](py::object self) {
         const auto& schedule = self.cast<const TileSchedule&>();
         return View(schedule.tiles,

@@ -23,7 +23,8 @@ class BlockSizes:
             with each other, so one fills the other's waiting times.
         window_keys: columns of a window, the own columns of 128 rows. Items up to about window_keys - 128
             tokens need no unit. 0 is for none.
-        full_keys: fewest columns for which a full step beats units.
+        full_keys: fewest columns for which a full step beats units. 0 is for none: the kernel is then compiled
+            without them.
     """
 
     block_q: int = 2048
@@ -37,15 +38,15 @@ class BlockSizes:
 
     def __post_init__(self) -> None:
         _check("unit_q", self.unit_q, LANES, LANES)
-        _check("unit_kv", self.unit_kv, LANES, LANES)
+        _check("unit_kv", self.unit_kv, KEY_GRANULE, LANES)
         _check("block_q", self.block_q, self.unit_q, self.unit_q)
         _check("block_kv", self.block_kv, self.unit_kv, self.unit_kv)
         _check("chunk_kv", self.chunk_kv, LANES, LANES)
         _check("unit_group", self.unit_group, 1, 1)
         if self.window_keys:
             _check("window_keys", self.window_keys, KEY_GRANULE, LANES)
-        _check("full_keys", self.full_keys, 1, 1)
-        if self.block_kv % self.chunk_kv:
+        _check("full_keys", self.full_keys, 1, 0)
+        if self.full_keys and self.block_kv % self.chunk_kv:
             raise ValueError(
                 f"chunk_kv is {self.chunk_kv}; it must divide block_kv = {self.block_kv}"
             )

@@ -103,48 +103,31 @@ def kernel_cost(
 ) -> Cost:
     """The cost of our kernel on a schedule. Pairs and schedule are of one head."""
     grid = grid_loop(compiled)
-    found = _kernel_regions(
-        compiled, grid, has_anchors=not online, has_windows=sizes.window_keys > 0
-    )
+    found = _kernel_regions(compiled, grid, sizes, has_anchors=not online)
     flags = part.steps[kernel.FLAGS]
-    group = 1 if online else sizes.unit_group
 
     def entries(first: int, end: int) -> int:
         return int((part.steps[end] - part.steps[first]).sum())
 
-    def steps_with(flag: int) -> int:
-        return int(((flags & flag) == flag).sum())
-
-    whole, masked = entries(kernel.WHOLE, kernel.MASKED), entries(kernel.MASKED, kernel.UNITS_END)
+    starts = (flags & (kernel.FIRST | kernel.FULL)) == kernel.FIRST
+    has_windows = (flags & kernel.WINDOWS) > 0
+    units = entries(kernel.UNITS, kernel.UNITS_END)
     times = {
-        "start": int(((flags & (kernel.FIRST | kernel.FULL)) == kernel.FIRST).sum()),
-        "anchors": entries(kernel.ANCHORS, kernel.WHOLE) // sizes.unit_group,
-        "full": steps_with(kernel.FULL),
-        "values": steps_with(kernel.HAS_UNITS),
-        "whole units": whole // group,
-        "masked units": masked // group,
-        "windows": steps_with(kernel.WINDOWS),
-        "finish": steps_with(kernel.LAST),
+        "start": int((starts & ~has_windows).sum()),
+        "first windows": int((starts & has_windows).sum()),
+        "anchors": entries(kernel.ANCHORS, kernel.UNITS) // sizes.unit_group,
+        "full": int(((flags & kernel.FULL) > 0).sum()),
+        "units": units // sizes.unit_group,
+        "last windows": int((~starts & has_windows).sum()),
+        "finish": int(((flags & kernel.LAST) > 0).sum()),
     }
-    regions = {name: (region, times[name]) for name, region in found.items() if name != "values"}
+    regions = {name: (region, times[name]) for name, region in found.items()}
     steps = part.steps.shape[1]
     cycles, overhead, costs = count_cycles(compiled, grid, regions, kv_heads, steps)
-    # What the units need before them is inside their branch but outside their loops; count_cycles took it for
-    # overhead of every step.
-    values = (
-        found["values"].bundles
-        - regions["whole units"][0].bundles
-        - regions["masked units"][0].bundles
-    )
-    cycles -= kv_heads * values * (steps - times["values"])
-    overhead -= values
-    costs["values"] = RegionCost(values, times["values"], {})
-    windows = (
-        int((part.tiles[:, kernel.FIRST_WINDOW :] >= 0).any(axis=1).sum()) * sizes.block_q // LANES
-    )
+    windows = int(has_windows.sum()) * sizes.block_q // LANES
     computed = (
         times["full"] * sizes.block_q * sizes.block_kv
-        + (whole + masked) * sizes.unit_q * sizes.unit_kv
+        + units * sizes.unit_q * sizes.unit_kv
         + windows * LANES * sizes.window_keys
     )
     return Cost(
@@ -159,52 +142,43 @@ def kernel_cost(
 
 
 def _kernel_regions(
-    compiled: CompiledKernel, grid: Region, *, has_anchors: bool, has_windows: bool
+    compiled: CompiledKernel, grid: Region, sizes: BlockSizes, *, has_anchors: bool
 ) -> dict[str, Region]:
-    """The stages of our kernel, told apart by what they use and by their order in the program."""
-    matmuls = {region: compiled.uses(region, "MATMUL") for region in compiled.regions}
-    inside = [region for region in compiled.regions if grid.holds(region)]
-    loops = sorted(region for region in inside if region.kind == "loop" and matmuls[region])
-    branches = [region for region in inside if region.kind == "if"]
-    expected = 3 if has_anchors else 2
-    if len(loops) != expected:
+    """The stages of our kernel, told apart by their order in the program and by what they use."""
+    stages = _stages(compiled, grid)
+    products = [region for region in stages if compiled.uses(region, "MATMUL")]
+    names = [
+        *(["first windows"] if sizes.window_keys else []),
+        *(["anchors"] if has_anchors else []),
+        *(["full"] if sizes.full_keys else []),
+        "units",
+        *(["last windows"] if sizes.window_keys and sizes.full_keys else []),
+    ]
+    if len(products) != len(names):
         raise ValueError(
-            f"expected {expected} loops with products in the kernel, found {len(loops)}"
+            f"expected the stages {names} with products in the kernel, found {len(products)}"
         )
-    whole, masked = loops[-2:]
-    found = {"whole units": whole, "masked units": masked}
-    if has_anchors:
-        found["anchors"] = loops[0]
-    both = [region for region in branches if region.holds(whole) and region.holds(masked)]
-    found["values"] = min(both, key=lambda region: region.bundles)
-    apart = [
-        region
-        for region in branches
-        if not any(
-            region.holds(other) or other.holds(region) or region == other
-            for other in [*loops, found["values"]]
-        )
-    ]
-    before = [region for region in apart if matmuls[region] and region.end <= whole.begin]
-    after = [region for region in apart if matmuls[region] and region.begin >= masked.end]
-    found["full"] = max(before, key=lambda region: region.bundles)
-    if has_windows:
-        found["windows"] = max(after, key=lambda region: region.bundles)
-    stages_end = max(region.end for region in found.values())
-    transposes = [
-        region
-        for region in apart
-        if not matmuls[region] and region.begin >= stages_end and compiled.uses(region, "XLU") > 8
-    ]
-    found["finish"] = max(transposes, key=lambda region: region.bundles)
-    first_stage = min(region.begin for name, region in found.items())
-    starts = [
-        region
-        for region in apart
-        if region.end <= first_stage and not matmuls[region] and compiled.uses(region, "VALU") > 100
-    ]
-    found["start"] = max(starts, key=lambda region: region.bundles)
+    found = dict(zip(names, products, strict=True))
+    others = [region for region in stages if region not in products]
+    before = [region for region in others if region.end <= products[0].begin]
+    after = [region for region in others if region.begin >= products[-1].end]
+    found["start"] = max(before, key=lambda region: compiled.uses(region, "VALU"))
+    found["finish"] = max(after, key=lambda region: compiled.uses(region, "XLU"))
     return found
+
+
+def _stages(compiled: CompiledKernel, grid: Region) -> list[Region]:
+    """The innermost loops with products, and the outermost regions beside them, in program order."""
+    inside = [region for region in compiled.regions if grid.holds(region)]
+    loops = [r for r in inside if r.kind == "loop" and compiled.uses(r, "MATMUL")]
+    branches = [
+        region
+        for region in inside
+        if region.kind == "if"
+        and not any(region.holds(loop) or loop.holds(region) for loop in loops)
+    ]
+    outermost = [r for r in branches if not any(other.holds(r) for other in branches)]
+    return sorted([*loops, *outermost])
 
 
 def _kernel_bytes(

@@ -60,7 +60,7 @@ def estimate_kernel(
     q = jax.ShapeDtypeStruct((layout.num_rows, workload.query_heads, workload.head_dim), dtype)
     kv = jax.ShapeDtypeStruct((columns, workload.kv_heads, workload.head_dim), dtype)
     _clear(dump_directory)
-    compile_for(chip, attend, q, kv, kv, layout.row_intervals, part.steps, part.units, part.tiles)
+    compile_for(chip, attend, q, kv, kv, schedule.row_bounds, part.steps, part.units, part.tiles)
     compiled = CompiledKernel(
         dump_directory, "isoprefill_online" if online else "isoprefill_anchored"
     )

@@ -7,15 +7,17 @@ The grid is (Hkv, steps). A step belongs to one Q tile of bq rows and brings bk 
 schedule (csrc/tile_schedule.h) says which, and what to do with them. Rows of the Q tile, the accumulator and
 the softmax anchors stay in VMEM over all steps of a tile:
 
-    first step of a Q tile     scaled queries, accumulator = 0, anchors = 0
-    every step                 anchors for the rows whose prefix starts in this block
+    first step of a Q tile     windows: 128 rows x window_keys columns each, up to the rows themselves, masked.
+                               They scale the queries, set the anchors and start the accumulator
+    every step                 anchors for rows that have no window and whose far columns start in this block
       full                       all rows x all columns of the block, no mask
-      units                      groups of unit_q x unit_kv, unmasked ones first, then masked ones
-    last step of a Q tile      windows: 128 rows x window_keys own columns each, masked
-                               output = accumulator / row sum, or 0 for padding
+      units                      groups of unit_q x unit_kv, masked
+    last step of a Q tile      output = accumulator / row sum, or 0 for padding
 
-For a prefix of 2000 and 500 items of 20, bq = bk = 2048, one KV head runs six steps: one of units (the prefix's
-triangle) and five full ones, each with 16 windows.
+If the first step is full, it scales the queries, sets the anchors and starts the accumulator itself, because the
+matrix unit is what everything else waits for there; windows then come with the last step. For a prefix of 2000 and
+500 items of 20, bq = bk = 2048, one KV head runs six steps: one of units (the prefix's triangle) and five full ones,
+each with 16 windows.
 
 Orientation. Scores are S = K Q^T, [columns, R]: the G query heads of a KV head are stacked along the lanes, so
 one product serves them all, and what is per row (mask bounds, anchor, row sum) is a lane vector that broadcasts
@@ -23,10 +25,11 @@ over sublanes for free. The output is accumulated transposed, O^T = V^T P, so th
 and only D + 16 rows stream past it. The row sums come from rows of ones below V^T: they add up the same rounded
 P that weighs V, which halves the error against summing before rounding, and the matmul unit has the time.
 
-Softmax. Exponentials are taken against a fixed anchor per row, its largest score among the first visible columns
-of the block where its prefix starts, instead of a running maximum: the accumulator is then never rescaled and no
+Softmax. Exponentials are taken against a fixed anchor per row, HEADROOM bits above its largest score in its window
+or among the first columns that it sees, instead of a running maximum: the accumulator is then never rescaled and no
 maximum is taken over all scores. An anchor need not be a bound. Every row's sum l certifies it afterwards: with
-2^-80 < l < 2^80 nothing has overflowed and what underflowed is below 2^-40 of the result. Rows out of range get
+2^-64 < l < 2^80 nothing has overflowed and what underflowed is below 2^-40 of the result. The headroom lets scores be
+up to 112 bits above the anchor's columns, and costs nothing: l is at least 2^-32. Rows out of range get
 the log-sum-exp NaN, and the caller takes their results from the running-maximum variant (online=True). Anchor
 and certificate of a row are functions of the row's query and of keys that it sees, so other items cannot change
 which variant a row gets.
@@ -37,6 +40,7 @@ the exponential; columns outside a step's range take part as copies of a visible
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -50,10 +54,11 @@ from jaxtyping import Array, Float, Int32
 from isoprefill_pallas.block_sizes import KEY_GRANULE, LANES, BlockSizes
 
 # Fields of a step, flags and unit bits, as in csrc/tile_schedule.h.
-Q_TILE, KEY_START, FLAGS, KEY_RANGE, ANCHORS, WHOLE, MASKED, UNITS_END = range(8)
+Q_TILE, KEY_START, FLAGS, KEY_RANGE, ANCHORS, UNITS, UNITS_END = range(7)
 LOCAL_START, LOCAL_END, FIRST_WINDOW = range(3)
 FIRST, LAST, FULL, WINDOWS, HAS_UNITS = 1, 2, 4, 8, 16
-INTERVAL_PREFIX, INTERVAL_OWN, INTERVAL_NOTHING = range(3)
+FAR_BEGIN, FAR_END, NEAR_BEGIN, NEAR_END = range(4)
+INTERVAL_FAR, INTERVAL_NEAR, INTERVAL_NOTHING = range(3)
 ANCHOR_KEYS = 32
 # Windows computed together: more overlap, fewer spill over the registers.
 WINDOW_GROUP = 8
@@ -62,7 +67,8 @@ LOG2_E = math.log2(math.e)
 # What a masked score becomes. Not -inf, which turns a row that sees nothing into NaN; and far below the scores
 # of huge keys.
 HIDDEN = -0.7 * float(jnp.finfo(jnp.float32).max)
-CERTIFIED = 2.0**80
+HEADROOM = 32.0
+LEAST_CERTIFIED, MOST_CERTIFIED = 2.0**-64, 2.0**80
 
 NT = (((1,), (1,)), ((), ()))  # x [m, d], y [n, d] -> x y^T
 NN = (((1,), (0,)), ((), ()))
@@ -104,10 +110,10 @@ class _Tile:
         online,
     ):
         (
-            self.steps,  # SMEM int32 [8, n]
+            self.steps,  # SMEM int32 [7, n]
             self.units,  # SMEM int32 [m]
             self.tiles,  # SMEM int32 [K * (2 + bq / 128)]
-            self.rows,  # int32 [4, bq]: prefix_begin, prefix_end, own_begin, own_end
+            self.rows,  # int32 [4, bq]: far_begin, far_end, near_begin, near_end
             self.q,  # [bq, G * D] or [G, bq, D]
             self.k,  # [bk, D] or [1, bk, D]
             self.v,  # as k
@@ -117,7 +123,7 @@ class _Tile:
             self.lse,  # float32 [1, G, bq], base 2
             self.acc,  # scratch float32 [D + ones, R]
             self.top,  # scratch float32 [1, R]: anchor, or running maximum
-            self.v_t,  # scratch [D + ones, bk]: V^T of the block and ones, 0 outside the step's columns
+            self.v_t,  # scratch [D + ones, bk]: V^T of a full step and ones, 0 outside the step's columns
             self.scaled_q,  # scratch [R, D]: the tile's queries x scale x log2(e), one head after another
         ) = refs
         self.sizes = sizes
@@ -176,33 +182,42 @@ class _Tile:
 
     # ---- stages, in the order in which they run ----
 
-    def scale_queries(self) -> jax.Array:
-        """[R, D]: the scaled rows of the tile, kept for units and windows."""
-        d, bq = self.head_dim, self.sizes.block_q
-        for g in range(self.groups):
-            q = self.q[g] if len(self.q.shape) == 3 else self.q[:, g * d : (g + 1) * d]
+    def scale_queries(self, first: int, count: int) -> jax.Array:
+        """[G * count, D]: scaled rows of every query head, kept for what follows."""
+        d = self.head_dim
+        heads = []
+        for g, lanes in enumerate(self.lanes(first, count)):
+            at = slice(first, first + count)
+            q = self.q[g, at, :] if len(self.q.shape) == 3 else self.q[at, g * d : (g + 1) * d]
             scaled = q.astype(jnp.float32) * self.log2_scale
-            self.scaled_q[g * bq : (g + 1) * bq, :] = scaled.astype(self.scaled_q.dtype)
-        return self.scaled_q[...]
+            heads.append(scaled.astype(self.scaled_q.dtype))
+            self.scaled_q[lanes, :] = heads[-1]
+        return jnp.concatenate(heads, axis=0)
 
     def start_tile(self) -> None:
-        self.scale_queries()
+        self.scale_queries(0, self.sizes.block_q)
         self.acc[...] = jnp.zeros_like(self.acc)
         self.top[...] = jnp.full_like(self.top, HIDDEN if self.online else 0.0)
 
     def find_anchors(self, group: jax.Array) -> None:
-        """Sets the anchors of a group of row blocks from the columns where their prefix starts."""
+        """Sets the anchors of rows without a window, from the columns where what they see starts."""
         sizes, first = self.sizes, self.field(ANCHORS) + group * self.sizes.unit_group
         for entry in [self.units[first + i] for i in range(sizes.unit_group)]:
             row, key, interval = self.unit(entry)
             s = self.scores(self.k_rows(self.k, key, ANCHOR_KEYS), self.queries(row, sizes.unit_q))
-            begin, end = self.bounds(0, row, sizes.unit_q), self.bounds(1, row, sizes.unit_q)
+            begin, end = (self.bounds(which, row, sizes.unit_q) for which in (FAR_BEGIN, FAR_END))
             column = self.field(KEY_START) + key
             length = jnp.where(interval == INTERVAL_NOTHING, 0, end - begin)
+            if sizes.window_keys:
+                near_end, near_begin = (
+                    self.bounds(which, row, sizes.unit_q) for which in (NEAR_END, NEAR_BEGIN)
+                )
+                anchored = jnp.where(self.window_of(row) < 0, 0, near_end - near_begin)
+                length = jnp.where(anchored > 0, 0, length)
             seen = _within(_iota(s.shape, 0), self.per_head(begin - column), self.per_head(length))
             best = jnp.where(seen, s, HIDDEN).max(axis=0, keepdims=True)
             lanes = self.lanes(row, sizes.unit_q)
-            anchor = jnp.where(best <= HIDDEN, self.gather(self.top, lanes), best)
+            anchor = jnp.where(best <= HIDDEN, self.gather(self.top, lanes), best + HEADROOM)
             for g, at in enumerate(lanes):
                 self.top[:, at] = anchor[:, g * sizes.unit_q : (g + 1) * sizes.unit_q]
 
@@ -229,7 +244,7 @@ class _Tile:
         visible_key = only.sum(axis=0, keepdims=True).astype(some.dtype)
         # A full step starts its tile itself, here, where the matmul unit is what everything else waits for.
         first = self.has(FIRST)
-        queries = self.scale_queries()
+        queries = self.scale_queries(0, sizes.block_q)
         acc, top = jnp.where(first, 0.0, self.acc[...]), self.top[...]
         for start in range(0, sizes.block_kv, sizes.chunk_kv):
             keys = self.k_rows(self.k, start, sizes.chunk_kv)
@@ -245,65 +260,65 @@ class _Tile:
                 acc = acc * factor + _dot(v_t, self.weights(s, subtract), NN)
             else:
                 if start == 0:
-                    top = jnp.where(first, s[:ANCHOR_KEYS].max(axis=0, keepdims=True), top)
+                    anchor = s[:ANCHOR_KEYS].max(axis=0, keepdims=True) + HEADROOM
+                    top = jnp.where(first, anchor, top)
                 acc = acc + _dot(v_t, self.weights(s, top), NN)
             self.acc[...] = acc
             acc = self.acc[...]
         self.top[...] = top
 
-    def unit_group(self, first: jax.Array, count: int, masked: bool) -> None:
+    def unit_group(self, first: jax.Array, count: int) -> None:
         """`count` units: all scores, then all weights, then all products, so that they overlap."""
         sizes = self.sizes
-        units = [self.unit(self.units[first + i]) for i in range(count)]
-        scores = [
-            self.scores(self.k_rows(self.k, key, sizes.unit_kv), self.queries(row, sizes.unit_q))
-            for row, key, _ in units
-        ]
-        if masked:
-            scores = [self.mask_unit(s, *unit) for s, unit in zip(scores, units, strict=True)]
-        lanes = [self.lanes(row, sizes.unit_q) for row, _, _ in units]
-        v_ts = [
-            self.v_t[:, pl.ds(pl.multiple_of(key, LANES), sizes.unit_kv)] for _, key, _ in units
-        ]
+        scores, v_ts, lanes = [], [], []
+        for row, key, interval in [self.unit(self.units[first + i]) for i in range(count)]:
+            s = self.scores(
+                self.k_rows(self.k, key, sizes.unit_kv), self.queries(row, sizes.unit_q)
+            )
+            scores.append(self.mask_unit(s, row, key, interval))
+            v_ts.append(
+                self.transposed(self.k_rows(self.v, key, sizes.unit_kv), self.key_end - key)
+            )
+            lanes.append(self.lanes(row, sizes.unit_q))
         self.accumulate(scores, v_ts, lanes, sizes.unit_q)
 
     def mask_unit(
         self, s: jax.Array, row: jax.Array, key: jax.Array, interval: jax.Array
     ) -> jax.Array:
-        prefix = interval == INTERVAL_PREFIX
+        far = interval == INTERVAL_FAR
         count = self.sizes.unit_q
-        begin = jnp.where(prefix, self.bounds(0, row, count), self.bounds(2, row, count))
-        end = jnp.where(prefix, self.bounds(1, row, count), self.bounds(3, row, count))
-        length = jnp.where(interval == INTERVAL_NOTHING, 0, end - begin)
+        begin, end = (
+            jnp.where(far, self.bounds(of_far, row, count), self.bounds(of_near, row, count))
+            for of_far, of_near in ((FAR_BEGIN, NEAR_BEGIN), (FAR_END, NEAR_END))
+        )
+        # What an overlapping block before this one has covered.
+        begin = jnp.maximum(begin, self.field(KEY_START) + self.key_begin)
+        length = jnp.where(interval == INTERVAL_NOTHING, 0, jnp.maximum(end - begin, 0))
         column = self.field(KEY_START) + key
         seen = _within(_iota(s.shape, 0), self.per_head(begin - column), self.per_head(length))
         return jnp.where(seen, s, HIDDEN)
 
-    def windows(self) -> None:
-        """The own columns of every 128 rows, whatever their items are."""
-        sizes, per_tile = self.sizes, FIRST_WINDOW + self.sizes.block_q // LANES
-        first = self.field(Q_TILE) * per_tile
+    def windows(self, *, fresh: bool) -> None:
+        """The near columns of every 128 rows. `fresh` ones are the first that the rows of the tile meet."""
+        sizes = self.sizes
+        first = self.field(Q_TILE) * (FIRST_WINDOW + sizes.block_q // LANES)
         local_start, local_end = self.tiles[first + LOCAL_START], self.tiles[first + LOCAL_END]
         scores, v_ts, lanes = [], [], []
         for row in range(0, sizes.block_q, LANES):
-            window = self.tiles[first + FIRST_WINDOW + row // LANES]
+            window = self.window_of(row)
             key = pl.multiple_of(jnp.maximum(window, 0), KEY_GRANULE)
-            s = self.scores(
-                self.k_rows(self.local_k, key, sizes.window_keys), self.queries(row, LANES)
-            )
-            begin, end = self.bounds(2, row, LANES), self.bounds(3, row, LANES)
+            queries = self.scale_queries(row, LANES) if fresh else self.queries(row, LANES)
+            s = self.scores(self.k_rows(self.local_k, key, sizes.window_keys), queries)
+            begin, end = self.bounds(NEAR_BEGIN, row, LANES), self.bounds(NEAR_END, row, LANES)
             length = jnp.where(window < 0, 0, end - begin)
             column = local_start + key
             seen = _within(_iota(s.shape, 0), self.per_head(begin - column), self.per_head(length))
             scores.append(jnp.where(seen, s, HIDDEN))
             v = self.k_rows(self.local_v, key, sizes.window_keys)
-            # Padding columns may hold anything, and 0 * NaN would be NaN.
-            v_t = jnp.where(_iota(v.shape, 0) < local_end - key, v, jnp.zeros_like(v)).T
-            ones = jnp.ones((self.v_t.shape[0] - self.head_dim, sizes.window_keys), v_t.dtype)
-            v_ts.append(jnp.concatenate([v_t, ones], axis=0))
+            v_ts.append(self.transposed(v, jnp.where(window < 0, 0, local_end - key)))
             lanes.append(self.lanes(row, LANES))
             if len(scores) == WINDOW_GROUP or row + LANES == sizes.block_q:
-                self.accumulate(scores, v_ts, lanes, LANES)
+                self.accumulate(scores, v_ts, lanes, LANES, fresh=fresh)
                 scores, v_ts, lanes = [], [], []
 
     def finish_tile(self) -> None:
@@ -317,7 +332,7 @@ class _Tile:
         )
         lse = self.top[...] + jnp.log2(total)
         if not self.online:
-            certified = (total > 1 / CERTIFIED) & (total < CERTIFIED)
+            certified = (total > LEAST_CERTIFIED) & (total < MOST_CERTIFIED)
             lse = jnp.where(certified, lse, jnp.nan)
         lse = jnp.where(seen > 0, lse, -jnp.inf)
         inverse = jnp.where(seen > 0, 1.0 / total, 0.0)
@@ -346,59 +361,80 @@ class _Tile:
         key = pl.multiple_of(((entry >> 8) & 4095) * KEY_GRANULE, KEY_GRANULE)
         return row, key, (entry >> 20) & 3
 
-    def accumulate(self, scores: list, v_ts: list, lanes: list, count: int) -> None:
-        """Adds independent pieces of scores [columns, G * count] to the accumulators of their rows."""
-        tops: list[jax.Array] = []
+    def window_of(self, row: jax.Array | int) -> jax.Array:
+        """Where the window of 128 rows starts in the local block; negative if they have none."""
+        per_tile = FIRST_WINDOW + self.sizes.block_q // LANES
+        group = row // LANES if isinstance(row, int) else lax.div(row, LANES)
+        return self.tiles[self.field(Q_TILE) * per_tile + FIRST_WINDOW + group]
+
+    def transposed(self, v: jax.Array, length: jax.Array) -> jax.Array:
+        """[D + ones, columns]: V^T and rows of ones, from v [columns, D] of which `length` count."""
+        # Padding columns may hold anything, and 0 * NaN would be NaN.
+        v = jnp.where(_iota(v.shape, 0) < length, v, jnp.zeros_like(v))
+        ones = jnp.ones((ones_rows(v.dtype), v.shape[0]), v.dtype)
+        return jnp.concatenate([v.T, ones], axis=0)
+
+    def accumulate(
+        self, scores: list, v_ts: list, lanes: list, count: int, *, fresh: bool = False
+    ) -> None:
+        """Adds independent pieces of scores [columns, G * count] to the accumulators of their rows.
+
+        With `fresh`, the pieces are the first of their rows: they set anchors and accumulators.
+        """
+        subtract: list[jax.Array] = []
         factors: list[jax.Array | None] = [None] * len(scores)
         for i, (s, at) in enumerate(zip(scores, lanes, strict=True)):
-            top = self.gather(self.top, at)
-            if self.online:
-                new, top, factors[i] = self.raise_top(s, top)
-                for g, lane in enumerate(at):
-                    self.top[:, lane] = new[:, g * count : (g + 1) * count]
-            tops.append(top)
-        weights = [self.weights(s, top) for s, top in zip(scores, tops, strict=True)]
+            if fresh:
+                best = s.max(axis=0, keepdims=True)
+                anchor = best if self.online else best + HEADROOM
+                # A row that has seen nothing yet: subtract 0, so that its masked scores weigh 0 and not 1.
+                subtract.append(jnp.where(best <= HIDDEN, 0.0, anchor))
+                new = anchor if self.online else subtract[-1]
+            elif self.online:
+                new, raised, factors[i] = self.raise_top(s, self.gather(self.top, at))
+                subtract.append(raised)
+            else:
+                subtract.append(self.gather(self.top, at))
+                continue
+            for g, lane in enumerate(at):
+                self.top[:, lane] = new[:, g * count : (g + 1) * count]
+        weights = [self.weights(s, top) for s, top in zip(scores, subtract, strict=True)]
         products = [_dot(v_t, p, NN) for v_t, p in zip(v_ts, weights, strict=True)]
         for product, factor, at in zip(products, factors, lanes, strict=True):
             for g, lane in enumerate(at):
-                here = slice(g * count, (g + 1) * count)
-                old = self.acc[:, lane] if factor is None else self.acc[:, lane] * factor[:, here]
-                self.acc[:, lane] = old + product[:, here]
+                here = product[:, g * count : (g + 1) * count]
+                if not fresh:
+                    old = self.acc[:, lane]
+                    if factor is not None:
+                        old = old * factor[:, g * count : (g + 1) * count]
+                    here = old + here
+                self.acc[:, lane] = here
 
 
 def _kernel(*refs, sizes, groups, head_dim, log2_scale, log2_cap, online):
     tile = _Tile(refs, sizes, groups, head_dim, log2_scale, log2_cap, online)
-    # With a running maximum, units of one group may be of the same rows and must follow one another.
-    group = 1 if online else sizes.unit_group
+    group = sizes.unit_group
 
-    def units(first: jax.Array, end: jax.Array, masked: bool) -> None:
-        def body(i, _):
-            tile.unit_group(first + i * group, group, masked)
+    def loop(first: jax.Array, end: jax.Array, count: int, body: Callable[[jax.Array], None]):
+        def once(i, _):
+            body(i)
             return 0
 
-        lax.fori_loop(0, lax.div(end - first, group), body, 0)
+        lax.fori_loop(0, lax.div(end - first, count), once, 0)
 
-    pl.when((tile.flags & (FIRST | FULL)) == FIRST)(tile.start_tile)
-    if not online:
-
-        def anchors(i, _):
-            tile.find_anchors(i)
-            return 0
-
-        lax.fori_loop(
-            0, lax.div(tile.field(WHOLE) - tile.field(ANCHORS), sizes.unit_group), anchors, 0
-        )
-
-    pl.when(tile.has(FULL))(tile.full_block)
-
-    @pl.when(tile.has(HAS_UNITS))
-    def _():
-        tile.transpose_values()
-        units(tile.field(WHOLE), tile.field(MASKED), masked=False)
-        units(tile.field(MASKED), tile.field(UNITS_END), masked=True)
-
+    has_windows = tile.has(WINDOWS) if sizes.window_keys else False
+    starts = (tile.flags & (FIRST | FULL)) == FIRST
+    pl.when(starts & jnp.logical_not(has_windows))(tile.start_tile)
     if sizes.window_keys:
-        pl.when(tile.has(WINDOWS))(tile.windows)
+        pl.when(starts & has_windows)(functools.partial(tile.windows, fresh=True))
+    anchors, units, units_end = (tile.field(name) for name in (ANCHORS, UNITS, UNITS_END))
+    if not online:
+        loop(anchors, units, sizes.unit_group, tile.find_anchors)
+    if sizes.full_keys:
+        pl.when(tile.has(FULL))(tile.full_block)
+    loop(units, units_end, group, lambda i: tile.unit_group(units + i * group, group))
+    if sizes.window_keys and sizes.full_keys:
+        pl.when(has_windows & jnp.logical_not(starts))(functools.partial(tile.windows, fresh=False))
     pl.when(tile.has(LAST))(tile.finish_tile)
 
 
@@ -406,8 +442,8 @@ def tile_attention(
     q: Float[Array, "T Hq D"],
     k: Float[Array, "S Hkv D"],
     v: Float[Array, "S Hkv D"],
-    row_intervals: Int32[Array, "4 T"],
-    steps: Int32[Array | np.ndarray, "8 n"],
+    row_bounds: Int32[Array, "4 T"],
+    steps: Int32[Array | np.ndarray, "7 n"],
     units: Int32[Array | np.ndarray, "m"],
     tiles: Int32[Array | np.ndarray, "K windows"],
     *,
@@ -423,7 +459,7 @@ def tile_attention(
 
     Args:
         q, k, v: bfloat16 or float32, all alike. S is the schedule's `padded_columns`.
-        row_intervals, steps, units, tiles: of a layout and its tile schedule for these `sizes`.
+        row_bounds, steps, units, tiles: of the tile schedule of a layout for these `sizes`.
         num_steps: how many of the steps count; by default all.
         online: keep a running maximum instead of fixed anchors.
 
@@ -470,8 +506,8 @@ def tile_attention(
     if not interpret:
         # Left alone, the compiler may put whole operands into VMEM, where vector instructions copy the blocks.
         in_memory = pltpu.HBM
-        row_intervals, q, k, v = (
-            pltpu.with_memory_space_constraint(x, pltpu.HBM) for x in (row_intervals, q, k, v)
+        row_bounds, q, k, v = (
+            pltpu.with_memory_space_constraint(x, pltpu.HBM) for x in (row_bounds, q, k, v)
         )
     if token_major:
         q_spec = pl.BlockSpec((bq, groups * head_dim), q_tile)
@@ -511,7 +547,7 @@ def tile_attention(
             scratch_shapes=[
                 pltpu.VMEM((depth, stacked), jnp.float32),
                 pltpu.VMEM((1, stacked), jnp.float32),
-                pltpu.VMEM((depth, bk), v.dtype),
+                pltpu.VMEM((depth, bk if sizes.full_keys else LANES), v.dtype),
                 pltpu.VMEM((stacked, head_dim), q.dtype),
             ],
         ),
@@ -524,6 +560,6 @@ def tile_attention(
         ),
         interpret=interpret,
         name="isoprefill_online" if online else "isoprefill_anchored",
-    )(steps, units, tiles.reshape(-1), row_intervals, q, k, v, k, v)
+    )(steps, units, tiles.reshape(-1), row_bounds, q, k, v, k, v)
     out = out.reshape(rows, query_heads, head_dim) if token_major else out.swapaxes(0, 1)
     return out, lse.reshape(query_heads, rows).T / LOG2_E

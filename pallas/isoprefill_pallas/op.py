@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float
 
 from isoprefill_pallas.chips import chip_of
 from isoprefill_pallas.heads import Heads
@@ -18,7 +18,6 @@ def pallas_attention(
     q: Float[Array, "T Hq D"],
     k: Float[Array, "S Hkv D"],
     v: Float[Array, "S Hkv D"],
-    row_intervals: Int32[Array, "4 T"],
     schedule: KernelSchedule,
     *,
     scale: float,
@@ -34,8 +33,7 @@ def pallas_attention(
 
     Args:
         q, k, v: bfloat16 or float32; D is 64, 128 or 256, Hq / Hkv from 1 to 16.
-        row_intervals: what each row sees, `isoprefill_csrc.Layout.row_intervals`.
-        schedule: of the same layout.
+        schedule: of the rows' and columns' layout.
         interpret: None compiles on a TPU and uses the TPU interpreter elsewhere; False compiles wherever the
             computation is lowered to; InterpretParams are the interpreter's.
         vmem_limit_bytes: by default what the chip allows.
@@ -66,7 +64,7 @@ def pallas_attention(
                     q[rows],
                     k,
                     v,
-                    row_intervals[:, rows],
+                    jnp.asarray(schedule.row_bounds)[:, rows],
                     part.steps,
                     part.units,
                     part.tiles,

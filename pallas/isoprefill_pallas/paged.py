@@ -36,7 +36,6 @@ def paged_attention(
     kv_pages: FusedCache,
     page_indices: Int32[Array, "n"],
     page_lens: Int32[Array, "n"],
-    row_intervals: Int32[Array, "4 T"],
     schedule: KernelSchedule,
     *,
     scale: float,
@@ -52,8 +51,8 @@ def paged_attention(
         page_indices: the pages of the columns, in order; n may include padding, any page with page_lens 0. Inside
             jax.jit nobody can check them: call `check_page_table` before.
         page_lens: how many tokens of each of these pages count.
-        row_intervals: the columns that each row sees; none beyond page_lens.
-        schedule: of these intervals, `KernelSchedule.of_intervals(row_intervals, n * page_size, sizes)`.
+        schedule: of the columns that each row sees, `KernelSchedule.of_intervals(row_intervals, n * page_size, sizes)`;
+            none of them beyond page_lens.
         scale, soft_cap, interpret, vmem_limit_bytes: as in `pallas_attention`.
 
     Returns:
@@ -75,7 +74,6 @@ def paged_attention(
         q,
         k,
         v,
-        row_intervals,
         schedule,
         scale=scale,
         soft_cap=soft_cap,

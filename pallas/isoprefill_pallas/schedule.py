@@ -24,7 +24,7 @@ USUAL_UNITS = 16
 class SchedulePart:
     """The steps of consecutive Q tiles, counted from the part's first."""
 
-    steps: Int32[np.ndarray, "8 n"]
+    steps: Int32[np.ndarray, "7 n"]
     num_steps: Int32[np.ndarray, ""]  # of n; the rest is padding
     units: Int32[np.ndarray, "m"]
     tiles: Int32[np.ndarray, "K windows"]
@@ -39,11 +39,13 @@ class KernelSchedule:
 
     Attributes:
         parts: one call of the kernel each. More than one only if the schedule does not fit into scalar memory.
+        row_bounds: the columns that each row sees, split into far and near ones; see csrc/tile_schedule.h.
         sizes: the block sizes it was made for.
         padded_columns: columns that k and v get.
     """
 
     parts: tuple[SchedulePart, ...]
+    row_bounds: Int32[np.ndarray, "4 T"]
     sizes: BlockSizes = dataclasses.field(metadata={"static": True})
     padded_columns: int = dataclasses.field(metadata={"static": True})
 
@@ -105,7 +107,7 @@ class KernelSchedule:
             first_row = first * sizes.block_q
             rows = min(num_rows, end * sizes.block_q) - first_row
             made.append(SchedulePart(*part, first_row=first_row, num_rows=rows))
-        return cls(tuple(made), sizes, schedule.padded_columns)
+        return cls(tuple(made), schedule.row_bounds, sizes, schedule.padded_columns)
 
 
 def _part(

@@ -147,7 +147,6 @@ def _pallas(
         q,
         k,
         v,
-        jnp.asarray(layout.row_intervals),
         schedule,
         scale=scale,
         soft_cap=soft_cap,
