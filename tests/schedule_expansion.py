@@ -14,7 +14,7 @@ class Tile:
     """Rows and columns of one full step, unit, window or anchor.
 
     `columns` is what counts: a unit's columns (`unit_columns`) without those that an earlier,
-    overlapping block has covered.
+    overlapping block has covered; where the far interval of a row begins that an anchor is for.
     """
 
     kind: str
@@ -22,6 +22,7 @@ class Tile:
     columns: slice
     interval: int = 0
     unit_columns: slice | None = None
+    step: int = 0
 
 
 def expand(schedule, sizes, anchors=False) -> list[Tile]:
@@ -29,7 +30,8 @@ def expand(schedule, sizes, anchors=False) -> list[Tile]:
     unit_q, unit_kv = sizes.get("unit_q", 256), sizes.get("unit_kv", 256)
     window_keys = sizes.get("window_keys", 160)
     tiles = []
-    for q_tile, start, flags, key_range, anchor, units, end in schedule.steps.T.tolist():
+    for step, fields in enumerate(schedule.steps.T.tolist()):
+        q_tile, start, flags, key_range, anchor, units, end = fields
         first_row = q_tile * sizes["block_q"]
         if flags & STEP_FIRST:
             first_is_full = bool(flags & STEP_FULL)
@@ -46,7 +48,8 @@ def expand(schedule, sizes, anchors=False) -> list[Tile]:
             rows = slice(row, row + unit_q)
             if index < units:
                 if anchors:
-                    tiles.append(Tile("anchor", rows, slice(key, key + ANCHOR_KEYS)))
+                    starts = slice(max(key, begin), key + ANCHOR_KEYS)
+                    tiles.append(Tile("anchor", rows, starts, step=step))
                 continue
             columns = slice(max(key, begin), min(key + unit_kv, stop))
             unit = slice(key, key + unit_kv)
@@ -55,7 +58,7 @@ def expand(schedule, sizes, anchors=False) -> list[Tile]:
             rows = slice(first_row, first_row + sizes["block_q"])
             tiles.append(Tile("full", rows, slice(begin, stop)))
             if anchors and flags & STEP_FIRST:
-                tiles.append(Tile("anchor", rows, slice(begin, begin + 1)))
+                tiles.append(Tile("anchor", rows, slice(begin, begin + 1), step=step))
         if flags & STEP_WINDOWS:
             assert flags & (STEP_LAST if first_is_full else STEP_FIRST)
             local_start, _, *windows = schedule.tiles[q_tile].tolist()

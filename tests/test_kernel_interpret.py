@@ -4,6 +4,7 @@ The interpreter looks for races between copies and computation, fills memory tha
 raises on reads out of bounds. Columns that are padding hold NaN. One compilation serves all packs of a case.
 """
 
+import dataclasses
 import functools
 import os
 
@@ -276,6 +277,14 @@ def test_huge_keys_do_not_overflow_or_vanish(place, norm):
         return q, k.at[columns].multiply(norm), v
 
     out, lse, arrays, layout = run(requests, SHAPES[0], change=grow)
+    check_close(out, lse, *arrays, layout)
+
+
+def test_a_row_keeps_its_anchor_where_the_next_request_begins():
+    """Rows of two steps would otherwise change their anchor in between, and add up what does not fit together."""
+    sizes = dataclasses.replace(SIZES, window_keys=0)
+    requests = [RequestSpec(300, [5]), RequestSpec(300, [5])]
+    out, lse, arrays, layout = run(requests, SHAPES[0], sizes)
     check_close(out, lse, *arrays, layout)
 
 

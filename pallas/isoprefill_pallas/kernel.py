@@ -207,7 +207,10 @@ class _Tile:
             s = self.scores(self.k_rows(self.k, key, ANCHOR_KEYS), self.queries(row, sizes.unit_q))
             begin, end = (self.bounds(which, row, sizes.unit_q) for which in (FAR_BEGIN, FAR_END))
             column = self.field(KEY_START) + key
-            length = jnp.where(interval == INTERVAL_NOTHING, 0, end - begin)
+            # Rows that an earlier step has anchored keep their anchor, though they may see these columns too.
+            first_new = jnp.maximum(column, self.field(KEY_START) + self.key_begin)
+            starts = _within(begin, first_new, column + ANCHOR_KEYS - first_new)
+            length = jnp.where(starts & (interval != INTERVAL_NOTHING), end - begin, 0)
             if sizes.window_keys:
                 near_end, near_begin = (
                     self.bounds(which, row, sizes.unit_q) for which in (NEAR_END, NEAR_BEGIN)
