@@ -68,11 +68,13 @@ def _same_prefix_or_item(layout: PackedLayout) -> np.ndarray:
 
 
 def _reached_kernel(schedule: Any, num_rows: int) -> np.ndarray:
-    """Full steps and whole units have no column that a row does not see."""
+    """Full steps have no column that a row does not see; units also multiply what an earlier step has covered."""
     found = np.zeros((num_rows, schedule.padded_columns), np.bool_)
     for tile in expand(schedule, SIZES.schedule_arguments()):
-        if tile.kind == "window" or (tile.kind == "unit" and not tile.whole):
+        if tile.kind == "window":
             found[tile.rows, tile.columns] = True
+        elif tile.kind == "unit":
+            found[tile.rows, tile.unit_columns.start : tile.columns.stop] = True
     return found
 
 
@@ -96,17 +98,16 @@ def _attend_paged(q: Any, k: Any, v: Any, layout: PackedLayout) -> tuple[Any, An
     cache = paged.write_columns(cache, k, v, jnp.asarray(slots, jnp.int32))
     intervals = _paged_intervals(layout, column)
     schedule = KernelSchedule.of_intervals(intervals, pages.size * PAGE_SIZE, SIZES)
-    return _paged_attention(q, cache, order, pages, intervals, schedule)
+    return _paged_attention(q, cache, order, pages, schedule)
 
 
 @jax.jit
-def _paged_attention(q, cache, page_indices, page_lens, intervals, schedule):
+def _paged_attention(q, cache, page_indices, page_lens, schedule):
     return paged.paged_attention(
         q,
         cache,
         page_indices,
         page_lens,
-        intervals,
         schedule,
         scale=q.shape[-1] ** -0.5,
         interpret=_interpreter(),

@@ -289,7 +289,6 @@ def test_page_tables_beyond_the_cache_are_refused_before_tracing(table, message,
             jnp.zeros(CACHE),
             np.asarray(table["page_indices"], np.int32),
             np.asarray(table["page_lens"], np.int32),
-            pack.row_intervals,
             schedule,
             scale=1.0,
         )

@@ -279,9 +279,8 @@ class _Tile:
                 self.k_rows(self.k, key, sizes.unit_kv), self.queries(row, sizes.unit_q)
             )
             scores.append(self.mask_unit(s, row, key, interval))
-            v_ts.append(
-                self.transposed(self.k_rows(self.v, key, sizes.unit_kv), self.key_end - key)
-            )
+            length = jnp.where(interval == INTERVAL_NOTHING, 0, self.key_end - key)
+            v_ts.append(self.transposed(self.k_rows(self.v, key, sizes.unit_kv), length))
             lanes.append(self.lanes(row, sizes.unit_q))
         self.accumulate(scores, v_ts, lanes, sizes.unit_q)
 

@@ -100,7 +100,8 @@ class MultiItemAttention(AttentionBackend):
             if schedule is None:
                 out = xla_paged_attention(q, kv_pages, *columns, **options)
             else:
-                out, _ = paged_attention(q, kv_pages, *columns, schedule, **options)
+                page_indices, page_lens, _ = columns
+                out, _ = paged_attention(q, kv_pages, page_indices, page_lens, schedule, **options)
             return out.reshape(out.shape[0], -1), kv_pages
 
         heads, rows = P("data", "tensor"), P("data")
