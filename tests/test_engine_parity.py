@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from isoprefill import ScoringEngine
 from isoprefill.models import pinned
+from isoprefill.request_error import RequestError
 
 QUERIES = {
     "short": "The capital of France is",
@@ -232,6 +233,50 @@ def test_bos_begins_a_text_once(item_first):
     by_text = scorer.score(query, items, item_first=item_first)
     by_tokens = scorer.score(*tokens, item_first=item_first)
     np.testing.assert_array_equal(by_text.scores, by_tokens.scores)
+
+
+@pytest.mark.parametrize("algorithm", ["packed", "packed_extend"])
+def test_joint_tokenisation_scores_what_a_whole_text_has(algorithm):
+    """A word may cross the border, in some items of a list and not in others: docs/scoring.md has this example."""
+    encode = engine().model.tokenizer.encode
+    query, items = "unbeliev", ["able", " stories", "able story"]
+    alone, texts = encode(query), [encode(query + item) for item in items]
+    borders = [2, 3, 2]  # how far a text is the query alone
+    for text, border in zip(texts, borders, strict=True):
+        assert text[:border] == alone[:border]
+        assert text[border : border + 1] != alone[border : border + 1]
+    result = engine().score(
+        query, items, tokenization="joint", algorithm=algorithm, return_token_logprobs=True
+    )
+    for index, (text, border) in enumerate(zip(texts, borders, strict=True)):
+        expected, _ = torch_logprobs(tuple(text[:border]), tuple(text[border:]), (0,))
+        assert abs(result.logprobs[index] - expected) <= 1e-3
+        assert result.num_tokens[index] == result.token_logprobs[index].size == len(text) - border
+    labels = [engine().label_id(label) for label in LABELS]
+    by_label = engine().score(query, items, labels, tokenization="joint", algorithm=algorithm)
+    for row, text in zip(by_label.logprobs, texts, strict=True):
+        _, expected_labels = torch_logprobs(tuple(text[:2]), tuple(text[2:]), tuple(labels))
+        assert np.abs(row - expected_labels).max() <= 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ({"item_first": True}, "invalid_tokenization"),
+        ({"items": [[1, 2]]}, "mixed_input_types"),
+        ({"items": ["able", ""]}, "empty_item"),
+        ({"items": []}, "empty_items"),
+        ({"query": ""}, "empty_query"),
+        ({"query": "u", "items": ["nbelievable"]}, "empty_query"),
+        ({"tokenization": "none"}, "invalid_tokenization"),
+    ],
+)
+def test_what_cannot_be_tokenised_jointly_is_rejected(arguments, code):
+    with pytest.raises(RequestError) as caught:
+        engine().score(
+            **{"query": "unbeliev", "items": ["able"], "tokenization": "joint", **arguments}
+        )
+    assert caught.value.code == code
 
 
 def test_progress_is_told_at_the_start_and_after_each_pack():

@@ -191,7 +191,7 @@ class Preparer:
             )
         alone = self._bos() + self._encode("query", query)
         if not query or not items:  # TokenRequest says so
-            return np.asarray([], np.int32), (), np.asarray([], np.int32)
+            return np.asarray(alone if query else [], np.int32), (), np.asarray([], np.int32)
         texts = []
         for index, item in enumerate(items):
             if not item:
