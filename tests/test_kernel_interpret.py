@@ -283,7 +283,7 @@ def test_huge_keys_do_not_overflow_or_vanish(place, norm):
 def test_a_row_keeps_its_anchor_where_the_next_request_begins():
     """Rows of two steps would otherwise change their anchor in between, and add up what does not fit together."""
     sizes = dataclasses.replace(SIZES, window_keys=0)
-    requests = [RequestSpec(300, [5]), RequestSpec(300, [5])]
+    requests = [RequestSpec(300, [3]), RequestSpec(300, [5])]
     out, lse, arrays, layout = run(requests, SHAPES[0], sizes)
     check_close(out, lse, *arrays, layout)
 
