@@ -1,6 +1,7 @@
 """Compiles cases for one chip with libtpu and prints a JSON line for each: `compile_cases.py CHIP CASES`.
 
-CASES is a JSON list of {"groups", "head_dim", "dtype"} or {"control": true}, a kernel that cannot be lowered.
+CASES is a JSON list of {"groups", "head_dim", "dtype"}, with "prefixes": "short" for a pack of that kind, or
+{"control": true}, a kernel that cannot be lowered.
 """
 
 import json
@@ -17,14 +18,17 @@ def compile_kernel(chip: str, case: dict) -> dict:
     from isoprefill_csrc import build_layout
     from isoprefill_pallas.block_sizes import choose_block_sizes
     from isoprefill_pallas.chips import CHIPS
+    from isoprefill_pallas.heads import Heads
     from isoprefill_pallas.op import pallas_attention
     from isoprefill_pallas.schedule import KernelSchedule
 
     groups, head_dim, dtype = case["groups"], case["head_dim"], case["dtype"]
     rows = 8192
-    layout = build_layout(prefix_lens=[1000], item_lens=[[20] * 50], pad_to=rows)
+    # A prefix of 1000 is a pack of the kind "short", one of 4000 of the kind "long": block_sizes.py.
+    prefix = 1000 if case.get("prefixes") == "short" else 4000
+    layout = build_layout(prefix_lens=[prefix], item_lens=[[20] * 50], pad_to=rows)
     sizes = choose_block_sizes(
-        chip, head_dim=head_dim, dtype=dtype, groups=groups, rows=rows, columns=rows
+        chip, Heads(2 * groups, 2, head_dim, dtype), layout.row_intervals, rows
     )
     schedule = KernelSchedule.build(layout, sizes)
     q = jax.ShapeDtypeStruct((rows, 2 * groups, head_dim), jnp.dtype(dtype))

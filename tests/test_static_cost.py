@@ -17,7 +17,6 @@ CHIP = "v6e"
 tpu_compiler.prepare_process(CHIP, DUMP)
 
 from isoprefill_pallas import estimate  # noqa: E402
-from isoprefill_pallas.block_sizes import choose_block_sizes  # noqa: E402
 from isoprefill_pallas.chips import CHIPS  # noqa: E402
 from isoprefill_pallas.compiler_schedule import CompiledKernel  # noqa: E402
 from isoprefill_pallas.cost_model import Cost  # noqa: E402
@@ -29,16 +28,7 @@ SPLASH_BLOCKS = (1024, 1024, 512)  # the best on W of those tried
 @functools.cache
 def ours(workload: str, online: bool = False) -> Cost:
     work = WORKLOADS[workload]
-    rows = sum(work.prefix_lens) + sum(map(sum, work.item_lens))
-    sizes = choose_block_sizes(
-        CHIP,
-        head_dim=work.head_dim,
-        dtype=work.dtype,
-        groups=work.groups,
-        rows=rows,
-        columns=rows,
-    )
-    return estimate.estimate_kernel(CHIP, work, sizes, DUMP, online=online)
+    return estimate.estimate_kernel(CHIP, work, estimate.sizes_of(CHIP, work), DUMP, online=online)
 
 
 @functools.cache

@@ -4,7 +4,13 @@ import dataclasses
 import functools
 import importlib.resources
 import json
+import math
 import warnings
+
+import numpy as np
+from jaxtyping import Int32
+
+from isoprefill_pallas.heads import Heads
 
 LANES = 128
 KEY_GRANULE = 16
@@ -64,26 +70,46 @@ class BlockSizes:
 
 
 def choose_block_sizes(
-    chip: str | None, *, head_dim: int, dtype: str, groups: int, rows: int, columns: int
+    chip: str | None,
+    heads: Heads,
+    row_intervals: Int32[np.ndarray, "4 T"],
+    num_columns: int,
 ) -> BlockSizes:
-    """The tuned sizes of a chip, cut down to the pack.
+    """The tuned sizes of a chip for a kind of pack, cut down to the pack.
 
-    tuned/CHIP.json gives them per head_dim and dtype, with rows counted over the `groups` query heads of a KV
-    head: what matters to the matmul unit is how many rows are stacked. Where there is no entry, the untuned
+    tuned/CHIP.json gives them per head_dim, dtype and kind of pack, with rows counted over the query heads of a
+    KV head: what matters to the matmul unit is how many rows are stacked. Where there is no entry, the untuned
     sizes of UNTUNED are taken, with one warning per case. `chip` None is for the interpreter: no warning.
+
+    The kind is "short" if no row sees a prefix that is worth a full step by the sizes of "long". It follows, as the
+    sizes do, from lengths alone, so the content of a pack changes nothing.
+
+    Args:
+        row_intervals: prefix_begin, prefix_end, own_begin, own_end of each row, in columns, half open.
+        num_columns: columns of k and v.
     """
-    entry = _tuned(chip).get((head_dim, dtype)) if chip is not None else None
-    if entry is None:
-        entry = UNTUNED[dtype]
-        if chip is not None:
-            _warn_untuned(chip, head_dim, dtype)
-    return cut_to_pack(entry, groups=groups, rows=rows, columns=columns)
+    longest = int((row_intervals[1] - row_intervals[0]).max(initial=0))
+    entries = {} if chip is None else _tuned(chip)
+    for kind in ("long", "short"):
+        entry = entries.get((heads.head_dim, heads.dtype, kind))
+        if entry is None:
+            entry = UNTUNED[heads.dtype, kind]
+            if chip is not None:
+                _warn_untuned(chip, heads.head_dim, heads.dtype)
+        rows = row_intervals.shape[1]
+        sizes = cut_to_pack(entry, groups=heads.groups, rows=rows, columns=num_columns)
+        if longest >= sizes.full_keys:
+            break
+    return sizes
 
 
 def cut_to_pack(entry: dict[str, int], *, groups: int, rows: int, columns: int) -> BlockSizes:
     """Sizes as the JSON files have them, for `groups` query heads per KV head and a pack that may be smaller."""
     unit_q = max(LANES, entry["unit_stacked_rows"] // groups // LANES * LANES)
     unit_kv = entry["unit_kv"]
+    # With many query heads even the least unit_q stacks more rows than asked for; then fewer units are a group.
+    area = entry["unit_group"] * entry["unit_stacked_rows"]
+    unit_group = min(entry["unit_group"], max(1, area // (groups * unit_q)))
     most = max(unit_q, entry["stacked_rows"] // groups // unit_q * unit_q)
     # Tiles of equal size: the last one is computed whole, however few rows it has.
     tiles = -(-max(rows, 1) // most)
@@ -91,26 +117,25 @@ def cut_to_pack(entry: dict[str, int], *, groups: int, rows: int, columns: int) 
     chunk_kv = entry["chunk_kv"]
     block_kv = entry["block_kv"]
     if columns < block_kv:
-        block_kv = _round_up(columns, unit_kv)
+        block_kv = _round_up(columns, math.lcm(unit_kv, LANES) if entry["full_keys"] else unit_kv)
         # The largest chunk that cuts the smaller block evenly.
-        chunk_kv = max(
-            c for c in range(LANES, min(chunk_kv, block_kv) + 1, LANES) if block_kv % c == 0
-        )
+        chunks = range(LANES, min(chunk_kv, block_kv) + 1, LANES)
+        chunk_kv = max((c for c in chunks if block_kv % c == 0), default=LANES)
     return BlockSizes(
         block_q=block_q,
         block_kv=block_kv,
         chunk_kv=chunk_kv,
         unit_q=unit_q,
         unit_kv=unit_kv,
-        unit_group=entry["unit_group"],
+        unit_group=unit_group,
         window_keys=entry["window_keys"],
         full_keys=min(entry["full_keys"], block_kv),
     )
 
 
 # Sizes that compile on every chip for every head_dim.
-UNTUNED = {
-    "bfloat16": {
+UNTUNED: dict[tuple[str, str], dict[str, int]] = {
+    ("bfloat16", "long"): {
         "stacked_rows": 2048,
         "block_kv": 1024,
         "chunk_kv": 512,
@@ -120,7 +145,7 @@ UNTUNED = {
         "window_keys": 160,
         "full_keys": 512,
     },
-    "float32": {
+    ("float32", "long"): {
         "stacked_rows": 1024,
         "block_kv": 1024,
         "chunk_kv": 256,
@@ -131,15 +156,20 @@ UNTUNED = {
         "full_keys": 512,
     },
 }
+UNTUNED |= {
+    (dtype, "short"): UNTUNED[dtype, "long"] | {"full_keys": 0} for dtype in ("bfloat16", "float32")
+}
 
 
 @functools.cache
-def _tuned(chip: str) -> dict[tuple[int, str], dict[str, int]]:
+def _tuned(chip: str) -> dict[tuple[int, str, str], dict[str, int]]:
     file = importlib.resources.files("isoprefill_pallas") / "tuned" / f"{chip}.json"
     if not file.is_file():
         return {}
     entries = json.loads(file.read_text())["entries"]
-    return {(entry["head_dim"], entry["dtype"]): entry["sizes"] for entry in entries}
+    return {
+        (entry["head_dim"], entry["dtype"], entry["prefixes"]): entry["sizes"] for entry in entries
+    }
 
 
 @functools.cache

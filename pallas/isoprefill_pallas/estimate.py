@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import isoprefill_csrc
-from isoprefill_pallas.block_sizes import BlockSizes
-from isoprefill_pallas.chips import CHIPS
+from isoprefill_pallas.block_sizes import BlockSizes, choose_block_sizes
+from isoprefill_pallas.chips import CHIPS, Chip
 from isoprefill_pallas.compiler_schedule import CompiledKernel
 from isoprefill_pallas.cost_model import Cost, kernel_cost, splash_cost
 from isoprefill_pallas.kernel import tile_attention
+from isoprefill_pallas.reference import dense_attention
 from isoprefill_pallas.schedule import KernelSchedule
 from isoprefill_pallas.tpu_compiler import compile_for
 from isoprefill_pallas.workloads import Workload, dense_mask, useful_pairs
@@ -111,6 +112,39 @@ def estimate_splash(
     )
 
 
+def estimate_dense(chip: str, workload: Workload) -> tuple[float, float, int]:
+    """(seconds, useful share, HBM bytes) of dense attention with a mask, as XLA compiles it.
+
+    From the operations and bytes that XLA counts, at the chip's peak and bandwidth: less than it takes.
+    """
+    layout = layout_of(workload)
+    rows, columns, dtype = layout.num_rows, layout.num_columns, jnp.dtype(workload.dtype)
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array, intervals: jax.Array) -> jax.Array:
+        column = jnp.arange(columns)
+        prefix_begin, prefix_end, own_begin, own_end = intervals[:, :, None]
+        mask = (column >= prefix_begin) & (column < prefix_end)
+        mask |= (column >= own_begin) & (column < own_end)
+        return dense_attention(q, k, v, mask, scale=workload.head_dim**-0.5)[0]
+
+    q = jax.ShapeDtypeStruct((rows, workload.query_heads, workload.head_dim), dtype)
+    kv = jax.ShapeDtypeStruct((columns, workload.kv_heads, workload.head_dim), dtype)
+    counted = compile_for(chip, attend, q, kv, kv, layout.row_intervals).cost_analysis()
+    operations, moved = counted["flops"], counted["bytes accessed"]
+    seconds = max(operations / CHIPS[chip].peak_flops, moved / CHIPS[chip].hbm_bytes_per_second)
+    return seconds, useful_pairs(layout.row_intervals) / (rows * columns), int(moved)
+
+
+def bound_seconds(chip: Chip, workload: Workload) -> tuple[float, float]:
+    """What no kernel can beat: the useful products at the chip's peak, and q, k, v and the output moved once."""
+    layout = layout_of(workload)
+    width = workload.query_heads * workload.head_dim
+    operations = 4 * width * useful_pairs(layout.row_intervals)
+    moved = 2 * layout.num_rows * width
+    moved += 2 * layout.num_columns * workload.kv_heads * workload.head_dim
+    return operations / chip.peak_flops, moved * workload.itemsize / chip.hbm_bytes_per_second
+
+
 def splash_attention(workload: Workload, blocks: tuple[int, int, int]) -> tuple[Any, int]:
     """(splash attention with the workload's mask on arrays [heads, rows, head_dim], rows as it wants them)."""
     from jax.experimental.pallas.ops.tpu.splash_attention import (
@@ -130,6 +164,12 @@ def splash_attention(workload: Workload, blocks: tuple[int, int, int]) -> tuple[
         ),
     )
     return attend, rows
+
+
+def sizes_of(chip: str | None, workload: Workload) -> BlockSizes:
+    """The block sizes that the product chooses for the workload."""
+    layout = layout_of(workload)
+    return choose_block_sizes(chip, workload.heads, layout.row_intervals, layout.num_columns)
 
 
 def layout_of(workload: Workload) -> isoprefill_csrc.Layout:

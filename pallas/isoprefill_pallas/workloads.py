@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from isoprefill_pallas.heads import Heads
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Workload:
@@ -18,8 +20,12 @@ class Workload:
     dtype: str = "bfloat16"
 
     @property
+    def heads(self) -> Heads:
+        return Heads(self.query_heads, self.kv_heads, self.head_dim, self.dtype)
+
+    @property
     def groups(self) -> int:
-        return self.query_heads // self.kv_heads
+        return self.heads.groups
 
     @property
     def itemsize(self) -> int:

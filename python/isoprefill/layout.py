@@ -253,12 +253,7 @@ class PackedLayout:
             if heads is None:
                 raise ValueError("the schedule of 'pallas' needs heads or block_sizes, got neither")
             block_sizes = choose_block_sizes(
-                _chip_name(chip),
-                head_dim=heads.head_dim,
-                dtype=heads.dtype,
-                groups=heads.groups,
-                rows=self.num_rows,
-                columns=self.num_columns,
+                _chip_name(chip), heads, op.row_intervals, self.num_columns
             )
         return dataclasses.replace(self, kernel=KernelSchedule.build(op, block_sizes))
 

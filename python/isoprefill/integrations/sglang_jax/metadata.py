@@ -160,10 +160,8 @@ def kernel_schedule(columns: PagedColumns, page_size: int, heads: Heads) -> Kern
     interpreted = jax.default_backend() != "tpu"
     sizes = choose_block_sizes(
         None if interpreted else kind if chip is None else chip.name,
-        head_dim=heads.head_dim,
-        dtype=heads.dtype,
-        groups=heads.groups,
-        rows=columns.row_intervals.shape[1],
-        columns=num_columns,
+        heads,
+        columns.row_intervals,
+        num_columns,
     )
     return KernelSchedule.of_intervals(columns.row_intervals, num_columns, sizes)

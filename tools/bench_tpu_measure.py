@@ -1,0 +1,147 @@
+"""What bench_tpu measures where there is a TPU, or CUDA: one attention call, and the whole scoring step of a model.
+
+With CUDA only the xla back end runs, and the dense mask. This file has not run on either yet.
+"""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from isoprefill import PackedLayout, multi_item_attention
+from isoprefill.head import logprobs_at
+from isoprefill.models.assembly import layer_shapes
+from isoprefill.models.config import ModelConfig
+from isoprefill.models.decoder import LayerParams, Params, decode
+from isoprefill_pallas.estimate import SPLASH_BLOCKS, splash_attention
+from isoprefill_pallas.workloads import WORKLOADS, Workload
+
+# The models whose heads the workloads have; weights are random.
+MODELS = {
+    (16, 8, 128): ModelConfig(
+        "qwen3", 151936, 1024, 3072, 28, 16, 8, 128, 1e-6, 1e6, 40960, tied_head=True, qk_norm=True
+    ),
+    (9, 3, 64): ModelConfig(
+        "llama", 49152, 576, 1536, 30, 9, 3, 64, 1e-5, 1e5, 8192, tied_head=True
+    ),
+}
+MAX_DENSE_ROWS = 16_384
+
+
+def measure(workloads: list[str], repeats: int) -> Iterator[dict[str, Any]]:
+    """A row for every implementation that runs; what does not is a row with its error."""
+    device = jax.devices()[0].device_kind
+    print(f"Measured on one {device}: median of {repeats} calls after a warm-up.", flush=True)
+    for name in workloads:
+        for label, call in calls(WORKLOADS[name]):
+            row: dict[str, Any] = {
+                "workload": name,
+                "chip": device,
+                "implementation": label,
+                "static_cycles": None,
+                "seconds": None,
+                "useful_share": None,
+                "hbm_bytes": None,
+                "source": "measured",
+            }
+            try:
+                row["seconds"] = median_seconds(call, repeats)
+            except Exception as error:  # what does not fit or compile is part of the answer
+                row["error"] = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            yield row
+
+
+def median_seconds(call: Callable[[], Any], repeats: int) -> float:
+    """Of `repeats` calls, after one that compiles."""
+    jax.block_until_ready(call())
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def calls(workload: Workload) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """What is measured on a workload: (label, a call that returns its result)."""
+    layout = PackedLayout.concat(
+        [
+            PackedLayout.from_lengths(prefix, list(lens))
+            for prefix, lens in zip(workload.prefix_lens, workload.item_lens, strict=True)
+        ]
+    )
+    rows, dim, dtype = layout.num_rows, workload.head_dim, jnp.dtype(workload.dtype)
+    keys = jax.random.split(jax.random.key(0), 3)
+    heads = (workload.query_heads, workload.kv_heads, workload.kv_heads)
+    arrays = [jax.random.normal(k, (rows, n, dim), dtype) for k, n in zip(keys, heads, strict=True)]
+    on_tpu = jax.default_backend() == "tpu"
+    ours = (
+        layout.with_schedule("pallas", heads=workload.heads)
+        if on_tpu
+        else layout.with_schedule("xla")
+    )
+    label = "isoprefill" if on_tpu else "isoprefill xla back end"
+    attend = jax.jit(multi_item_attention)
+    yield label, lambda: attend(*arrays, ours)
+    if rows <= MAX_DENSE_ROWS:
+        dense = jax.jit(functools.partial(multi_item_attention, backend="dense"))
+        yield "dense mask", lambda: dense(*arrays, layout)
+    if on_tpu:
+        yield from _splash_calls(workload, arrays)
+    config = MODELS.get((*heads[:2], dim))
+    if config is not None:
+        yield f"{label}, whole step", _step(config, ours)
+
+
+def _splash_calls(
+    workload: Workload, arrays: list[jax.Array]
+) -> Iterator[tuple[str, Callable[[], Any]]]:
+    rows, scale = arrays[0].shape[0], workload.head_dim**-0.5
+    for blocks in SPLASH_BLOCKS:
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def attend(blocks: Any, q: Any, k: Any, v: Any) -> Any:
+            splash, padded = splash_attention(workload, blocks)
+            pad = ((0, padded - rows), (0, 0), (0, 0))
+            heads_first = (jnp.pad(x, pad).swapaxes(0, 1) for x in (q * scale, k, v))
+            return splash(*heads_first).swapaxes(0, 1)
+
+        yield "splash " + "/".join(map(str, blocks)), functools.partial(attend, blocks, *arrays)
+
+
+def _step(config: ModelConfig, layout: PackedLayout) -> Callable[[], Any]:
+    """All layers of a model over the pack, and the log-probabilities of one token at each read-out row."""
+    rng = np.random.default_rng(0)
+
+    def random(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.standard_normal(shape, np.float32) * 0.02, jnp.bfloat16)
+
+    shapes = layer_shapes(config)
+    params = Params(
+        random(config.vocab_size, config.hidden_size),
+        LayerParams(**{n: random(config.num_layers, *shape) for n, shape in shapes.items()}),
+        random(config.hidden_size),
+    )
+    tokens = jnp.asarray(rng.integers(0, config.vocab_size, layout.num_rows), jnp.int32)
+    readout = jnp.asarray(layout.readout_rows)
+    wanted = jnp.zeros((readout.shape[0], 1), jnp.int32)
+
+    @jax.jit
+    def step(params: Params, tokens: jax.Array, layout: PackedLayout) -> jax.Array:
+        hidden, _ = decode(
+            params,
+            config,
+            tokens,
+            jnp.asarray(layout.positions),
+            lambda q, k, v, _: multi_item_attention(q, k, v, layout),
+        )
+        return logprobs_at(
+            params, config, hidden, readout, jnp.asarray(readout.shape[0], jnp.int32), wanted
+        )
+
+    return lambda: step(params, tokens, layout)
