@@ -76,6 +76,24 @@ def test_a_python_of_a_wanted_version_is_found():
     assert check_sglang_jax.find_python(["2.1"]) == sys.executable
 
 
+def test_an_engine_that_fails_says_why(checkout):
+    """What the engine printed is all that tells why."""
+    case = check_sglang_jax.CASES[0]
+    with pytest.raises(RuntimeError, match=r"engine failed \(1\):(.|\n)*No module named 'flax'"):
+        check_sglang_jax.answers(sys.executable, checkout / "python", checkout, case, None)
+
+
+def test_an_engine_that_does_not_answer_is_ended(tmp_path, monkeypatch):
+    """sglang-jax's front end waits for ever if its scheduler dies."""
+    monkeypatch.setattr(check_sglang_jax, "RUN", tmp_path / "run.py")
+    monkeypatch.setattr(check_sglang_jax, "ENGINE_TIMEOUT_S", 1)
+    (tmp_path / "run.py").write_text("import time\nprint('started', flush=True)\ntime.sleep(600)\n")
+    with pytest.raises(RuntimeError, match=r"no answer in 1 s\):\nstarted"):
+        check_sglang_jax.answers(
+            sys.executable, tmp_path, tmp_path, check_sglang_jax.CASES[0], None
+        )
+
+
 # The comparison of answers
 
 

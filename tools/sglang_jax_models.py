@@ -1,5 +1,10 @@
-"""Models that sglang-jax loads, in Hugging Face's format: a small random Qwen3, and SmolLM2-135M from our GGUF file."""
+"""Models that sglang-jax loads, in Hugging Face's format: a small random Qwen3, and SmolLM2-135M from our GGUF file.
 
+SmolLM2 gets heads of 128 in place of 64, without a change of what it computes: on a CPU sglang-jax's own attention is
+wrong about heads that its cache pads.
+"""
+
+import dataclasses
 import json
 import math
 import pathlib
@@ -45,7 +50,7 @@ def save_model(name: str, directory: pathlib.Path) -> None:
     else:
         file = pinned.locate(name)
         header = read_header(file)
-        config, params = load_gguf(file, header, "float32")
+        config, params = widen_heads(*load_gguf(file, header, "float32"), head_dim=128)
         tokenizer = byte_level_bpe(header.metadata)
         tokenizer.add_tokens(added_tokens(header.metadata))
     (directory / "config.json").write_text(json.dumps(_huggingface_config(config)))
@@ -86,6 +91,37 @@ def random_params(config: ModelConfig) -> Params:
         ),
         final_norm=ones(hidden),
         head=matrices(config.vocab_size, hidden),
+    )
+
+
+def widen_heads(
+    config: ModelConfig, params: Params, *, head_dim: int
+) -> tuple[ModelConfig, Params]:
+    """The same function with wider heads: what is new in them is zero.
+
+    RoPE turns pairs (i, i + D / 2) by theta^(-2i / D), so both halves of a head are padded and theta grows; queries
+    take up the change of the scale 1 / sqrt(D).
+    """
+    old, layers = config.head_dim, params.layers
+    scale = np.float32(math.sqrt(head_dim / old))
+
+    def widen(matrix: np.ndarray, axis: int) -> np.ndarray:
+        shape = matrix.shape
+        halves = matrix.reshape(*shape[:axis], -1, 2, old // 2, *shape[axis + 1 :])
+        padding = [(0, 0)] * halves.ndim
+        padding[axis + 2] = (0, (head_dim - old) // 2)
+        return np.pad(halves, padding).reshape(*shape[:axis], -1, *shape[axis + 1 :])
+
+    wider = layers._replace(
+        query=widen(np.asarray(layers.query), 1) * scale,
+        key=widen(np.asarray(layers.key), 1),
+        value=widen(np.asarray(layers.value), 1),
+        output=widen(np.asarray(layers.output), 2),
+    )
+    theta = config.rope_theta ** (head_dim / old)
+    return (
+        dataclasses.replace(config, head_dim=head_dim, rope_theta=theta),
+        params._replace(layers=wider),
     )
 
 
