@@ -36,7 +36,7 @@ LONG_ITEM = (
     " counted them all in one hour, or would know how to begin, since the bridges are many and the people who would"
     " have to count them are few and often late"
 )
-LONG_ITEMS = [LONG_ITEM[:end] for end in (9, 71, 180, 290, None)]  # 2 to 80 tokens
+LONG_ITEMS = [LONG_ITEM[:end] for end in (9, 180, 290, None)]  # 2 to 80 tokens
 LABELS = [" yes", " no", ".", " Paris"]
 
 
@@ -98,18 +98,24 @@ def test_item_first_equals_transformers():
 
 
 # Bit for bit: an order of summation that depends on the neighbours adds up to 2e-4 over forty tokens.
-@pytest.mark.parametrize("by_labels", [False, True], ids=["likelihood", "labels"])
 @pytest.mark.parametrize("item_first", [False, True], ids=["query first", "item first"])
 @pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES.keys())
-def test_packed_equals_serial(query, item_first, by_labels):
-    labels = [engine().label_id(label) for label in LABELS] if by_labels else None
+def test_packed_equals_serial(query, item_first):
+    labels = [engine().label_id(label) for label in LABELS]
     packed, serial = (
         engine().score(
-            query, ITEMS, label_token_ids=labels, item_first=item_first, algorithm=algorithm
+            query,
+            ITEMS,
+            labels,
+            item_first=item_first,
+            algorithm=algorithm,
+            return_token_logprobs=True,
         )
         for algorithm in ("packed", "serial")
     )
     np.testing.assert_array_equal(packed.logprobs, serial.logprobs)
+    for one, other in zip(packed.token_logprobs, serial.token_logprobs, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("query", ["short", "long"])
@@ -123,9 +129,8 @@ def test_long_items_score_alike_with_every_algorithm(query):
     for algorithm in ("packed", "packed_extend", "prefill_extend"):
         scores = engine().score(QUERIES[query], tokens, algorithm=algorithm).logprobs
         assert np.abs(scores - serial).max() <= 1e-4, algorithm
-    for item, score in zip(tokens, serial, strict=True):
-        expected, _ = torch_logprobs(tuple(encode(QUERIES[query])), tuple(item), (0,))
-        assert abs(score - expected) <= 1e-3
+    expected, _ = torch_logprobs(tuple(encode(QUERIES[query])), tuple(tokens[-1]), (0,))
+    assert abs(serial[-1] - expected) <= 1e-3
 
 
 def test_checked_numbers_of_the_model():
