@@ -35,7 +35,7 @@ def main() -> None:
     )
     schedule = KernelSchedule.build(layout, sizes)
     scale = HEAD_DIM**-0.5
-    out, _ = pallas_attention(q, k, v, layout.row_intervals, schedule, scale=scale)
+    out, _ = pallas_attention(q, k, v, schedule, scale=scale)
     expected, _ = dense_attention(q, k, v, layout.dense_mask(), scale=scale)
     difference = float(np.abs(out - expected).max())
     print(
