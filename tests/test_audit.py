@@ -5,6 +5,7 @@ If one of these fails, the auditor clears a server that leaks, or accuses one th
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -18,10 +19,13 @@ import pytest
 import torch
 from fastapi import FastAPI, Response
 
+import flashinfer_stand_in
 import planted_faults
 import small_models
-from isoprefill.audit import AuditSettings, Rejected, ScoreClient, ServerError, run_audit
+from isoprefill.audit import AuditSettings, Rejected, ScoreClient, ServerError, run_audit, texts
 from isoprefill.audit.analysis import UnreadableResultError, read_result, side_by_side
+from isoprefill.audit.comparison import compare
+from isoprefill.audit.instrument import Instrument
 from isoprefill.audit.json_report import to_json
 from isoprefill.audit.log_scores import (
     LOG_FLOOR,
@@ -39,7 +43,7 @@ from local_server import serving
 from running_server import running_server
 
 SETTINGS = AuditSettings(max_items=100, repeats=3)
-NOISY_SETTINGS = AuditSettings(max_items=10, repeats=2)  # every measurement is repeated
+SHORT = AuditSettings(max_items=10, repeats=2)  # where every measurement is repeated
 LABELS = [65, 66, 67]
 
 
@@ -178,7 +182,7 @@ def test_our_own_server_is_caught_when_it_is_told_to_leak(directory):
 
 
 def test_noise_is_not_taken_for_a_leak(backend):
-    report = audit(planted(planted_faults.Noisy, backend), settings=NOISY_SETTINGS)
+    report = audit(planted(planted_faults.Noisy, backend), settings=SHORT)
     assert report.conclusion.verdict == "INCONCLUSIVE"
     assert report.conclusion.exit_code == 5
     assert report.noise.spread > 0.1
@@ -186,13 +190,13 @@ def test_noise_is_not_taken_for_a_leak(backend):
 
 def test_a_leak_is_found_through_noise(backend):
     causal = dataclasses.replace(backend, method="causal")
-    report = audit(planted(planted_faults.SlightlyNoisy, causal), settings=NOISY_SETTINGS)
+    report = audit(planted(planted_faults.SlightlyNoisy, causal), settings=SHORT)
     assert report.conclusion.verdict == "NO_ISOLATION"
     assert report.noise.spread > 0
 
 
 def test_a_little_noise_does_not_hide_isolation(backend):
-    report = audit(planted(planted_faults.SlightlyNoisy, backend), settings=NOISY_SETTINGS)
+    report = audit(planted(planted_faults.SlightlyNoisy, backend), settings=SHORT)
     assert report.conclusion.verdict == "ISOLATED"
 
 
@@ -338,6 +342,73 @@ def test_a_file_without_results_is_named(tmp_path, content, message):
         read_result(path)
 
 
+def stub(refuses=lambda query, items: False, glitch_at: int | None = None) -> FastAPI:
+    """A server whose scores follow from the item alone, but for one request if there is a glitch."""
+    app, requests = FastAPI(), itertools.count(1)
+
+    @app.post("/v1/score")
+    def score(body: dict) -> Response:
+        number = next(requests)
+        if refuses(body["query"], body["items"]):
+            return Response('{"message": "no"}', 422)
+        scores = [-1.0 - len(item) - 0.5 * (number == glitch_at) for item in body["items"]]
+        return Response(json.dumps({"scores": scores}))
+
+    return app
+
+
+def test_an_effect_that_does_not_come_again_is_not_taken_for_a_leak():
+    report = audit(stub(glitch_at=2 * SHORT.repeats + 2), settings=SHORT)
+    assert report.findings[0].verdict == "inconclusive"
+    assert "was not there again" in report.findings[0].reason
+    assert report.conclusion.verdict == "INCONCLUSIVE"
+
+
+def test_what_a_server_refuses_is_recorded():
+    """Long lists and special texts; what is left is judged."""
+
+    def refuses(_, items):
+        return len(items) > 50 or any("<" in item for item in items)
+
+    findings = {one.name: one for one in audit(stub(refuses)).findings}
+    assert findings["item_count"].verdict == "isolated"
+    assert findings["item_count"].details["refused_counts"] == {"100": "HTTP 422: no"}
+    assert findings["delimiter_in_item"].verdict == "rejected"
+
+
+def test_a_server_that_refuses_what_would_tell_is_not_cleared(directory, tmp_path):
+    """And there is nothing to draw."""
+
+    def refuses(query, items):
+        return query == texts.PLACE_QUERY and len(items) > 1
+
+    with serving(stub(refuses)) as url:
+        done = run_command(
+            f"--server-url={url}",
+            "--labels=A",
+            f"--tokenizer={directory}",
+            f"--heat-map={tmp_path / 'influence.png'}",
+        )
+    assert done.returncode == 5, done.stderr
+    assert "the server refused the input" in done.stdout
+    assert "audit: no heat map: the server refused" in done.stderr
+    assert not (tmp_path / "influence.png").exists()
+
+
+def test_servers_with_different_numbers_of_labels_cannot_be_compared(backend):
+    with (
+        serving(create_app(backend)) as url,
+        contextlib.closing(ScoreClient(url)) as one,
+        contextlib.closing(ScoreClient(url, label_token_ids=LABELS)) as other,
+        pytest.raises(ValueError, match=r"sends 1 scores for an item, .* 3"),
+    ):
+        compare(
+            Instrument(one, repeats=2, tolerance=1e-3),
+            Instrument(other, repeats=2, tolerance=1e-3),
+            0.05,
+        )
+
+
 def test_an_unreachable_server_has_an_exit_status_of_its_own():
     # With nowhere to write its cache matplotlib would add two lines; it is loaded for heat maps only.
     done = run_command("--server-url=http://127.0.0.1:9", "--timeout=5", MPLCONFIGDIR="/proc/none")
@@ -464,6 +535,7 @@ def test_scores_that_are_none_are_refused(score):
     ("values", "message"),
     [
         ({"repeats": 1}, r"repeats must be in \[2, 100\], got 1"),
+        ({"compare_tolerance": 11.0}, r"compare-tolerance must be in \(0, 10\], got 11"),
         ({"tolerance": 0.0}, r"tolerance must be in \(0, 1\], got 0"),
         ({"max_items": 1}, r"max-items must be in \[10, 10000\], got 1"),
         ({"delimiter_token_id": -1}, "delimiter-token-id must be at least 0, got -1"),
@@ -481,6 +553,7 @@ def test_settings_are_checked(values, message):
         (["--server-url=ftp://x"], "server-url must be http"),
         (["--server-url=http://x", "--labels= yes"], "--labels needs --tokenizer"),
         (["--server-url=http://x", "--label-token-ids=1,b"], "must be integers, got '1,b'"),
+        (["--server-url=http://x", "--labels= a", "--label-token-ids=1"], "one of --labels and"),
         (["--analyze"], "--analyze needs the files"),
         (["stray", "--server-url=http://x"], "unexpected argument 'stray'"),
     ],
@@ -491,10 +564,18 @@ def test_bad_arguments_are_named(arguments, message):
     assert message in done.stderr
 
 
+def test_a_label_of_two_tokens_is_refused(directory):
+    done = run_command("--server-url=http://x", "--labels=AB", f"--tokenizer={directory}")
+    assert done.returncode == 2
+    assert "label 'AB' must be a single token, but is 2" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
+        ([], "the body must be a JSON object"),
         ({"items": ["a"]}, "query is missing"),
+        ({"query": "a", "items": ["a"] * 10_001}, "at most 10000 items"),
         ({"query": "a", "items": []}, "items must be a list of at least 1 item"),
         ({"query": "a", "items": ["a", ""]}, r"items\[1\] must hold at least 1 token"),
         ({"query": "a", "items": [[300]]}, r"items\[0\] must hold token ids in \[0, 300\)"),
@@ -542,6 +623,47 @@ def test_flashinfer_is_refused_without_cuda(backend):
         pytest.skip("there is CUDA")
     with pytest.raises(ValueError, match="needs CUDA"):
         backend.scorer.logprobs([1, 2], [[3]], method="flashinfer")
+
+
+def test_flashinfer_is_called_as_its_documentation_says(directory, monkeypatch):
+    """With CUDA the scores must be those of its rule; here its rule stands in for its kernel."""
+    scorer = TorchScorer(load_model(directory, "bfloat16"))
+    monkeypatch.setitem(sys.modules, "flashinfer", flashinfer_stand_in)
+    monkeypatch.setattr(flashinfer_cuda, "unavailable", lambda: None)
+    query, items = [5, 6, 7], [[1, 2, 3], [4], [8, 9]]
+    scores = scorer.logprobs(query, items, LABELS, method="flashinfer")
+    expected = scorer.logprobs(query, items, LABELS, method="flashinfer-rule")
+    np.testing.assert_allclose(scores, expected, atol=0.05)  # bfloat16
+    causal = scorer.logprobs(query, items, LABELS, method="causal")
+    assert np.abs(scores - causal)[1:].max() > 0.2
+
+
+def test_flashinfer_refuses_what_it_cannot_do(backend, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ValueError, match="needs the package flashinfer-python"):
+        backend.scorer.logprobs([1, 2], [[3]], method="flashinfer")
+    monkeypatch.setattr(flashinfer_cuda, "unavailable", lambda: None)
+    with pytest.raises(ValueError, match="needs bfloat16 weights, got float32"):
+        backend.scorer.logprobs([1, 2], [[3]], method="flashinfer")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "fast"}, r"method must be one of .*, got 'fast'"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"method": "causal", "batch_size": 2}, "'causal' takes no batch_size, got 2"),
+        ({"labels": []}, "labels must hold at least 1 token id, got 0"),
+        ({"items": []}, "items must hold at least 1 item, got 0"),
+        ({"items": [[1], []]}, r"items\[1\] must hold at least 1 token, got 0"),
+        ({"query": [300]}, r"query must hold token ids in \[0, 300\), got 300 to 300"),
+        ({"delimiter": "hidden"}, "delimiter 'hidden' needs a delimiter_id, got None"),
+    ],
+)
+def test_the_torch_scorer_checks_its_arguments(backend, arguments, message):
+    values = {"query": [1], "items": [[2]], "method": "isolated-dense", **arguments}
+    with pytest.raises(ValueError, match=message):
+        backend.scorer.logprobs(**values)
 
 
 def test_flashinfer_gets_the_published_parameters():

@@ -48,7 +48,7 @@ def draw_heat_map(report: AuditReport, path: Path) -> None:
         )
         for (source, target), effect in np.ndenumerate(influence):
             if source != target:
-                colour = "white" if effect > 0.05 else "black"
+                colour = "white" if effect > 1e-3 else "black"
                 text = f"{effect:.1f}" if effect >= 0.1 else f"{effect:.0e}" if effect else "0"
                 axis.text(target, source, text, ha="center", va="center", fontsize=7, color=colour)
         numbers = range(len(influence))
