@@ -4,6 +4,7 @@ If one of these fails, an algorithm, a chunk size, a delimiter or the prefix cac
 """
 
 import dataclasses
+import types
 from typing import Any
 
 import jax.numpy as jnp
@@ -182,6 +183,12 @@ def test_a_step_is_as_large_as_memory_has_room_for(model_and_oracle, monkeypatch
     assert memory.rows_that_fit(smollm2, 0) == memory.FEWEST_ROWS
     total = memory.free_bytes(model.params)
     assert 0 < total < 1 << 50
+    accelerator = types.SimpleNamespace(
+        memory_stats=lambda: {"bytes_limit": 16 << 30, "bytes_in_use": 6 << 30}
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr("jax.local_devices", lambda: [accelerator])
+        assert memory.free_bytes(model.params) == 10 << 30
     monkeypatch.setattr("isoprefill.engine.free_bytes", lambda params: 0)
     result = ScoringEngine(model).score(QUERY, ITEMS * 2)
     assert result.algorithm == "packed_extend"
