@@ -208,11 +208,12 @@ def measure(server: BenchedServer, name: str, rate: float, steps: Steps) -> Row:
     )
 
 
-def warm_up(server: BenchedServer) -> None:
+def warm_up(server: BenchedServer, name: str) -> None:
     """Sends bursts of every size that one prefill can hold, until nothing is compiled any more."""
     chance = random.Random(_SEED.value)
     rows = _QUERY.value + _ITEMS.value * _ITEM.value
-    most = min(_QUEUE.value, _BATCH.value // rows + 1)
+    packs = "--max-batch-requests=1" not in SERVERS[name]
+    most = min(_QUEUE.value, _BATCH.value // rows + 1) if packs else 1
     before = -1.0
     while before != (compiled := server.metric("isoprefill_compilations_total")):
         before = compiled
@@ -251,7 +252,7 @@ def rising_rates(name: str) -> list[Row]:
     ]
     rows: list[Row] = []
     with BenchedServer(*command) as server:
-        warm_up(server)
+        warm_up(server, name)
         rate = FIRST_RATE / lone_latency(server)
         while not rows or rows[-1].held:
             rows.append(measure(server, name, rate, steps))
@@ -312,12 +313,12 @@ def main(argv: list[str]) -> None:
         for name in _SERVERS.value
     }
     for name, rate in held.items():
-        print(f"{name}: highest rate held with p99 under {_LATENCY.value:g} s: {rate:.2f}/s")
+        lowest = min(row.rate for row in rows if row.server == name)
+        says = f"{rate:.2f}/s" if rate else f"under {lowest:.2f}/s, the lowest tried"
+        print(f"{name}: highest rate held with p99 under {_LATENCY.value:g} s: {says}")
         if name != "packed" and "packed" in held:
-            ratio = (
-                f"{held['packed'] / rate:.2f} times" if rate else "and this server holds none of"
-            )
-            print(f"  packed holds {ratio} that")
+            more = "" if rate else "more than "
+            print(f"  packed holds {more}{held['packed'] / (rate or lowest):.2f} times that")
     if _JSON.value:
         report: dict[str, Any] = {
             "flags": {
