@@ -1,10 +1,11 @@
-"""The kernel compiles for every TPU generation with the TPU's own compiler.
+"""The kernel, and whole scoring steps with it, compile for every TPU generation with the TPU's own compiler.
 
 The interpreter accepts code that no TPU runs: products that are rounded, slices that are not aligned, tiles that do
 not fit. libtpu's compiler does not, and runs without a TPU.
 """
 
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -14,34 +15,64 @@ import sys
 import pytest
 
 import compile_cases
+import pairwise
+from isoprefill_csrc import build_layout
+from isoprefill_pallas.block_sizes import choose_block_sizes
+from isoprefill_pallas.chips import CHIPS, SMEM_BYTES
+from isoprefill_pallas.heads import Heads
+from isoprefill_pallas.schedule import KernelSchedule
 
 pytest.importorskip("libtpu", reason="libtpu is not installed: //tests:tpu_compile installs it")
 
-CHIPS = ("v5e", "v6e", "v5p", "tpu7x")
-HBM_BYTES = {"v5e": 16 << 30, "v6e": 32 << 30, "v5p": 95 << 30, "tpu7x": 192 << 30}
-SMEM_WORDS = 1 << 18
-# Every head_dim and both dtypes on each chip, and every pair of them somewhere.
-COVER = {
-    "v5e": [(1, 64, "float32"), (2, 128, "bfloat16")],
-    "v6e": [(2, 128, "bfloat16"), (3, 64, "bfloat16"), (2, 256, "float32")],
-    "v5p": [(8, 256, "bfloat16"), (1, 128, "float32")],
-    "tpu7x": [(3, 64, "float32"), (16, 128, "bfloat16")],
-}
-EVERYTHING = [
-    (groups, head_dim, dtype)
-    for groups in (1, 2, 3, 4, 8, 16)
-    for head_dim in (64, 128, 256)
-    for dtype in ("float32", "bfloat16")
+FULL = pairwise.FULL in os.environ  # //tests:full_tpu_compile
+MODELS = tuple(compile_cases.MODELS)
+DTYPES = ("float32", "bfloat16")
+# More rows take longer to compile: 32 s of a core for 256 of the larger model in float32, 83 s for 1024.
+STEPS = pairwise.cases(
+    {"chip": list(CHIPS), "model": MODELS, "dtype": DTYPES, "rows": [4096 if FULL else 256]}
+)
+# Packs of 8192 rows, whose blocks are of full size: every head_dim, every dtype on two chips, tuned sizes and others.
+KERNELS = [
+    {"chip": "v5e", "groups": 4, "head_dim": 256, "dtype": "bfloat16", "prefixes": "short"},
+    {"chip": "v6e", "groups": 2, "head_dim": 256, "dtype": "float32", "prefixes": "long"},
+    {"chip": "v5p", "groups": 1, "head_dim": 128, "dtype": "float32", "prefixes": "long"},
+    {"chip": "tpu7x", "groups": 2, "head_dim": 128, "dtype": "bfloat16", "prefixes": "short"},
 ]
-FULL = "ISOPREFILL_FULL_MATRIX" in os.environ  # //tests:full_tpu_compile
-CASES = {chip: EVERYTHING if FULL else COVER[chip] for chip in CHIPS}
+PAGED = [
+    {"chip": "v5e", "groups": 3, "head_dim": 64, "dtype": "bfloat16", "page_size": 16},
+    {"chip": "v6e", "groups": 1, "head_dim": 64, "dtype": "float32", "page_size": 128},
+    {"chip": "v5p", "groups": 2, "head_dim": 64, "dtype": "bfloat16", "page_size": 256},
+    {"chip": "tpu7x", "groups": 1, "head_dim": 128, "dtype": "float32", "page_size": 1},
+]
+if FULL:
+    shapes = {
+        "chip": list(CHIPS),
+        "groups": [1, 2, 3, 4, 8, 16],
+        "head_dim": [64, 128, 256],
+        "dtype": DTYPES,
+    }
+    KERNELS = pairwise.cases({**shapes, "prefixes": ["long", "short"]})
+    PAGED = pairwise.cases(
+        {**shapes, "groups": [1, 4], "head_dim": [64, 128], "page_size": [1, 16, 128, 256]}
+    )
+LONG = {"kind": "long", "chip": "v6e", "groups": 1, "head_dim": 128, "dtype": "bfloat16"}
+IN_ONE_CALL = LONG | {"smem_words": 1 << 30}
+CASES = [
+    *({"kind": "kernel", **case} for case in KERNELS),
+    *({"kind": "paged", **case} for case in PAGED),
+    *({"kind": "step", **case} for case in STEPS),
+    LONG,
+]
+CONTROLS = [
+    {"kind": kind, "chip": chip}
+    for kind, chip in itertools.product(("unaligned", "too large", "default precision"), CHIPS)
+] + [IN_ONE_CALL]
 
 
 @functools.cache
 def results(chip):
-    """What became of each case of a chip, compiled in a process of its own."""
-    cases = [{"groups": g, "head_dim": d, "dtype": t} for g, d, t in CASES[chip]]
-    cases.append({"control": True})
+    """What became of each case of a chip, compiled in a process of its own: {case as JSON: result}."""
+    cases = [case for case in CASES + CONTROLS if case["chip"] == chip]
     done = subprocess.run(
         [sys.executable, pathlib.Path(compile_cases.__file__), chip, json.dumps(cases)],
         capture_output=True,
@@ -51,34 +82,86 @@ def results(chip):
     )
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(lines) == len(cases), done.stderr[-3000:]
-    return lines
+    return {json.dumps(line["case"]): line for line in lines}
 
 
-@pytest.mark.parametrize(
-    ("chip", "case"), [(chip, i) for chip in CHIPS for i in range(len(CASES[chip]))], ids=str
-)
-def test_compiles_within_the_memory_of_the_chip(chip, case):
-    """Fails if the kernel cannot be lowered, is misaligned, or exceeds VMEM, SMEM or HBM."""
-    result = results(chip)[case]
+def result_of(case):
+    return results(case["chip"])[json.dumps(case)]
+
+
+def compiled(case):
+    result = result_of(case)
     assert "error" not in result, result
-    assert result["smem_words"] < SMEM_WORDS
-    # Copies of the inputs in another layout, heads of 64 padded to 128 lanes; T x S scores would be 20 times as much.
-    assert result["hbm_bytes"] < 12 * result["argument_bytes"]
-    assert result["hbm_bytes"] < HBM_BYTES[chip]
+    return result
+
+
+def name_of(case):
+    return "-".join(map(str, case.values()))
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_compiles_within_the_memory_of_the_chip(case):
+    """Fails if it cannot be lowered, is misaligned, or exceeds VMEM, SMEM or HBM."""
+    result, chip = compiled(case), CHIPS[case["chip"]]
+    assert 0 < result["smem_bytes"] < SMEM_BYTES
+    assert result["hbm_bytes"] < chip.hbm_bytes
+    # Where the compiler's own figure is not to be had, that it compiles is what says that VMEM is enough.
+    if result["vmem_bytes"] is not None:
+        assert 0 < result["vmem_bytes"] <= chip.vmem_limit_bytes
+    if case["kind"] != "step":
+        assert result["temporary_bytes"] < result["scores_bytes"] / 4, "no array of T x S"
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_every_float32_product_is_in_full_precision(case):
+    """The matrix unit multiplies float32 in bfloat16 unless told otherwise; the interpreter never does."""
+    products = compiled(case)["products"]
+    assert {where for where, _, _ in products} >= {"kernel"}
+    assert ("program" in {where for where, _, _ in products}) == (case["kind"] == "step")
+    assert not inexact(products)
+    if case["dtype"] == "float32":
+        assert {dtype for _, dtype, _ in products} == {"f32"}
+
+
+def inexact(products):
+    """Products of float32 that are not in full precision."""
+    exact = {"kernel": "fp32", "program": "HIGHEST HIGHEST"}
+    return [
+        (where, dtype, precision)
+        for where, dtype, precision in products
+        if dtype == "f32" and precision != exact[where]
+    ]
 
 
 @pytest.mark.parametrize("chip", CHIPS)
-def test_every_float32_product_is_in_full_precision(chip):
-    """The matrix unit multiplies float32 in bfloat16 unless told otherwise; the interpreter never does."""
-    for result in results(chip)[:-1]:
-        products = result["dots"]
-        assert products
-        for dtype, precision in products:
-            assert dtype == result["case"]["dtype"]
-            assert dtype != "float32" or precision.count("HIGHEST") == 2, precision
+def test_products_at_the_default_precision_are_found(chip):
+    """The negative control: one such product in a kernel, one outside."""
+    products = compiled({"kind": "default precision", "chip": chip})["products"]
+    assert [where for where, _, _ in inexact(products)] == ["kernel", "program"]
 
 
 @pytest.mark.parametrize("chip", CHIPS)
 def test_a_kernel_that_cannot_be_lowered_fails(chip):
     """The negative control: were errors swallowed, everything above would pass."""
-    assert "multiple" in results(chip)[-1].get("error", "")
+    assert "multiple" in result_of({"kind": "unaligned", "chip": chip}).get("error", "")
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_a_kernel_that_needs_too_much_vmem_fails(chip):
+    assert "vmem" in result_of({"kind": "too large", "chip": chip}).get("error", "").lower()
+
+
+def test_schedules_larger_than_scalar_memory_are_split():
+    """128k rows of 20-token items in the smallest tiles: too many scalars for one call, and so there are more."""
+    assert compiled(LONG)["parts"] > 1
+    assert "smem" in result_of(IN_ONE_CALL).get("error", "").lower()
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_128k_rows_fit_into_scalar_memory_in_one_call_with_the_chosen_sizes(chip):
+    layout = build_layout(prefix_lens=[2000], item_lens=[[20] * 6453], pad_to=131072)
+    for groups, head_dim, dtype in ((2, 128, "bfloat16"), (3, 64, "float32"), (16, 256, "float32")):
+        heads = Heads(2 * groups, 2, head_dim, dtype)
+        sizes = choose_block_sizes(chip, heads, layout.row_intervals, layout.num_columns)
+        (part,) = KernelSchedule.build(layout, sizes).parts
+        assert 4 * (part.steps.size + part.units.size + part.tiles.size) < SMEM_BYTES

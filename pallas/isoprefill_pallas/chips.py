@@ -12,7 +12,8 @@ class Chip:
     Attributes:
         device_kinds: what `jax.Device.device_kind` calls it.
         topology, accelerator_type: the smallest topology that libtpu compiles for.
-        vmem_limit_bytes: what the kernel asks of VMEM, below the core's size.
+        vmem_bytes: of a core.
+        vmem_limit_bytes: what the kernel may use of them; the rest is the compiler's.
         clock_hz: follows from the peak and the matmul units, 2 * units * side^2 * clock = peak per core.
         hbm_bytes_per_second: per core.
         peak_flops: bfloat16, per core.
@@ -23,6 +24,7 @@ class Chip:
     device_kinds: tuple[str, ...]
     topology: str
     accelerator_type: str
+    vmem_bytes: int
     vmem_limit_bytes: int
     clock_hz: float
     hbm_bytes_per_second: float
@@ -38,6 +40,7 @@ CHIPS = {
             ("TPU v5 lite", "TPU v5e"),
             "v5e:2x2",
             "v5litepod-4",
+            128 << 20,
             100 << 20,
             1.5e9,
             819e9,
@@ -49,6 +52,7 @@ CHIPS = {
             ("TPU v6 lite", "TPU v6e"),
             "v6e:2x2",
             "v6e-4",
+            128 << 20,
             100 << 20,
             1.75e9,
             1640e9,
@@ -61,7 +65,8 @@ CHIPS = {
             ("TPU v5", "TPU v5p"),
             "v5p:2x2x1",
             "v5p-8",
-            88 << 20,
+            64 << 20,
+            56 << 20,
             1.75e9,
             2765e9 / 2,
             459e12 / 2,
@@ -72,6 +77,7 @@ CHIPS = {
             ("TPU7x", "TPU v7x"),
             "tpu7x:2x2x1",
             "tpu7x-8",
+            64 << 20,
             56 << 20,
             2.2e9,
             7380e9 / 2,
