@@ -20,6 +20,7 @@ from isoprefill_pallas.schedule import KernelSchedule
 from schedule_expansion import expand
 
 BACKENDS = [*(name for name in get_args(Backend) if name != "auto"), "paged"]
+INTERPRETED = ("pallas", "paged")  # slow
 SIZES = BlockSizes(256, 256, 128, 128, 128, 2, 160, 64)
 PAGE_SIZE = 16
 

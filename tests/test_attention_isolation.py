@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attention_backends import BACKENDS, attend, reached
+from attention_backends import BACKENDS, INTERPRETED, attend, reached
 from isoprefill import PackedLayout
 
 TOKENS = 512
@@ -20,7 +20,6 @@ CASES = [
     for dtype in ("float32", "bfloat16")
     if (backend, dtype) != ("paged", "float32")
 ]
-INTERPRETED = ("pallas", "paged")  # slow
 # Content of others' q, k and v; of q and k only where it is not finite.
 CONTENTS = {
     "norms x 10,000": lambda x: x * 1e4,
