@@ -34,6 +34,7 @@ def items(*texts):
 def test_table_is_ranked():
     done = run(*FRANCE, *items(*CITIES[::-1]))
     assert done.returncode == 0, done.stderr
+    assert not done.stderr, "a log beside the table"
     lines = [line.split() for line in done.stdout.splitlines()]
     assert lines[0] == ["rank", "item", "score", "probability"]
     assert [line[:2] for line in lines[1:4]] == [["1", "Paris"], ["2", "London"], ["3", "Berlin"]]
@@ -41,8 +42,11 @@ def test_table_is_ranked():
 
 
 def test_json_is_one_object_in_input_order_and_nothing_else():
-    done = run(*FRANCE, *items(" London", " Paris", " Berlin"), "--json")
+    done = run(*FRANCE, *items(" London", " Paris", " Berlin"), "--json", "--verbosity=0")
     assert done.returncode == 0, done.stderr
+    assert "packed, because" in done.stderr, (
+        "the log does not say which algorithm was chosen and why"
+    )
     report = json.loads(done.stdout)
     assert (report["model"], report["algorithm"], report["isolation"]) == (
         "smollm2-135m",

@@ -39,4 +39,6 @@ def run(command: str, argv: list[str] | None = None) -> None:
     # absl shows INFO, at which jax tells of every kind of device that is not there, and httpx of every request.
     for library in ("jax", "httpx"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    if command != "serve":  # no log beside a table; a flag of the caller's overrides this one
+        argv = [argv[0], "--verbosity=-1", *argv[1:]]
     app.run(module.main, argv=argv)
