@@ -43,7 +43,7 @@ from local_server import serving
 from running_server import running_server
 
 SETTINGS = AuditSettings(max_items=100, repeats=3)
-SHORT = AuditSettings(max_items=10, repeats=2)  # where every measurement is repeated
+SHORT = AuditSettings(max_items=10, repeats=2)  # for what is noisy, or compiles for every length
 LABELS = [65, 66, 67]
 
 
@@ -161,24 +161,30 @@ def test_batching_without_a_leak_is_cleared(backend):
     assert report.conclusion.verdict == "ISOLATED"
 
 
-@pytest.mark.parametrize("labels", [None, LABELS], ids=["likelihood", "labels"])
-def test_our_own_server_is_isolated(product_server, labels):
+class AskingForCausal(ScoreClient):
+    """Asks our server to let items see each other."""
+
+    def _post(self, body):
+        return super()._post({**body, "isolation": "causal"})
+
+
+@pytest.mark.parametrize(
+    ("client_class", "labels", "verdict"),
+    [
+        (ScoreClient, None, "ISOLATED"),
+        (ScoreClient, LABELS, "ISOLATED"),
+        (AskingForCausal, None, "NO_ISOLATION"),
+    ],
+)
+def test_our_own_server_is_isolated_unless_told_to_leak(
+    product_server, client_class, labels, verdict
+):
     """The product itself, with both processes and with requests that share a prefill."""
-    with contextlib.closing(ScoreClient(product_server.url, label_token_ids=labels)) as client:
-        report = run_audit(client, SETTINGS)
-    assert report.conclusion.verdict == "ISOLATED"
-    assert max(finding.effect or 0 for finding in report.findings) < 1e-4
-
-
-def test_our_own_server_is_caught_when_it_is_told_to_leak(directory):
-    with (
-        running_server(
-            f"--model={directory}", "--isolation=causal", "--warmup-tokens=64"
-        ) as server,
-        contextlib.closing(ScoreClient(server.url)) as client,
-    ):
-        report = run_audit(client, SETTINGS)
-    assert report.conclusion.verdict == "NO_ISOLATION"
+    with contextlib.closing(client_class(product_server.url, label_token_ids=labels)) as client:
+        report = run_audit(client, SHORT)
+    assert report.conclusion.verdict == verdict
+    if verdict == "ISOLATED":
+        assert max(finding.effect or 0 for finding in report.findings) < 1e-4
 
 
 def test_noise_is_not_taken_for_a_leak(backend):
