@@ -69,8 +69,8 @@ def test_cycles_are_not_below_what_the_matrix_unit_needs():
 
 def test_the_kernel_takes_under_a_third_of_splash_on_w():
     """The project's aim on v6e is 0.30; docs/kernel.md has the other workloads and chips."""
-    assert ours("W").static_cycles <= 0.305 * splash("W").static_cycles
-    assert ours("W", online=True).static_cycles <= 0.46 * splash("W").static_cycles
+    assert ours("W").static_cycles <= 0.30 * splash("W").static_cycles
+    assert ours("W", online=True).static_cycles <= 0.45 * splash("W").static_cycles
 
 
 def test_time_on_a_chip_is_bound_by_compute_or_memory():
@@ -82,7 +82,7 @@ def test_time_on_a_chip_is_bound_by_compute_or_memory():
 def test_each_matrix_region_uses_the_matrix_unit():
     regions = ours("W").regions
     assert regions["full"].utilisation["MATMUL"] > 0.9
-    assert regions["windows"].utilisation["MATMUL"] > 0.3
+    assert regions["last windows"].utilisation["MATMUL"] > 0.3
 
 
 def test_masks_and_pairs_agree():

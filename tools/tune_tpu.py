@@ -1,8 +1,8 @@
 """Chooses the kernel's block sizes by the compiler's static schedule: `bazel run //tools:tune_tpu -- --chip v6e`.
 
 No TPU is needed. From the sizes in use it changes one size at a time, keeps what costs fewer cycles, and stops when
-no change of any size helps. One compilation takes 10 to 60 seconds. The result goes into the chip's JSON file of
-tuned sizes.
+no change of any size helps. One compilation takes 10 to 60 seconds; `--size` limits which sizes are tried, and with
+`--rounds 0` the sizes in use are only compiled and counted. The result goes into the chip's JSON file of tuned sizes.
 """
 
 import dataclasses
@@ -14,6 +14,28 @@ from typing import Any
 
 from absl import app, flags, logging
 
+# Of a pack of long prefixes, and of one of short ones, which has no full step: block_sizes.py.
+CANDIDATES = {
+    "long": {
+        "stacked_rows": (2048, 4096, 4608, 5120),
+        "block_kv": (1024, 2048, 4096),
+        "chunk_kv": (256, 512, 1024, 2048),
+        "unit_stacked_rows": (256, 512, 1024),
+        "unit_kv": (128, 256, 512),
+        "unit_group": (1, 2, 4, 8),
+        "window_keys": (144, 160, 192, 256),
+    },
+    "short": {
+        "stacked_rows": (1024, 2048, 4096, 8192),
+        "unit_stacked_rows": (256, 512),
+        "unit_kv": (128, 160, 256, 320),
+        "unit_group": (2, 4, 8),
+        "window_keys": (144, 160, 192, 256),
+    },
+}
+# What the sizes are judged by.
+JUDGES = {"long": "W", "short": "P"}
+
 _CHIP = flags.DEFINE_enum("chip", "v6e", ["v5e", "v6e", "v5p", "tpu7x"], "chip to tune for")
 _HEAD_DIM = flags.DEFINE_multi_integer(
     "head_dim", [128], "head dimensions to tune; may be repeated"
@@ -21,18 +43,15 @@ _HEAD_DIM = flags.DEFINE_multi_integer(
 _DTYPE = flags.DEFINE_multi_enum(
     "dtype", ["bfloat16"], ["bfloat16", "float32"], "dtypes to tune; may be repeated"
 )
+_PREFIXES = flags.DEFINE_multi_enum(
+    "prefixes", list(JUDGES), list(JUDGES), "kinds of pack to tune for; may be repeated"
+)
+_SIZE = flags.DEFINE_multi_enum(
+    "size", None, sorted(CANDIDATES["long"]), "sizes to try, by default all; may be repeated"
+)
+_START = flags.DEFINE_string("start", None, "sizes to start from, as JSON; by default those in use")
 _OUTPUT = flags.DEFINE_string("output", None, "directory of the JSON files", required=True)
-_ROUNDS = flags.DEFINE_integer("rounds", 2, "times that every size is tried", lower_bound=1)
-
-CANDIDATES = {
-    "stacked_rows": (1024, 2048, 4096, 5120),
-    "block_kv": (1024, 2048, 4096),
-    "chunk_kv": (256, 512, 1024),
-    "unit_stacked_rows": (256, 512, 1024),
-    "unit_kv": (128, 256, 512),
-    "unit_group": (1, 2, 4, 8),
-    "window_keys": (144, 160, 192, 256),
-}
+_ROUNDS = flags.DEFINE_integer("rounds", 2, "times that every size is tried", lower_bound=0)
 
 
 def main(argv: list[str]) -> None:
@@ -47,53 +66,79 @@ def main(argv: list[str]) -> None:
         tpu_compiler.prepare_process(_CHIP.value, dump)
         entries = {}
         if path.is_file():
-            entries = {
-                (e["head_dim"], e["dtype"]): e for e in json.loads(path.read_text())["entries"]
-            }
+            entries = {_key(entry): entry for entry in json.loads(path.read_text())["entries"]}
         for head_dim in _HEAD_DIM.value:
             for dtype in _DTYPE.value:
-                at = (head_dim, dtype)
-                entries[at] = tune(head_dim, dtype, entries.get(at, {}).get("sizes"), dump)
-                content = {
-                    "chip": _CHIP.value,
-                    "entries": [entries[key] for key in sorted(entries)],
-                }
-                path.write_text(json.dumps(content, indent=2) + "\n")
+                for prefixes in _PREFIXES.value:
+                    at = (head_dim, dtype, prefixes)
+                    entries[at] = tune(*at, entries.get(at, {}).get("sizes"), dump)
+                    content = {
+                        "chip": _CHIP.value,
+                        "entries": [entries[key] for key in sorted(entries)],
+                    }
+                    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def tune(head_dim: int, dtype: str, sizes: dict[str, int] | None, dump: str) -> dict[str, Any]:
-    """The entry of the JSON file for a head_dim and dtype, from `sizes` on."""
+def _key(entry: dict[str, Any]) -> tuple[int, str, str]:
+    return entry["head_dim"], entry["dtype"], entry["prefixes"]
+
+
+def tune(
+    head_dim: int, dtype: str, prefixes: str, sizes: dict[str, int] | None, dump: str
+) -> dict[str, Any]:
+    """The entry of the JSON file for a head_dim, dtype and kind of pack, from `sizes` on."""
     from isoprefill_pallas.block_sizes import UNTUNED
     from isoprefill_pallas.workloads import WORKLOADS
 
-    workload = dataclasses.replace(WORKLOADS["W"], head_dim=head_dim, dtype=dtype)
-    best = dict(sizes or UNTUNED[dtype])
-    fewest = cycles(workload, best, dump)
-    logging.info("head_dim %d, %s: %s cycles with %s", head_dim, dtype, fewest, best)
+    judge = JUDGES[prefixes]
+    workload = dataclasses.replace(WORKLOADS[judge], head_dim=head_dim, dtype=dtype)
+    best = dict(sizes or UNTUNED[dtype, prefixes])
+    if _START.value:
+        best |= json.loads(_START.value)
+    fewest, tried = cycles(workload, best, dump), 1
+    logging.info("head_dim %d, %s, %s: %s cycles with %s", head_dim, dtype, prefixes, fewest, best)
     for _ in range(_ROUNDS.value):
         before = dict(best)
-        for name, values in CANDIDATES.items():
-            for value in values:
-                trial = best | {name: value}
-                trial["full_keys"] = trial["block_kv"] // 2
-                if value == best[name] or trial["block_kv"] % trial["chunk_kv"]:
+        for name, values in CANDIDATES[prefixes].items():
+            for value in values if name in (_SIZE.value or [name]) else ():
+                trial = _changed(best, name, value)
+                if value == best[name] or (
+                    prefixes == "long" and trial["block_kv"] % trial["chunk_kv"]
+                ):
                     continue
                 count = cycles(workload, trial, dump)
+                tried += 1
                 logging.info("%s = %d: %s", name, value, count or "does not compile")
                 if count is not None and (fewest is None or count < fewest):
                     best, fewest = trial, count
         if best == before:
             break
     if fewest is None:
-        raise app.UsageError(f"no sizes compile for head_dim {head_dim}, {dtype} on {_CHIP.value}")
-    obtained = f"tools/tune_tpu, {datetime.date.today()}: fewest static cycles of W, 16 query and 8 KV heads"
+        raise app.UsageError(
+            f"no sizes compile for head_dim {head_dim}, {dtype}, {prefixes} prefixes on {_CHIP.value}"
+        )
+    obtained = (
+        f"tools/tune_tpu, {datetime.date.today()}: fewest static cycles of {judge}, "
+        f"{workload.query_heads} query and {workload.kv_heads} KV heads, of {tried} sizes that were compiled"
+    )
     return {
         "head_dim": head_dim,
         "dtype": dtype,
+        "prefixes": prefixes,
         "obtained": obtained,
         "static_cycles": fewest,
         "sizes": best,
     }
+
+
+def _changed(sizes: dict[str, int], name: str, value: int) -> dict[str, int]:
+    """`sizes` with another value of one of them, and what has to follow."""
+    changed = sizes | {name: value}
+    if changed["full_keys"]:
+        changed["full_keys"] = changed["block_kv"] // 2
+    else:  # a whole number of units, about as many columns as before
+        changed["block_kv"] = max(1, sizes["block_kv"] // changed["unit_kv"]) * changed["unit_kv"]
+    return changed
 
 
 def cycles(workload: Any, sizes: dict[str, int], dump: str) -> int | None:
