@@ -17,7 +17,7 @@ ITEM_BY_ITEM = ("ours-serial", "torch-serial", "torch-batched")
 
 
 class Ours:
-    """One algorithm of the engine ("auto" too); the prefix cache is empty at every call."""
+    """One algorithm of the engine; the prefix cache is empty at every call."""
 
     batch_sizes: tuple[int, ...] = ()
 

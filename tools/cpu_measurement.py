@@ -29,7 +29,7 @@ class Task:
     """What to measure.
 
     Attributes:
-        implementation: one of cpu_contestants.NAMES, or "ours-auto".
+        implementation: one of cpu_contestants.NAMES.
         dtype: of the weights.
         model: which.
         workloads: name, query length and item lengths of each.
