@@ -112,7 +112,6 @@ def test_every_option_reaches_the_engine():
         run(*FRANCE, *items(*CITIES), *labels, *delimiter, *more)
         for more in ([], [*options, "--temperature", "2", "--tokenization", "joint"])
     )
-    assert "fit into one prefill" in plain.stderr, "what auto chose, and why, is not logged"
     reports = [json.loads(done.stdout) for done in (plain, other)]
     assert [report["algorithm"] for report in reports] == ["packed", "prefill_extend"]
     for one, root in zip(*(report["results"] for report in reports), strict=True):
