@@ -39,7 +39,7 @@ def multi_item_attention(
 
     Another item's or request's q, k and v cannot change a row's output by a single bit as long as they are
     finite, nor can NaN or infinity in another's q or k. NaN or infinity in another item's v cannot with "cpu" and
-    "xla"; with "pallas" it can where it shares a window or a masked unit of the kernel with the row, and with "dense"
+    "xla"; with "pallas" it can where it shares a window or a unit of the kernel with the row, and with "dense"
     anywhere in the pack, because 0 * NaN is NaN.
 
     Args:
