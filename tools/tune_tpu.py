@@ -117,10 +117,13 @@ def tune(
         raise app.UsageError(
             f"no sizes compile for head_dim {head_dim}, {dtype}, {prefixes} prefixes on {_CHIP.value}"
         )
-    obtained = (
-        f"tools/tune_tpu, {datetime.date.today()}: fewest static cycles of {judge}, "
-        f"{workload.query_heads} query and {workload.kv_heads} KV heads, of {tried} sizes that were compiled"
+    counted = (
+        f"static cycles of {judge}, {workload.query_heads} query and {workload.kv_heads} KV heads"
     )
+    search = (
+        f"fewest of {tried} sizes that were compiled" if tried > 1 else "no other sizes were tried"
+    )
+    obtained = f"tools/tune_tpu, {datetime.date.today()}: {counted}; {search}"
     return {
         "head_dim": head_dim,
         "dtype": dtype,
