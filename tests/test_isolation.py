@@ -109,6 +109,7 @@ def test_detectors_find_the_contamination_of_causal_scoring(score, effect):
     assert effect(score, isolation="causal") > DETECTION_THRESHOLD
 
 
+@pytest.mark.parametrize("attention", ["xla", "cpu"], indirect=True)  # the reference needs a minute
 def test_an_item_alone_scores_as_in_a_list_of_a_hundred(score):
     items = [f"{ITEMS[index % len(ITEMS)]} {index}" for index in range(100)]
     together = score(items)

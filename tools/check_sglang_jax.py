@@ -34,7 +34,7 @@ _PYTHON = flags.DEFINE_string(
     "the first on PATH of a version that sglang-jax takes.",
 )
 INTERFACE = pathlib.Path(source_interface.__file__).with_name("sglang_jax_interface.json")
-ENGINE_TIMEOUT_S = 900  # an engine whose scheduler died waits for it forever
+ENGINE_TIMEOUT_S = 1800  # an engine whose scheduler died waits for it forever
 RUN = pathlib.Path(__file__).with_name("sglang_jax_run.py")
 ENGINE = {
     "device": "cpu",
@@ -47,6 +47,8 @@ ENGINE = {
     "disable_radix_cache": True,
     "disable_precompile": True,
     "skip_server_warmup": True,
+    # Its own limit, of 300 s, ends the scheduler while a slow machine compiles.
+    "watchdog_timeout": ENGINE_TIMEOUT_S,
 }
 
 
