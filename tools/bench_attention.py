@@ -18,6 +18,7 @@ from absl import app, flags
 
 from isoprefill import PackedLayout, multi_item_attention
 from isoprefill.layout import bucket_size
+from isoprefill_pallas.workloads import useful_pairs
 
 # prefix, item lengths
 WORKLOADS = {
@@ -70,7 +71,7 @@ def measure(
             began = time.perf_counter()
             jax.block_until_ready(call(q, k, v, layout))
             seconds[backend].append(time.perf_counter() - began)
-    pairs = prefix * (prefix + 1) // 2 + sum(n * prefix + n * (n + 1) // 2 for n in item_lens)
+    pairs = useful_pairs(layout.row_intervals)
     return [
         {
             "workload": workload,

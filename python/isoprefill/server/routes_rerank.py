@@ -44,8 +44,6 @@ def router(service: Service) -> APIRouter:
             model=service.model_name,
             apply_softmax=True,
         )
-        log = request.scope["state"]["log"]
-        log |= {"items": len(tokens.items), "tokens": tokens.num_tokens}
         relevance = result.scores[:, 0]
         results: list[dict[str, Any]] = []
         for index in np.argsort(-relevance, kind="stable")[: asked.top_n].tolist():

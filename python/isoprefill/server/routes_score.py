@@ -47,8 +47,6 @@ def router(service: Service) -> APIRouter:
             apply_softmax=asked.apply_softmax,
             temperature=asked.temperature,
         )
-        log = request.scope["state"]["log"]
-        log |= {"items": len(tokens.items), "tokens": tokens.num_tokens}
         return json_response(_response(asked, result, request_id))
 
     return routes

@@ -113,7 +113,7 @@ class Service:
             self._accepted -= 1
 
     async def scored(self, request: Request, tokens: TokenRequest) -> RequestLogprobs:
-        """The log-probabilities of a request.
+        """The log-probabilities of a request, whose size goes into the metrics and its log line.
 
         Raises:
             ApiError: see `Dispatcher.submit`.
@@ -132,6 +132,7 @@ class Service:
                 answer.cancel()
                 await asyncio.gather(answer, return_exceptions=True)
         self.metrics.observe_scored(tokens, result)
+        request.scope["state"]["log"] |= {"items": len(tokens.items), "tokens": tokens.num_tokens}
         return result
 
     def check_size(self, tokens: TokenRequest) -> None:
