@@ -5,10 +5,11 @@
 #include <functional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
-#include "csrc/attention_tile.h"
 #include "csrc/bfloat16.h"
+#include "csrc/tiles.h"
 
 namespace isoprefill {
 namespace {
@@ -50,9 +51,9 @@ void Check(const AttentionProblem<Element>& problem) {
 }
 
 // Cuts the rows where the prefix begins elsewhere, and to at most `most`.
-std::vector<RowRange> Tiles(const int32_t* prefix_begin, int64_t num_rows,
-                            int64_t most) {
-  std::vector<RowRange> tiles;
+std::vector<Range> Tiles(const int32_t* prefix_begin, int64_t num_rows,
+                         int64_t most) {
+  std::vector<Range> tiles;
   for (int64_t begin = 0; begin < num_rows;) {
     int64_t end = begin + 1;
     while (end < num_rows && end - begin < most &&
@@ -68,6 +69,13 @@ std::vector<RowRange> Tiles(const int32_t* prefix_begin, int64_t num_rows,
 template <typename Element>
 AttendTile<Element> TileFunction(Instructions instructions) {
 #ifdef ISOPREFILL_HAS_AVX
+  if (instructions == Instructions::kAvx512Bf16) {
+    if constexpr (std::is_same_v<Element, Bfloat16>) {
+      return &AttendTileAvx512Bf16;
+    } else {
+      return &AttendTileAvx512;
+    }
+  }
   if (instructions == Instructions::kAvx512) return &AttendTileAvx512;
   if (instructions == Instructions::kAvx2) return &AttendTileAvx2;
 #endif
@@ -75,65 +83,13 @@ AttendTile<Element> TileFunction(Instructions instructions) {
   return &AttendTilePortable;
 }
 
-bool Has(Instructions instructions) {
-  switch (instructions) {
-    case Instructions::kPortable:
-      return true;
-#ifdef ISOPREFILL_HAS_AVX
-    case Instructions::kAvx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    case Instructions::kAvx512:
-      return __builtin_cpu_supports("avx512f");
-#endif
-    default:
-      return false;
-  }
-}
-
-struct Named {
-  const char* name;
-  Instructions instructions;
-};
-
-constexpr Named kAll[] = {{"portable", Instructions::kPortable},
-                          {"avx2", Instructions::kAvx2},
-                          {"avx512", Instructions::kAvx512}};
-
 }  // namespace
-
-std::vector<std::string> AvailableInstructions() {
-  std::vector<std::string> names;
-  for (const Named& one : kAll) {
-    if (Has(one.instructions)) names.push_back(one.name);
-  }
-  return names;
-}
-
-Instructions BestInstructions() {
-  Instructions best = Instructions::kPortable;
-  for (const Named& one : kAll) {
-    if (Has(one.instructions)) best = one.instructions;
-  }
-  return best;
-}
-
-Instructions ParseInstructions(const std::string& name) {
-  if (name == "best") return BestInstructions();
-  std::string available;
-  for (const Named& one : kAll) {
-    if (!Has(one.instructions)) continue;
-    if (name == one.name) return one.instructions;
-    available += std::string(", \"") + one.name + "\"";
-  }
-  throw std::invalid_argument("instructions is \"" + name +
-                              "\"; it must be one of \"best\"" + available);
-}
 
 template <typename Element>
 void ComputeAttention(const AttentionProblem<Element>& problem,
                       Instructions instructions, const ParallelFor& parallel) {
   Check(problem);
-  const std::vector<RowRange> tiles =
+  const std::vector<Range> tiles =
       Tiles(problem.prefix_begin(), problem.num_rows,
             std::max<int64_t>(1, kTileQueries / problem.groups()));
   const AttendTile<Element> attend = TileFunction<Element>(instructions);

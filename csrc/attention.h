@@ -15,11 +15,10 @@
 #define CSRC_ATTENTION_H_
 
 #include <cstdint>
-#include <functional>
-#include <string>
-#include <vector>
 
 #include "csrc/bfloat16.h"
+#include "csrc/instructions.h"
+#include "csrc/parallel_for.h"
 
 namespace isoprefill {
 
@@ -52,30 +51,6 @@ struct AttentionProblem {
   const int32_t* own_begin() const { return row_intervals + 2 * num_rows; }
   const int32_t* own_end() const { return row_intervals + 3 * num_rows; }
 };
-
-// Rows [begin, end), all of which see prefixes that begin at the same column.
-struct RowRange {
-  int64_t begin = 0;
-  int64_t end = 0;
-};
-
-// Which instructions compute it. Results differ by rounding.
-enum class Instructions { kPortable, kAvx2, kAvx512 };
-
-// "portable", "avx2" or "avx512"; "best" is what BestInstructions() says.
-// Throws std::invalid_argument for anything else and for what this processor or
-// build does not have.
-Instructions ParseInstructions(const std::string& name);
-
-// The widest that this processor has.
-Instructions BestInstructions();
-
-// The names of all that this processor has.
-std::vector<std::string> AvailableInstructions();
-
-// Calls task(0) … task(count - 1), in any order, and returns when all are done.
-using ParallelFor = std::function<void(
-    int64_t count, const std::function<void(int64_t)>& task)>;
 
 // Throws std::invalid_argument, naming the value and the limit, if sizes do not
 // fit each other, or an interval reaches outside the columns.

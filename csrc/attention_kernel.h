@@ -1,23 +1,11 @@
-// The arithmetic of one tile of attention, over a type of vectors.
-//
-// Vector has Register, kWidth floats; Load, Store, Broadcast, arithmetic,
-// KeepFirst (lanes from `count` replaced), reductions; and the shape of the
-// matrix products' inner step: kRows rows by kVectors registers of sums.
-//
-// Everything here is in an unnamed namespace, because each file that includes
-// this compiles it for other instructions.
+// The arithmetic of one tile of attention, over a type of vectors: see
+// csrc/multiply.h.
 
 #ifndef CSRC_ATTENTION_KERNEL_H_
 #define CSRC_ATTENTION_KERNEL_H_
 
-#include "csrc/attention_kernel_headers.h"
-
-// Unrolls the next loop, so that arrays of registers are registers.
-#if defined(__clang__)
-#define ISOPREFILL_UNROLL _Pragma("unroll")
-#else
-#define ISOPREFILL_UNROLL _Pragma("GCC unroll 8")
-#endif
+#include "csrc/kernel_headers.h"
+#include "csrc/multiply.h"
 
 namespace isoprefill {
 namespace {
@@ -64,87 +52,6 @@ typename Vector::Register Cap(typename Vector::Register scores,
   return V::SelectLess(x, zero, V::Sub(zero, tanh), tanh);
 }
 
-// sums[r][c] (+)= a[r][i] * b[i][c] for kRows rows and kVectors registers of
-// columns, i from 0 to `length`, in this order: each sum is the same whatever
-// the other rows and columns hold, and however many they are.
-template <typename Vector, int kRows, int kVectors, bool kAdd>
-void Multiply(const float* a, int64_t a_stride, const float* b,
-              int64_t b_stride, int64_t length, float* sums,
-              int64_t sums_stride) {
-  typename Vector::Register total[kRows][kVectors];
-  ISOPREFILL_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    ISOPREFILL_UNROLL
-    for (int c = 0; c < kVectors; ++c) {
-      total[r][c] =
-          kAdd ? Vector::Load(sums + r * sums_stride + c * Vector::kWidth)
-               : Vector::Broadcast(0.0f);
-    }
-  }
-  for (int64_t i = 0; i < length; ++i) {
-    typename Vector::Register row[kVectors];
-    ISOPREFILL_UNROLL
-    for (int c = 0; c < kVectors; ++c) {
-      row[c] = Vector::Load(b + i * b_stride + c * Vector::kWidth);
-    }
-    ISOPREFILL_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      const auto factor = Vector::Broadcast(a[r * a_stride + i]);
-      ISOPREFILL_UNROLL
-      for (int c = 0; c < kVectors; ++c) {
-        total[r][c] = Vector::MulAdd(factor, row[c], total[r][c]);
-      }
-    }
-  }
-  ISOPREFILL_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    ISOPREFILL_UNROLL
-    for (int c = 0; c < kVectors; ++c) {
-      Vector::Store(sums + r * sums_stride + c * Vector::kWidth, total[r][c]);
-    }
-  }
-}
-
-// The same for fewer rows and registers than the full step's.
-template <typename Vector, bool kAdd, int kRows = Vector::kRows,
-          int kVectors = Vector::kVectors>
-void MultiplyUpTo(int64_t rows, int64_t vectors, const float* a,
-                  int64_t a_stride, const float* b, int64_t b_stride,
-                  int64_t length, float* sums, int64_t sums_stride) {
-  if constexpr (kRows > 1) {
-    if (rows < kRows) {
-      return MultiplyUpTo<Vector, kAdd, kRows - 1, kVectors>(
-          rows, vectors, a, a_stride, b, b_stride, length, sums, sums_stride);
-    }
-  }
-  if constexpr (kVectors > 1) {
-    if (vectors < kVectors) {
-      return MultiplyUpTo<Vector, kAdd, kRows, kVectors - 1>(
-          rows, vectors, a, a_stride, b, b_stride, length, sums, sums_stride);
-    }
-  }
-  Multiply<Vector, kRows, kVectors, kAdd>(a, a_stride, b, b_stride, length,
-                                          sums, sums_stride);
-}
-
-// Any number of rows and registers.
-template <typename Vector, bool kAdd>
-void MultiplyAll(int64_t rows, int64_t vectors, const float* a,
-                 int64_t a_stride, const float* b, int64_t b_stride,
-                 int64_t length, float* sums, int64_t sums_stride) {
-  // Columns outside: their part of b stays in the nearest cache.
-  for (int64_t c = 0; c < vectors; c += Vector::kVectors) {
-    const int64_t column = c * Vector::kWidth;
-    for (int64_t r = 0; r < rows; r += Vector::kRows) {
-      MultiplyUpTo<Vector, kAdd>(
-          std::min<int64_t>(Vector::kRows, rows - r),
-          std::min<int64_t>(Vector::kVectors, vectors - c), a + r * a_stride,
-          a_stride, b + column, b_stride, length,
-          sums + r * sums_stride + column, sums_stride);
-    }
-  }
-}
-
 // The softmax of the tile's queries, column block after column block. Query
 // i = (row - rows.begin) * G + g is query head kv_head * G + g of its row, so
 // the G queries of a row lie together and see the same columns.
@@ -152,22 +59,24 @@ template <typename Vector, typename Element>
 class TileAttention {
  public:
   TileAttention(const AttentionProblem<Element>& problem, int64_t kv_head,
-                RowRange rows)
+                Range rows)
       : problem_(problem),
         kv_head_(kv_head),
         rows_(rows),
         groups_(problem.groups()),
         queries_((rows.end - rows.begin) * groups_),
         dim_(problem.head_dim),
+        dim_words_(Words<Vector>(dim_)),
         padded_dim_(RoundUp(dim_, Vector::kWidth)),
-        memory_(queries_ * (dim_ + kBlock + padded_dim_ + 2) + dim_ * kBlock +
-                kBlock * padded_dim_ + kAlignment) {
+        memory_(queries_ * (dim_words_ + kBlock + padded_dim_ + 2) +
+                dim_words_ * kBlock + Words<Vector>(kBlock) * padded_dim_ +
+                kAlignment) {
     keys_ = Aligned(memory_.data());
-    values_ = keys_ + dim_ * kBlock;
-    sums_ = values_ + kBlock * padded_dim_;
+    values_ = keys_ + dim_words_ * kBlock;
+    sums_ = values_ + Words<Vector>(kBlock) * padded_dim_;
     weights_ = sums_ + queries_ * padded_dim_;
     q_ = weights_ + queries_ * kBlock;
-    largest_ = q_ + queries_ * dim_;
+    largest_ = q_ + queries_ * dim_words_;
     total_ = largest_ + queries_;
   }
 
@@ -185,27 +94,15 @@ class TileAttention {
   }
 
  private:
-  static constexpr int64_t kAlignment = 16;  // floats: a cache line
-
-  static int64_t RoundUp(int64_t value, int64_t step) {
-    return (value + step - 1) / step * step;
-  }
-
-  static float* Aligned(float* memory) {
-    const auto address = reinterpret_cast<uintptr_t>(memory);
-    constexpr uintptr_t kBytes = kAlignment * sizeof(float);
-    return memory + (kBytes - address % kBytes) % kBytes / sizeof(float);
-  }
-
-  // Scales the queries; no query has seen anything.
+  // Copies the queries; none has seen anything.
   void Begin() {
     const int64_t row_stride = problem_.query_heads * dim_;
-    const int64_t row_size = groups_ * dim_;
+    float* to = q_;
     for (int64_t row = rows_.begin; row < rows_.end; ++row) {
-      const Element* from = problem_.q + row * row_stride + kv_head_ * row_size;
-      float* to = q_ + (row - rows_.begin) * row_size;
-      for (int64_t i = 0; i < row_size; ++i) {
-        to[i] = ToFloat(from[i]) * problem_.scale;
+      const Element* from =
+          problem_.q + row * row_stride + kv_head_ * groups_ * dim_;
+      for (int64_t g = 0; g < groups_; ++g, from += dim_) {
+        for (int64_t i = 0; i < dim_words_; ++i) *to++ = WordOf(from, i);
       }
     }
     std::fill(sums_, sums_ + queries_ * padded_dim_, 0.0f);
@@ -215,20 +112,20 @@ class TileAttention {
   }
 
   // Rows of `rows` attend to the columns from `begin` to their own ends[row].
-  void Visit(RowRange rows, int64_t begin, const int32_t* ends) {
+  void Visit(Range rows, int64_t begin, const int32_t* ends) {
     const int64_t end = *std::max_element(ends + rows.begin, ends + rows.end);
     for (int64_t block = begin; block < end; block += kBlock) {
       const int64_t count = std::min(kBlock, end - block);
       LoadKeys(block, count);
-      LoadValues(block, count);
+      int64_t loaded = 0;
       // Ends grow with the rows of a prefix or an item: skip those before.
       while (ends[rows.begin] <= block) ++rows.begin;
       const int64_t first = (rows.begin - rows_.begin) * groups_;
       const int64_t last = (rows.end - rows_.begin) * groups_;
-      MultiplyAll<Vector, false>(last - first,
-                                 (count + Vector::kWidth - 1) / Vector::kWidth,
-                                 q_ + first * dim_, dim_, keys_, kBlock, dim_,
-                                 weights_ + first * kBlock, kBlock);
+      MultiplyAll<Vector, false>(
+          last - first, (count + Vector::kWidth - 1) / Vector::kWidth,
+          q_ + first * dim_words_, dim_words_, keys_, kBlock, dim_words_,
+          weights_ + first * kBlock, kBlock);
       for (int64_t row = rows.begin; row < rows.end;) {
         // Rows that see equally much of the block are multiplied together.
         const int64_t seen = std::min(kBlock, ends[row] - block);
@@ -239,50 +136,79 @@ class TileAttention {
         const int64_t queries = (next - row) * groups_;
         row = next;
         if (seen <= 0) continue;
+        LoadValues(block, std::min(loaded, seen - 1), seen);
+        loaded = seen;
         for (int64_t i = query; i < query + queries; ++i) Weigh(i, seen);
         MultiplyAll<Vector, true>(queries, padded_dim_ / Vector::kWidth,
                                   weights_ + query * kBlock, kBlock, values_,
-                                  padded_dim_, seen,
+                                  padded_dim_, Words<Vector>(seen),
                                   sums_ + query * padded_dim_, padded_dim_);
       }
     }
   }
 
-  // keys_[d][c] of `count` columns; zeros after them.
+  // Word i of a vector of D elements; after the last comes 0.
+  float WordOf(const Element* vector, int64_t i) const {
+    const int64_t second = i * Vector::kDepth + Vector::kDepth - 1;
+    return Word<Vector>(vector[i * Vector::kDepth],
+                        second < dim_ ? vector[second] : Element{});
+  }
+
+  // keys_[word of d][c] of `count` columns; zeros after them.
   void LoadKeys(int64_t begin, int64_t count) {
     const int64_t stride = problem_.kv_heads * dim_;
     const Element* from = problem_.k + begin * stride + kv_head_ * dim_;
-    for (int64_t c = 0; c < count; ++c) {
-      for (int64_t d = 0; d < dim_; ++d) {
-        keys_[d * kBlock + c] = ToFloat(from[c * stride + d]);
+    if (sizeof(Element) * Vector::kDepth == sizeof(float) &&
+        dim_ % Vector::kDepth == 0) {  // they are words where they lie
+      TransposeAll<Vector>(reinterpret_cast<const float*>(from),
+                           stride / Vector::kDepth, count, dim_words_, keys_,
+                           kBlock);
+      return;
+    }
+    for (int64_t c = 0; c < count; ++c, from += stride) {
+      for (int64_t i = 0; i < dim_words_; ++i) {
+        keys_[i * kBlock + c] = WordOf(from, i);
       }
     }
     const int64_t used = RoundUp(count, Vector::kWidth);
-    for (int64_t d = 0; d < dim_ && count < used; ++d) {
-      std::fill(keys_ + d * kBlock + count, keys_ + d * kBlock + used, 0.0f);
+    for (int64_t i = 0; i < dim_words_ && count < used; ++i) {
+      std::fill(keys_ + i * kBlock + count, keys_ + i * kBlock + used, 0.0f);
     }
   }
 
-  // values_[c][d] of `count` columns, with zeros after head_dim.
-  void LoadValues(int64_t begin, int64_t count) {
+  // values_[word of c][d] of the block's columns from `first` to `seen`: those
+  // before are there. What shares the last word with column `seen - 1` is 0,
+  // not the next column's value: a weight of 0 times NaN would be NaN.
+  void LoadValues(int64_t block, int64_t first, int64_t seen) {
     const int64_t stride = problem_.kv_heads * dim_;
-    const Element* from = problem_.v + begin * stride + kv_head_ * dim_;
-    for (int64_t c = 0; c < count; ++c) {
-      float* to = values_ + c * padded_dim_;
-      for (int64_t d = 0; d < dim_; ++d) to[d] = ToFloat(from[c * stride + d]);
+    for (int64_t i = first / Vector::kDepth; i < Words<Vector>(seen); ++i) {
+      const int64_t column = i * Vector::kDepth;
+      const Element* from =
+          problem_.v + (block + column) * stride + kv_head_ * dim_;
+      float* to = values_ + i * padded_dim_;
+      if (column + Vector::kDepth <= seen) {
+        const Element* last = from + (Vector::kDepth - 1) * stride;
+        for (int64_t d = 0; d < dim_; ++d) {
+          to[d] = Word<Vector>(from[d], last[d]);
+        }
+      } else {
+        for (int64_t d = 0; d < dim_; ++d) {
+          to[d] = Word<Vector>(from[d], Element{});
+        }
+      }
       std::fill(to + dim_, to + padded_dim_, 0.0f);
     }
   }
 
-  // Turns the first `seen` scores of a query into weights, and makes what it
-  // has summed so far relative to the same largest score.
+  // Turns the first `seen` scores of a query into words of weights, and makes
+  // what it has summed so far relative to the same largest score.
   void Weigh(int64_t query, int64_t seen) {
     using V = Vector;
     float* scores = weights_ + query * kBlock;
     const auto nothing = V::Broadcast(-std::numeric_limits<float>::infinity());
     auto most = nothing;
     for (int64_t c = 0; c < seen; c += V::kWidth) {
-      auto score = V::Load(scores + c);
+      auto score = V::Mul(V::Load(scores + c), V::Broadcast(problem_.scale));
       if (problem_.soft_cap > 0) score = Cap<V>(score, problem_.soft_cap);
       if (seen - c < V::kWidth) {
         score = V::KeepFirst(score, static_cast<int>(seen - c), nothing);
@@ -296,7 +222,7 @@ class TileAttention {
     for (int64_t c = 0; c < seen; c += V::kWidth) {
       const auto weight =
           Exp<V>(V::Sub(V::Load(scores + c), V::Broadcast(largest)));
-      V::Store(scores + c, weight);
+      V::StoreWeights(scores + c / V::kDepth, weight);
       total = V::Add(total, weight);
     }
     float kept = 1.0f;
@@ -331,17 +257,18 @@ class TileAttention {
 
   const AttentionProblem<Element>& problem_;
   const int64_t kv_head_;
-  const RowRange rows_;
+  const Range rows_;
   const int64_t groups_;
   const int64_t queries_;     // rows times groups
   const int64_t dim_;         // D
+  const int64_t dim_words_;   // D in words
   const int64_t padded_dim_;  // D rounded up to whole registers
   Array<float> memory_;       // holds all that follow
-  float* keys_;               // [D, kBlock]
-  float* values_;             // [kBlock, padded D]
+  float* keys_;               // [words of D, kBlock]
+  float* values_;             // [words of kBlock, padded D]
   float* sums_;               // [queries, padded D]: weighted values
-  float* weights_;            // [queries, kBlock]: scores, then weights
-  float* q_;                  // [queries, D]
+  float* weights_;            // [queries, kBlock]: scores, then their weights
+  float* q_;                  // [queries, words of D]
   float* largest_;            // [queries]: the largest score so far
   float* total_;              // [queries]: the sum of weights
 };

@@ -163,18 +163,21 @@ void EqualsTheDefinition() {
 }
 
 // NaN in what a row does not see, in q, k and v, changes no bit of it.
+template <typename Element>
 void NothingElseReachesARow() {
   const Layout layout = Hard();
   for (const Instructions instructions : All()) {
-    Case<float> clean(layout, {2, 1, 16});
+    Case<Element> clean(layout, {2, 1, 16});
     clean.Run(instructions);
     for (const int64_t row : {0, 33, 69, 71, 73, 140, 203, 225, 232, 250}) {
-      Case<float> poisoned = clean;
+      Case<Element> poisoned = clean;
       for (int64_t i = 0; i < layout.num_rows * 32; ++i) {
-        if (i / 32 != row) poisoned.q[i] = kNaN;
+        if (i / 32 != row) FromFloat(kNaN, &poisoned.q[i]);
       }
       for (int64_t i = 0; i < layout.num_columns * 16; ++i) {
-        if (!poisoned.Sees(row, i / 16)) poisoned.k[i] = poisoned.v[i] = kNaN;
+        if (poisoned.Sees(row, i / 16)) continue;
+        FromFloat(kNaN, &poisoned.k[i]);
+        FromFloat(kNaN, &poisoned.v[i]);
       }
       poisoned.Run(instructions);
       CHECK(std::equal(clean.out.begin() + row * 32,
@@ -186,35 +189,37 @@ void NothingElseReachesARow() {
 }
 
 // A row's own NaN must be seen, not become a number.
+template <typename Element>
 void NaNStaysNaN() {
   const Layout layout = BuildLayout({Request{5, {3, 4}}});
   for (const Instructions instructions : All()) {
-    for (std::vector<float> Case<float>::* array :
-         {&Case<float>::k, &Case<float>::v}) {
-      Case<float> poisoned(layout, {1, 1, 8});
-      (poisoned.*array)[6 * 8 + 2] = kNaN;  // the second token of item 1
+    for (std::vector<Element> Case<Element>::* array :
+         {&Case<Element>::k, &Case<Element>::v}) {
+      Case<Element> poisoned(layout, {1, 1, 8});
+      FromFloat(kNaN, &(poisoned.*array)[6 * 8 + 2]);  // item 0, token 1
       poisoned.Run(instructions);
-      CHECK(std::isnan(poisoned.out[7 * 8 + 2]));
-      CHECK(!std::isnan(poisoned.out[5 * 8 + 2]));
-      CHECK(!std::isnan(poisoned.out[8 * 8 + 2]));
+      CHECK(std::isnan(ToFloat(poisoned.out[7 * 8 + 2])));
+      CHECK(!std::isnan(ToFloat(poisoned.out[5 * 8 + 2])));
+      CHECK(!std::isnan(ToFloat(poisoned.out[8 * 8 + 2])));
     }
   }
 }
 
 // An item's rows are the same bit for bit alone and packed, and on any number
 // of threads.
+template <typename Element>
 void SameAlonePackedAndThreaded() {
   const Layout packed = BuildLayout({Request{70, {3, 100, 20}}});
   const Layout alone = BuildLayout({Request{70, {100}}});
   for (const Instructions instructions : All()) {
-    Case<float> all(packed, {6, 2, 64});
+    Case<Element> all(packed, {6, 2, 64});
     all.Run(instructions);
-    Case<float> threaded = all;
+    Case<Element> threaded = all;
     threaded.Run(instructions, &OnThreeThreads);
     CHECK(all.out == threaded.out && all.lse == threaded.lse);
-    Case<float> one(alone, {6, 2, 64});
-    const auto take = [](const std::vector<float>& from, int64_t width,
-                         std::vector<float>* to) {
+    Case<Element> one(alone, {6, 2, 64});
+    const auto take = [](const std::vector<Element>& from, int64_t width,
+                         std::vector<Element>* to) {
       std::copy(from.begin(), from.begin() + 70 * width, to->begin());
       std::copy(from.begin() + 73 * width, from.begin() + 173 * width,
                 to->begin() + 70 * width);
@@ -223,7 +228,7 @@ void SameAlonePackedAndThreaded() {
     take(all.k, 2 * 64, &one.k);
     take(all.v, 2 * 64, &one.v);
     one.Run(instructions);
-    std::vector<float> expected(one.out.size());
+    std::vector<Element> expected(one.out.size());
     take(all.out, 6 * 64, &expected);
     CHECK(one.out == expected);
   }
@@ -264,9 +269,12 @@ void WrongProblemsAreRejected() {
 
 int main() {
   isoprefill::EqualsTheDefinition();
-  isoprefill::NothingElseReachesARow();
-  isoprefill::NaNStaysNaN();
-  isoprefill::SameAlonePackedAndThreaded();
+  isoprefill::NothingElseReachesARow<float>();
+  isoprefill::NothingElseReachesARow<isoprefill::Bfloat16>();
+  isoprefill::NaNStaysNaN<float>();
+  isoprefill::NaNStaysNaN<isoprefill::Bfloat16>();
+  isoprefill::SameAlonePackedAndThreaded<float>();
+  isoprefill::SameAlonePackedAndThreaded<isoprefill::Bfloat16>();
   isoprefill::WrongProblemsAreRejected();
   return isoprefill::testing::Result();
 }

@@ -5,19 +5,15 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
-#include <condition_variable>
 #include <cstdint>
 #include <exception>
-#include <functional>
-#include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
 
 #include "csrc/bfloat16.h"
 #include "csrc/bindings/bindings.h"
 #include "csrc/bindings/ffi.h"
+#include "csrc/bindings/thread_pool.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -25,66 +21,6 @@ namespace py = pybind11;
 
 namespace isoprefill {
 namespace {
-
-// Tasks that any number of threads take one by one.
-class SharedTasks {
- public:
-  SharedTasks(int64_t count, const std::function<void(int64_t)>& task)
-      : task_(&task), next_(0), count_(count), unfinished_(count) {}
-
-  // Takes tasks until there are none left.
-  void Work() {
-    while (true) {
-      int64_t index;
-      {
-        std::lock_guard<std::mutex> lock(mutex_);
-        if (next_ == count_) return;
-        index = next_++;
-      }
-      std::exception_ptr error;
-      try {
-        (*task_)(index);
-      } catch (...) {
-        error = std::current_exception();
-      }
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (error) error_ = error;
-      if (--unfinished_ == 0) finished_.notify_all();
-    }
-  }
-
-  // Returns when the tasks that were taken are done; rethrows what one threw.
-  void Wait() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    finished_.wait(lock, [this] { return unfinished_ == 0; });
-    if (error_) std::rethrow_exception(error_);
-  }
-
- private:
-  const std::function<void(int64_t)>* task_;  // lives until Wait() returns
-  std::mutex mutex_;
-  std::condition_variable finished_;
-  int64_t next_;
-  const int64_t count_;
-  int64_t unfinished_;
-  std::exception_ptr error_;
-};
-
-// This thread works too and waits only for tasks that somebody works on. So it
-// ends even if the pool is busy with others that wait in the same way; a thread
-// of the pool that comes too late finds nothing to do.
-ParallelFor OnThreads(ffi::ThreadPool pool) {
-  return
-      [pool](int64_t count, const std::function<void(int64_t)>& task) mutable {
-        auto tasks = std::make_shared<SharedTasks>(count, task);
-        const int64_t helpers = std::min(pool.num_threads(), count) - 1;
-        for (int64_t i = 0; i < helpers; ++i) {
-          pool.Schedule([tasks] { tasks->Work(); });
-        }
-        tasks->Work();
-        tasks->Wait();
-      };
-}
 
 template <typename Element>
 void Compute(float scale, float soft_cap, std::string_view instructions,
@@ -109,7 +45,8 @@ void Compute(float scale, float soft_cap, std::string_view instructions,
                    OnThreads(pool));
 }
 
-// q [T, Hq, D], k and v [S, Hkv, D] of float32 or bfloat16, row_intervals
+// q [T, Hq, D], k and v [S, Hkv, D] of float32, or of bfloat16 as its bits: XLA
+// would convert operands that are bfloat16 to float32 and back. row_intervals
 // int32 [4, T]; out like q, lse float32 [T, Hq].
 ffi::Error AttentionHandler(float scale, float soft_cap,
                             std::string_view instructions, ffi::AnyBuffer q,
@@ -148,9 +85,9 @@ ffi::Error AttentionHandler(float scale, float soft_cap,
   const ffi::DataType dtype = q.element_type();
   if (k.element_type() != dtype || v.element_type() != dtype ||
       out->element_type() != dtype ||
-      (dtype != ffi::F32 && dtype != ffi::BF16)) {
+      (dtype != ffi::F32 && dtype != ffi::U16)) {
     return ffi::Error::InvalidArgument(
-        "q, k, v and out must all be float32 or all bfloat16");
+        "q, k, v and out must all be float32 or all uint16");
   }
   const auto compute = dtype == ffi::F32 ? &Compute<float> : &Compute<Bfloat16>;
   try {

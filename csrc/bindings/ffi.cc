@@ -68,6 +68,7 @@ py::dict FfiTargets() {
   py::dict targets;
   targets["isoprefill_segment_tokens"] = FfiTarget(kSegmentTokens);
   targets["isoprefill_attention"] = AttentionTarget();
+  targets["isoprefill_matrix_product"] = MatrixProductTarget();
   return targets;
 }
 

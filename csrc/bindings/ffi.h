@@ -33,7 +33,8 @@ pybind11::capsule FfiTarget(Handler handler) {
                            "xla._CUSTOM_CALL_TARGET");
 }
 
-pybind11::capsule AttentionTarget();  // csrc/bindings/attention.cc
+pybind11::capsule AttentionTarget();      // csrc/bindings/attention.cc
+pybind11::capsule MatrixProductTarget();  // csrc/bindings/matrix_product.cc
 
 }  // namespace isoprefill
 

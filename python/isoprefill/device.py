@@ -5,6 +5,7 @@ import dataclasses
 from jax.sharding import Mesh
 
 from isoprefill.attention.op import Backend, with_schedule_of
+from isoprefill.bits import as_held, from_bits
 from isoprefill.layout import PackedLayout
 from isoprefill.mesh import DATA, TENSOR, MeshShape, make_mesh, shard_params
 from isoprefill.models.config import ModelConfig
@@ -41,6 +42,7 @@ class Device:
         Raises:
             ValueError: if the devices or the model's heads do not allow the mesh; with the numbers.
         """
+        params = as_held(params)
         if shape is None:
             return cls(params, config, attention, None, steps(config, attention, None), 1)
         mesh = make_mesh(shape, config)
@@ -62,5 +64,5 @@ class Device:
             query_heads=self.config.num_query_heads // tensor,
             kv_heads=self.config.num_kv_heads // tensor,
             head_dim=self.config.head_dim,
-            dtype=self.params.embedding.dtype.name,
+            dtype=from_bits(self.params.final_norm).dtype.name,
         )

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int32
 
 from isoprefill.attention import multi_item_attention
 from isoprefill.attention.op import Backend
+from isoprefill.bits import from_bits, to_bits
 from isoprefill.head import logprobs_at
 from isoprefill.layout import Ints, PackedLayout
 from isoprefill.mesh import DATA, KEYS_AND_VALUES, TENSOR, param_specs
@@ -87,8 +88,13 @@ def steps(config: ModelConfig, attention: Backend, mesh: Mesh | None) -> Steps:
         def attend(q: Array, k: Array, v: Array, cached: Any) -> Array:
             if cached is not None:  # columns: the prefix, then the rows, then padding
                 k, v = (
-                    lax.dynamic_update_slice_in_dim(
-                        jnp.pad(kept, ((0, new.shape[0]), (0, 0), (0, 0))), new, prefix_len, axis=0
+                    from_bits(
+                        lax.dynamic_update_slice_in_dim(
+                            jnp.pad(to_bits(kept), ((0, new.shape[0]), (0, 0), (0, 0))),
+                            to_bits(new),
+                            prefix_len,
+                            axis=0,
+                        )
                     )
                     for kept, new in zip(cached, (k, v), strict=True)
                 )

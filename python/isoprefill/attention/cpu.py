@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int32
 
 import isoprefill_csrc
+from isoprefill.bits import from_bits, to_bits
 
 _TARGET = "isoprefill_attention"
 
@@ -34,18 +35,17 @@ def cpu_attention(
     Raises:
         jax.errors.JaxRuntimeError: when it runs, if a size is too large or an interval reaches outside the columns.
     """
+    operands = [to_bits(array) for array in (q, k, v)]
     outputs = (
-        jax.ShapeDtypeStruct(q.shape, q.dtype),
+        jax.ShapeDtypeStruct(q.shape, operands[0].dtype),
         jax.ShapeDtypeStruct(q.shape[:2], jnp.float32),
     )
     call = jax.ffi.ffi_call(_TARGET, outputs, vmap_method="sequential")
     out, lse = call(
-        q,
-        k,
-        v,
+        *operands,
         row_intervals,
         scale=np.float32(scale),
         soft_cap=np.float32(soft_cap or 0.0),
         instructions=instructions,
     )
-    return out, lse
+    return from_bits(out), lse

@@ -18,8 +18,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from isoprefill.bits import from_bits, to_bits
 from isoprefill.models import rope
 from isoprefill.models.config import ModelConfig
+from isoprefill.models.matrix_product import multiply_transposed
 
 
 class LayerParams(NamedTuple):
@@ -43,7 +45,7 @@ class LayerParams(NamedTuple):
 
 
 class Params(NamedTuple):
-    """All weights. `head` is None when it is tied to `embedding`."""
+    """All weights, or the bits of them (isoprefill.models.bits). `head` is None when it is tied to `embedding`."""
 
     embedding: Float[Array, "V E"]
     layers: LayerParams
@@ -120,10 +122,24 @@ def decode(
         stream = stream + all_reduce(project(gated.astype(dtype), weights.down))
         return stream, (k, v) if return_kv else None
 
-    stream = params.embedding[token_ids].astype(jnp.float32)
-    stream, keys_and_values = lax.scan(layer, stream, (params.layers, cache))
-    hidden = rms_norm(stream, params.final_norm, config.rms_norm_eps)
-    return hidden.astype(params.embedding.dtype), keys_and_values
+    stream = from_bits(params.embedding[token_ids]).astype(jnp.float32)
+    stream, keys_and_values = _scan(layer, stream, (params.layers, cache))
+    final_norm = from_bits(params.final_norm)
+    hidden = rms_norm(stream, final_norm, config.rms_norm_eps)
+    return hidden.astype(final_norm.dtype), keys_and_values
+
+
+def _scan(layer: Any, carry: Any, stacked: Any) -> tuple[Any, Any]:
+    """`lax.scan(layer, carry, stacked)`; the layer sees bfloat16 where `stacked` holds bits."""
+    if not any(array.dtype == jnp.uint16 for array in jax.tree.leaves(stacked)):
+        return lax.scan(layer, carry, stacked)
+
+    def layer_of_bits(carry: Any, slices: Any) -> tuple[Any, Any]:
+        carry, result = layer(carry, jax.tree.map(from_bits, slices))
+        return carry, jax.tree.map(to_bits, result)
+
+    carry, results = lax.scan(layer_of_bits, carry, jax.tree.map(to_bits, stacked))
+    return carry, jax.tree.map(from_bits, results)
 
 
 def head_logits(
@@ -139,7 +155,7 @@ def head_logits(
     head = params.embedding if config.tied_head else params.head
     if head is None:
         raise ValueError("params.head must not be None unless config.tied_head")
-    return project(hidden, head)
+    return project(hidden, from_bits(head))
 
 
 def rms_norm(
@@ -154,12 +170,5 @@ def project(
     x: Float[Array, "T N"], weight: Float[Array, "M N"], bias: Float[Array, "M"] | None = None
 ) -> Float[Array, "T M"]:
     """Multiplies x by the transposed weight, of the same dtype, and adds the bias, in float32."""
-    # HIGHEST: without it a TPU computes float32 products from one bfloat16 pass.
-    product = lax.dot_general(
-        x,
-        weight,
-        (((1,), (1,)), ((), ())),
-        precision=lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
+    product = multiply_transposed(x, weight)
     return product if bias is None else product + bias

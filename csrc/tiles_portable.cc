@@ -1,6 +1,7 @@
-// Tiles of attention in what the compiler makes of four floats at a time.
+// Tiles in what the compiler makes of four floats at a time.
 
 #include "csrc/attention_kernel.h"
+#include "csrc/matrix_product_kernel.h"
 
 namespace isoprefill {
 namespace {
@@ -11,6 +12,7 @@ struct PortableVector {
   static constexpr int kWidth = 4;
   static constexpr int kRows = 4;  // 4 x 2 sums, in 16 registers
   static constexpr int kVectors = 2;
+  static constexpr int kDepth = 1;
 
   static Register Load(const float* from) {
     Register x;
@@ -21,6 +23,19 @@ struct PortableVector {
   static Register Broadcast(float x) { return Register{x, x, x, x}; }
   static Register MulAdd(Register a, Register b, Register c) {
     return a * b + c;
+  }
+  static Register Dot(Register a, Register b, Register c) {
+    return MulAdd(a, b, c);
+  }
+  static void StoreWeights(float* to, Register x) { Store(to, x); }
+  static void Transpose(const float* from, int64_t from_stride, float* to,
+                        int64_t to_stride) {
+    for (int r = 0; r < kWidth; ++r) {
+      for (int i = 0; i < kWidth; ++i) {
+        std::memcpy(to + i * to_stride + r, from + r * from_stride + i,
+                    sizeof(float));
+      }
+    }
   }
   static Register Add(Register a, Register b) { return a + b; }
   static Register Sub(Register a, Register b) { return a - b; }
@@ -59,13 +74,18 @@ struct PortableVector {
 }  // namespace
 
 void AttendTilePortable(const AttentionProblem<float>& problem, int64_t kv_head,
-                        RowRange rows) {
+                        Range rows) {
   TileAttention<PortableVector, float>(problem, kv_head, rows).Run();
 }
 
 void AttendTilePortable(const AttentionProblem<Bfloat16>& problem,
-                        int64_t kv_head, RowRange rows) {
+                        int64_t kv_head, Range rows) {
   TileAttention<PortableVector, Bfloat16>(problem, kv_head, rows).Run();
+}
+
+void MultiplyTilePortable(const MatrixProduct<float>& product, Range columns,
+                          Range rows) {
+  MultiplyPanel<PortableVector, float>(product, columns, rows);
 }
 
 }  // namespace isoprefill

@@ -1,14 +1,14 @@
-// Tiles of attention in AVX2 instructions, for the processors that have them:
+// Tiles in AVX2 instructions, for the processors that have them:
 // everything below the pragma is compiled for these, whatever the rest is
 // compiled for.
 
-#include "csrc/attention_tile.h"
+#include "csrc/tiles.h"
 
 #ifdef ISOPREFILL_HAS_AVX
 
 #include <immintrin.h>
 
-#include "csrc/attention_kernel_headers.h"
+#include "csrc/kernel_headers.h"
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), \
@@ -19,6 +19,7 @@
 #endif
 
 #include "csrc/attention_kernel.h"
+#include "csrc/matrix_product_kernel.h"
 
 namespace isoprefill {
 namespace {
@@ -28,12 +29,26 @@ struct Avx2Vector {
   static constexpr int kWidth = 8;
   static constexpr int kRows = 6;  // 6 x 2 sums, in 16 registers
   static constexpr int kVectors = 2;
+  static constexpr int kDepth = 1;
 
   static Register Load(const float* from) { return _mm256_loadu_ps(from); }
   static void Store(float* to, Register x) { _mm256_storeu_ps(to, x); }
   static Register Broadcast(float x) { return _mm256_set1_ps(x); }
   static Register MulAdd(Register a, Register b, Register c) {
     return _mm256_fmadd_ps(a, b, c);
+  }
+  static Register Dot(Register a, Register b, Register c) {
+    return MulAdd(a, b, c);
+  }
+  static void StoreWeights(float* to, Register x) { Store(to, x); }
+  static void Transpose(const float* from, int64_t from_stride, float* to,
+                        int64_t to_stride) {
+    for (int r = 0; r < kWidth; ++r) {
+      for (int i = 0; i < kWidth; ++i) {
+        std::memcpy(to + i * to_stride + r, from + r * from_stride + i,
+                    sizeof(float));
+      }
+    }
   }
   static Register Add(Register a, Register b) { return _mm256_add_ps(a, b); }
   static Register Sub(Register a, Register b) { return _mm256_sub_ps(a, b); }
@@ -76,13 +91,18 @@ struct Avx2Vector {
 }  // namespace
 
 void AttendTileAvx2(const AttentionProblem<float>& problem, int64_t kv_head,
-                    RowRange rows) {
+                    Range rows) {
   TileAttention<Avx2Vector, float>(problem, kv_head, rows).Run();
 }
 
 void AttendTileAvx2(const AttentionProblem<Bfloat16>& problem, int64_t kv_head,
-                    RowRange rows) {
+                    Range rows) {
   TileAttention<Avx2Vector, Bfloat16>(problem, kv_head, rows).Run();
+}
+
+void MultiplyTileAvx2(const MatrixProduct<float>& product, Range columns,
+                      Range rows) {
+  MultiplyPanel<Avx2Vector, float>(product, columns, rows);
 }
 
 }  // namespace isoprefill

@@ -1,0 +1,70 @@
+#include "csrc/instructions.h"
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "csrc/tiles.h"
+
+namespace isoprefill {
+namespace {
+
+bool Has(Instructions instructions) {
+  switch (instructions) {
+    case Instructions::kPortable:
+      return true;
+#ifdef ISOPREFILL_HAS_AVX
+    case Instructions::kAvx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case Instructions::kAvx512:
+      return __builtin_cpu_supports("avx512f");
+    case Instructions::kAvx512Bf16:
+      return __builtin_cpu_supports("avx512f") &&
+             __builtin_cpu_supports("avx512bf16");
+#endif
+    default:
+      return false;
+  }
+}
+
+struct Named {
+  const char* name;
+  Instructions instructions;
+};
+
+constexpr Named kAll[] = {{"portable", Instructions::kPortable},
+                          {"avx2", Instructions::kAvx2},
+                          {"avx512", Instructions::kAvx512},
+                          {"avx512_bf16", Instructions::kAvx512Bf16}};
+
+}  // namespace
+
+std::vector<std::string> AvailableInstructions() {
+  std::vector<std::string> names;
+  for (const Named& one : kAll) {
+    if (Has(one.instructions)) names.push_back(one.name);
+  }
+  return names;
+}
+
+Instructions BestInstructions() {
+  Instructions best = Instructions::kPortable;
+  for (const Named& one : kAll) {
+    if (Has(one.instructions)) best = one.instructions;
+  }
+  return best;
+}
+
+Instructions ParseInstructions(const std::string& name) {
+  if (name == "best") return BestInstructions();
+  std::string available;
+  for (const Named& one : kAll) {
+    if (!Has(one.instructions)) continue;
+    if (name == one.name) return one.instructions;
+    available += std::string(", \"") + one.name + "\"";
+  }
+  throw std::invalid_argument("instructions is \"" + name +
+                              "\"; it must be one of \"best\"" + available);
+}
+
+}  // namespace isoprefill

@@ -1,0 +1,177 @@
+// Matrix products over a type of vectors.
+//
+// Vector has Register, kWidth floats; Load, Store, Broadcast, arithmetic,
+// KeepFirst (lanes from `count` replaced) and reductions. For matrix products
+// it has the shape of the inner step, kRows rows by kVectors registers of sums;
+// kDepth, how many elements a step multiplies and adds, which lie together in a
+// word, the place of a float; Dot, that step; StoreWeights, which stores kWidth
+// floats as words; and Transpose, of kWidth x kWidth words.
+//
+// Everything here is in an unnamed namespace, because each file that includes
+// this compiles it for other instructions.
+
+#ifndef CSRC_MULTIPLY_H_
+#define CSRC_MULTIPLY_H_
+
+#include "csrc/kernel_headers.h"
+
+// Unrolls the next loop, so that arrays of registers are registers.
+#if defined(__clang__)
+#define ISOPREFILL_UNROLL _Pragma("unroll")
+#else
+#define ISOPREFILL_UNROLL _Pragma("GCC unroll 8")
+#endif
+
+namespace isoprefill {
+namespace {
+
+constexpr int64_t kAlignment = 16;  // floats: a cache line
+
+inline int64_t RoundUp(int64_t value, int64_t step) {
+  return (value + step - 1) / step * step;
+}
+
+inline float* Aligned(float* memory) {
+  const auto address = reinterpret_cast<uintptr_t>(memory);
+  constexpr uintptr_t kBytes = kAlignment * sizeof(float);
+  return memory + (kBytes - address % kBytes) % kBytes / sizeof(float);
+}
+
+// How many words hold that many elements.
+template <typename Vector>
+constexpr int64_t Words(int64_t elements) {
+  return (elements + Vector::kDepth - 1) / Vector::kDepth;
+}
+
+// The word of two elements, if it holds as many.
+template <typename Vector, typename Element>
+float Word(Element first, Element second) {
+  if constexpr (Vector::kDepth == 1) {
+    return ToFloat(first);
+  } else {
+    const uint32_t bits = first.bits | uint32_t{second.bits} << 16;
+    float word;
+    std::memcpy(&word, &bits, sizeof(word));
+    return word;
+  }
+}
+
+// sums[r][c] (+)= a[r][i] * b[i][c] for kRows rows and kVectors registers of
+// columns, over the words i from 0 to `length`, in this order: each sum is the
+// same whatever the other rows and columns hold, and however many they are.
+template <typename Vector, int kRows, int kVectors, bool kAdd>
+void Multiply(const float* a, int64_t a_stride, const float* b,
+              int64_t b_stride, int64_t length, float* sums,
+              int64_t sums_stride) {
+  typename Vector::Register total[kRows][kVectors];
+  ISOPREFILL_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    ISOPREFILL_UNROLL
+    for (int c = 0; c < kVectors; ++c) {
+      total[r][c] =
+          kAdd ? Vector::Load(sums + r * sums_stride + c * Vector::kWidth)
+               : Vector::Broadcast(0.0f);
+    }
+  }
+  for (int64_t i = 0; i < length; ++i) {
+    typename Vector::Register row[kVectors];
+    ISOPREFILL_UNROLL
+    for (int c = 0; c < kVectors; ++c) {
+      row[c] = Vector::Load(b + i * b_stride + c * Vector::kWidth);
+    }
+    ISOPREFILL_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      float word;  // by memcpy: what lies there may be two bfloat16
+      std::memcpy(&word, a + r * a_stride + i, sizeof(word));
+      const auto factor = Vector::Broadcast(word);
+      ISOPREFILL_UNROLL
+      for (int c = 0; c < kVectors; ++c) {
+        total[r][c] = Vector::Dot(factor, row[c], total[r][c]);
+      }
+    }
+  }
+  ISOPREFILL_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    ISOPREFILL_UNROLL
+    for (int c = 0; c < kVectors; ++c) {
+      Vector::Store(sums + r * sums_stride + c * Vector::kWidth, total[r][c]);
+    }
+  }
+}
+
+// The same for fewer rows and registers than the full step's.
+template <typename Vector, bool kAdd, int kRows = Vector::kRows,
+          int kVectors = Vector::kVectors>
+void MultiplyUpTo(int64_t rows, int64_t vectors, const float* a,
+                  int64_t a_stride, const float* b, int64_t b_stride,
+                  int64_t length, float* sums, int64_t sums_stride) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) {
+      return MultiplyUpTo<Vector, kAdd, kRows - 1, kVectors>(
+          rows, vectors, a, a_stride, b, b_stride, length, sums, sums_stride);
+    }
+  }
+  if constexpr (kVectors > 1) {
+    if (vectors < kVectors) {
+      return MultiplyUpTo<Vector, kAdd, kRows, kVectors - 1>(
+          rows, vectors, a, a_stride, b, b_stride, length, sums, sums_stride);
+    }
+  }
+  Multiply<Vector, kRows, kVectors, kAdd>(a, a_stride, b, b_stride, length,
+                                          sums, sums_stride);
+}
+
+// Any number of rows and registers.
+template <typename Vector, bool kAdd>
+void MultiplyAll(int64_t rows, int64_t vectors, const float* a,
+                 int64_t a_stride, const float* b, int64_t b_stride,
+                 int64_t length, float* sums, int64_t sums_stride) {
+  // Columns outside: their part of b stays in the nearest cache.
+  for (int64_t c = 0; c < vectors; c += Vector::kVectors) {
+    const int64_t column = c * Vector::kWidth;
+    for (int64_t r = 0; r < rows; r += Vector::kRows) {
+      MultiplyUpTo<Vector, kAdd>(
+          std::min<int64_t>(Vector::kRows, rows - r),
+          std::min<int64_t>(Vector::kVectors, vectors - c), a + r * a_stride,
+          a_stride, b + column, b_stride, length,
+          sums + r * sums_stride + column, sums_stride);
+    }
+  }
+}
+
+// to[i][r] = from[r][i] for `rows` rows of `words` words; zeros for the rows
+// up to the next whole register.
+template <typename Vector>
+void TransposeAll(const float* from, int64_t from_stride, int64_t rows,
+                  int64_t words, float* to, int64_t to_stride) {
+  constexpr int64_t kWidth = Vector::kWidth;
+  int64_t row = 0;
+  for (; row + kWidth <= rows; row += kWidth) {
+    const float* block = from + row * from_stride;
+    int64_t i = 0;
+    for (; i + kWidth <= words; i += kWidth) {
+      Vector::Transpose(block + i, from_stride, to + i * to_stride + row,
+                        to_stride);
+    }
+    for (; i < words; ++i) {
+      for (int64_t r = 0; r < kWidth; ++r) {
+        std::memcpy(to + i * to_stride + row + r, block + r * from_stride + i,
+                    sizeof(float));
+      }
+    }
+  }
+  if (row == rows) return;
+  for (int64_t i = 0; i < words; ++i) {
+    for (int64_t r = row; r < row + kWidth; ++r) {
+      float* place = to + i * to_stride + r;
+      *place = 0.0f;
+      if (r < rows)
+        std::memcpy(place, from + r * from_stride + i, sizeof(float));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace isoprefill
+
+#endif  // CSRC_MULTIPLY_H_

@@ -1,0 +1,65 @@
+// Tiles in AVX-512 BF16 instructions, which multiply bfloat16 and
+// add in float32, for the processors that have them: everything below the
+// pragma is compiled for these, whatever the rest is compiled for.
+
+#include "csrc/tiles.h"
+
+#ifdef ISOPREFILL_HAS_AVX
+
+#include <immintrin.h>
+
+#include "csrc/kernel_headers.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bf16"))), \
+                             apply_to = function)
+#else
+// GCC 12 warns of its own _mm512_undefined_ps().
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bf16")
+#endif
+
+#include "csrc/attention_kernel.h"
+#include "csrc/matrix_product_kernel.h"
+#include "csrc/vector_avx512.h"
+
+namespace isoprefill {
+namespace {
+
+// A word is two bfloat16. Weights are rounded to bfloat16, their sum is not.
+struct Avx512Bf16Vector : Avx512Vector {
+  static constexpr int kDepth = 2;
+
+  static Register Dot(Register a, Register b, Register c) {
+    return _mm512_dpbf16_ps(c, (__m512bh)_mm512_castps_si512(a),
+                            (__m512bh)_mm512_castps_si512(b));
+  }
+  static void StoreWeights(float* to, Register x) {
+    const __m256bh words = _mm512_cvtneps_pbh(x);
+    std::memcpy(to, &words, sizeof(words));
+  }
+};
+
+}  // namespace
+
+void AttendTileAvx512Bf16(const AttentionProblem<Bfloat16>& problem,
+                          int64_t kv_head, Range rows) {
+  TileAttention<Avx512Bf16Vector, Bfloat16>(problem, kv_head, rows).Run();
+}
+
+void MultiplyTileAvx512Bf16(const MatrixProduct<Bfloat16>& product,
+                            Range columns, Range rows) {
+  MultiplyPanel<Avx512Bf16Vector, Bfloat16>(product, columns, rows);
+}
+
+}  // namespace isoprefill
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif  // ISOPREFILL_HAS_AVX

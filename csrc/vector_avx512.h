@@ -1,0 +1,104 @@
+// Vectors of AVX-512 for csrc/multiply.h. Included like it, where these
+// instructions are switched on.
+
+#ifndef CSRC_VECTOR_AVX512_H_
+#define CSRC_VECTOR_AVX512_H_
+
+namespace isoprefill {
+namespace {
+
+struct Avx512Vector {
+  using Register = __m512;
+  static constexpr int kWidth = 16;
+  static constexpr int kRows = 6;  // 6 x 4 sums, in 32 registers
+  static constexpr int kVectors = 4;
+  static constexpr int kDepth = 1;
+
+  static Register Load(const float* from) { return _mm512_loadu_ps(from); }
+  static void Store(float* to, Register x) { _mm512_storeu_ps(to, x); }
+  static Register Broadcast(float x) { return _mm512_set1_ps(x); }
+  static Register MulAdd(Register a, Register b, Register c) {
+    return _mm512_fmadd_ps(a, b, c);
+  }
+  static Register Dot(Register a, Register b, Register c) {
+    return MulAdd(a, b, c);
+  }
+  static void StoreWeights(float* to, Register x) { Store(to, x); }
+  static void Transpose(const float* from, int64_t from_stride, float* to,
+                        int64_t to_stride) {
+    Register a[16], b[16];
+    for (int r = 0; r < 16; ++r) a[r] = Load(from + r * from_stride);
+    // Pairs of rows, then fours: b[4 * i + j] and a[4 * i + j] hold, of rows
+    // 4 * i and following, column j of each group of four columns.
+    for (int r = 0; r < 16; r += 2) {
+      b[r] = _mm512_unpacklo_ps(a[r], a[r + 1]);
+      b[r + 1] = _mm512_unpackhi_ps(a[r], a[r + 1]);
+    }
+    for (int r = 0; r < 16; r += 4) {
+      a[r] = UnpackLow64(b[r], b[r + 2]);
+      a[r + 1] = UnpackHigh64(b[r], b[r + 2]);
+      a[r + 2] = UnpackLow64(b[r + 1], b[r + 3]);
+      a[r + 3] = UnpackHigh64(b[r + 1], b[r + 3]);
+    }
+    // Of two registers, the groups of four columns 0 and 2, or 1 and 3; twice.
+    constexpr int kEven = 0x88;
+    constexpr int kOdd = 0xdd;
+    for (int j = 0; j < 4; ++j) {
+      const Register low_even = _mm512_shuffle_f32x4(a[j], a[4 + j], kEven);
+      const Register low_odd = _mm512_shuffle_f32x4(a[j], a[4 + j], kOdd);
+      const Register high_even =
+          _mm512_shuffle_f32x4(a[8 + j], a[12 + j], kEven);
+      const Register high_odd = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], kOdd);
+      Store(to + j * to_stride,
+            _mm512_shuffle_f32x4(low_even, high_even, kEven));
+      Store(to + (4 + j) * to_stride,
+            _mm512_shuffle_f32x4(low_odd, high_odd, kEven));
+      Store(to + (8 + j) * to_stride,
+            _mm512_shuffle_f32x4(low_even, high_even, kOdd));
+      Store(to + (12 + j) * to_stride,
+            _mm512_shuffle_f32x4(low_odd, high_odd, kOdd));
+    }
+  }
+  static Register Add(Register a, Register b) { return _mm512_add_ps(a, b); }
+  static Register Sub(Register a, Register b) { return _mm512_sub_ps(a, b); }
+  static Register Mul(Register a, Register b) { return _mm512_mul_ps(a, b); }
+  static Register Div(Register a, Register b) { return _mm512_div_ps(a, b); }
+  // b where one of them is NaN.
+  static Register Max(Register a, Register b) { return _mm512_max_ps(a, b); }
+  static Register SelectLess(Register a, Register b, Register then,
+                             Register otherwise) {
+    return _mm512_mask_mov_ps(otherwise, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ),
+                              then);
+  }
+  static Register KeepFirst(Register x, int count, Register otherwise) {
+    const auto kept = static_cast<__mmask16>((1u << count) - 1);
+    return _mm512_mask_mov_ps(otherwise, kept, x);
+  }
+  static Register Round(Register x) {
+    return _mm512_roundscale_ps(x,
+                                _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  // 2^n for whole n from -126 to 127.
+  static Register PowerOfTwo(Register n) {
+    const __m512i biased =
+        _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23));
+  }
+  static float ReduceMax(Register x) { return _mm512_reduce_max_ps(x); }
+  static float ReduceAdd(Register x) { return _mm512_reduce_add_ps(x); }
+
+ private:
+  static Register UnpackLow64(Register a, Register b) {
+    return _mm512_castpd_ps(
+        _mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+  }
+  static Register UnpackHigh64(Register a, Register b) {
+    return _mm512_castpd_ps(
+        _mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+  }
+};
+
+}  // namespace
+}  // namespace isoprefill
+
+#endif  // CSRC_VECTOR_AVX512_H_

@@ -1,0 +1,40 @@
+"""bfloat16 as integers, for a CPU.
+
+XLA's CPU compiler does not slice, pad or gather bfloat16: it converts the whole array to float32 first, which for one
+layer of stacked weights is all layers, at every call. So there bfloat16 weights are held as uint16, their bits, and
+become bfloat16 after they are sliced; what calls C++ hands it bits. An array of uint16 always means that.
+"""
+
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Shaped
+
+Tree = TypeVar("Tree")
+
+
+def as_held(params: Tree) -> Tree:
+    """Arrays as the default device holds them; without a copy."""
+    if jax.default_backend() != "cpu":
+        return params
+    return jax.tree.map(
+        lambda array: (
+            jax.device_put(np.asarray(array).view(np.uint16))
+            if array.dtype == jnp.bfloat16
+            else array
+        ),
+        params,
+    )
+
+
+def to_bits(array: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """bfloat16 as its bits; anything else as it is."""
+    return lax.bitcast_convert_type(array, jnp.uint16) if array.dtype == jnp.bfloat16 else array
+
+
+def from_bits(array: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """Bits as bfloat16; anything else as it is."""
+    return lax.bitcast_convert_type(array, jnp.bfloat16) if array.dtype == jnp.uint16 else array
