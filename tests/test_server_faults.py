@@ -228,12 +228,17 @@ def test_a_fault_of_the_front_end_is_500_in_the_usual_shape(model_directory, cap
     assert "secret" not in response.text + repr([vars(record) for record in ours])
 
 
-def test_the_scheduler_ends_with_the_front_end(flags):
-    """Not even kill -9 of the front end leaves a process behind that holds the device."""
-    server = RunningServer(*SERVE, *flags)
-    scheduler = server.wait_for_event("scheduler_started")["pid"]
-    server.process.kill()
-    wait_for(lambda: not os.path.exists(f"/proc/{scheduler}"))
+def test_the_scheduler_ends_with_the_front_end(flags, monkeypatch):
+    """Not even kill -9 of the front end leaves a process that holds the device, or its socket's directory, behind."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        monkeypatch.setenv("TMPDIR", directory)
+        server = RunningServer(*SERVE, *flags)
+        scheduler = server.wait_for_event("scheduler_started")["pid"]
+        server.wait_until_ready()
+        assert list(pathlib.Path(directory).glob("isoprefill-*"))
+        server.process.kill()
+        wait_for(lambda: not os.path.exists(f"/proc/{scheduler}"))
+        assert not list(pathlib.Path(directory).glob("isoprefill-*"))
 
 
 def test_a_scheduler_that_hangs_is_started_anew(flags):
@@ -386,9 +391,22 @@ def test_oversized_headers(server):
     assert httpx.get(f"{server.url}/health").status_code == 200
 
 
-def test_more_connections_than_allowed_are_closed(server):
+def test_more_connections_than_allowed_are_refused(server):
+    """A crowd of clients gets 429 and not a reset, and those that watch over the server an answer; then all is well."""
+    request = raw_request(json.dumps(BODY).encode())
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connect(server)) for _ in range(45)]
+        clients[-1].sendall(request)
+        answer = read_all(clients[-1])  # until the server closes it
+        assert answer.startswith(b"HTTP/1.1 429") and b"queue_full" in answer
+        clients[-2].sendall(b"GET /health HTTP/1.1\r\nhost: l\r\n\r\n")
+        assert read_all(clients[-2]).startswith(b"HTTP/1.1 200")
+    wait_for(lambda: _serves(server))
+
+
+def test_twice_as_many_connections_are_closed_at_once(server):
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(server)) for _ in range(85)]
         clients[-1].sendall(b"GET /health HTTP/1.1\r\nhost: l\r\n\r\n")
         assert read_all(clients[-1]) == b""
     wait_for(lambda: _serves(server))

@@ -83,7 +83,7 @@ _QUEUE_TOKENS = flags.DEFINE_integer(
     "max-queue-tokens", _LIMITS.max_queue_tokens, "Tokens that may wait; more get 429."
 )
 _CONNECTIONS = flags.DEFINE_integer(
-    "max-connections", _LIMITS.max_connections, "Open connections; more are closed."
+    "max-connections", _LIMITS.max_connections, "Open connections; more are refused and closed."
 )
 _REQUEST_TIMEOUT = flags.DEFINE_float(
     "request-timeout", _LIMITS.request_timeout_s, "Seconds for a request to be scored."

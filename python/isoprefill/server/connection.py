@@ -1,4 +1,7 @@
-"""HTTP connections that end when a client is too slow, and of which there are only so many."""
+"""HTTP connections that end when a client is too slow, and of which there are only so many.
+
+Those beyond the bound are told so and closed; beyond twice the bound they are closed at once.
+"""
 
 import asyncio
 from typing import Any
@@ -8,6 +11,10 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from isoprefill.server.settings import Limits
+
+SURPLUS = (
+    "surplus_connection"  # in a request's state: it is to be refused, and its connection closed
+)
 
 
 def protocol_class(limits: Limits) -> type[H11Protocol]:
@@ -23,9 +30,11 @@ def protocol_class(limits: Limits) -> type[H11Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            if len(self.connections) > limits.max_connections:
+            if len(self.connections) > 2 * limits.max_connections:
                 transport.abort()
                 return
+            if len(self.connections) > limits.max_connections:
+                self.app_state = {**self.app_state, SURPLUS: True}
             self._headers_due = self.loop.call_later(limits.read_timeout_s, transport.abort)
 
         def data_received(self, data: bytes) -> None:

@@ -14,6 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import isoprefill
 from isoprefill.server import logs, openapi, routes_rerank, routes_score, routes_status
+from isoprefill.server.connection import SURPLUS
+from isoprefill.server.dispatch import RETRY_AFTER_S
 from isoprefill.server.errors import ApiError
 from isoprefill.server.limits import (
     ApiKey,
@@ -104,6 +106,7 @@ class Envelope:
         headers = headers_of(scope)
         sent = headers.get(b"x-request-id", b"")
         request_id = sent.decode() if REQUEST_ID.fullmatch(sent) else f"score-{uuid.uuid4().hex}"
+        surplus = SURPLUS in scope.get("state", ())
         state = {"request_id": request_id, "code": "", "log": {}}
         scope["state"] = state
         status = 0
@@ -118,15 +121,17 @@ class Envelope:
                     (b"x-request-id", request_id.encode()),
                     (b"x-content-type-options", b"nosniff"),
                 ]
+                close = surplus
                 if not tracked.finished and scope["method"] not in ("GET", "HEAD"):
                     await tracked.drop_rest()
-                    if not tracked.finished:
-                        message["headers"].append((b"connection", b"close"))
+                    close |= not tracked.finished
+                if close:
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
             try:
-                self._admit(scope, headers)
+                self._admit(scope, headers, surplus)
             except ApiError as error:
                 await error_response(scope, error)(scope, tracked, send_with_id)
             else:
@@ -141,9 +146,16 @@ class Envelope:
         finally:
             self._record(scope, state, status, time.monotonic() - began)
 
-    def _admit(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+    def _admit(self, scope: Scope, headers: dict[bytes, bytes], surplus: bool) -> None:
         if scope["path"] in OPEN_PATHS:
             return
+        if surplus:
+            limit = self._service.settings.limits.max_connections
+            raise ApiError(
+                "queue_full",
+                f"More than {limit} connections are open.",
+                retry_after_s=RETRY_AFTER_S,
+            )
         if self._key is not None:
             self._key.check(headers)
         if self._rate is not None and scope["method"] == LIMITED_METHOD:

@@ -143,11 +143,11 @@ def _listening_socket(settings: ServerSettings) -> socket.socket:
 def _check_open_files(max_connections: int) -> None:
     """Raises the limit of open files if it is too low for that many connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = max_connections + SPARE_FILES
+    needed = 2 * max_connections + SPARE_FILES
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
             raise ValueError(
-                f"max-connections must be at most {hard - SPARE_FILES}, which is as many files as this "
-                f"process may open, got {max_connections}"
+                f"max-connections must be at most {(hard - SPARE_FILES) // 2}, half as many as this process may open "
+                f"files, got {max_connections}"
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

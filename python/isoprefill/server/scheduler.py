@@ -6,8 +6,10 @@ The front end starts it, writes one line of JSON (`StartMessage`) to its standar
 closes, however the front end ended, this process ends too, within `LAST_SECONDS` even if it is computing.
 """
 
+import contextlib
 import math
 import os
+import pathlib
 import signal
 import sys
 import threading
@@ -70,7 +72,7 @@ def run(make_engine: Callable[[EngineSettings], Engine], stdin: IO[bytes] | None
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     stdin = stdin or sys.stdin.buffer
     start = msgspec.json.decode(stdin.readline(), type=StartMessage)
-    threading.Thread(target=_end_with, args=(stdin,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(stdin, start.address), daemon=True).start()
     logs.configure(start.log_format, "scheduler")
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.setsockopt(zmq.LINGER, 1000)
@@ -203,9 +205,14 @@ def warm_up(engine: Engine, sizes: Sequence[int]) -> None:
                 engine.score([TokenRequest(query, items, labels=labels)] * number)
 
 
-def _end_with(stdin: IO[bytes]) -> None:
+def _end_with(stdin: IO[bytes], address: str) -> None:
+    """Ends this process when the front end closes its standard input, or is gone."""
     while stdin.read(4096):
         pass
+    socket = pathlib.Path(address.removeprefix("ipc://"))
+    with contextlib.suppress(OSError):  # a front end that was not killed does this itself
+        socket.unlink(missing_ok=True)
+        socket.parent.rmdir()
     # Wakes the main thread where it waits; while it computes, it does not listen.
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
     time.sleep(LAST_SECONDS)
