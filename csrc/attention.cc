@@ -5,7 +5,6 @@
 #include <functional>
 #include <stdexcept>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include "csrc/bfloat16.h"
@@ -51,8 +50,8 @@ void Check(const AttentionProblem<Element>& problem) {
 }
 
 // Cuts the rows where the prefix begins elsewhere, and to at most `most`.
-std::vector<Range> Tiles(const int32_t* prefix_begin, int64_t num_rows,
-                         int64_t most) {
+std::vector<Range> RowRanges(const int32_t* prefix_begin, int64_t num_rows,
+                             int64_t most) {
   std::vector<Range> tiles;
   for (int64_t begin = 0; begin < num_rows;) {
     int64_t end = begin + 1;
@@ -66,23 +65,6 @@ std::vector<Range> Tiles(const int32_t* prefix_begin, int64_t num_rows,
   return tiles;
 }
 
-template <typename Element>
-AttendTile<Element> TileFunction(Instructions instructions) {
-#ifdef ISOPREFILL_HAS_AVX
-  if (instructions == Instructions::kAvx512Bf16) {
-    if constexpr (std::is_same_v<Element, Bfloat16>) {
-      return &AttendTileAvx512Bf16;
-    } else {
-      return &AttendTileAvx512;
-    }
-  }
-  if (instructions == Instructions::kAvx512) return &AttendTileAvx512;
-  if (instructions == Instructions::kAvx2) return &AttendTileAvx2;
-#endif
-  (void)instructions;
-  return &AttendTilePortable;
-}
-
 }  // namespace
 
 template <typename Element>
@@ -90,9 +72,9 @@ void ComputeAttention(const AttentionProblem<Element>& problem,
                       Instructions instructions, const ParallelFor& parallel) {
   Check(problem);
   const std::vector<Range> tiles =
-      Tiles(problem.prefix_begin(), problem.num_rows,
-            std::max<int64_t>(1, kTileQueries / problem.groups()));
-  const AttendTile<Element> attend = TileFunction<Element>(instructions);
+      RowRanges(problem.prefix_begin(), problem.num_rows,
+                std::max<int64_t>(1, kTileQueries / problem.groups()));
+  const auto attend = TilesFor<Element>(instructions).attend;
   const int64_t num_tiles = static_cast<int64_t>(tiles.size());
   parallel(num_tiles * problem.kv_heads, [&](int64_t task) {
     // Later rows see more: begin with them, so that threads end together.

@@ -4,6 +4,7 @@
 #ifndef CSRC_ATTENTION_KERNEL_H_
 #define CSRC_ATTENTION_KERNEL_H_
 
+#include "csrc/exponentials.h"
 #include "csrc/kernel_headers.h"
 #include "csrc/multiply.h"
 
@@ -13,29 +14,6 @@ namespace {
 // Columns that a row's softmax takes at once. Blocks are counted from the begin
 // of an interval: they fix the order of summation.
 constexpr int64_t kBlock = 64;
-
-// exp(x) for x <= 0 within two units in the last place; 0 below -87; NaN for
-// NaN.
-template <typename Vector>
-typename Vector::Register Exp(typename Vector::Register x) {
-  using V = Vector;
-  const auto lowest = V::Broadcast(-87.0f);
-  const auto bounded = V::Max(lowest, x);
-  // exp(x) = 2^n * exp(rest), |rest| <= log(2) / 2; log(2) in two parts.
-  const auto n = V::Round(V::Mul(bounded, V::Broadcast(1.44269504f)));
-  auto rest = V::MulAdd(n, V::Broadcast(-0.693359375f), bounded);
-  rest = V::MulAdd(n, V::Broadcast(2.12194440e-4f), rest);
-  auto power = V::Broadcast(1.9875691500e-4f);  // Cephes, expf
-  power = V::MulAdd(power, rest, V::Broadcast(1.3981999507e-3f));
-  power = V::MulAdd(power, rest, V::Broadcast(8.3334519073e-3f));
-  power = V::MulAdd(power, rest, V::Broadcast(4.1665795894e-2f));
-  power = V::MulAdd(power, rest, V::Broadcast(1.6666665459e-1f));
-  power = V::MulAdd(power, rest, V::Broadcast(5.0000001201e-1f));
-  power =
-      V::MulAdd(V::Mul(rest, rest), power, V::Add(rest, V::Broadcast(1.0f)));
-  return V::SelectLess(x, lowest, V::Broadcast(0.0f),
-                       V::Mul(power, V::PowerOfTwo(n)));
-}
 
 // soft_cap * tanh(scores / soft_cap)
 template <typename Vector>

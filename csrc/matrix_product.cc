@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "csrc/bfloat16.h"
 #include "csrc/tiles.h"
@@ -19,45 +20,26 @@ constexpr int64_t kPanelColumns = 64;
 // few percent; more, and small products leave threads without work.
 constexpr int64_t kTileRows = 384;
 
-MultiplyTile<float> TileFunction(const MatrixProduct<float>&,
-                                 Instructions instructions) {
-#ifdef ISOPREFILL_HAS_AVX
-  switch (instructions) {
-    case Instructions::kAvx512Bf16:
-    case Instructions::kAvx512:
-      return &MultiplyTileAvx512;
-    case Instructions::kAvx2:
-      return &MultiplyTileAvx2;
-    case Instructions::kPortable:
-      break;
-  }
-#endif
-  (void)instructions;
-  return &MultiplyTilePortable;
-}
+}  // namespace
 
-MultiplyTile<Bfloat16> TileFunction(const MatrixProduct<Bfloat16>& product,
-                                    Instructions instructions) {
-  if (product.inner % 2 != 0) {
-    throw std::invalid_argument("inner is " + std::to_string(product.inner) +
+template <typename Element>
+void CheckMultiplies(Instructions instructions, int64_t inner) {
+  if (std::is_same_v<Element, Bfloat16> && inner % 2 != 0) {
+    throw std::invalid_argument("inner is " + std::to_string(inner) +
                                 "; for bfloat16 it must be even");
   }
-#ifdef ISOPREFILL_HAS_AVX
-  if (instructions == Instructions::kAvx512Bf16) {
-    return &MultiplyTileAvx512Bf16;
+  if (TilesFor<Element>(instructions).multiply == nullptr) {
+    throw std::invalid_argument(
+        "instructions must be \"avx512_bf16\" for bfloat16");
   }
-#endif
-  throw std::invalid_argument(
-      "instructions must be \"avx512_bf16\" for bfloat16");
 }
-
-}  // namespace
 
 template <typename Element>
 void ComputeMatrixProduct(const MatrixProduct<Element>& product,
                           Instructions instructions,
                           const ParallelFor& parallel) {
-  const MultiplyTile<Element> multiply = TileFunction(product, instructions);
+  CheckMultiplies<Element>(instructions, product.inner);
+  const auto multiply = TilesFor<Element>(instructions).multiply;
   const auto range = [](int64_t index, int64_t size, int64_t end) {
     return Range{index * size, std::min(end, (index + 1) * size)};
   };
@@ -70,6 +52,8 @@ void ComputeMatrixProduct(const MatrixProduct<Element>& product,
   });
 }
 
+template void CheckMultiplies<float>(Instructions, int64_t);
+template void CheckMultiplies<Bfloat16>(Instructions, int64_t);
 template void ComputeMatrixProduct(const MatrixProduct<float>&, Instructions,
                                    const ParallelFor&);
 template void ComputeMatrixProduct(const MatrixProduct<Bfloat16>&, Instructions,

@@ -30,6 +30,10 @@ struct MatrixProduct {
 // Throws std::invalid_argument for Bfloat16 unless `instructions` multiply it
 // (kAvx512Bf16) and `inner` is even.
 template <typename Element>
+void CheckMultiplies(Instructions instructions, int64_t inner);
+
+// Throws what CheckMultiplies throws.
+template <typename Element>
 void ComputeMatrixProduct(const MatrixProduct<Element>& product,
                           Instructions instructions,
                           const ParallelFor& parallel);

@@ -1,5 +1,5 @@
-// Work for one thread, in one function for each kind of instructions. Those of
-// a kind are in a file of their own, which is compiled for them.
+// Work for one thread, in functions for each kind of instructions. Those of a
+// kind are in a file of their own, which is compiled for them.
 
 #ifndef CSRC_TILES_H_
 #define CSRC_TILES_H_
@@ -8,6 +8,7 @@
 
 #include "csrc/attention.h"
 #include "csrc/bfloat16.h"
+#include "csrc/instructions.h"
 #include "csrc/matrix_product.h"
 
 #if defined(__x86_64__)
@@ -22,41 +23,41 @@ struct Range {
   int64_t end = 0;
 };
 
-// Some rows, which all see prefixes that begin at the same column, and the
-// query heads of one KV head.
-template <typename Element>
-using AttendTile = void (*)(const AttentionProblem<Element>& problem,
-                            int64_t kv_head, Range rows);
+// Of what is seen so far: the largest value, and the sum of exp(value -
+// largest).
+struct SumOfExponentials {
+  float largest = 0;
+  float total = 0;
+};
 
-// Some rows, and a panel of columns of the output.
 template <typename Element>
-using MultiplyTile = void (*)(const MatrixProduct<Element>& product,
-                              Range columns, Range rows);
+struct Tiles {
+  // Attention of some rows, which all see prefixes that begin at the same
+  // column, and the query heads of one KV head.
+  void (*attend)(const AttentionProblem<Element>& problem, int64_t kv_head,
+                 Range rows) = nullptr;
+  // Some rows and columns of the output. Null where these instructions do not
+  // multiply Elements.
+  void (*multiply)(const MatrixProduct<Element>& product, Range columns,
+                   Range rows) = nullptr;
+  // Adds a row of values.
+  void (*add_exponentials)(const float* values, int64_t count,
+                           SumOfExponentials* sum) = nullptr;
+};
 
-void AttendTilePortable(const AttentionProblem<float>& problem, int64_t kv_head,
-                        Range rows);
-void AttendTilePortable(const AttentionProblem<Bfloat16>& problem,
-                        int64_t kv_head, Range rows);
-void MultiplyTilePortable(const MatrixProduct<float>& product, Range columns,
-                          Range rows);
+template <typename Element>
+Tiles<Element> PortableTiles();
 #ifdef ISOPREFILL_HAS_AVX
-void AttendTileAvx2(const AttentionProblem<float>& problem, int64_t kv_head,
-                    Range rows);
-void AttendTileAvx2(const AttentionProblem<Bfloat16>& problem, int64_t kv_head,
-                    Range rows);
-void AttendTileAvx512(const AttentionProblem<float>& problem, int64_t kv_head,
-                      Range rows);
-void AttendTileAvx512(const AttentionProblem<Bfloat16>& problem,
-                      int64_t kv_head, Range rows);
-void AttendTileAvx512Bf16(const AttentionProblem<Bfloat16>& problem,
-                          int64_t kv_head, Range rows);
-void MultiplyTileAvx2(const MatrixProduct<float>& product, Range columns,
-                      Range rows);
-void MultiplyTileAvx512(const MatrixProduct<float>& product, Range columns,
-                        Range rows);
-void MultiplyTileAvx512Bf16(const MatrixProduct<Bfloat16>& product,
-                            Range columns, Range rows);
+template <typename Element>
+Tiles<Element> Avx2Tiles();
+template <typename Element>
+Tiles<Element> Avx512Tiles();
+Tiles<Bfloat16> Avx512Bf16Tiles();
 #endif
+
+// Those that this processor has.
+template <typename Element>
+Tiles<Element> TilesFor(Instructions instructions);
 
 }  // namespace isoprefill
 

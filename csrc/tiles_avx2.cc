@@ -18,8 +18,7 @@
 #pragma GCC target("avx2,fma")
 #endif
 
-#include "csrc/attention_kernel.h"
-#include "csrc/matrix_product_kernel.h"
+#include "csrc/tiles_kernel.h"
 
 namespace isoprefill {
 namespace {
@@ -90,19 +89,14 @@ struct Avx2Vector {
 
 }  // namespace
 
-void AttendTileAvx2(const AttentionProblem<float>& problem, int64_t kv_head,
-                    Range rows) {
-  TileAttention<Avx2Vector, float>(problem, kv_head, rows).Run();
+template <>
+Tiles<float> Avx2Tiles() {
+  return TilesOf<Avx2Vector, float>();
 }
 
-void AttendTileAvx2(const AttentionProblem<Bfloat16>& problem, int64_t kv_head,
-                    Range rows) {
-  TileAttention<Avx2Vector, Bfloat16>(problem, kv_head, rows).Run();
-}
-
-void MultiplyTileAvx2(const MatrixProduct<float>& product, Range columns,
-                      Range rows) {
-  MultiplyPanel<Avx2Vector, float>(product, columns, rows);
+template <>
+Tiles<Bfloat16> Avx2Tiles() {
+  return TilesOf<Avx2Vector, Bfloat16>();
 }
 
 }  // namespace isoprefill

@@ -21,25 +21,19 @@
 #pragma GCC target("avx512f")
 #endif
 
-#include "csrc/attention_kernel.h"
-#include "csrc/matrix_product_kernel.h"
+#include "csrc/tiles_kernel.h"
 #include "csrc/vector_avx512.h"
 
 namespace isoprefill {
 
-void AttendTileAvx512(const AttentionProblem<float>& problem, int64_t kv_head,
-                      Range rows) {
-  TileAttention<Avx512Vector, float>(problem, kv_head, rows).Run();
+template <>
+Tiles<float> Avx512Tiles() {
+  return TilesOf<Avx512Vector, float>();
 }
 
-void AttendTileAvx512(const AttentionProblem<Bfloat16>& problem,
-                      int64_t kv_head, Range rows) {
-  TileAttention<Avx512Vector, Bfloat16>(problem, kv_head, rows).Run();
-}
-
-void MultiplyTileAvx512(const MatrixProduct<float>& product, Range columns,
-                        Range rows) {
-  MultiplyPanel<Avx512Vector, float>(product, columns, rows);
+template <>
+Tiles<Bfloat16> Avx512Tiles() {
+  return TilesOf<Avx512Vector, Bfloat16>();
 }
 
 }  // namespace isoprefill

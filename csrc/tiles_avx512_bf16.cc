@@ -21,8 +21,7 @@
 #pragma GCC target("avx512f,avx512bf16")
 #endif
 
-#include "csrc/attention_kernel.h"
-#include "csrc/matrix_product_kernel.h"
+#include "csrc/tiles_kernel.h"
 #include "csrc/vector_avx512.h"
 
 namespace isoprefill {
@@ -44,14 +43,8 @@ struct Avx512Bf16Vector : Avx512Vector {
 
 }  // namespace
 
-void AttendTileAvx512Bf16(const AttentionProblem<Bfloat16>& problem,
-                          int64_t kv_head, Range rows) {
-  TileAttention<Avx512Bf16Vector, Bfloat16>(problem, kv_head, rows).Run();
-}
-
-void MultiplyTileAvx512Bf16(const MatrixProduct<Bfloat16>& product,
-                            Range columns, Range rows) {
-  MultiplyPanel<Avx512Bf16Vector, Bfloat16>(product, columns, rows);
+Tiles<Bfloat16> Avx512Bf16Tiles() {
+  return TilesOf<Avx512Bf16Vector, Bfloat16>();
 }
 
 }  // namespace isoprefill

@@ -1,7 +1,6 @@
 // Tiles in what the compiler makes of four floats at a time.
 
-#include "csrc/attention_kernel.h"
-#include "csrc/matrix_product_kernel.h"
+#include "csrc/tiles_kernel.h"
 
 namespace isoprefill {
 namespace {
@@ -73,19 +72,14 @@ struct PortableVector {
 
 }  // namespace
 
-void AttendTilePortable(const AttentionProblem<float>& problem, int64_t kv_head,
-                        Range rows) {
-  TileAttention<PortableVector, float>(problem, kv_head, rows).Run();
+template <>
+Tiles<float> PortableTiles() {
+  return TilesOf<PortableVector, float>();
 }
 
-void AttendTilePortable(const AttentionProblem<Bfloat16>& problem,
-                        int64_t kv_head, Range rows) {
-  TileAttention<PortableVector, Bfloat16>(problem, kv_head, rows).Run();
-}
-
-void MultiplyTilePortable(const MatrixProduct<float>& product, Range columns,
-                          Range rows) {
-  MultiplyPanel<PortableVector, float>(product, columns, rows);
+template <>
+Tiles<Bfloat16> PortableTiles() {
+  return TilesOf<PortableVector, Bfloat16>();
 }
 
 }  // namespace isoprefill

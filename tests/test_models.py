@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from isoprefill.models import pinned
 from isoprefill.models.config import ModelConfig
-from isoprefill.models.decoder import Params, decode, head_logits
+from isoprefill.models.decoder import Params, decode, head_weights, project
 from isoprefill.models.pretrained import Pretrained, load_pretrained
 from small_models import VOCAB_SIZE, random_model, save_directory, save_gguf
 
@@ -45,7 +45,7 @@ def all_logits(
     params: Params, config: ModelConfig, token_ids: jax.Array, positions: jax.Array
 ) -> jax.Array:
     hidden, _ = decode(params, config, token_ids, positions, causal_attend)
-    return head_logits(params, config, hidden)
+    return project(hidden, head_weights(params, config))
 
 
 def our_logits(model: Pretrained, token_ids: Sequence[int], first_position: int = 0) -> np.ndarray:
@@ -236,7 +236,7 @@ def test_a_rows_result_does_not_depend_on_its_place(smollm2, rows):
     @jax.jit
     def run(params, token_ids, positions):
         hidden, kv = decode(params, config, token_ids, positions, attend, return_kv=True)
-        return hidden, head_logits(params, config, hidden[:256]), *kv
+        return hidden, project(hidden[:256], head_weights(params, config)), *kv
 
     # Four layers of the thirty: every layer's arithmetic is the same.
     config = dataclasses.replace(smollm2.config, num_layers=4)
@@ -292,5 +292,5 @@ def test_each_layer_attends_with_its_own_cache(tmp_path):
 
     hidden, kv = run(model.params, model.config, ids[50:], positions[50:], attend, cache)
     assert kv is None
-    logits = head_logits(model.params, model.config, hidden)
+    logits = project(hidden, head_weights(model.params, model.config))
     assert np.abs(logits - torch_logits(oracle, IDS)[50:]).max() <= 1e-3

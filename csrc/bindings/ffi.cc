@@ -69,6 +69,7 @@ py::dict FfiTargets() {
   targets["isoprefill_segment_tokens"] = FfiTarget(kSegmentTokens);
   targets["isoprefill_attention"] = AttentionTarget();
   targets["isoprefill_matrix_product"] = MatrixProductTarget();
+  targets["isoprefill_token_logprobs"] = TokenLogprobsTarget();
   return targets;
 }
 

@@ -35,6 +35,7 @@ pybind11::capsule FfiTarget(Handler handler) {
 
 pybind11::capsule AttentionTarget();      // csrc/bindings/attention.cc
 pybind11::capsule MatrixProductTarget();  // csrc/bindings/matrix_product.cc
+pybind11::capsule TokenLogprobsTarget();  // csrc/bindings/token_logprobs.cc
 
 }  // namespace isoprefill
 

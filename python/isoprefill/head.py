@@ -1,7 +1,7 @@
 """Log-probabilities from hidden states: the LM head, only at the rows asked for.
 
-Logits are made for one block of rows at a time, so memory does not grow with the number of rows: all logits of
-500 items of 20 tokens over 49,152 tokens would be 2 GB. Letters: T rows of the pack, M rows asked for, K tokens
+One block of rows at a time, so memory does not grow with the number of rows: all logits of 500 items of 20 tokens over
+49,152 tokens would be 2 GB. On a CPU with AVX-512 by csrc/token_logprobs.h, which keeps no logits at all. Letters: T rows of the pack, M rows asked for, K tokens
 at each of them, V vocabulary, B rows of a block.
 """
 
@@ -10,8 +10,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int32
 
+import isoprefill_csrc
+from isoprefill.bits import from_bits, to_bits
 from isoprefill.models.config import ModelConfig
-from isoprefill.models.decoder import Params, head_logits
+from isoprefill.models.decoder import Params, head_weights
+from isoprefill.models.matrix_product import multiplied_in_cpp, multiply_transposed
+
+_TARGET = "isoprefill_token_logprobs"
+
+jax.ffi.register_ffi_target(_TARGET, isoprefill_csrc.ffi_targets()[_TARGET], platform="cpu")
 
 ROWS_AT_ONCE = 256  # of float32 logits: 50 MB for a vocabulary of 49,152
 
@@ -41,13 +48,39 @@ def logprobs_at(
 
     def compute(index: Int32[Array, ""], out: Float[Array, "M K"]) -> Float[Array, "M K"]:
         begin = (index * num_devices + device) * block
-        logits = head_logits(params, config, hidden[lax.dynamic_slice_in_dim(rows, begin, block)])
-        wanted = jnp.take_along_axis(
-            logits, lax.dynamic_slice_in_dim(token_ids, begin, block), axis=1
-        )  # [B, K]
-        logprobs = wanted - jax.nn.logsumexp(logits, axis=-1)[:, None]
+        rows_of_block = lax.dynamic_slice_in_dim(rows, begin, block)
+        states = from_bits(to_bits(hidden)[rows_of_block])  # [B, E]
+        tokens = lax.dynamic_slice_in_dim(token_ids, begin, block)  # [B, K]
+        logprobs = token_logprobs(states, head_weights(params, config), tokens)
         return lax.dynamic_update_slice_in_dim(out, logprobs, begin, axis=0)
 
     rounds = (num_rows + block * num_devices - 1) // (block * num_devices)
     out = lax.fori_loop(0, rounds, compute, jnp.zeros(token_ids.shape))
     return out[:num_asked]
+
+
+def token_logprobs(
+    states: Float[Array, "B E"], weights: Float[Array, "V E"], token_ids: Int32[Array, "B K"]
+) -> Float[Array, "B K"]:
+    """log P(token_ids[b, k]) over the vocabulary at each row."""
+    if not multiplied_in_cpp(states.dtype.name, states.shape[1]):
+        return _by_xla(states, weights, token_ids)
+    return lax.platform_dependent(states, weights, token_ids, cpu=_by_cpp, default=_by_xla)
+
+
+def _by_cpp(
+    states: Float[Array, "B E"], weights: Float[Array, "V E"], token_ids: Int32[Array, "B K"]
+) -> Float[Array, "B K"]:
+    out = jax.ShapeDtypeStruct(token_ids.shape, jnp.float32)
+    logprobs: Float[Array, "B K"] = jax.ffi.ffi_call(_TARGET, out, vmap_method="sequential")(
+        to_bits(states), to_bits(weights), token_ids
+    )
+    return logprobs
+
+
+def _by_xla(
+    states: Float[Array, "B E"], weights: Float[Array, "V E"], token_ids: Int32[Array, "B K"]
+) -> Float[Array, "B K"]:
+    logits = multiply_transposed(states, weights)
+    wanted = jnp.take_along_axis(logits, token_ids, axis=1)
+    return wanted - jax.nn.logsumexp(logits, axis=-1)[:, None]

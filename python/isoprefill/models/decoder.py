@@ -142,20 +142,12 @@ def _scan(layer: Any, carry: Any, stacked: Any) -> tuple[Any, Any]:
     return carry, jax.tree.map(from_bits, results)
 
 
-def head_logits(
-    params: Params, config: ModelConfig, hidden: Float[Array, "R E"]
-) -> Float[Array, "R V"]:
-    """Logits of R rows over the vocabulary, float32. The caller bounds R: a row is 4 V bytes.
-
-    Args:
-        params: weights.
-        config: sizes and switches; says whether the head is tied.
-        hidden: rows after the final norm, from `decode`.
-    """
+def head_weights(params: Params, config: ModelConfig) -> Float[Array, "V E"]:
+    """The weights that turn rows into logits."""
     head = params.embedding if config.tied_head else params.head
     if head is None:
         raise ValueError("params.head must not be None unless config.tied_head")
-    return project(hidden, from_bits(head))
+    return from_bits(head)
 
 
 def rms_norm(

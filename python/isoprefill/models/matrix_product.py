@@ -18,12 +18,13 @@ def multiply_transposed(x: Float[Array, "T N"], weight: Float[Array, "M N"]) -> 
 
     On a CPU with AVX-512 by csrc/matrix_product.h, which is faster than XLA (docs/performance.md has numbers).
     """
-    if not _multiplied_in_cpp(x.dtype.name, x.shape[1]):
+    if not multiplied_in_cpp(x.dtype.name, x.shape[1]):
         return _by_xla(x, weight)
     return lax.platform_dependent(x, weight, cpu=_by_cpp, default=_by_xla)
 
 
-def _multiplied_in_cpp(dtype: str, inner: int) -> bool:
+def multiplied_in_cpp(dtype: str, inner: int) -> bool:
+    """Whether this processor's instructions multiply such rows and weights in C++."""
     instructions = isoprefill_csrc.available_instructions()
     if dtype == "bfloat16":
         return "avx512_bf16" in instructions and inner % 2 == 0
