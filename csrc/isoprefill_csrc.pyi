@@ -227,4 +227,4 @@ def ffi_targets() -> dict[str, Any]:
 MAX_HEAD_DIM: int  # of the CPU attention
 
 def available_instructions() -> list[str]:
-    """Which kinds of instructions the CPU attention can use here, of "portable", "avx2", "avx512", "avx512_bf16"; the last is best."""
+    """Which instructions this CPU has, of "portable", "avx2", "avx512", "avx512_bf16"; the last is best."""

@@ -1,8 +1,8 @@
 """Log-probabilities from hidden states: the LM head, only at the rows asked for.
 
 One block of rows at a time, so memory does not grow with the number of rows: all logits of 500 items of 20 tokens over
-49,152 tokens would be 2 GB. On a CPU with AVX-512 by csrc/token_logprobs.h, which keeps no logits at all. Letters: T rows of the pack, M rows asked for, K tokens
-at each of them, V vocabulary, B rows of a block.
+49,152 tokens would be 2 GB. On a CPU with AVX-512 by csrc/token_logprobs.h, which keeps no logits at all.
+Letters: T rows of the pack, M rows asked for, K tokens at each of them, V vocabulary, B rows of a block.
 """
 
 import jax
