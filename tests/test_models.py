@@ -16,6 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from isoprefill.bits import as_held
 from isoprefill.models import pinned
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.decoder import Params, decode, head_weights, project
@@ -255,6 +256,31 @@ def test_a_rows_result_does_not_depend_on_its_place(smollm2, rows):
     ):
         moved = np.take(before, order[: before.shape[axis]], axis)
         np.testing.assert_array_equal(moved, after)
+
+
+def test_a_step_does_not_copy_bfloat16_weights(smollm2):
+    """Left to itself, XLA converts all layers' bfloat16 weights to float32 at every call, on a CPU."""
+    bfloat16 = jax.tree.map(lambda array: array.astype(jnp.bfloat16), smollm2.params)
+    held = as_held(bfloat16)
+    weights = held.layers.gate
+    assert weights.unsafe_buffer_pointer() == bfloat16.layers.gate.unsafe_buffer_pointer()
+
+    def attend(q, k, v, _):
+        return q + jnp.tile(k + v, (1, q.shape[1] // k.shape[1], 1))
+
+    def temporary_bytes(params):
+        rows = jnp.zeros(64, jnp.int32)
+        compiled = (
+            jax.jit(lambda params, rows: decode(params, smollm2.config, rows, rows, attend))
+            .lower(params, rows)
+            .compile()
+        )
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(held) < weights.nbytes
+    assert (
+        temporary_bytes(bfloat16) > weights.nbytes
+    )  # else there is nothing to avoid, and bits.py can go
 
 
 def test_keys_and_values_equal_transformers(tmp_path):
