@@ -18,6 +18,8 @@ bool Has(Instructions instructions) {
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     case Instructions::kAvx512:
       return __builtin_cpu_supports("avx512f");
+#endif
+#ifdef ISOPREFILL_HAS_AVX512_BF16
     case Instructions::kAvx512Bf16:
       return __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bf16");

@@ -12,9 +12,11 @@ Tiles<Element> TilesFor(Instructions instructions) {
 #ifdef ISOPREFILL_HAS_AVX
   switch (instructions) {
     case Instructions::kAvx512Bf16:
+#ifdef ISOPREFILL_HAS_AVX512_BF16
       if constexpr (std::is_same_v<Element, Bfloat16>) {
         return Avx512Bf16Tiles();
       }
+#endif
       [[fallthrough]];
     case Instructions::kAvx512:
       return Avx512Tiles<Element>();

@@ -13,6 +13,9 @@
 
 #if defined(__x86_64__)
 #define ISOPREFILL_HAS_AVX 1
+#if defined(__clang__) || __GNUC__ >= 10
+#define ISOPREFILL_HAS_AVX512_BF16 1
+#endif
 #endif
 
 namespace isoprefill {
@@ -52,6 +55,8 @@ template <typename Element>
 Tiles<Element> Avx2Tiles();
 template <typename Element>
 Tiles<Element> Avx512Tiles();
+#endif
+#ifdef ISOPREFILL_HAS_AVX512_BF16
 Tiles<Bfloat16> Avx512Bf16Tiles();
 #endif
 

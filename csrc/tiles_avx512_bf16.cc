@@ -4,7 +4,7 @@
 
 #include "csrc/tiles.h"
 
-#ifdef ISOPREFILL_HAS_AVX
+#ifdef ISOPREFILL_HAS_AVX512_BF16
 
 #include <immintrin.h>
 
@@ -55,4 +55,4 @@ Tiles<Bfloat16> Avx512Bf16Tiles() {
 #pragma GCC pop_options
 #endif
 
-#endif  // ISOPREFILL_HAS_AVX
+#endif  // ISOPREFILL_HAS_AVX512_BF16
