@@ -10,12 +10,24 @@ from torch import Tensor
 ScoreBatch = Callable[[Sequence[Sequence[int]]], Float64[np.ndarray, "B *L"]]
 
 
+LITTLE_PADDING = 64  # tokens; up to this length a batch holds what comes
+
+
 def by_length(
     items: Sequence[Sequence[int]], batch_size: int, score: ScoreBatch
 ) -> Float64[np.ndarray, "N *L"]:
-    """Scores batches of items of similar length; returns the scores in the items' order."""
+    """Scores batches of items of similar length, none over twice as long as another unless all are short.
+
+    Returns the scores in the items' order.
+    """
     order = sorted(range(len(items)), key=lambda index: len(items[index]))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batches: list[list[int]] = [[]]
+    for index in order:
+        batch = batches[-1]
+        longest = max(LITTLE_PADDING, 2 * len(items[batch[0]])) if batch else len(items[index])
+        if len(batch) == batch_size or len(items[index]) > longest:
+            batches.append(batch := [])
+        batch.append(index)
     scores = np.concatenate([score([items[index] for index in batch]) for batch in batches])
     in_order = np.empty_like(scores)
     in_order[order] = scores
