@@ -7,7 +7,6 @@
 #include <functional>
 #include <limits>
 #include <optional>
-#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -20,10 +19,6 @@ namespace isoprefill {
 namespace {
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-
-void OneByOne(int64_t count, const std::function<void(int64_t)>& task) {
-  for (int64_t i = 0; i < count; ++i) task(i);
-}
 
 void OnThreeThreads(int64_t count, const std::function<void(int64_t)>& task) {
   std::atomic<int64_t> next{0};
@@ -55,19 +50,19 @@ struct Case {
     problem.scale = 1.0f / std::sqrt(static_cast<float>(sizes.head_dim));
     problem.soft_cap = sizes.soft_cap;
     problem.row_intervals = layout.row_intervals.data();
-    std::mt19937 random(0);
-    std::normal_distribution<float> normal;
+    testing::RandomNormal normal;
     q.resize(layout.num_rows * sizes.query_heads * sizes.head_dim);
     k.resize(layout.num_columns * sizes.kv_heads * sizes.head_dim);
     v.resize(k.size());
-    for (auto* values : {&q, &k, &v}) {
-      for (Element& value : *values) FromFloat(normal(random), &value);
-    }
+    normal.Fill(&q);
+    normal.Fill(&k);
+    normal.Fill(&v);
     out.resize(q.size());
     lse.resize(layout.num_rows * sizes.query_heads);
   }
 
-  void Run(Instructions instructions, const ParallelFor& parallel = &OneByOne) {
+  void Run(Instructions instructions,
+           const ParallelFor& parallel = &testing::OneByOne) {
     problem.q = q.data();
     problem.k = k.data();
     problem.v = v.data();
@@ -138,19 +133,11 @@ Layout Hard() {
   return BuildLayout({plain, hidden, cached, causal}, 300, 320);
 }
 
-std::vector<Instructions> All() {
-  std::vector<Instructions> all;
-  for (const std::string& name : AvailableInstructions()) {
-    all.push_back(ParseInstructions(name));
-  }
-  return all;
-}
-
 void EqualsTheDefinition() {
   const Layout layout = Hard();
   const Sizes all_sizes[] = {
       {3, 1, 64}, {2, 2, 72, 2.0f}, {4, 2, 17}, {1, 1, 1}};
-  for (const Instructions instructions : All()) {
+  for (const Instructions instructions : testing::AllInstructions()) {
     for (const Sizes& sizes : all_sizes) {
       Case<float> narrow(layout, sizes);
       narrow.Run(instructions);
@@ -166,7 +153,7 @@ void EqualsTheDefinition() {
 template <typename Element>
 void NothingElseReachesARow() {
   const Layout layout = Hard();
-  for (const Instructions instructions : All()) {
+  for (const Instructions instructions : testing::AllInstructions()) {
     Case<Element> clean(layout, {2, 1, 16});
     clean.Run(instructions);
     for (const int64_t row : {0, 33, 69, 71, 73, 140, 203, 225, 232, 250}) {
@@ -192,7 +179,7 @@ void NothingElseReachesARow() {
 template <typename Element>
 void NaNStaysNaN() {
   const Layout layout = BuildLayout({Request{5, {3, 4}}});
-  for (const Instructions instructions : All()) {
+  for (const Instructions instructions : testing::AllInstructions()) {
     for (std::vector<Element> Case<Element>::* array :
          {&Case<Element>::k, &Case<Element>::v}) {
       Case<Element> poisoned(layout, {1, 1, 8});
@@ -211,7 +198,7 @@ template <typename Element>
 void SameAlonePackedAndThreaded() {
   const Layout packed = BuildLayout({Request{70, {3, 100, 20}}});
   const Layout alone = BuildLayout({Request{70, {100}}});
-  for (const Instructions instructions : All()) {
+  for (const Instructions instructions : testing::AllInstructions()) {
     Case<Element> all(packed, {6, 2, 64});
     all.Run(instructions);
     Case<Element> threaded = all;
@@ -261,7 +248,7 @@ void WrongProblemsAreRejected() {
                      "\"portable\"") == 0;
   }
   CHECK(thrown);
-  CHECK(ParseInstructions("best") == All().back());
+  CHECK(ParseInstructions("best") == testing::AllInstructions().back());
 }
 
 }  // namespace

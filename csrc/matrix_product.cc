@@ -10,17 +10,6 @@
 #include "csrc/tiles.h"
 
 namespace isoprefill {
-namespace {
-
-// Columns of a panel: four registers of AVX-512, which is what its inner step
-// multiplies at once.
-constexpr int64_t kPanelColumns = 64;
-
-// Rows that a panel is transposed for once. Fewer, and that takes more than a
-// few percent; more, and small products leave threads without work.
-constexpr int64_t kTileRows = 384;
-
-}  // namespace
 
 template <typename Element>
 void CheckMultiplies(Instructions instructions, int64_t inner) {

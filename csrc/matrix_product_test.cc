@@ -4,10 +4,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <random>
-#include <stdexcept>
-#include <string>
-#include <type_traits>
 #include <vector>
 
 #include "csrc/bfloat16.h"
@@ -26,13 +22,11 @@ struct Sizes {
 template <typename Element>
 struct Case {
   explicit Case(Sizes sizes) : sizes(sizes) {
-    std::mt19937 random(0);
-    std::normal_distribution<float> normal;
+    testing::RandomNormal normal;
     x.resize(sizes.rows * sizes.inner);
     w.resize(sizes.columns * sizes.inner);
-    for (auto* values : {&x, &w}) {
-      for (Element& value : *values) FromFloat(normal(random), &value);
-    }
+    normal.Fill(&x);
+    normal.Fill(&w);
   }
 
   void Run(Instructions instructions, const ParallelFor& parallel) {
@@ -74,38 +68,18 @@ struct Case {
   std::vector<float> out;
 };
 
-void OneByOne(int64_t count, const std::function<void(int64_t)>& task) {
-  for (int64_t i = 0; i < count; ++i) task(i);
-}
-
-void Backwards(int64_t count, const std::function<void(int64_t)>& task) {
-  for (int64_t i = count; i-- > 0;) task(i);
-}
-
-// The instructions that multiply this Element here.
-template <typename Element>
-std::vector<Instructions> All() {
-  std::vector<Instructions> all;
-  for (const std::string& name : AvailableInstructions()) {
-    const Instructions one = ParseInstructions(name);
-    if (std::is_same_v<Element, float> || one == Instructions::kAvx512Bf16) {
-      all.push_back(one);
-    }
-  }
-  return all;
-}
-
 template <typename Element>
 void EqualsTheDefinition() {
   const Sizes all_sizes[] = {{1, 1, 2},    {7, 64, 32},  {13, 100, 50},
                              {5, 130, 16}, {400, 17, 6}, {6, 16, 2000}};
-  for (const Instructions instructions : All<Element>()) {
+  for (const Instructions instructions :
+       testing::MultiplyingInstructions<Element>()) {
     for (const Sizes& sizes : all_sizes) {
       Case<Element> one(sizes);
-      one.Run(instructions, &OneByOne);
+      one.Run(instructions, &testing::OneByOne);
       CHECK(one.Difference() < 2e-4);
       const std::vector<float> out = one.out;
-      one.Run(instructions, &Backwards);
+      one.Run(instructions, &testing::Backwards);
       CHECK(one.out == out);
     }
   }
@@ -114,20 +88,21 @@ void EqualsTheDefinition() {
 // A row is the same bit for bit alone and among others, of which one is NaN.
 template <typename Element>
 void RowsAreIndependent() {
-  for (const Instructions instructions : All<Element>()) {
+  for (const Instructions instructions :
+       testing::MultiplyingInstructions<Element>()) {
     Case<Element> many({403, 80, 66});
-    many.Run(instructions, &OneByOne);
+    many.Run(instructions, &testing::OneByOne);
     for (const int64_t row : {0, 5, 383, 384, 402}) {
       Case<Element> poisoned = many;
       const int64_t neighbour = row == 0 ? 1 : row - 1;
       FromFloat(std::numeric_limits<float>::quiet_NaN(),
                 &poisoned.x[neighbour * 66 + 3]);
-      poisoned.Run(instructions, &OneByOne);
+      poisoned.Run(instructions, &testing::OneByOne);
       Case<Element> alone({1, 80, 66});
       alone.w = many.w;
       alone.x.assign(many.x.begin() + row * 66,
                      many.x.begin() + (row + 1) * 66);
-      alone.Run(instructions, &OneByOne);
+      alone.Run(instructions, &testing::OneByOne);
       const auto begin = poisoned.out.begin();
       CHECK(std::isnan(begin[neighbour * 80]));
       CHECK(std::equal(alone.out.begin(), alone.out.end(), begin + row * 80));
@@ -137,10 +112,10 @@ void RowsAreIndependent() {
 
 void WhatCannotBeMultipliedIsRejected() {
   Case<Bfloat16> odd({2, 3, 5});
-  CHECK_THROWS(odd.Run(BestInstructions(), &OneByOne),
+  CHECK_THROWS(odd.Run(BestInstructions(), &testing::OneByOne),
                "inner is 5; for bfloat16 it must be even");
   Case<Bfloat16> even({2, 3, 4});
-  CHECK_THROWS(even.Run(Instructions::kPortable, &OneByOne),
+  CHECK_THROWS(even.Run(Instructions::kPortable, &testing::OneByOne),
                "instructions must be \"avx512_bf16\" for bfloat16");
 }
 

@@ -37,6 +37,30 @@ inline float* Aligned(float* memory) {
   return memory + (kBytes - address % kBytes) % kBytes / sizeof(float);
 }
 
+// The part of a Vector whose words are floats; Vector may replace each.
+template <typename Vector>
+struct FloatWords {
+  static constexpr int kDepth = 1;
+
+  template <typename Register>
+  static Register Dot(Register a, Register b, Register c) {
+    return Vector::MulAdd(a, b, c);
+  }
+  template <typename Register>
+  static void StoreWeights(float* to, Register x) {
+    Vector::Store(to, x);
+  }
+  static void Transpose(const float* from, int64_t from_stride, float* to,
+                        int64_t to_stride) {
+    for (int r = 0; r < Vector::kWidth; ++r) {
+      for (int i = 0; i < Vector::kWidth; ++i) {
+        std::memcpy(to + i * to_stride + r, from + r * from_stride + i,
+                    sizeof(float));
+      }
+    }
+  }
+};
+
 // How many words hold that many elements.
 template <typename Vector>
 constexpr int64_t Words(int64_t elements) {

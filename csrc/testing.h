@@ -5,13 +5,18 @@
 #define CSRC_TESTING_H_
 
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <iostream>
+#include <random>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "csrc/array.h"
+#include "csrc/bfloat16.h"
+#include "csrc/instructions.h"
 
 namespace isoprefill::testing {
 
@@ -60,6 +65,50 @@ void CheckThrows(const char* file, int line, const char* what, Call call,
   Failed(file, line) << what << " threw nothing, expected\n  " << message
                      << "\n";
 }
+
+// ParallelFors: in order, and in the reverse order.
+inline void OneByOne(int64_t count, const std::function<void(int64_t)>& task) {
+  for (int64_t i = 0; i < count; ++i) task(i);
+}
+
+inline void Backwards(int64_t count, const std::function<void(int64_t)>& task) {
+  for (int64_t i = count; i-- > 0;) task(i);
+}
+
+// Those that this processor has.
+inline std::vector<Instructions> AllInstructions() {
+  std::vector<Instructions> all;
+  for (const std::string& name : AvailableInstructions()) {
+    all.push_back(ParseInstructions(name));
+  }
+  return all;
+}
+
+// Of those, the ones that multiply Elements.
+template <typename Element>
+std::vector<Instructions> MultiplyingInstructions() {
+  std::vector<Instructions> all = AllInstructions();
+  if (std::is_same_v<Element, float>) return all;
+  std::vector<Instructions> some;
+  for (const Instructions one : all) {
+    if (one == Instructions::kAvx512Bf16) some.push_back(one);
+  }
+  return some;
+}
+
+// Normally distributed values, the same in every run.
+class RandomNormal {
+ public:
+  template <typename Element>
+  void Fill(std::vector<Element>* values) {
+    for (Element& value : *values) FromFloat(normal_(random_), &value);
+  }
+  std::mt19937& random() { return random_; }
+
+ private:
+  std::mt19937 random_{0};
+  std::normal_distribution<float> normal_;
+};
 
 }  // namespace isoprefill::testing
 

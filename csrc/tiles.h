@@ -20,6 +20,14 @@
 
 namespace isoprefill {
 
+// Columns of a panel of weights: four registers of AVX-512, which is what its
+// inner step multiplies at once.
+inline constexpr int64_t kPanelColumns = 64;
+
+// Rows that a panel is transposed for once. Fewer, and that takes more than a
+// few percent; more, and small products leave threads without work.
+inline constexpr int64_t kTileRows = 384;
+
 // From begin to before end.
 struct Range {
   int64_t begin = 0;

@@ -23,31 +23,17 @@
 namespace isoprefill {
 namespace {
 
-struct Avx2Vector {
+struct Avx2Vector : FloatWords<Avx2Vector> {
   using Register = __m256;
   static constexpr int kWidth = 8;
   static constexpr int kRows = 6;  // 6 x 2 sums, in 16 registers
   static constexpr int kVectors = 2;
-  static constexpr int kDepth = 1;
 
   static Register Load(const float* from) { return _mm256_loadu_ps(from); }
   static void Store(float* to, Register x) { _mm256_storeu_ps(to, x); }
   static Register Broadcast(float x) { return _mm256_set1_ps(x); }
   static Register MulAdd(Register a, Register b, Register c) {
     return _mm256_fmadd_ps(a, b, c);
-  }
-  static Register Dot(Register a, Register b, Register c) {
-    return MulAdd(a, b, c);
-  }
-  static void StoreWeights(float* to, Register x) { Store(to, x); }
-  static void Transpose(const float* from, int64_t from_stride, float* to,
-                        int64_t to_stride) {
-    for (int r = 0; r < kWidth; ++r) {
-      for (int i = 0; i < kWidth; ++i) {
-        std::memcpy(to + i * to_stride + r, from + r * from_stride + i,
-                    sizeof(float));
-      }
-    }
   }
   static Register Add(Register a, Register b) { return _mm256_add_ps(a, b); }
   static Register Sub(Register a, Register b) { return _mm256_sub_ps(a, b); }

@@ -5,13 +5,12 @@
 namespace isoprefill {
 namespace {
 
-struct PortableVector {
+struct PortableVector : FloatWords<PortableVector> {
   typedef float Register __attribute__((vector_size(16)));
   typedef int32_t Integers __attribute__((vector_size(16)));
   static constexpr int kWidth = 4;
   static constexpr int kRows = 4;  // 4 x 2 sums, in 16 registers
   static constexpr int kVectors = 2;
-  static constexpr int kDepth = 1;
 
   static Register Load(const float* from) {
     Register x;
@@ -22,19 +21,6 @@ struct PortableVector {
   static Register Broadcast(float x) { return Register{x, x, x, x}; }
   static Register MulAdd(Register a, Register b, Register c) {
     return a * b + c;
-  }
-  static Register Dot(Register a, Register b, Register c) {
-    return MulAdd(a, b, c);
-  }
-  static void StoreWeights(float* to, Register x) { Store(to, x); }
-  static void Transpose(const float* from, int64_t from_stride, float* to,
-                        int64_t to_stride) {
-    for (int r = 0; r < kWidth; ++r) {
-      for (int i = 0; i < kWidth; ++i) {
-        std::memcpy(to + i * to_stride + r, from + r * from_stride + i,
-                    sizeof(float));
-      }
-    }
   }
   static Register Add(Register a, Register b) { return a + b; }
   static Register Sub(Register a, Register b) { return a - b; }

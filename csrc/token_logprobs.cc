@@ -16,9 +16,6 @@
 namespace isoprefill {
 namespace {
 
-constexpr int64_t kPanelColumns = 64;  // as in csrc/matrix_product.cc
-constexpr int64_t kTileRows = 384;
-
 // The vocabulary's parts that threads take one by one. Their sums are put
 // together in their order, so that this number, not that of threads, decides
 // how a row is summed.

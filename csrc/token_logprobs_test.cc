@@ -3,12 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <functional>
 #include <limits>
-#include <random>
-#include <stdexcept>
-#include <string>
-#include <type_traits>
 #include <vector>
 
 #include "csrc/bfloat16.h"
@@ -24,27 +19,17 @@ struct Sizes {
   int64_t asked;
 };
 
-void OneByOne(int64_t count, const std::function<void(int64_t)>& task) {
-  for (int64_t i = 0; i < count; ++i) task(i);
-}
-
-void Backwards(int64_t count, const std::function<void(int64_t)>& task) {
-  for (int64_t i = count; i-- > 0;) task(i);
-}
-
 // Random states, weights and tokens, and their log-probabilities.
 template <typename Element>
 struct Case {
   explicit Case(Sizes sizes) : sizes(sizes) {
-    std::mt19937 random(0);
-    std::normal_distribution<float> normal;
+    testing::RandomNormal normal;
     x.resize(sizes.rows * sizes.inner);
     w.resize(sizes.vocab * sizes.inner);
-    for (auto* values : {&x, &w}) {
-      for (Element& value : *values) FromFloat(normal(random), &value);
-    }
+    normal.Fill(&x);
+    normal.Fill(&w);
     for (int64_t i = 0; i < sizes.rows * sizes.asked; ++i) {
-      tokens.push_back(static_cast<int32_t>(random() % sizes.vocab));
+      tokens.push_back(static_cast<int32_t>(normal.random()() % sizes.vocab));
     }
   }
 
@@ -93,30 +78,18 @@ struct Case {
   std::vector<float> out;
 };
 
-// The instructions that multiply this Element here.
-template <typename Element>
-std::vector<Instructions> All() {
-  std::vector<Instructions> all;
-  for (const std::string& name : AvailableInstructions()) {
-    const Instructions one = ParseInstructions(name);
-    if (std::is_same_v<Element, float> || one == Instructions::kAvx512Bf16) {
-      all.push_back(one);
-    }
-  }
-  return all;
-}
-
 template <typename Element>
 void EqualsTheDefinition() {
   const Sizes all_sizes[] = {
       {1, 1, 2, 1}, {7, 3000, 32, 2}, {390, 70, 10, 1}, {3, 2100, 6, 130}};
-  for (const Instructions instructions : All<Element>()) {
+  for (const Instructions instructions :
+       testing::MultiplyingInstructions<Element>()) {
     for (const Sizes& sizes : all_sizes) {
       Case<Element> one(sizes);
-      one.Run(instructions, &OneByOne);
+      one.Run(instructions, &testing::OneByOne);
       CHECK(one.Difference() < 5e-5);
       const std::vector<float> out = one.out;
-      one.Run(instructions, &Backwards);
+      one.Run(instructions, &testing::Backwards);
       CHECK(one.out == out);
     }
   }
@@ -125,20 +98,21 @@ void EqualsTheDefinition() {
 // A row is the same bit for bit alone and among others, of which one is NaN.
 template <typename Element>
 void RowsAreIndependent() {
-  for (const Instructions instructions : All<Element>()) {
+  for (const Instructions instructions :
+       testing::MultiplyingInstructions<Element>()) {
     Case<Element> many({390, 200, 8, 2});
     for (const int64_t row : {0, 5, 383, 384, 389}) {
       Case<Element> poisoned = many;
       const int64_t neighbour = row == 0 ? 1 : row - 1;
       FromFloat(std::numeric_limits<float>::quiet_NaN(),
                 &poisoned.x[neighbour * 8 + 3]);
-      poisoned.Run(instructions, &OneByOne);
+      poisoned.Run(instructions, &testing::OneByOne);
       Case<Element> alone({1, 200, 8, 2});
       alone.w = many.w;
       alone.x.assign(many.x.begin() + row * 8, many.x.begin() + row * 8 + 8);
       alone.tokens.assign(many.tokens.begin() + row * 2,
                           many.tokens.begin() + row * 2 + 2);
-      alone.Run(instructions, &OneByOne);
+      alone.Run(instructions, &testing::OneByOne);
       CHECK(std::isnan(poisoned.out[neighbour * 2]));
       CHECK(std::equal(alone.out.begin(), alone.out.end(),
                        poisoned.out.begin() + row * 2));
@@ -149,10 +123,11 @@ void RowsAreIndependent() {
 // Logits of hundreds must not overflow, nor a probability of 1 exceed it by
 // more than the rounding of a logit.
 void LargeLogits() {
-  for (const Instructions instructions : All<float>()) {
+  for (const Instructions instructions :
+       testing::MultiplyingInstructions<float>()) {
     Case<float> one({4, 300, 16, 1});
     for (float& value : one.w) value *= 100;
-    one.Run(instructions, &OneByOne);
+    one.Run(instructions, &testing::OneByOne);
     CHECK(one.Difference() < 5e-3);
     for (const float logprob : one.out) CHECK(logprob <= 0);
   }
@@ -161,19 +136,19 @@ void LargeLogits() {
 void WrongProblemsAreRejected() {
   Case<float> one({3, 10, 4, 2});
   one.tokens[5] = 10;
-  CHECK_THROWS(one.Run(Instructions::kPortable, &OneByOne),
+  CHECK_THROWS(one.Run(Instructions::kPortable, &testing::OneByOne),
                "token_ids of row 2 hold 10; they must be in a vocabulary of "
                "10");
   one.tokens[5] = -1;
-  CHECK_THROWS(one.Run(Instructions::kPortable, &OneByOne),
+  CHECK_THROWS(one.Run(Instructions::kPortable, &testing::OneByOne),
                "token_ids of row 2 hold -1; they must be in a vocabulary of "
                "10");
   Case<float> none({0, 1, 4, 2});
   none.sizes.vocab = 0;
-  CHECK_THROWS(none.Run(Instructions::kPortable, &OneByOne),
+  CHECK_THROWS(none.Run(Instructions::kPortable, &testing::OneByOne),
                "vocab_size is 0; it must be at least 1");
   Case<Bfloat16> even({2, 3, 4, 1});
-  CHECK_THROWS(even.Run(Instructions::kPortable, &OneByOne),
+  CHECK_THROWS(even.Run(Instructions::kPortable, &testing::OneByOne),
                "instructions must be \"avx512_bf16\" for bfloat16");
 }
 

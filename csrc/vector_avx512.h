@@ -4,15 +4,16 @@
 #ifndef CSRC_VECTOR_AVX512_H_
 #define CSRC_VECTOR_AVX512_H_
 
+#include "csrc/multiply.h"
+
 namespace isoprefill {
 namespace {
 
-struct Avx512Vector {
+struct Avx512Vector : FloatWords<Avx512Vector> {
   using Register = __m512;
   static constexpr int kWidth = 16;
   static constexpr int kRows = 6;  // 6 x 4 sums, in 32 registers
   static constexpr int kVectors = 4;
-  static constexpr int kDepth = 1;
 
   static Register Load(const float* from) { return _mm512_loadu_ps(from); }
   static void Store(float* to, Register x) { _mm512_storeu_ps(to, x); }
@@ -20,10 +21,6 @@ struct Avx512Vector {
   static Register MulAdd(Register a, Register b, Register c) {
     return _mm512_fmadd_ps(a, b, c);
   }
-  static Register Dot(Register a, Register b, Register c) {
-    return MulAdd(a, b, c);
-  }
-  static void StoreWeights(float* to, Register x) { Store(to, x); }
   static void Transpose(const float* from, int64_t from_stride, float* to,
                         int64_t to_stride) {
     Register a[16], b[16];

@@ -278,9 +278,8 @@ def test_a_step_does_not_copy_bfloat16_weights(smollm2):
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporary_bytes(held) < weights.nbytes
-    assert (
-        temporary_bytes(bfloat16) > weights.nbytes
-    )  # else there is nothing to avoid, and bits.py can go
+    # Else there is nothing to avoid, and bits.py can go.
+    assert temporary_bytes(bfloat16) > weights.nbytes
 
 
 def test_keys_and_values_equal_transformers(tmp_path):

@@ -6,11 +6,9 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
-#include <exception>
 #include <string>
 #include <string_view>
 
-#include "csrc/bfloat16.h"
 #include "csrc/bindings/bindings.h"
 #include "csrc/bindings/ffi.h"
 #include "csrc/bindings/thread_pool.h"
@@ -45,9 +43,8 @@ void Compute(float scale, float soft_cap, std::string_view instructions,
                    OnThreads(pool));
 }
 
-// q [T, Hq, D], k and v [S, Hkv, D] of float32, or of bfloat16 as its bits: XLA
-// would convert operands that are bfloat16 to float32 and back. row_intervals
-// int32 [4, T]; out like q, lse float32 [T, Hq].
+// q [T, Hq, D], k and v [S, Hkv, D] of float32, or of bfloat16 as its bits;
+// row_intervals int32 [4, T]. out like q, lse float32 [T, Hq].
 ffi::Error AttentionHandler(float scale, float soft_cap,
                             std::string_view instructions, ffi::AnyBuffer q,
                             ffi::AnyBuffer k, ffi::AnyBuffer v,
@@ -82,21 +79,15 @@ ffi::Error AttentionHandler(float scale, float soft_cap,
   if (sums.size() != 2 || sums[0] != queries[0] || sums[1] != queries[1]) {
     return wrong("lse", sums, "[T, Hq]");
   }
-  const ffi::DataType dtype = q.element_type();
-  if (k.element_type() != dtype || v.element_type() != dtype ||
-      out->element_type() != dtype ||
-      (dtype != ffi::F32 && dtype != ffi::U16)) {
+  if (!AreElements({q.element_type(), k.element_type(), v.element_type(),
+                    out->element_type()})) {
     return ffi::Error::InvalidArgument(
         "q, k, v and out must all be float32 or all uint16");
   }
-  const auto compute = dtype == ffi::F32 ? &Compute<float> : &Compute<Bfloat16>;
-  try {
-    compute(scale, soft_cap, instructions, q, k, v, row_intervals, *out, *lse,
-            pool);
-  } catch (const std::exception& error) {
-    return ffi::Error::InvalidArgument(error.what());
-  }
-  return ffi::Error::Success();
+  return ComputeElements(q.element_type(), [&](auto element) {
+    Compute<decltype(element)>(scale, soft_cap, instructions, q, k, v,
+                               row_intervals, *out, *lse, pool);
+  });
 }
 
 XLA_FFI_DEFINE_HANDLER(kAttention, AttentionHandler,

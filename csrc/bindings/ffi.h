@@ -7,8 +7,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
+#include <initializer_list>
 #include <string>
 
+#include "csrc/bfloat16.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace isoprefill {
@@ -24,6 +27,30 @@ inline std::string ShapeText(xla::ffi::Span<const int64_t> dimensions) {
 inline bool SameShape(xla::ffi::Span<const int64_t> a,
                       xla::ffi::Span<const int64_t> b) {
   return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin());
+}
+
+// Whether all arrays are float32, or all are bfloat16's bits: XLA would convert
+// operands that are bfloat16 to float32 and back.
+inline bool AreElements(std::initializer_list<xla::ffi::DataType> dtypes) {
+  const xla::ffi::DataType first = *dtypes.begin();
+  return (first == xla::ffi::F32 || first == xla::ffi::U16) &&
+         std::all_of(dtypes.begin(), dtypes.end(),
+                     [&](xla::ffi::DataType one) { return one == first; });
+}
+
+// Calls compute with an Element of such arrays; what it throws is the error.
+template <typename Compute>
+xla::ffi::Error ComputeElements(xla::ffi::DataType dtype, Compute compute) {
+  try {
+    if (dtype == xla::ffi::F32) {
+      compute(float{});
+    } else {
+      compute(Bfloat16{});
+    }
+  } catch (const std::exception& error) {
+    return xla::ffi::Error::InvalidArgument(error.what());
+  }
+  return xla::ffi::Error::Success();
 }
 
 // A handler as jax.ffi.register_ffi_target takes it.

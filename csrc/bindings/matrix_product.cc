@@ -4,9 +4,6 @@
 
 #include <pybind11/pybind11.h>
 
-#include <exception>
-
-#include "csrc/bfloat16.h"
 #include "csrc/bindings/ffi.h"
 #include "csrc/bindings/thread_pool.h"
 #include "xla/ffi/api/ffi.h"
@@ -30,8 +27,8 @@ void Compute(ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::Buffer<ffi::F32> out,
   ComputeMatrixProduct(product, BestInstructions(), OnThreads(pool));
 }
 
-// x [T, N] and w [M, N] of float32, or of bfloat16 as its bits: XLA would
-// convert operands that are bfloat16 to float32 and back. out: float32 [T, M].
+// x [T, N] and w [M, N] of float32, or of bfloat16 as its bits. out: float32
+// [T, M].
 ffi::Error MatrixProductHandler(ffi::AnyBuffer x, ffi::AnyBuffer w,
                                 ffi::ResultBuffer<ffi::F32> out,
                                 ffi::ThreadPool pool) {
@@ -46,18 +43,13 @@ ffi::Error MatrixProductHandler(ffi::AnyBuffer x, ffi::AnyBuffer w,
         " and out " + ShapeText(outputs) +
         "; they must be [T, N], [M, N] and [T, M]");
   }
-  const ffi::DataType dtype = x.element_type();
-  if (w.element_type() != dtype || (dtype != ffi::F32 && dtype != ffi::U16)) {
+  if (!AreElements({x.element_type(), w.element_type()})) {
     return ffi::Error::InvalidArgument(
         "x and w must both be float32 or both uint16");
   }
-  const auto compute = dtype == ffi::F32 ? &Compute<float> : &Compute<Bfloat16>;
-  try {
-    compute(x, w, *out, pool);
-  } catch (const std::exception& error) {
-    return ffi::Error::InvalidArgument(error.what());
-  }
-  return ffi::Error::Success();
+  return ComputeElements(x.element_type(), [&](auto element) {
+    Compute<decltype(element)>(x, w, *out, pool);
+  });
 }
 
 XLA_FFI_DEFINE_HANDLER(kMatrixProduct, MatrixProductHandler,

@@ -4,9 +4,6 @@
 
 #include <pybind11/pybind11.h>
 
-#include <exception>
-
-#include "csrc/bfloat16.h"
 #include "csrc/bindings/ffi.h"
 #include "csrc/bindings/thread_pool.h"
 #include "xla/ffi/api/ffi.h"
@@ -51,18 +48,13 @@ ffi::Error TokenLogprobsHandler(ffi::AnyBuffer x, ffi::AnyBuffer w,
         ShapeText(out->dimensions()) +
         "; they must be [T, N], [V, N], [T, K] and [T, K]");
   }
-  const ffi::DataType dtype = x.element_type();
-  if (w.element_type() != dtype || (dtype != ffi::F32 && dtype != ffi::U16)) {
+  if (!AreElements({x.element_type(), w.element_type()})) {
     return ffi::Error::InvalidArgument(
         "x and w must both be float32 or both uint16");
   }
-  const auto compute = dtype == ffi::F32 ? &Compute<float> : &Compute<Bfloat16>;
-  try {
-    compute(x, w, token_ids, *out, pool);
-  } catch (const std::exception& error) {
-    return ffi::Error::InvalidArgument(error.what());
-  }
-  return ffi::Error::Success();
+  return ComputeElements(x.element_type(), [&](auto element) {
+    Compute<decltype(element)>(x, w, token_ids, *out, pool);
+  });
 }
 
 XLA_FFI_DEFINE_HANDLER(kTokenLogprobs, TokenLogprobsHandler,

@@ -38,3 +38,8 @@ def to_bits(array: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
 def from_bits(array: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """Bits as bfloat16; anything else as it is."""
     return lax.bitcast_convert_type(array, jnp.bfloat16) if array.dtype == jnp.uint16 else array
+
+
+def dtype_name(array: Shaped[Array, "..."]) -> str:
+    """That of `from_bits(array)`."""
+    return "bfloat16" if array.dtype == jnp.uint16 else array.dtype.name

@@ -10,9 +10,9 @@ from isoprefill.models.pinned import cache_directory
 def enable() -> None:
     """Keeps compiled programs in isoprefill's cache directory, unless the user has set a place of their own.
 
-    A directory that cannot be written is still read, and nothing is said: the next start compiles again, that is all.
+    If isoprefill's cannot be written it is still read, and nothing is said: the next start compiles again, that is all.
     """
-    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
     if jax.config.values["jax_compilation_cache_dir"] is None:
+        warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
         jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -5,7 +5,7 @@ import dataclasses
 from jax.sharding import Mesh
 
 from isoprefill.attention.op import Backend, with_schedule_of
-from isoprefill.bits import as_held, from_bits
+from isoprefill.bits import as_held, dtype_name
 from isoprefill.layout import PackedLayout
 from isoprefill.mesh import DATA, TENSOR, MeshShape, make_mesh, shard_params
 from isoprefill.models.config import ModelConfig
@@ -64,5 +64,5 @@ class Device:
             query_heads=self.config.num_query_heads // tensor,
             kv_heads=self.config.num_kv_heads // tensor,
             head_dim=self.config.head_dim,
-            dtype=from_bits(self.params.final_norm).dtype.name,
+            dtype=dtype_name(self.params.final_norm),
         )

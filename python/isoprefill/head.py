@@ -14,7 +14,7 @@ import isoprefill_csrc
 from isoprefill.bits import from_bits, to_bits
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.decoder import Params, head_weights
-from isoprefill.models.matrix_product import multiplied_in_cpp, multiply_transposed
+from isoprefill.models.matrix_product import by_cpp_or_xla, multiply_transposed
 
 _TARGET = "isoprefill_token_logprobs"
 
@@ -63,9 +63,7 @@ def token_logprobs(
     states: Float[Array, "B E"], weights: Float[Array, "V E"], token_ids: Int32[Array, "B K"]
 ) -> Float[Array, "B K"]:
     """log P(token_ids[b, k]) over the vocabulary at each row."""
-    if not multiplied_in_cpp(states.dtype.name, states.shape[1]):
-        return _by_xla(states, weights, token_ids)
-    return lax.platform_dependent(states, weights, token_ids, cpu=_by_cpp, default=_by_xla)
+    return by_cpp_or_xla(_by_cpp, _by_xla, states, weights, token_ids)
 
 
 def _by_cpp(

@@ -45,7 +45,7 @@ class LayerParams(NamedTuple):
 
 
 class Params(NamedTuple):
-    """All weights, or the bits of them (isoprefill.models.bits). `head` is None when it is tied to `embedding`."""
+    """All weights, or the bits of them (isoprefill.bits). `head` is None when it is tied to `embedding`."""
 
     embedding: Float[Array, "V E"]
     layers: LayerParams

@@ -1,5 +1,7 @@
 """The product of rows and weights that the decoder is made of."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -18,9 +20,17 @@ def multiply_transposed(x: Float[Array, "T N"], weight: Float[Array, "M N"]) -> 
 
     On a CPU with AVX-512 by csrc/matrix_product.h, which is faster than XLA (docs/performance.md has numbers).
     """
+    return by_cpp_or_xla(_by_cpp, _by_xla, x, weight)
+
+
+def by_cpp_or_xla(
+    by_cpp: Callable[..., Array], by_xla: Callable[..., Array], x: Float[Array, "T N"], *more: Array
+) -> Array:
+    """What multiplies the rows x, by C++ on a CPU whose instructions do, else by XLA: `by_…(x, *more)`."""
     if not multiplied_in_cpp(x.dtype.name, x.shape[1]):
-        return _by_xla(x, weight)
-    return lax.platform_dependent(x, weight, cpu=_by_cpp, default=_by_xla)
+        return by_xla(x, *more)
+    result: Array = lax.platform_dependent(x, *more, cpu=by_cpp, default=by_xla)
+    return result
 
 
 def multiplied_in_cpp(dtype: str, inner: int) -> bool:

@@ -12,9 +12,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from isoprefill.server.settings import Limits
 
-SURPLUS = (
-    "surplus_connection"  # in a request's state: it is to be refused, and its connection closed
-)
+# In a request's state: it is to be refused, and its connection closed.
+SURPLUS = "surplus_connection"
 
 
 def protocol_class(limits: Limits) -> type[H11Protocol]:
