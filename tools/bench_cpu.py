@@ -18,7 +18,7 @@ from absl import app, flags
 from cpu_contestants import NAMES, Dtype
 from cpu_measurement import Measured, Task, measure_apart
 from cpu_plot import draw_items
-from cpu_workloads import KINDS, WORKLOADS
+from cpu_workloads import KINDS, WORKLOADS, Kind
 
 _WORKLOAD = flags.DEFINE_multi_enum(
     "workload", list(WORKLOADS), list(WORKLOADS), "Requests; may be repeated."
@@ -49,9 +49,9 @@ _CLOCK = flags.DEFINE_enum(
     "What is measured; cpu is processor time over cores, for a machine that others use too: a lower bound of the wall "
     "time on a free one.",
 )
-_QUICK = flags.DEFINE_bool("quick", False, "A look in under two minutes: small requests, float32.")
+_QUICK = flags.DEFINE_bool("quick", False, "A look in under two minutes: demo, labels, float32.")
 
-QUICK = ("ours-packed", "ours-packed_extend", "torch-serial", "torch-extend", "torch-dense")
+QUICK = ("ours-packed", "torch-serial", "torch-extend", "torch-dense")
 REFERENCE = "torch-extend"  # in float32: what scores are compared with
 
 Row = dict[str, Any]
@@ -64,17 +64,18 @@ def main(argv: list[str]) -> None:
     if _PLOT.value:
         draw_items(_PLOT.value, _MODEL.value, _CLOCK.value)
         return
-    names = [name for name in _IMPLEMENTATION.value if not _QUICK.value or name in QUICK]
-    dtypes: list[Dtype] = ["float32"] if _QUICK.value else _DTYPE.value
-    rounds = 1 if _QUICK.value else _ROUNDS.value
+    workloads, names, kinds = _WORKLOAD.value, _IMPLEMENTATION.value, _KIND.value
+    dtypes: list[Dtype] = _DTYPE.value
+    rounds = _ROUNDS.value
+    if _QUICK.value:
+        workloads, names, kinds, dtypes, rounds = ["demo"], QUICK, ["labels"], ["float32"], 1
     kept = _kept()
     print(f"{_processor()}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
     print(f"{'workload':<18}{'implementation':<34}{'dtype':<10}{'items/s':>8}{'s':>8}{'MB':>7}"
           f"{'diff':>9}{'x peer':>8}{'GFLOP':>8}{'share':>7}")  # fmt: skip
-    for workload in _WORKLOAD.value:
-        if _QUICK.value and workload not in ("demo", "pr"):
-            continue
-        rows = compare(workload, [(name, dtype) for dtype in dtypes for name in names], rounds)
+    for workload in workloads:
+        who = [(name, dtype) for dtype in dtypes for name in names]
+        rows = compare(workload, who, kinds, rounds)
         new = {_identity(row) for row in rows}
         rows += [row for row in kept.pop(workload, []) if _identity(row) not in new]
         kept[workload] = with_ratios(rows)
@@ -86,16 +87,18 @@ def main(argv: list[str]) -> None:
             pathlib.Path(_JSON.value).write_text(json.dumps(everything, indent=1) + "\n")
 
 
-def compare(workload: str, who: list[tuple[str, Dtype]], rounds: int) -> list[Row]:
+def compare(
+    workload: str, who: list[tuple[str, Dtype]], kinds: list[Kind], rounds: int
+) -> list[Row]:
     """Rows of one workload, without their ratios."""
     runs: dict[Key, list[Measured]] = {}
     for index in range(rounds):
         for name, dtype in who if index % 2 == 0 else reversed(who):
-            for one in measure_apart(_task(name, dtype, workload, _SECONDS.value)):
+            for one in measure_apart(_task(name, dtype, workload, kinds, _SECONDS.value)):
                 runs.setdefault((name, dtype, one.kind), []).append(one)
-    reference = {kind: runs.get((REFERENCE, "float32", kind)) for kind in _KIND.value}
+    reference = {kind: runs.get((REFERENCE, "float32", kind)) for kind in kinds}
     if not all(reference.values()):
-        found = measure_apart(_task(REFERENCE, "float32", workload, 0))
+        found = measure_apart(_task(REFERENCE, "float32", workload, kinds, 0))
         reference = {one.kind: [one] for one in found}
     rows = []
     for (name, dtype, kind), of_rounds in runs.items():
@@ -147,14 +150,14 @@ def print_row(row: Row) -> None:
     )
 
 
-def _task(name: str, dtype: Dtype, workload: str, seconds: float) -> Task:
+def _task(name: str, dtype: Dtype, workload: str, kinds: list[Kind], seconds: float) -> Task:
     one = WORKLOADS[workload]
     return Task(
         name,
         dtype,
         _MODEL.value,
         [(one.name, one.query_len, one.item_lens)],
-        _KIND.value,
+        kinds,
         seconds,
         _LIMIT.value,
         clock=_CLOCK.value,

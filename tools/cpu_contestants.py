@@ -9,7 +9,7 @@ from cpu_workloads import LABELS, Kind, Sizes
 
 Dtype = Literal["float32", "bfloat16"]
 
-OURS = ("packed", "packed_extend", "prefill_extend", "serial")
+OURS = ("packed", "packed_extend", "prefill_extend", "serial", "auto")
 PEERS = ("serial", "batched", "extend", "dense", "flex")
 NAMES = tuple(f"ours-{way}" for way in OURS) + tuple(f"torch-{way}" for way in PEERS)
 # Their time is linear in the number of items.

@@ -8,7 +8,7 @@ QUERY, ITEM = 300, 20
 NUMBERS = (1, 3, 10, 30, 100, 300, 1000, 2000)
 LONGEST = 15.0  # seconds of a point after which a curve ends
 CURVES = {
-    "ours-packed_extend": ("isoprefill, packed_extend", "C0"),
+    "ours-auto": ("isoprefill", "C0"),
     "torch-serial": ("PyTorch, one by one", "C3"),
     "torch-batched": ("PyTorch, batched", "C1"),
     "torch-extend": ("PyTorch, prefill + extend", "C2"),
