@@ -33,7 +33,7 @@ def draw_items(path: str, model: str, clock: Literal["wall", "cpu"]) -> None:
                 model,
                 [(f"{QUERY} + {number} x {ITEM}", QUERY, (ITEM,) * number) for number in NUMBERS],
                 ["labels"],
-                seconds=0,
+                seconds=2,
                 limit=1e9,
                 stop_after=LONGEST,
                 clock=clock,
