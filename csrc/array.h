@@ -3,8 +3,8 @@
 // std::vector would write every element twice (once zero, once the value), and
 // could not hand its buffer to NumPy. Zeros() uses calloc, so that a large
 // array's pages are zeroed by the kernel when they are first touched and not at
-// all before. UseHugePages() makes first touches cheaper for an array of which
-// most pages will be touched.
+// all before. InHugePages() and UseHugePages() make first touches cheaper for
+// an array of which most pages will be touched.
 
 #ifndef CSRC_ARRAY_H_
 #define CSRC_ARRAY_H_
@@ -30,10 +30,31 @@ class Array {
  public:
   Array() = default;
   explicit Array(int64_t size)
-      : Array(size, [](size_t n) { return std::malloc(n * sizeof(T)); }) {}
+      : Array(size,
+              [](size_t n) { return Whole(std::malloc(n * sizeof(T))); }) {}
 
   static Array Zeros(int64_t size) {
-    return Array(size, [](size_t n) { return std::calloc(n, sizeof(T)); });
+    return Array(size,
+                 [](size_t n) { return Whole(std::calloc(n, sizeof(T))); });
+  }
+
+  // Uninitialised, in whole huge pages from the size of one on. An array that
+  // begins beside their boundaries would have up to two of them in small pages.
+  // By malloc, which reuses memory that was touched before; aligned_alloc maps
+  // fresh pages at every call.
+  static Array InHugePages(int64_t size) {
+    if (size < int64_t{kHugePage / sizeof(T)}) return Array(size);
+    return Array(size, [](size_t n) {
+      const size_t bytes =
+          (n * sizeof(T) + kHugePage - 1) / kHugePage * kHugePage;
+      void* const block = std::malloc(bytes + kHugePage);
+      if (block == nullptr) return Pointer();
+      const uintptr_t begin =
+          (reinterpret_cast<uintptr_t>(block) + kHugePage - 1) / kHugePage *
+          kHugePage;
+      AdviseHugePages(reinterpret_cast<void*>(begin), bytes);
+      return Pointer(reinterpret_cast<T*>(begin), Free{block});
+    });
   }
 
   int64_t size() const { return size_; }
@@ -47,24 +68,38 @@ class Array {
   const T* begin() const { return data(); }
   const T* end() const { return data() + size_; }
 
-  // A hint without other effect, ignored below 4 MiB: the kernel backs the
-  // array by huge pages where it can.
+  // A hint without other effect: the kernel backs the array by huge pages where
+  // it can.
   void UseHugePages() {
-#if defined(__linux__)
     constexpr uintptr_t kPage = 4096;
     const uintptr_t begin =
         (reinterpret_cast<uintptr_t>(data()) + kPage - 1) / kPage * kPage;
     const uintptr_t end = reinterpret_cast<uintptr_t>(this->end());
-    if (end < begin || end - begin < (uintptr_t{4} << 20)) return;
-    madvise(reinterpret_cast<void*>(begin), (end - begin) / kPage * kPage,
-            MADV_HUGEPAGE);
-#endif
+    if (end < begin + kHugePage) return;
+    AdviseHugePages(reinterpret_cast<void*>(begin),
+                    (end - begin) / kPage * kPage);
   }
 
  private:
+  static constexpr size_t kHugePage = size_t{2} << 20;
+
+  static void AdviseHugePages([[maybe_unused]] void* begin,
+                              [[maybe_unused]] size_t bytes) {
+#if defined(__linux__)
+    madvise(begin, bytes, MADV_HUGEPAGE);
+#endif
+  }
+
+  // Frees the block of memory that the array lies in.
   struct Free {
-    void operator()(T* pointer) const { std::free(pointer); }
+    void* block = nullptr;
+    void operator()(T*) const { std::free(block); }
   };
+  using Pointer = std::unique_ptr<T, Free>;
+
+  static Pointer Whole(void* block) {
+    return Pointer(static_cast<T*>(block), Free{block});
+  }
 
   template <typename Allocate>
   Array(int64_t size, Allocate allocate) : size_(size) {
@@ -73,12 +108,11 @@ class Array {
       throw std::bad_alloc();
     }
     // One element at least, so that data() is never null.
-    data_.reset(
-        static_cast<T*>(allocate(size == 0 ? 1 : static_cast<size_t>(size))));
+    data_ = allocate(size == 0 ? 1 : static_cast<size_t>(size));
     if (data_ == nullptr) throw std::bad_alloc();
   }
 
-  std::unique_ptr<T, Free> data_;
+  Pointer data_;
   int64_t size_ = 0;
 };
 

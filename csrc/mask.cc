@@ -39,8 +39,8 @@ Array<Element> DenseMask(const Layout& layout) {
   const int64_t size = layout.num_rows * columns;
   const bool fresh = size >= kFreshBytes / int64_t{sizeof(Element)};
   Array<Element> mask =
-      fresh ? Array<Element>::Zeros(size) : Array<Element>(size);
-  if (!fresh || columns <= kDenseRowBytes / int64_t{sizeof(Element)}) {
+      fresh ? Array<Element>::Zeros(size) : Array<Element>::InHugePages(size);
+  if (fresh && columns <= kDenseRowBytes / int64_t{sizeof(Element)}) {
     mask.UseHugePages();
   }
   const auto zeros = [fresh](Element* begin, Element* end) {
