@@ -193,9 +193,17 @@ def test_help_lists_the_flags():
 
 def test_unknown_flag_is_named():
     done = run(*FRANCE, "--itemz", "a")
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert "itemz" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_flag_of_a_wrong_value_is_named():
+    done = run(*FRANCE, "--item", "a", "--algorithm", "fast")
+    assert done.returncode == 2
+    assert "--algorithm=fast" in done.stderr
+    assert "packed_extend" in done.stderr  # what it may be
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_usage_lists_the_commands():

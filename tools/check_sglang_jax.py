@@ -67,6 +67,7 @@ CASES = (
     Case("qwen3", 16, 1),
     Case("qwen3", 1, 2),
     Case("qwen3", 16, 2),
+    Case("qwen3", 16, 1, "pallas"),
     Case("smollm2-135m", 1, 1),  # its 9 query heads cannot be divided by 2
     Case("smollm2-135m", 16, 1),
 )

@@ -41,4 +41,12 @@ def run(command: str, argv: list[str] | None = None) -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     if command != "serve":  # no log beside a table; a flag of the caller's overrides this one
         argv = [argv[0], "--verbosity=-1", *argv[1:]]
-    app.run(module.main, argv=argv)
+
+    def parse(args: list[str]) -> list[str]:
+        try:
+            return flags.FLAGS(args)
+        except flags.Error as error:
+            print(f"{command}: {error} (--help lists the flags)", file=sys.stderr)
+            sys.exit(2)
+
+    app.run(module.main, argv=argv, flags_parser=parse)

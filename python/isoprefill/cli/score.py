@@ -67,7 +67,7 @@ _DELIMITER = flags.DEFINE_enum(
 )
 _DELIMITER_ID = flags.DEFINE_integer("delimiter-id", None, "The id of the delimiter token.")
 _MESH = flags.DEFINE_string(
-    "mesh", None, "Devices to share the work out to, such as data=2,tensor=4; without, one."
+    "mesh", None, "Devices to share the work out to, such as data=2,tensor=3; without, one."
 )
 _PREFIX_CACHE_BYTES = flags.DEFINE_integer(
     "prefix-cache-bytes",
@@ -106,13 +106,17 @@ def _score() -> dict[str, Any]:
         raise ValueError("--softmax needs --labels")
     if _TEMPERATURE.value is not None and not _SOFTMAX.value:
         raise ValueError("--temperature needs --softmax")
+    if _DELIMITER_ID.value is not None and _DELIMITER.value == "none":
+        raise ValueError("--delimiter-id needs --delimiter hidden or prefix_first")
+    cache_bytes = _PREFIX_CACHE_BYTES.value
+    if cache_bytes is not None and cache_bytes < 0:
+        raise ValueError(f"--prefix-cache-bytes must be at least 0, got {cache_bytes}")
 
     # After the cheap checks: importing jax takes a second.
     from isoprefill.cli.progress import progress_bar
     from isoprefill.engine import PREFIX_CACHE_BYTES, ScoringEngine
     from isoprefill.mesh import MeshShape
 
-    cache_bytes = _PREFIX_CACHE_BYTES.value
     engine = ScoringEngine.from_pretrained(
         _MODEL.value,
         _choice(_DTYPE),
@@ -215,9 +219,9 @@ def _print_table(report: dict[str, Any]) -> None:
         table.add_column("probability", justify="right")
     for result in results:
         numbers = (
-            [f"{score:.6g}" for score in result["scores"]]
+            [f"{score:.4g}" for score in result["scores"]]
             if "scores" in result
-            else [f"{result['score']:.4f}", f"{result['probability']:.6g}"]
+            else [f"{result['score']:.4f}", f"{result['probability']:.4g}"]
         )
         # Text, not markup: an item may hold square brackets.
         table.add_row(str(result["rank"]), Text(_one_line(result["item"])), *numbers)

@@ -27,7 +27,9 @@ _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of
 _ALGORITHM = flags.DEFINE_enum(
     "algorithm", "auto", ["auto", *get_args(Algorithm)], "How to compute the scores."
 )
-_ATTENTION = flags.DEFINE_string("attention", "auto", "Attention back end of the engine.")
+_ATTENTION = flags.DEFINE_enum(
+    "attention", "auto", ["auto", "pallas", "cpu", "xla", "dense"], "Attention back end."
+)
 _WARMUP = flags.DEFINE_list(
     "warmup-tokens", ["64", "256"], "Sizes of requests that are scored before /ready says yes."
 )
