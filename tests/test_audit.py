@@ -370,6 +370,15 @@ def test_an_effect_that_does_not_come_again_is_not_taken_for_a_leak():
     assert report.conclusion.verdict == "INCONCLUSIVE"
 
 
+def test_an_effect_that_cannot_be_measured_again_is_not_taken_for_a_leak():
+    """And the audit goes on: what else the server answers is still reported."""
+    glitch, numbers = 2 * SHORT.repeats + 2, itertools.count(1)  # the first probe's first of two
+    report = audit(stub(lambda *_: next(numbers) > glitch + 1, glitch_at=glitch), settings=SHORT)
+    assert report.findings[0].verdict == "inconclusive"
+    assert "could not be measured again" in report.findings[0].reason
+    assert report.findings[1].verdict == "rejected"
+
+
 def test_what_a_server_refuses_is_recorded():
     """Long lists and special texts; what is left is judged."""
 

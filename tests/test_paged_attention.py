@@ -165,9 +165,7 @@ def compiled(soft_cap=None):
 
 @functools.partial(jax.jit, static_argnames="head_dim")
 def gather(pages, page_indices, page_lens, head_dim):
-    return paged.gather_columns(
-        pages, page_indices, page_lens, head_dim=head_dim, interpret=interpreter()
-    )
+    return paged.gather_columns(pages, page_indices, page_lens, head_dim=head_dim)
 
 
 def attend(pack, q, pages, **options):

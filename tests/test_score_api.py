@@ -41,6 +41,7 @@ from isoprefill.server.metrics import Metrics
 from isoprefill.server.service import Service
 from isoprefill.server.settings import EngineSettings, RerankSettings, ServerSettings
 from isoprefill.server.supervisor import StartError
+from isoprefill.softmax import softmax
 from running_server import SERVE, RunningServer, running, running_server
 
 VOCAB = small_models.VOCAB_SIZE
@@ -526,6 +527,14 @@ BAD_BODIES = {
     "unknown token": ({"query": [VOCAB], "items": [[1]]}, "token_id_exceeds_vocab", "query"),
     "huge token": ({"query": [1], "items": [[2**70]]}, "token_id_exceeds_vocab", "items[0][0]"),
     "too long": ({"query": "a" * 512}, "context_length_exceeded", "items"),
+    "causal and too long": (
+        {"query": "a" * 200, "items": ["b" * 200, "c" * 200], "isolation": "causal"},
+        "context_length_exceeded",
+        "items",
+    ),
+    "label lists that are small but for one": (
+        {"label_token_ids": [[0] * 1000, *[[0]] * 2000]}, "too_many_labels", "label_token_ids"
+    ),
 }  # fmt: skip
 
 
@@ -535,6 +544,20 @@ def test_bad_body(server, change, code, param):
     response = server.post("/v1/score", **body)
     assert code_of(response) == code, response.text
     assert response.json()["error"]["param"] == param
+
+
+def test_a_label_is_refused_without_being_repeated(server):
+    response = server.post(
+        "/v1/score", **GOOD | {"label_token_ids": None, "labels": ["a", "a secret"]}
+    )
+    assert code_of(response) == "invalid_label"
+    assert "labels[1]" in response.text
+    assert "secret" not in response.text
+
+
+def test_a_tiny_temperature_leaves_the_likeliest_label():
+    """Dividing before the largest is subtracted would overflow to nothing but zeros."""
+    assert softmax(np.array([[-5.0, -1.0, -np.inf]]), 1e-310).tolist() == [[0.0, 1.0, 0.0]]
 
 
 @pytest.mark.parametrize(
@@ -587,9 +610,10 @@ def test_routes_methods_and_media_types(server):
     assert code_of(text) == "unsupported_media_type"
 
 
-def test_causal_needs_all_items_in_one_prefill(model_directory):
-    """On a server that scores items one by one it would mean nothing, silently."""
-    engine = EngineSettings(model=model_directory, algorithm="serial")
+@pytest.mark.parametrize("algorithm", ["serial", "packed_extend", "prefill_extend"])
+def test_causal_needs_all_items_in_one_prefill(model_directory, algorithm):
+    """On a server that scores items apart it would mean nothing, silently."""
+    engine = EngineSettings(model=model_directory, algorithm=algorithm)
     settings = ServerSettings(engine=engine)
     metrics = Metrics()
     dispatcher = Dispatcher(settings.limits, metrics)
@@ -705,6 +729,7 @@ BAD_FLAGS = {
     "mode without a delimiter": (["--delimiter=hidden"], "needs a delimiter-token-id"),
     "delimiter without a mode": (["--delimiter-token-id=0"], "needs no delimiter-token-id"),
     "causal and serial": (["--isolation=causal", "--algorithm=serial"], "no meaning"),
+    "causal and chunks": (["--isolation=causal", "--algorithm=packed_extend"], "no meaning"),
     "causal and a delimiter": (
         ["--isolation=causal", "--delimiter=hidden", "--delimiter-token-id=0"],
         "use delimiter 'none'",

@@ -67,9 +67,7 @@ def paged_attention(
         check_page_table(page_indices, page_lens, kv_pages.shape[0], kv_pages.shape[1])
     if q.dtype != kv_pages.dtype:
         raise ValueError(f"q must have the cache's dtype {kv_pages.dtype}, got {q.dtype}")
-    k, v = gather_columns(
-        kv_pages, page_indices, page_lens, head_dim=q.shape[2], interpret=interpret
-    )
+    k, v = gather_columns(kv_pages, page_indices, page_lens, head_dim=q.shape[2])
     return pallas_attention(
         q,
         k,
@@ -88,7 +86,6 @@ def gather_columns(
     page_lens: Int32[Array, "n"],
     *,
     head_dim: int,
-    interpret: bool | pltpu.InterpretParams | None = None,
 ) -> tuple[Float[Array, "S Hkv D"], Float[Array, "S Hkv D"]]:
     """Keys and values of the columns, contiguous, with zeros where page_lens says that nothing counts."""
     _, page_size, heads, packing, padded = kv_pages.shape

@@ -285,7 +285,7 @@ class ScoringEngine:
         Raises:
             RequestError: if the text is not a single token.
         """
-        return self._preparer.label_id(text)
+        return self._preparer.label_id(f"label {text!r}", text)
 
     def _score_batch(
         self,
@@ -377,10 +377,10 @@ class ScoringEngine:
                 param="isolation",
             )
         limit = min(self._model.config.max_positions, self._pack_tokens)
-        if request.num_tokens > limit:
+        if request.num_rows > limit:
             raise RequestError(
                 f"with isolation 'causal' the query and all items must have at most {limit} tokens together, "
-                f"got {request.num_tokens}",
+                f"delimiters included, got {request.num_rows}",
                 code="context_length_exceeded",
                 param="items",
             )

@@ -120,6 +120,13 @@ class Preparer:
                 raise self._outside(f"label_token_ids{place}", int(ids[of, label, token]))
         if request.delimiter_id is not None:
             self._check_vocabulary("delimiter_id", np.asarray([request.delimiter_id]))
+        if request.isolation == "causal" and request.num_rows > self.max_positions:
+            raise RequestError(
+                f"with isolation 'causal' the query and all items must have at most {self.max_positions} tokens "
+                f"together (the model's positions), delimiters included, got {request.num_rows}",
+                code="context_length_exceeded",
+                param="items",
+            )
         index, longest = max(enumerate(request.items), key=lambda item: item[1].size)
         delimiter = int(request.delimiter == "prefix_first")  # which takes a position of its own
         if request.query.size + longest.size + delimiter > self.max_positions:
@@ -131,17 +138,16 @@ class Preparer:
                 param="items",
             )
 
-    def label_id(self, text: str) -> int:
-        """The token id of a label given as text. Added tokens, spelt out, are tokens like any other.
+    def label_id(self, name: str, text: str) -> int:
+        """The token id of a label given as text, `name` in messages. Added tokens, spelt out, are like any other.
 
         Raises:
             RequestError: if the text is not a single token.
         """
         ids = self.tokenizer.encode(text)
         if len(ids) != 1:
-            pieces = [self.tokenizer.decode([token]) for token in ids]
             raise RequestError(
-                f"label {text!r} must be a single token, but is {len(ids)}: {pieces}",
+                f"{name} must be a single token, got {len(ids)}",
                 code="invalid_label",
                 param="labels",
             )

@@ -125,3 +125,9 @@ class TokenRequest:
     def num_tokens(self) -> int:
         """Tokens of the query and of all items, without delimiters."""
         return self.query.size + sum(item.size for item in self.items)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the query, of all items and of the delimiters, in one prefill."""
+        delimiters = 0 if self.delimiter == "none" else len(self.items) + 1
+        return self.num_tokens + delimiters

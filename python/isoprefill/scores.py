@@ -64,7 +64,7 @@ def score_result(
     check_score_options(has_labels=has_labels, apply_softmax=apply_softmax, temperature=temperature)
     scores = logprobs.logprobs
     if has_labels:
-        scores = softmax(scores / (temperature or 1.0)) if apply_softmax else np.exp(scores)
+        scores = softmax(scores, temperature or 1.0) if apply_softmax else np.exp(scores)
     return ScoreResult(
         scores=scores,
         logprobs=logprobs.logprobs,

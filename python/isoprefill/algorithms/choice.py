@@ -28,8 +28,7 @@ def choose(request: TokenRequest, *, cached: bool, seen_before: bool, pack_token
         seen_before: whether the same query was asked lately.
         pack_tokens: rows that fit into memory in one prefill.
     """
-    delimiters = 0 if request.delimiter == "none" else len(request.items) + 1
-    rows = request.num_tokens + delimiters
+    rows = request.num_rows
     if request.isolation == "causal":
         return Choice("packed", "items that see each other need one prefill")
     if request.item_first:

@@ -118,20 +118,23 @@ def _calibrate(instrument: Instrument) -> tuple[Noise, str]:
 def _run_probe(probe: Probe, instrument: Instrument, settings: AuditSettings) -> Finding:
     name = _name(probe)
     question = (probe.__doc__ or "").splitlines()[0]
+    finding = None
     try:
         measurement = probe(instrument, settings)
-    except Rejected as error:
-        return Finding(name, question, "rejected", reason=str(error))
-    except ServerError as error:
-        if probe not in HOSTILE:
+        threshold = instrument.threshold(shape_changes=measurement.shape_changes)
+        finding = judge(name, question, measurement, threshold)
+        if finding.verdict != "leak" or probe in SPORADIC:
+            return finding
+        # A leak is there again. What is not was noise that the calibration did not meet.
+        again = judge(name, question, probe(instrument, settings), threshold)
+    except (Rejected, ServerError) as error:
+        if isinstance(error, ServerError) and probe not in HOSTILE:
             raise
-        return Finding(name, question, "failed", reason=str(error))
-    threshold = instrument.threshold(shape_changes=measurement.shape_changes)
-    finding = judge(name, question, measurement, threshold)
-    if finding.verdict != "leak" or probe in SPORADIC:
-        return finding
-    # A leak is there again. What is not was noise that the calibration did not meet.
-    again = judge(name, question, probe(instrument, settings), threshold)
+        if finding is not None:
+            reason = f"an effect of {finding.effect:.3g} could not be measured again: {error}"
+            return dataclasses.replace(finding, verdict="inconclusive", reason=reason)
+        refused = isinstance(error, Rejected)
+        return Finding(name, question, "rejected" if refused else "failed", reason=str(error))
     if again.verdict == "leak":
         return finding
     reason = f"an effect of {finding.effect:.3g} was not there again"

@@ -179,6 +179,3 @@ class ErrorResponse(BaseModel):
 
 
 REQUESTS: tuple[type[BaseModel], ...] = (ScoreRequest, RerankRequest)
-RESPONSES: tuple[type[BaseModel], ...] = (ErrorResponse,)
-
-Body = dict[str, Any]

@@ -80,6 +80,8 @@ class Dispatcher:
                 "model_not_loaded", "The model is being loaded.", retry_after_s=RETRY_AFTER_S
             )
         tokens = request.num_tokens
+        if request.labels is not None:
+            tokens += request.labels.token_ids.size
         full = len(self._in_flight) >= self._limits.max_queue_requests
         if full or (self._in_flight and self._tokens + tokens > self._limits.max_queue_tokens):
             raise ApiError(

@@ -63,6 +63,8 @@ def _token_request(
     service.check_model(asked.model)
     items: Sequence[Any] = [asked.items] if isinstance(asked.items, str) else asked.items
     service.check_number_of_items("items", len(items))
+    for name in ("labels", "label_token_ids"):
+        service.check_number_of_labels(name, getattr(asked, name) or ())
     labels = _labels(asked, preparer)
     if labels is None and service.settings.require_labels:
         raise ApiError(
@@ -76,10 +78,11 @@ def _token_request(
         temperature=asked.temperature,
     )
     isolation = asked.isolation or service.settings.isolation
-    if isolation == "causal" and service.settings.engine.algorithm == "serial":
+    if isolation == "causal" and not service.settings.allows_causal:
         raise ApiError(
             "invalid_isolation",
-            "This server scores items one by one: isolation 'causal' has no meaning.",
+            "This server does not score all items in one prefill without delimiters: isolation 'causal' has no "
+            "meaning.",
             "isolation",
         )
     tokens = preparer.request(
@@ -103,10 +106,13 @@ def _labels(asked: ScoreRequest, preparer: Preparer) -> LabelSets | None:
         return None if asked.label_token_ids is None else LabelSets.parse(asked.label_token_ids)
     return LabelSets.parse(
         [
-            preparer.label_id(label)
+            preparer.label_id(f"labels[{index}]", label)
             if isinstance(label, str)
-            else [preparer.label_id(one) for one in label]
-            for label in asked.labels
+            else [
+                preparer.label_id(f"labels[{index}][{place}]", one)
+                for place, one in enumerate(label)
+            ]
+            for index, label in enumerate(asked.labels)
         ]
     )
 

@@ -7,6 +7,7 @@ closes, however the front end ended, this process ends too, within `LAST_SECONDS
 """
 
 import contextlib
+import itertools
 import math
 import os
 import pathlib
@@ -191,6 +192,7 @@ def warm_up(engine: Engine, sizes: Sequence[int]) -> None:
 
     What a batch compiles depends on its size, on its longest request and on what is read out.
     """
+    first_tokens = itertools.count()  # no query came before, which would be scored otherwise
     for size in sizes:
         if size > engine.max_positions:
             raise ValueError(
@@ -199,10 +201,15 @@ def warm_up(engine: Engine, sizes: Sequence[int]) -> None:
         token = np.int32(engine.vocab_size - 1)
         for labels in (None, LabelSets.shared([int(token), 0])):
             for number in (1, 4):
-                query = np.full(max(1, size // number // 2), token)
-                item = np.full(max(1, min(16, query.size)), token)
-                items = (item,) * max(1, query.size // item.size)
-                engine.score([TokenRequest(query, items, labels=labels)] * number)
+                length = max(1, size // number // 2)
+                item = np.full(max(1, min(16, length)), token)
+                items = (item,) * max(1, length // item.size)
+                requests = []
+                for _ in range(number):
+                    query = np.full(length, token)
+                    query[0] = next(first_tokens) % engine.vocab_size
+                    requests.append(TokenRequest(query, items, labels=labels))
+                engine.score(requests)
 
 
 def _end_with(stdin: IO[bytes], address: str) -> None:

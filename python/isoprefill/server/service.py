@@ -3,8 +3,8 @@
 import asyncio
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
@@ -22,6 +22,7 @@ from isoprefill.server.settings import ServerSettings
 
 T = TypeVar("T")
 
+MOST_LABELS = 1 << 20  # of a request, padded: 4 MB
 LARGE_BODY = 64 << 10  # bytes; larger ones are parsed and tokenised beside the event loop
 
 
@@ -165,6 +166,28 @@ class Service:
         if number > limit:
             raise ApiError(
                 "too_many_items", f"{name} must hold at most {limit}, got {number}", name
+            )
+
+    def check_number_of_labels(self, name: str, labels: Sequence[Any]) -> None:
+        """Raises ApiError if there are too many, or if lists of them would be; before they are padded to one length.
+
+        Args:
+            name: of the field.
+            labels: for all items, or a list of them for each item.
+        """
+        limit = self.settings.limits.max_labels
+        lists: list[Sequence[Any]] = [one for one in labels if isinstance(one, list)] or [labels]
+        widest = max(map(len, lists))
+        if widest > limit:
+            raise ApiError(
+                "too_many_labels", f"{name} must have at most {limit} labels, got {widest}", name
+            )
+        if len(lists) * widest > MOST_LABELS:
+            raise ApiError(
+                "too_many_labels",
+                f"{name} must hold at most {MOST_LABELS} labels once every list is as long as the longest, "
+                f"got {len(lists)} x {widest}",
+                name,
             )
 
     def close(self) -> None:

@@ -162,6 +162,9 @@ class RerankSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise ValueError(f"rerank-yes and rerank-no must differ, both are {self.relevant!r}")
 
 
+CAUSAL_ALGORITHMS = ("auto", "packed")  # those with all items in one prefill
+
+
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that a server is told.
 
@@ -208,12 +211,18 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise ValueError(
                 f"delimiter {self.delimiter!r} needs {wanted} delimiter-token-id, got {self.delimiter_token_id}"
             )
-        if self.isolation == "causal" and self.engine.algorithm == "serial":
+        if self.isolation == "causal" and self.engine.algorithm not in CAUSAL_ALGORITHMS:
             raise ValueError(
-                "isolation 'causal' has no meaning with algorithm 'serial': items are alone"
+                f"isolation 'causal' has no meaning with algorithm {self.engine.algorithm!r}: items are not all in "
+                f"one prefill; it must be one of {CAUSAL_ALGORITHMS}"
             )
         if self.isolation == "causal" and self.delimiter != "none":
             raise ValueError("isolation 'causal' has no delimiters: use delimiter 'none'")
+
+    @property
+    def allows_causal(self) -> bool:
+        """Whether a request may ask for isolation 'causal'."""
+        return self.engine.algorithm in CAUSAL_ALGORITHMS and self.delimiter == "none"
 
 
 def is_loopback(host: str) -> bool:
