@@ -45,13 +45,11 @@ class Array {
   static Array InHugePages(int64_t size) {
     if (size < int64_t{kHugePage / sizeof(T)}) return Array(size);
     return Array(size, [](size_t n) {
-      const size_t bytes =
-          (n * sizeof(T) + kHugePage - 1) / kHugePage * kHugePage;
+      const size_t bytes = RoundUp(n * sizeof(T), kHugePage);
       void* const block = std::malloc(bytes + kHugePage);
       if (block == nullptr) return Pointer();
       const uintptr_t begin =
-          (reinterpret_cast<uintptr_t>(block) + kHugePage - 1) / kHugePage *
-          kHugePage;
+          RoundUp(reinterpret_cast<uintptr_t>(block), kHugePage);
       AdviseHugePages(reinterpret_cast<void*>(begin), bytes);
       return Pointer(reinterpret_cast<T*>(begin), Free{block});
     });
@@ -72,8 +70,7 @@ class Array {
   // it can.
   void UseHugePages() {
     constexpr uintptr_t kPage = 4096;
-    const uintptr_t begin =
-        (reinterpret_cast<uintptr_t>(data()) + kPage - 1) / kPage * kPage;
+    const uintptr_t begin = RoundUp(reinterpret_cast<uintptr_t>(data()), kPage);
     const uintptr_t end = reinterpret_cast<uintptr_t>(this->end());
     if (end < begin + kHugePage) return;
     AdviseHugePages(reinterpret_cast<void*>(begin),
@@ -82,6 +79,10 @@ class Array {
 
  private:
   static constexpr size_t kHugePage = size_t{2} << 20;
+
+  static constexpr uintptr_t RoundUp(uintptr_t value, uintptr_t to) {
+    return (value + to - 1) / to * to;
+  }
 
   static void AdviseHugePages([[maybe_unused]] void* begin,
                               [[maybe_unused]] size_t bytes) {

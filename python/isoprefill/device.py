@@ -4,12 +4,13 @@ import dataclasses
 
 from jax.sharding import Mesh
 
-from isoprefill.attention.op import Backend, with_schedule_of
+from isoprefill.attention.op import with_schedule_of
 from isoprefill.bits import as_held, dtype_name
 from isoprefill.layout import PackedLayout
 from isoprefill.mesh import DATA, TENSOR, MeshShape, make_mesh, shard_params
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.decoder import Params
+from isoprefill.modes import Backend
 from isoprefill.steps import Steps, steps
 
 

@@ -14,13 +14,12 @@ from isoprefill import compilation_cache
 from isoprefill.algorithms.choice import Choice, choices_in_time, choose
 from isoprefill.algorithms.extend import extend_piece
 from isoprefill.algorithms.prefill import prefill_packs
-from isoprefill.attention.op import Backend
 from isoprefill.device import Device
 from isoprefill.labels import LabelSets
 from isoprefill.memory import free_bytes, rows_that_fit
 from isoprefill.mesh import MeshShape
 from isoprefill.models.pretrained import Pretrained, load_pretrained
-from isoprefill.modes import Algorithm, AlgorithmChoice, Delimiter, Isolation, Tokenization
+from isoprefill.modes import Algorithm, AlgorithmChoice, Backend, Delimiter, Isolation, Tokenization
 from isoprefill.packing import Piece, one_by_one, packs, pieces
 from isoprefill.prefix_cache import PrefixCache, PrefixCacheStats
 from isoprefill.prepare import Preparer
@@ -285,7 +284,7 @@ class ScoringEngine:
         Raises:
             RequestError: if the text is not a single token.
         """
-        return self._preparer.label_id(f"label {text!r}", text)
+        return self._preparer.label_id(text, f"label {text!r}")
 
     def _score_batch(
         self,
@@ -376,11 +375,10 @@ class ScoringEngine:
                 code="invalid_isolation",
                 param="isolation",
             )
-        limit = min(self._model.config.max_positions, self._pack_tokens)
-        if request.num_rows > limit:
+        if request.num_rows > self._pack_tokens:
             raise RequestError(
-                f"with isolation 'causal' the query and all items must have at most {limit} tokens together, "
-                f"delimiters included, got {request.num_rows}",
+                f"with isolation 'causal' the query and all items must have at most {self._pack_tokens} tokens "
+                f"together (what fits into one prefill), delimiters included, got {request.num_rows}",
                 code="context_length_exceeded",
                 param="items",
             )

@@ -138,7 +138,7 @@ class Preparer:
                 param="items",
             )
 
-    def label_id(self, name: str, text: str) -> int:
+    def label_id(self, text: str, name: str = "label") -> int:
         """The token id of a label given as text, `name` in messages. Added tokens, spelt out, are like any other.
 
         Raises:

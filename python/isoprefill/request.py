@@ -128,6 +128,6 @@ class TokenRequest:
 
     @property
     def num_rows(self) -> int:
-        """Rows of the query, of all items and of the delimiters, in one prefill."""
+        """Rows of one prefill of the query, all items and the delimiters."""
         delimiters = 0 if self.delimiter == "none" else len(self.items) + 1
         return self.num_tokens + delimiters

@@ -16,13 +16,13 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int32
 
 from isoprefill.attention import multi_item_attention
-from isoprefill.attention.op import Backend
 from isoprefill.bits import from_bits, to_bits
 from isoprefill.head import logprobs_at
 from isoprefill.layout import Ints, PackedLayout
 from isoprefill.mesh import DATA, KEYS_AND_VALUES, TENSOR, param_specs
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.decoder import Params, decode
+from isoprefill.modes import Backend
 
 
 class PackInputs(NamedTuple):

@@ -12,11 +12,11 @@ import isoprefill_csrc
 from isoprefill.attention.cpu import cpu_attention
 from isoprefill.attention.xla import xla_attention
 from isoprefill.layout import PackedLayout
+from isoprefill.modes import Backend
 from isoprefill_pallas.heads import Heads
 from isoprefill_pallas.op import pallas_attention
 from isoprefill_pallas.reference import dense_attention, visible
 
-Backend = Literal["auto", "pallas", "cpu", "xla", "dense"]
 DTYPES = ("float32", "bfloat16")
 
 

@@ -4,11 +4,12 @@ import dataclasses
 import datetime
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from isoprefill.audit.client import Rejected, ScoreClient, ServerError
 from isoprefill.audit.comparison import Comparison, compare
 from isoprefill.audit.conclusion import Conclusion, conclude
-from isoprefill.audit.finding import Finding, judge
+from isoprefill.audit.finding import Finding, Measurement, judge
 from isoprefill.audit.instrument import Instrument, Noise
 from isoprefill.audit.probes import HOSTILE, PROBES, SPORADIC, Probe
 from isoprefill.audit.settings import AuditSettings
@@ -118,27 +119,37 @@ def _calibrate(instrument: Instrument) -> tuple[Noise, str]:
 def _run_probe(probe: Probe, instrument: Instrument, settings: AuditSettings) -> Finding:
     name = _name(probe)
     question = (probe.__doc__ or "").splitlines()[0]
-    finding = None
-    try:
-        measurement = probe(instrument, settings)
-        threshold = instrument.threshold(shape_changes=measurement.shape_changes)
-        finding = judge(name, question, measurement, threshold)
-        if finding.verdict != "leak" or probe in SPORADIC:
-            return finding
-        # A leak is there again. What is not was noise that the calibration did not meet.
-        again = judge(name, question, probe(instrument, settings), threshold)
-    except (Rejected, ServerError) as error:
-        if isinstance(error, ServerError) and probe not in HOSTILE:
-            raise
-        if finding is not None:
-            reason = f"an effect of {finding.effect:.3g} could not be measured again: {error}"
-            return dataclasses.replace(finding, verdict="inconclusive", reason=reason)
-        refused = isinstance(error, Rejected)
-        return Finding(name, question, "rejected" if refused else "failed", reason=str(error))
-    if again.verdict == "leak":
+    measurement = _measured(probe, instrument, settings)
+    if not isinstance(measurement, Measurement):
+        verdict, reason = measurement
+        return Finding(name, question, verdict, reason=reason)
+    threshold = instrument.threshold(shape_changes=measurement.shape_changes)
+    finding = judge(name, question, measurement, threshold)
+    if finding.verdict != "leak" or probe in SPORADIC:
         return finding
-    reason = f"an effect of {finding.effect:.3g} was not there again"
+    # A leak is there again. What is not was noise that the calibration did not meet.
+    again = _measured(probe, instrument, settings)
+    if not isinstance(again, Measurement):
+        reason = f"an effect of {finding.effect:.3g} could not be measured again: {again[1]}"
+    elif judge(name, question, again, threshold).verdict == "leak":
+        return finding
+    else:
+        reason = f"an effect of {finding.effect:.3g} was not there again"
     return dataclasses.replace(finding, verdict="inconclusive", reason=reason)
+
+
+def _measured(
+    probe: Probe, instrument: Instrument, settings: AuditSettings
+) -> Measurement | tuple[Literal["rejected", "failed"], str]:
+    """What the probe measured, or what the server did instead, and why."""
+    try:
+        return probe(instrument, settings)
+    except Rejected as error:
+        return "rejected", str(error)
+    except ServerError as error:
+        if probe not in HOSTILE:
+            raise
+        return "failed", str(error)
 
 
 def _name(probe: Probe) -> str:

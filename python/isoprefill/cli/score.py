@@ -15,7 +15,7 @@ from absl import flags
 
 from isoprefill.cli.inputs import read_items, read_text
 from isoprefill.models.pinned import FetchError
-from isoprefill.modes import AlgorithmChoice, Delimiter, Isolation, Tokenization
+from isoprefill.modes import AlgorithmChoice, Backend, Delimiter, Isolation, Tokenization
 
 _QUERY = flags.DEFINE_string("query", None, "The query: text that every item is scored against.")
 _QUERY_FILE = flags.DEFINE_string("query-file", None, "Read the query from this file.")
@@ -73,10 +73,9 @@ _PREFIX_CACHE_BYTES = flags.DEFINE_integer(
     "prefix-cache-bytes",
     None,
     "What the keys and values of the query may take once it is scored; 0 keeps none.",
+    lower_bound=0,
 )
-_ATTENTION = flags.DEFINE_enum(
-    "attention", "auto", ["auto", "pallas", "cpu", "xla", "dense"], "Attention back end."
-)
+_ATTENTION = flags.DEFINE_enum("attention", "auto", get_args(Backend), "Attention back end.")
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
 
 
@@ -108,15 +107,13 @@ def _score() -> dict[str, Any]:
         raise ValueError("--temperature needs --softmax")
     if _DELIMITER_ID.value is not None and _DELIMITER.value == "none":
         raise ValueError("--delimiter-id needs --delimiter hidden or prefix_first")
-    cache_bytes = _PREFIX_CACHE_BYTES.value
-    if cache_bytes is not None and cache_bytes < 0:
-        raise ValueError(f"--prefix-cache-bytes must be at least 0, got {cache_bytes}")
 
     # After the cheap checks: importing jax takes a second.
     from isoprefill.cli.progress import progress_bar
     from isoprefill.engine import PREFIX_CACHE_BYTES, ScoringEngine
     from isoprefill.mesh import MeshShape
 
+    cache_bytes = _PREFIX_CACHE_BYTES.value
     engine = ScoringEngine.from_pretrained(
         _MODEL.value,
         _choice(_DTYPE),

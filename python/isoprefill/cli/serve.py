@@ -8,7 +8,7 @@ from typing import Any, get_args
 from absl import flags
 
 from isoprefill.models.pinned import FetchError
-from isoprefill.modes import Algorithm
+from isoprefill.modes import Algorithm, Backend
 from isoprefill.server.settings import (
     BatchSettings,
     EngineSettings,
@@ -27,9 +27,7 @@ _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of
 _ALGORITHM = flags.DEFINE_enum(
     "algorithm", "auto", ["auto", *get_args(Algorithm)], "How to compute the scores."
 )
-_ATTENTION = flags.DEFINE_enum(
-    "attention", "auto", ["auto", "pallas", "cpu", "xla", "dense"], "Attention back end."
-)
+_ATTENTION = flags.DEFINE_enum("attention", "auto", get_args(Backend), "Attention back end.")
 _WARMUP = flags.DEFINE_list(
     "warmup-tokens", ["64", "256"], "Sizes of requests that are scored before /ready says yes."
 )

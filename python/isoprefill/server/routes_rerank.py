@@ -83,7 +83,7 @@ def unusable_label(preparer: Preparer, settings: RerankSettings) -> str | None:
     """The label that this model cannot say in one token, if there is one."""
     for label in (settings.relevant, settings.irrelevant):
         try:
-            preparer.label_id(f"label {label!r}", label)
+            preparer.label_id(label)
         except RequestError:
             return label
     return None
@@ -109,14 +109,12 @@ def _token_request(
                 tokenizer.decode(tokenizer.encode(text)[: asked.max_tokens_per_doc])
                 for text in documents
             ]
+        service.check_number_of_labels("label_token_ids", (settings.relevant, settings.irrelevant))
         tokens = preparer.request(
             before.replace("{query}", asked.query),
             [document + after for document in documents],
             LabelSets.shared(
-                [
-                    preparer.label_id(f"label {label!r}", label)
-                    for label in (settings.relevant, settings.irrelevant)
-                ]
+                [preparer.label_id(settings.relevant), preparer.label_id(settings.irrelevant)]
             ),
             delimiter=service.settings.delimiter,
             delimiter_id=service.settings.delimiter_token_id,

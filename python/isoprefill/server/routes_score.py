@@ -106,10 +106,10 @@ def _labels(asked: ScoreRequest, preparer: Preparer) -> LabelSets | None:
         return None if asked.label_token_ids is None else LabelSets.parse(asked.label_token_ids)
     return LabelSets.parse(
         [
-            preparer.label_id(f"labels[{index}]", label)
+            preparer.label_id(label, f"labels[{index}]")
             if isinstance(label, str)
             else [
-                preparer.label_id(f"labels[{index}][{place}]", one)
+                preparer.label_id(one, f"labels[{index}][{place}]")
                 for place, one in enumerate(label)
             ]
             for index, label in enumerate(asked.labels)

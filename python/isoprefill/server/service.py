@@ -137,7 +137,7 @@ class Service:
         return result
 
     def check_size(self, tokens: TokenRequest) -> None:
-        """Raises ApiError if the request has more tokens or labels than the server allows."""
+        """Raises ApiError if the request has more tokens than the server allows."""
         limits = self.settings.limits
         for index, item in enumerate(tokens.items):
             if item.size > limits.max_item_tokens:
@@ -152,12 +152,6 @@ class Service:
                 f"query and items must have at most {limits.max_request_tokens} tokens together, "
                 f"got {tokens.num_tokens}",
                 "items",
-            )
-        if tokens.labels is not None and tokens.labels.token_ids.shape[1] > limits.max_labels:
-            raise ApiError(
-                "too_many_labels",
-                f"there must be at most {limits.max_labels} labels, got {tokens.labels.token_ids.shape[1]}",
-                "label_token_ids",
             )
 
     def check_number_of_items(self, name: str, number: int) -> None:

@@ -74,7 +74,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         max_request_tokens: tokens of the query and all items together.
         max_labels: labels of one item.
         max_queue_requests: requests accepted and not yet answered.
-        max_queue_tokens: tokens of those requests together. A request that is alone is always accepted.
+        max_queue_tokens: tokens and padded labels of those requests together. One that is alone is always accepted.
         max_connections: open connections.
         request_timeout_s: from a request's acceptance to its answer.
         read_timeout_s: for a client to send its request, headers and body.
