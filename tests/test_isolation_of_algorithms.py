@@ -63,7 +63,12 @@ CHANGES = {
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     model = small_models.random_model(
-        "llama", num_hidden_layers=2, head_dim=64, num_attention_heads=4, num_key_value_heads=2
+        "llama",
+        num_hidden_layers=2,
+        head_dim=64,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,  # causal scoring of all items takes over 512
     )
     return small_models.save_directory(model, tmp_path_factory.mktemp("model"))
 
