@@ -11,6 +11,7 @@ import pathlib
 import re
 import signal
 import sys
+import threading
 import time
 
 import httpx
@@ -34,6 +35,7 @@ import isoprefill.server.errors
 import small_models
 from isoprefill.models.source import load_tokenizer
 from isoprefill.prepare import Preparer
+from isoprefill.request_error import RequestError
 from isoprefill.server import launch
 from isoprefill.server.dispatch import Dispatcher
 from isoprefill.server.front_end import make_app
@@ -513,7 +515,7 @@ BAD_BODIES = {
     "softmax is text": ({"apply_softmax": "yes"}, "invalid_apply_softmax_type", "apply_softmax"),
     "item_first is a number": ({"item_first": 1}, "invalid_item_first_type", "item_first"),
     "labels twice": ({"labels": ["a"], "label_token_ids": [1]}, "conflicting_labels", "labels"),
-    "label of two tokens": ({"labels": ["ab"]}, "invalid_label", "labels"),
+    "label of two tokens": ({"labels": ["ab"]}, "invalid_label", "labels[0]"),
     "labels are numbers": ({"labels": [1]}, "invalid_labels_type", "labels"),
     "temperature 0": ({"temperature": 0}, "invalid_temperature", "temperature"),
     "temperature alone": ({"temperature": 0.5}, "invalid_temperature", "temperature"),
@@ -523,10 +525,16 @@ BAD_BODIES = {
     "user is a number": ({"user": 5}, "invalid_parameter_type", "user"),
     "misspelt": ({"aply_softmax": True}, "unknown_parameter", None),
     "another model": ({"model": "gpt-9"}, "model_not_found", "model"),
-    "unknown label": ({"label_token_ids": [VOCAB]}, "token_id_exceeds_vocab", "label_token_ids"),
-    "unknown token": ({"query": [VOCAB], "items": [[1]]}, "token_id_exceeds_vocab", "query"),
+    "unknown label": ({"label_token_ids": [VOCAB]}, "token_id_exceeds_vocab", "label_token_ids[0]"),
+    "unknown token": ({"query": [VOCAB], "items": [[1]]}, "token_id_exceeds_vocab", "query[0]"),
     "huge token": ({"query": [1], "items": [[2**70]]}, "token_id_exceeds_vocab", "items[0][0]"),
-    "too long": ({"query": "a" * 512}, "context_length_exceeded", "items"),
+    "too long": ({"items": ["a", "b" * 512]}, "context_length_exceeded", "items[1]"),
+    "joint and too long": (
+        {"items": ["a", "b" * 512], "tokenization": "joint"}, "context_length_exceeded", "items[1]"
+    ),
+    "joint and a query too long": (
+        {"query": "a" * 513, "tokenization": "joint"}, "context_length_exceeded", "query"
+    ),
     "causal and too long": (
         {"query": "a" * 200, "items": ["b" * 200, "c" * 200], "isolation": "causal"},
         "context_length_exceeded",
@@ -610,24 +618,59 @@ def test_routes_methods_and_media_types(server):
     assert code_of(text) == "unsupported_media_type"
 
 
+def test_much_text_is_not_tokenised_on_the_event_loop(model_directory):
+    """Else a small body that means much text would keep every other client waiting."""
+    threads = []
+
+    class Recorder:
+        def label_id(self, text):
+            return ord(text)
+
+        def request(self, *args, **kwargs):
+            threads.append(threading.current_thread())
+            raise RequestError("enough is known", code="empty_query", param="query")
+
+    service = unconnected_service(model_directory)
+    service.preparer = Recorder()
+    joint = {"query": "a" * 1000, "items": ["b"] * 100, "tokenization": "joint"}
+    many = {"query": "a", "documents": ["b"] * 4000}
+    long = {"query": "a", "items": ["b" * 100_000]}
+    short = {"query": "a", "items": ["b"], "tokenization": "joint"}
+    service.settings = msgspec.structs.replace(
+        service.settings, rerank=RerankSettings(relevant="y", irrelevant="n")
+    )
+    sent = ("score", joint), ("rerank", many), ("score", long), ("score", short)
+    for path, body in sent:
+        assert code_of(ask(service, body, f"/v1/{path}")) == "empty_query"
+    assert [one is threading.main_thread() for one in threads] == [False, False, False, True]
+
+
 @pytest.mark.parametrize("algorithm", ["serial", "packed_extend", "prefill_extend"])
 def test_causal_needs_all_items_in_one_prefill(model_directory, algorithm):
     """On a server that scores items apart it would mean nothing, silently."""
-    engine = EngineSettings(model=model_directory, algorithm=algorithm)
-    settings = ServerSettings(engine=engine)
+    service = unconnected_service(model_directory, algorithm=algorithm)
+    assert code_of(ask(service, GOOD | {"isolation": "causal"})) == "invalid_isolation"
+
+
+def unconnected_service(model_directory, **engine) -> Service:
+    """A service whose requests get as far as the scheduler, which is not there."""
+    settings = ServerSettings(engine=EngineSettings(model=model_directory, **engine))
     metrics = Metrics()
     dispatcher = Dispatcher(settings.limits, metrics)
     tokenizer = load_tokenizer(model_directory)
     service = Service(settings, "tiny", tokenizer, metrics, dispatcher, 0)
     service.preparer = Preparer(tokenizer, VOCAB, 512)
     dispatcher.connect(object())  # nothing is sent
+    return service
 
-    async def ask() -> httpx.Response:
+
+def ask(service, body, path="/v1/score") -> httpx.Response:
+    async def post() -> httpx.Response:
         transport = httpx.ASGITransport(make_app(service))
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
-            return await client.post("/v1/score", json=GOOD | {"isolation": "causal"})
+            return await client.post(path, json=body)
 
-    assert code_of(asyncio.run(ask())) == "invalid_isolation"
+    return asyncio.run(post())
 
 
 def strict_post(server, body, path="/v1/score", **headers) -> httpx.Response:
@@ -646,6 +689,8 @@ def test_limits_and_modes_of_a_strict_server(strict_server):
         ({"query": "a", "items": ["b"], "label_token_ids": [1, 2, 3, 4]}, "too_many_labels"),
         ({"query": "a" * 20_000, "items": ["b"]} | labels, "body_too_large"),
         ({"query": [1, 0], "items": [[2]]} | labels, "delimiter_in_text"),
+        # 20 kB of text from a body of 5 kB
+        ({"query": "a" * 4000, "items": ["b"] * 5, "tokenization": "joint"}, "too_many_tokens"),
     ]
     for body, code in cases:
         assert code_of(strict_post(strict_server, body)) == code

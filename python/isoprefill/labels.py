@@ -101,23 +101,22 @@ def _flat(name: str, values: Any) -> list[int]:
     try:
         tokens = flat_integers(name, values, _EXPECTED)
     except ValueError as error:
-        raise RequestError(str(error), code="invalid_label_token_ids_type", param=PARAM) from None
+        raise RequestError(str(error), code="invalid_label_token_ids_type", param=name) from None
     if not tokens.size:
         raise RequestError(
-            f"{name} must be {_EXPECTED}, got []", code="empty_label_token_ids", param=PARAM
+            f"{name} must be {_EXPECTED}, got []", code="empty_label_token_ids", param=name
         )
-    for place, token in enumerate(tokens):
+    for index, token in enumerate(tokens):
+        place = f"{name}[{index}]"
         if token < 0:
             raise RequestError(
-                f"{name}[{place}] must be at least 0, got {token}",
-                code="negative_token_id",
-                param=PARAM,
+                f"{place} must be at least 0, got {token}", code="negative_token_id", param=place
             )
         if token > np.iinfo(np.int32).max:
             raise RequestError(
-                f"{name}[{place}] must fit in int32, got {token}",
+                f"{place} must fit in int32, got {token}",
                 code="token_id_exceeds_vocab",
-                param=PARAM,
+                param=place,
             )
     return tokens.tolist()
 

@@ -135,7 +135,7 @@ class Preparer:
                 f"positions), got {request.query.size} + {longest.size}"
                 + (" + 1 delimiter" if delimiter else ""),
                 code="context_length_exceeded",
-                param="items",
+                param=f"items[{index}]",
             )
 
     def label_id(self, text: str, name: str = "label") -> int:
@@ -149,14 +149,13 @@ class Preparer:
             raise RequestError(
                 f"{name} must be a single token, got {len(ids)}",
                 code="invalid_label",
-                param="labels",
+                param=name,
             )
         return ids[0]
 
     def _tokens(
         self, name: str, value: TextOrTokens, *, begins_text: bool
     ) -> Int32[np.ndarray, "tokens"]:
-        param = name.split("[")[0]
         if isinstance(value, str):
             tokens = self._encode(name, value)
             bos = self._bos() if tokens and begins_text else []
@@ -164,7 +163,7 @@ class Preparer:
         try:
             ids = flat_integers(name, value, "text or a flat list of token ids")
         except ValueError as error:
-            raise RequestError(str(error), code=f"invalid_{param}_type", param=param) from None
+            raise RequestError(str(error), code=_type_code(name), param=name) from None
         self._check_vocabulary(name, ids)
         return ids.astype(np.int32)
 
@@ -172,10 +171,7 @@ class Preparer:
         try:
             return self.tokenizer.encode(text)
         except ValueError as error:
-            param = name.split("[")[0]
-            raise RequestError(
-                f"{name}: {error}", code=f"invalid_{param}_text", param=param
-            ) from error
+            raise RequestError(f"{name}: {error}", code=_type_code(name), param=name) from error
 
     def _bos(self) -> list[int]:
         tokenizer = self.tokenizer
@@ -196,6 +192,7 @@ class Preparer:
                 param="items",
             )
         alone = self._bos() + self._encode("query", query)
+        self._check_text("query", alone)
         if not query or not items:  # TokenRequest says so
             return np.asarray(alone if query else [], np.int32), (), np.asarray([], np.int32)
         texts = []
@@ -204,9 +201,10 @@ class Preparer:
                 raise RequestError(
                     f"items[{index}] must hold at least 1 token, got 0",
                     code="empty_item",
-                    param="items",
+                    param=f"items[{index}]",
                 )
             texts.append(self._bos() + self._encode(f"items[{index}]", query + item))
+            self._check_text(f"items[{index}]", texts[-1])
         borders = [_common_prefix(alone, text) for text in texts]
         shared = min(borders)
         if not shared:
@@ -223,6 +221,17 @@ class Preparer:
             np.asarray([border - shared for border in borders], np.int32),
         )
 
+    def _check_text(self, name: str, tokens: list[int]) -> None:
+        """Of joint texts, before the next is tokenised: the work grows with query times items."""
+        if len(tokens) > self.max_positions:
+            whose = "query" if name == "query" else f"query and {name}"
+            raise RequestError(
+                f"{whose} must have at most {self.max_positions} tokens together (the model's positions), got "
+                f"{len(tokens)}",
+                code="context_length_exceeded",
+                param=name,
+            )
+
     def _check_vocabulary(self, name: str, tokens: np.ndarray) -> None:
         outside = np.flatnonzero((tokens < 0) | (tokens >= self.vocab_size))
         if outside.size:
@@ -233,8 +242,12 @@ class Preparer:
         return RequestError(
             f"{name} must be in [0, {self.vocab_size}), got {token}",
             code="negative_token_id" if token < 0 else "token_id_exceeds_vocab",
-            param=name.split("[")[0],
+            param=name,
         )
+
+
+def _type_code(name: str) -> str:
+    return f"invalid_{name.split('[')[0]}_type"
 
 
 def _common_prefix(one: list[int], other: list[int]) -> int:

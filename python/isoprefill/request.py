@@ -58,7 +58,7 @@ class TokenRequest:
                 raise RequestError(
                     f"items[{index}] must hold at least 1 token, got 0",
                     code="empty_item",
-                    param="items",
+                    param=f"items[{index}]",
                 )
         self._check_modes()
         self._check_delimiter()
@@ -75,9 +75,14 @@ class TokenRequest:
                 raise ValueError(
                     f"item_context_lens must have shape {lens.shape}, got {self.item_context_lens.shape}"
                 )
-            if (self.item_context_lens < 0).any() or (self.item_context_lens >= lens).any():
+            outside = np.flatnonzero(
+                (self.item_context_lens < 0) | (self.item_context_lens >= lens)
+            )
+            if outside.size:
+                first = outside[0]
                 raise ValueError(
-                    "item_context_lens must be at least 0 and less than the item's tokens"
+                    f"item_context_lens[{first}] must be at least 0 and less than the item's {lens[first]} tokens, "
+                    f"got {self.item_context_lens[first]}"
                 )
 
     def _check_modes(self) -> None:
@@ -118,7 +123,7 @@ class TokenRequest:
                     f"{name}[{places[0]}] is the delimiter token {self.delimiter_id}, which may stand only between "
                     "items",
                     code="delimiter_in_text",
-                    param=name.split("[")[0],
+                    param=f"{name}[{places[0]}]",
                 )
 
     @property

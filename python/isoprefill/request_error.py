@@ -6,7 +6,7 @@ class RequestError(ValueError):
 
     Attributes:
         code: what is wrong, from the error table of the `/v1/score` API, such as "empty_item".
-        param: the field that is wrong, such as "items".
+        param: the field that is wrong, with its place, such as "items[3]".
     """
 
     def __init__(self, message: str, *, code: str, param: str) -> None:

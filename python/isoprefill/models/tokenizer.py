@@ -53,7 +53,8 @@ class Tokenizer:
             raise ValueError(
                 f"text must be valid Unicode, but has {text[error.start]!r} at {error.start}"
             ) from error
-        return self._backend.encode(text, add_special_tokens=False).ids
+        # Backend.encode keeps every other thread of the process waiting: 3.5 s for 2 MB of text.
+        return self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of the tokens, special tokens written out. Incomplete UTF-8 becomes U+FFFD."""

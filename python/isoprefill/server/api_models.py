@@ -62,6 +62,14 @@ class ScoreRequest(_Request):
     )
     user: str | None = Field(None, description="Accepted and ignored, as OpenAI clients send it.")
 
+    @property
+    def num_joint_characters(self) -> int:
+        """Characters of all texts query + item; 0 unless they are to be tokenised jointly."""
+        if self.tokenization != "joint":
+            return 0
+        items = [self.items] if isinstance(self.items, str) else self.items
+        return len(self.query) * len(items) + sum(map(len, items))
+
 
 class DocumentObject(BaseModel):
     """A document as an object; other fields are ignored."""

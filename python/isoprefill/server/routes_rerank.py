@@ -24,7 +24,6 @@ from isoprefill.server.openapi import body_of, responses
 from isoprefill.server.routes_score import json_response
 from isoprefill.server.service import Service
 from isoprefill.server.settings import RerankSettings
-from isoprefill.server.validation import parse
 
 
 def router(service: Service) -> APIRouter:
@@ -33,11 +32,13 @@ def router(service: Service) -> APIRouter:
     async def rerank(request: Request) -> Response:
         request_id: str = request.scope["state"]["request_id"]
 
-        def prepare(body: bytes, preparer: Preparer) -> tuple[RerankRequest, TokenRequest]:
-            asked = parse(RerankRequest, body)
-            return asked, _token_request(service, asked, preparer, request_id)
+        def prepare(asked: RerankRequest, preparer: Preparer) -> TokenRequest:
+            return _token_request(service, asked, preparer, request_id)
 
-        asked, tokens = await service.prepared(request, prepare)
+        template = len(service.settings.rerank.template)
+        asked, tokens = await service.prepared(
+            request, RerankRequest, prepare, lambda asked: template * len(asked.documents)
+        )
         result = score_result(
             tokens,
             await service.scored(request, tokens),

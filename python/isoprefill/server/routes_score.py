@@ -20,7 +20,6 @@ from isoprefill.server.api_models import ScoreRequest, ScoreResponse
 from isoprefill.server.errors import ApiError
 from isoprefill.server.openapi import body_of, responses
 from isoprefill.server.service import Service
-from isoprefill.server.validation import parse
 
 
 def router(service: Service) -> APIRouter:
@@ -35,11 +34,12 @@ def router(service: Service) -> APIRouter:
     async def score(request: Request) -> Response:
         request_id: str = request.scope["state"]["request_id"]
 
-        def prepare(body: bytes, preparer: Preparer) -> tuple[ScoreRequest, TokenRequest]:
-            asked = parse(ScoreRequest, body)
-            return asked, _token_request(service, asked, preparer, request_id)
+        def prepare(asked: ScoreRequest, preparer: Preparer) -> TokenRequest:
+            return _token_request(service, asked, preparer, request_id)
 
-        asked, tokens = await service.prepared(request, prepare)
+        asked, tokens = await service.prepared(
+            request, ScoreRequest, prepare, lambda asked: asked.num_joint_characters
+        )
         result = score_result(
             tokens,
             await service.scored(request, tokens),
@@ -63,6 +63,7 @@ def _token_request(
     service.check_model(asked.model)
     items: Sequence[Any] = [asked.items] if isinstance(asked.items, str) else asked.items
     service.check_number_of_items("items", len(items))
+    service.check_joint_size(asked.num_joint_characters)
     for name in ("labels", "label_token_ids"):
         service.check_number_of_labels(name, getattr(asked, name) or ())
     labels = _labels(asked, preparer)

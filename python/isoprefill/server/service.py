@@ -14,16 +14,19 @@ from isoprefill.request import TokenRequest
 from isoprefill.request_error import RequestError
 from isoprefill.result import RequestLogprobs
 from isoprefill.server import protocol
+from isoprefill.server.api_models import RerankRequest, ScoreRequest
 from isoprefill.server.dispatch import RETRY_AFTER_S, Dispatcher
 from isoprefill.server.errors import ApiError
 from isoprefill.server.limits import BodyReader, ClientGoneError, headers_of
 from isoprefill.server.metrics import Metrics
 from isoprefill.server.settings import ServerSettings
+from isoprefill.server.validation import parse
 
 T = TypeVar("T")
+Asked = TypeVar("Asked", ScoreRequest, RerankRequest)
 
 MOST_LABELS = 1 << 20  # of a request, padded: 4 MB
-LARGE_BODY = 64 << 10  # bytes; larger ones are parsed and tokenised beside the event loop
+LARGE = 64 << 10  # bytes or characters; more are parsed and tokenised beside the event loop: 20 ms
 
 
 @dataclasses.dataclass(eq=False)
@@ -81,8 +84,20 @@ class Service:
                 "model",
             )
 
-    async def prepared(self, request: Request, prepare: Callable[[bytes, Preparer], T]) -> T:
-        """Reads the body and makes of it what `prepare` makes.
+    async def prepared(
+        self,
+        request: Request,
+        kind: type[Asked],
+        prepare: Callable[[Asked, Preparer], TokenRequest],
+        num_characters: Callable[[Asked], int],
+    ) -> tuple[Asked, TokenRequest]:
+        """Reads the body and makes a request of it.
+
+        Args:
+            request: HTTP's.
+            kind: what the body must hold.
+            prepare: tokenises.
+            num_characters: at least how many will be tokenised, where a short body can mean many.
 
         Raises:
             ApiError: what is wrong with the request, or why it cannot be taken now.
@@ -104,14 +119,20 @@ class Service:
         self._accepted += 1
         try:
             body = await self.bodies.read(headers_of(request.scope), request.receive)
-            if len(body) < LARGE_BODY:
-                return prepare(body, preparer)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, prepare, body, preparer)
+            asked = await self._run(len(body), parse, kind, body)
+            size = max(len(body), num_characters(asked))
+            return asked, await self._run(size, prepare, asked, preparer)
         except RequestError as error:
             raise ApiError.of(error) from None
         finally:
             self._accepted -= 1
+
+    async def _run(self, size: int, work: Callable[..., T], *arguments: Any) -> T:
+        """Does the work, beside the event loop if it is large."""
+        if size < LARGE:
+            return work(*arguments)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, work, *arguments)
 
     async def scored(self, request: Request, tokens: TokenRequest) -> RequestLogprobs:
         """The log-probabilities of a request, whose size goes into the metrics and its log line.
@@ -160,6 +181,17 @@ class Service:
         if number > limit:
             raise ApiError(
                 "too_many_items", f"{name} must hold at most {limit}, got {number}", name
+            )
+
+    def check_joint_size(self, num_characters: int) -> None:
+        """Raises ApiError if query + item, for all items, are longer than a body that spelt them out could be."""
+        limit = self.settings.limits.max_body_bytes
+        if num_characters > limit:
+            raise ApiError(
+                "too_many_tokens",
+                f"with tokenization 'joint' all texts query + item must have at most {limit} characters together, "
+                f"got {num_characters}",
+                "items",
             )
 
     def check_number_of_labels(self, name: str, labels: Sequence[Any]) -> None:
