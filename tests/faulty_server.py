@@ -1,12 +1,13 @@
 """A server whose engine fails on command, and needs neither JAX nor a model's weights to do so.
 
-    python faulty_server.py MODEL        the server
-    python faulty_server.py              its scheduler
+    python faulty_server.py MODEL [LIMITS]      the server; LIMITS is an object of JSON
+    python faulty_server.py                     its scheduler
 
 An item's score is minus its number of tokens. The engine raises on a batch that holds token 13; token 14 moves the
 scores of the requests beside it.
 """
 
+import json
 import sys
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ import numpy as np
 from isoprefill.request import TokenRequest
 from isoprefill.result import RequestLogprobs
 from isoprefill.server import launch, scheduler
-from isoprefill.server.settings import BatchSettings, EngineSettings, ServerSettings
+from isoprefill.server.settings import BatchSettings, EngineSettings, Limits, ServerSettings
 
 POISON = 13
 LEAK = 14
@@ -60,5 +61,6 @@ if __name__ == "__main__":
             port=0,
             log_format="json",
             batch=BatchSettings(max_wait_s=0.2),
+            limits=Limits(**json.loads(sys.argv[2])) if len(sys.argv) > 2 else Limits(),
         )
         launch.serve(settings, (sys.executable, __file__))

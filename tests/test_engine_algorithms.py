@@ -13,7 +13,7 @@ import pytest
 
 import small_models
 from isoprefill import LabelSets, ScoringEngine, Workload, memory
-from isoprefill.request_error import MissingLogprobError
+from isoprefill.request_error import MissingLogprobError, RequestError
 from pairwise import cases
 from scoring_oracle import Oracle
 
@@ -215,6 +215,23 @@ def test_streaming_reads_no_further_than_a_result_needs(model_and_oracle):
     assert (first.cached_tokens, second.cached_tokens) == (0, len(QUERY))
     with pytest.raises(ValueError, match="items_at_once must be at least 1, got 0"):
         next(engine.score_stream(QUERY, ITEMS, items_at_once=0))
+
+
+def test_a_stream_takes_labels_for_each_item(model_and_oracle):
+    """As `score` does; lists that are too few or too many are refused, and none is taken for another item's."""
+    engine = ScoringEngine(model_and_oracle[0])
+    items, labels = ITEMS[:5], [[index, index + 1] for index in range(5)]
+    stream = list(engine.score_stream(QUERY, items, labels, items_at_once=2))
+    whole = engine.score(QUERY, items, labels, algorithm="packed_extend")
+    np.testing.assert_allclose(
+        np.concatenate([part.logprobs for part in stream]), whole.logprobs, atol=TOLERANCE
+    )
+    for given, parts in ((labels[:3], 1), (labels[:4], 2), ([*labels, [1]], 3)):
+        stream = engine.score_stream(QUERY, items, given, items_at_once=2)
+        for _ in range(parts):
+            next(stream)
+        with pytest.raises(RequestError, match=f"got {len(given)} lists"):
+            next(stream)
 
 
 @pytest.mark.parametrize(

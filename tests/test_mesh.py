@@ -15,6 +15,8 @@ import pytest
 import small_models
 from isoprefill import MeshShape, ScoringEngine
 from isoprefill.mesh import make_mesh
+from isoprefill.request import TokenRequest
+from isoprefill_pallas.block_sizes import BlockSizes
 from pairwise import cases
 
 RANDOM = np.random.default_rng(0)
@@ -101,6 +103,35 @@ def test_real_weights_on_two_devices():
     np.testing.assert_allclose(scores[1], scores[0], atol=TOLERANCE)
     with pytest.raises(ValueError, match="9 query heads, 3 KV heads and intermediate size 1536"):
         ScoringEngine(one.model, mesh=MeshShape(tensor=2))
+
+
+def test_the_kernel_takes_packs_of_different_kinds_side_by_side(tmp_path, monkeypatch):
+    """Long prefixes have other block sizes than short ones, and one program computes both lanes."""
+    random = small_models.random_model(
+        "llama", num_hidden_layers=1, head_dim=64, num_attention_heads=4, num_key_value_heads=2
+    )
+    one = ScoringEngine.from_pretrained(small_models.save_directory(random, tmp_path))
+    long = BlockSizes(256, 256, 128, 128, 128, 2, 160, 100)
+    short = BlockSizes(128, 256, 128, 128, 128, 2, 160, 0)
+    chosen = []
+
+    def choose(chip, heads, row_intervals, num_columns):
+        chosen.append(long if row_intervals[1].max() > 100 else short)
+        return chosen[-1]
+
+    monkeypatch.setattr("isoprefill.layout.choose_block_sizes", choose)
+    requests = [TokenRequest(np.arange(20, 20 + n, dtype=np.int32), items(n)) for n in (150, 30)]
+    engine = ScoringEngine(one.model, attention="pallas", pack_tokens=200, mesh=MeshShape(data=2))
+    two_lanes = engine.score_batch(requests, algorithm="packed")
+    for request, seen in zip(requests, two_lanes, strict=True):
+        (expected,) = one.score_batch([request], algorithm="serial")
+        np.testing.assert_allclose(seen.logprobs, expected.logprobs, atol=TOLERANCE)
+    assert chosen == [long]  # for both
+
+
+def items(seed: int) -> tuple[np.ndarray, ...]:
+    random = np.random.default_rng(seed)
+    return tuple(random.integers(1, 250, length).astype(np.int32) for length in (5, 1, 9))
 
 
 def test_what_cannot_be_shared_out_is_rejected_with_the_numbers(model):

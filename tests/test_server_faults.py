@@ -31,7 +31,7 @@ from isoprefill.server.front_end import make_app
 from isoprefill.server.metrics import Metrics
 from isoprefill.server.service import Service
 from isoprefill.server.settings import EngineSettings, Limits, ServerSettings
-from running_server import SERVE, RunningServer, running_server, wait_for
+from running_server import SERVE, RunningServer, running, running_server, wait_for
 
 BODY = {"query": "abc", "items": ["x", "yz"]}
 QUEUE = 8
@@ -252,6 +252,23 @@ def test_a_scheduler_that_hangs_is_started_anew(flags):
             (sent,) = send(server, 1, pool)
             assert code_of(sent.result()) == "model_not_loaded"
         assert server.events("scheduler_stalled")
+        server.wait_until_ready(2)
+        assert len(scores(server)) == 2
+
+
+def test_a_scheduler_that_hangs_longer_than_clients_wait_is_started_anew(model_directory):
+    """Nothing is in flight any more when the stall time is over; the next client would wait in vain, and the next."""
+    program = str(pathlib.Path(__file__).with_name("faulty_server.py"))
+    limits = '{"request_timeout_s": 1, "stall_timeout_s": 3}'
+    with running(sys.executable, program, model_directory, limits) as server:
+        with server.scheduler_stopped():
+            assert code_of(server.post("/v1/score", **BODY)) == "request_timeout"
+        assert len(scores(server)) == 2
+        time.sleep(4)  # it owes nothing for what has timed out once it has read so
+        assert not server.events("scheduler_stalled")
+        with server.scheduler_stopped():
+            assert code_of(server.post("/v1/score", **BODY)) == "request_timeout"
+            server.wait_for_event("scheduler_stalled")
         server.wait_until_ready(2)
         assert len(scores(server)) == 2
 

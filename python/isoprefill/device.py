@@ -1,10 +1,11 @@
 """A model on its devices."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from jax.sharding import Mesh
 
-from isoprefill.attention.op import with_schedule_of
+from isoprefill.attention.op import with_schedules_of
 from isoprefill.bits import as_held, dtype_name
 from isoprefill.layout import PackedLayout
 from isoprefill.mesh import DATA, TENSOR, MeshShape, make_mesh, shard_params
@@ -56,12 +57,12 @@ class Device:
             mesh.shape[DATA],
         )
 
-    def with_schedule(self, layout: PackedLayout) -> PackedLayout:
-        """The layout with what the attention of one device needs."""
+    def with_schedules(self, layouts: Sequence[PackedLayout]) -> list[PackedLayout]:
+        """Layouts of one size with what the attention of one device needs, all of one kind."""
         tensor = 1 if self.mesh is None else self.mesh.shape[TENSOR]
-        return with_schedule_of(
+        return with_schedules_of(
             self.attention,
-            layout,
+            layouts,
             query_heads=self.config.num_query_heads // tensor,
             kv_heads=self.config.num_kv_heads // tensor,
             head_dim=self.config.head_dim,

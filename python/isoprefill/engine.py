@@ -230,6 +230,7 @@ class ScoringEngine:
         self,
         query: TextOrTokens,
         items: Iterable[TextOrTokens],
+        label_token_ids: Sequence[int] | Sequence[Sequence[int]] | LabelSets | None = None,
         *,
         items_at_once: int = STREAM_ITEMS,
         algorithm: AlgorithmChoice = "packed_extend",
@@ -243,6 +244,7 @@ class ScoringEngine:
         Args:
             query: text or token ids.
             items: text or token ids each; read no further than a result needs.
+            label_token_ids: see `score`; lists for each item must be as many as the items turn out to be.
             items_at_once: items of one result.
             algorithm: see `score`.
             **options: those of `score`.
@@ -252,9 +254,14 @@ class ScoringEngine:
         """
         if items_at_once < 1:
             raise ValueError(f"items_at_once must be at least 1, got {items_at_once}")
-        source = iter(items)
+        labels = None if label_token_ids is None else LabelSets.parse(label_token_ids)
+        source, scored = iter(items), 0
         while batch := list(itertools.islice(source, items_at_once)):
-            yield self.score(query, batch, algorithm=algorithm, **options)
+            own = None if labels is None else labels.of_stream(scored, len(batch))
+            yield self.score(query, batch, own, algorithm=algorithm, **options)
+            scored += len(batch)
+        if labels is not None:
+            labels.check_count(scored)
 
     def score_batch(
         self,

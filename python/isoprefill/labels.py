@@ -73,6 +73,28 @@ class LabelSets:
             return cls.per_item(value)
         return cls(_padded([[[token] for token in _flat(PARAM, value)]]))
 
+    def check_count(self, num_items: int) -> None:
+        """Raises RequestError unless there is one list for all items, or one for each of them."""
+        lists = self.token_ids.shape[0]
+        if lists not in (1, num_items):
+            raise RequestError(
+                f"{PARAM} must be one list for all items or one for each of the {num_items}, got {lists} lists",
+                code="label_count_mismatch",
+                param=PARAM,
+            )
+
+    def of_stream(self, begin: int, num_items: int) -> "LabelSets":
+        """The labels of the next items of a stream whose number is not known yet.
+
+        Raises:
+            RequestError: there are lists for each item, but not for so many.
+        """
+        if self.token_ids.shape[0] == 1:
+            return self
+        if begin + num_items > self.token_ids.shape[0]:
+            self.check_count(begin + num_items)
+        return LabelSets(self.token_ids[begin : begin + num_items])
+
     def for_items(self, items: Int32[np.ndarray, "n"]) -> Int32[np.ndarray, "n L S"]:
         """The labels of these items, given by their indices."""
         return self.token_ids[np.zeros_like(items) if self.token_ids.shape[0] == 1 else items]

@@ -41,7 +41,7 @@ def stack_packs(
     """
     packs = [
         PackInputs(pad(of_pack, layout.num_rows), layout)
-        for of_pack, layout in zip(tokens, _with_schedules(device, layouts), strict=True)
+        for of_pack, layout in zip(tokens, device.with_schedules(layouts), strict=True)
     ]
     return _stack(packs, device.lanes)
 
@@ -68,15 +68,6 @@ def stack_readouts(readouts: Sequence[Readout], hidden_rows: int, lanes: int) ->
 def pad(array: Int32[np.ndarray, "n"], length: int) -> Int32[np.ndarray, "length"]:
     """The array with zeros at its end."""
     return np.pad(array, (0, length - array.size))
-
-
-def _with_schedules(device: Device, layouts: Sequence[PackedLayout]) -> list[PackedLayout]:
-    """All with the local block that the first of them chooses."""
-    first = device.with_schedule(layouts[0])
-    if first.aligned is None:  # else tiles depend on nothing but the padded size
-        return [first, *map(device.with_schedule, layouts[1:])]
-    local_block = first.aligned.local_block
-    return [first, *(one.with_schedule("xla", local_block=local_block) for one in layouts[1:])]
 
 
 def _stack(trees: Sequence[_T], lanes: int) -> _T:

@@ -62,13 +62,8 @@ class TokenRequest:
                 )
         self._check_modes()
         self._check_delimiter()
-        if self.labels is not None and self.labels.token_ids.shape[0] not in (1, len(self.items)):
-            raise RequestError(
-                f"label_token_ids must be one list for all items or one for each of the {len(self.items)}, "
-                f"got {self.labels.token_ids.shape[0]} lists",
-                code="label_count_mismatch",
-                param="label_token_ids",
-            )
+        if self.labels is not None:
+            self.labels.check_count(len(self.items))
         if self.item_context_lens is not None:
             lens = np.asarray([item.size for item in self.items])
             if self.item_context_lens.shape != lens.shape:

@@ -101,4 +101,5 @@ def _prefix(device: Device, cache: PrefixCache, tokens: Tokens) -> tuple[CachedP
 
 def _single(device: Device, tokens: Tokens, layout: PackedLayout) -> PackInputs:
     """A pack that is the same on every device, without an axis of lanes."""
-    return PackInputs(pad(tokens, layout.num_rows), device.with_schedule(layout))
+    (layout,) = device.with_schedules([layout])
+    return PackInputs(pad(tokens, layout.num_rows), layout)

@@ -1,6 +1,7 @@
 """The attention operation: checks its inputs and hands them to a back end."""
 
 import functools
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import jax
@@ -85,16 +86,18 @@ def multi_item_attention(
     return (out, lse) if return_lse else out
 
 
-def with_schedule_of(
+def with_schedules_of(
     backend: Backend,
-    layout: PackedLayout,
+    layouts: Sequence[PackedLayout],
     *,
     query_heads: int,
     kv_heads: int,
     head_dim: int,
     dtype: str,
-) -> PackedLayout:
-    """The layout with the schedule that a back end needs for these heads, ready for a jitted function.
+) -> list[PackedLayout]:
+    """Layouts of one size with the schedules that a back end needs for these heads, ready for a jitted function.
+
+    All get the block sizes that are best for the first, so that one function can take them side by side.
 
     Raises:
         ValueError: if the back end does not take them; names the value.
@@ -102,10 +105,17 @@ def with_schedule_of(
     if backend == "auto":
         backend = choose_backend(query_heads, kv_heads, head_dim, dtype)
     if backend in ("cpu", "dense"):
-        return layout
+        return list(layouts)
+    first, *others = layouts
     if backend == "xla":
-        return layout.with_schedule("xla")
-    return layout.with_schedule("pallas", heads=Heads(query_heads, kv_heads, head_dim, dtype))
+        first = first.with_schedule("xla")
+        assert first.aligned is not None
+        block = first.aligned.local_block  # tiles depend on nothing but the padded size
+        return [first, *(one.with_schedule("xla", local_block=block) for one in others)]
+    first = first.with_schedule("pallas", heads=Heads(query_heads, kv_heads, head_dim, dtype))
+    assert first.kernel is not None
+    sizes = first.kernel.sizes
+    return [first, *(one.with_schedule("pallas", block_sizes=sizes) for one in others)]
 
 
 def choose_backend(

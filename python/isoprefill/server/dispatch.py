@@ -38,6 +38,7 @@ class Dispatcher:
         self._socket: zmq.asyncio.Socket | None = None
         self._numbers = itertools.count(1)
         self._in_flight: dict[int, InFlight] = {}
+        self._owed: set[int] = set()  # what was sent to the scheduler and it has said nothing of
         self._tokens = 0
         self._heard = time.monotonic()
 
@@ -48,11 +49,13 @@ class Dispatcher:
     def connect(self, socket: zmq.asyncio.Socket) -> None:
         """From now on requests go to this scheduler, which is warm."""
         self._socket = socket
+        self._owed.clear()
         self._metrics.scheduler_ready.set(1)
 
     def disconnect(self) -> None:
         """The scheduler is gone: what it had gets an error at once."""
         self._socket = None
+        self._owed.clear()
         self._metrics.scheduler_ready.set(0)
         for one in list(self._in_flight.values()):
             if not one.answer.done():
@@ -65,8 +68,12 @@ class Dispatcher:
                 )
 
     def stalled_for(self) -> float:
-        """Seconds since the scheduler last said anything, if it owes an answer; else 0."""
-        return time.monotonic() - self._heard if self._in_flight else 0.0
+        """Seconds since the scheduler last said anything, if it owes an answer; else 0.
+
+        It owes one even for requests that nobody waits for any more: else one that hangs would never be found out
+        where clients give up sooner than the stall timeout.
+        """
+        return time.monotonic() - self._heard if self._owed else 0.0
 
     async def submit(self, request: TokenRequest) -> RequestLogprobs:
         """Has a request scored. Cancelling this takes the request out of the scheduler's queue.
@@ -90,8 +97,6 @@ class Dispatcher:
                 "this server keeps.",
                 retry_after_s=RETRY_AFTER_S,
             )
-        if not self._in_flight:
-            self._heard = time.monotonic()  # it had nothing to say
         number = next(self._numbers)
         one = InFlight(asyncio.get_running_loop().create_future(), tokens)
         self._in_flight[number] = one
@@ -101,6 +106,9 @@ class Dispatcher:
         try:
             async with asyncio.timeout(self._limits.request_timeout_s):
                 await socket.send(protocol.encode(protocol.Score.of(number, request)))
+                if not self._owed:
+                    self._heard = time.monotonic()  # it had nothing to say
+                self._owed.add(number)
                 return await one.answer
         except TimeoutError:
             raise ApiError(
@@ -112,28 +120,27 @@ class Dispatcher:
             del self._in_flight[number]
             self._tokens -= tokens
             self._measure()
-            if not one.answer.done() or one.answer.cancelled():
+            if number in self._owed and self._socket is socket:
                 self._cancel(number, socket)
 
-    def receive(self, message: protocol.ToFrontEnd) -> None:
+    def receive(
+        self, message: protocol.Scored | protocol.Failed | protocol.Cancelled | protocol.BatchDone
+    ) -> None:
         """Takes a message of the connected scheduler."""
         self._heard = time.monotonic()
         if isinstance(message, protocol.BatchDone):
             self._metrics.observe_batch(message)
-        elif isinstance(message, protocol.Scored | protocol.Failed):
-            one = self._in_flight.get(message.id)
-            if one is None or one.answer.done():  # nobody waits for it any more
-                return
-            if isinstance(message, protocol.Scored):
-                one.answer.set_result(message.logprobs_of_request())
-            else:
-                one.answer.set_exception(
-                    ApiError("internal_error", "The request could not be scored.")
-                )
+            return
+        self._owed.discard(message.id)
+        one = self._in_flight.get(message.id)
+        if one is None or one.answer.done():  # nobody waits for it any more
+            return
+        if isinstance(message, protocol.Scored):
+            one.answer.set_result(message.logprobs_of_request())
+        elif isinstance(message, protocol.Failed):
+            one.answer.set_exception(ApiError("internal_error", "The request could not be scored."))
 
     def _cancel(self, number: int, socket: zmq.asyncio.Socket) -> None:
-        if self._socket is not socket:
-            return
         sent = socket.send(protocol.encode(protocol.Cancel(number)))
         if isinstance(sent, asyncio.Future):
             sent.add_done_callback(_forget)

@@ -150,6 +150,12 @@ class Failed(msgspec.Struct, tag="failed", array_like=True, frozen=True):
     exception: str
 
 
+class Cancelled(msgspec.Struct, tag="cancelled", array_like=True, frozen=True):
+    """A `Cancel` was read: the scheduler owes nothing for this request any more."""
+
+    id: int
+
+
 class BatchDone(msgspec.Struct, tag="batch", array_like=True, frozen=True):
     """One prefill: what was in it, for the metrics."""
 
@@ -166,7 +172,7 @@ class BatchDone(msgspec.Struct, tag="batch", array_like=True, frozen=True):
 
 
 ToScheduler = Score | Cancel
-ToFrontEnd = Ready | NotStarted | Scored | Failed | BatchDone
+ToFrontEnd = Ready | NotStarted | Scored | Failed | Cancelled | BatchDone
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_scheduler = msgspec.msgpack.Decoder(ToScheduler).decode

@@ -131,6 +131,7 @@ class Scheduler:
             message = protocol.decode_to_scheduler(data)
             if isinstance(message, protocol.Cancel):
                 self._line.cancel(message.id)
+                self._send(protocol.Cancelled(message.id))
             else:
                 self._line.add(message.id, message.token_request(), time.monotonic())
 
