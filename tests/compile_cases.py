@@ -146,7 +146,8 @@ def step(chip: str, case: dict) -> dict:
 
     from isoprefill import PackedLayout
     from isoprefill.models.config import ModelConfig
-    from isoprefill.steps import PackInputs, ReadoutInputs, steps
+    from isoprefill.step_inputs import PackInputs, ReadoutInputs
+    from isoprefill.steps import steps
     from isoprefill_pallas.heads import Heads
 
     config = ModelConfig(**MODELS[case["model"]], rms_norm_eps=1e-6, tied_head=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 import isoprefill_csrc
 from isoprefill_pallas.block_sizes import choose_block_sizes
-from isoprefill_pallas.chips import chip_of
+from isoprefill_pallas.chips import present_chip
 from isoprefill_pallas.heads import Heads
 from isoprefill_pallas.op import pallas_attention
 from isoprefill_pallas.reference import dense_attention
@@ -28,11 +28,8 @@ def main() -> None:
     q = normal((rows, QUERY_HEADS, HEAD_DIM)).astype(np.float32)
     k, v = (normal((rows, KV_HEADS, HEAD_DIM)).astype(np.float32) for _ in range(2))
 
-    chip = chip_of(jax.devices()[0].device_kind)
     heads = Heads(QUERY_HEADS, KV_HEADS, HEAD_DIM, "float32")
-    sizes = choose_block_sizes(
-        None if chip is None else chip.name, heads, layout.row_intervals, layout.num_columns
-    )
+    sizes = choose_block_sizes(present_chip(), heads, layout.row_intervals, layout.num_columns)
     schedule = KernelSchedule.build(layout, sizes)
     scale = HEAD_DIM**-0.5
     out, _ = pallas_attention(q, k, v, schedule, scale=scale)

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+
 SMEM_BYTES = 1 << 20  # of every generation here
 
 
@@ -94,3 +96,12 @@ def chip_of(device_kind: str) -> Chip | None:
         if device_kind in chip.device_kinds:
             return chip
     return None
+
+
+def present_chip() -> str | None:
+    """The name of the TPU that is there, known or not, or None where the kernel runs in the interpreter."""
+    if jax.default_backend() != "tpu":
+        return None
+    kind = jax.devices()[0].device_kind
+    chip = chip_of(kind)
+    return kind if chip is None else chip.name

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Int32, Shaped
 
 from isoprefill.device import Device
-from isoprefill.layout import PackedLayout, bucket_size
+from isoprefill.layout import PackedLayout, bucket_size, next_power_of_two
 from isoprefill.readout import Readout
-from isoprefill.steps import PackInputs, ReadoutInputs
+from isoprefill.step_inputs import PackInputs, ReadoutInputs
 
 _T = TypeVar("_T")
 
@@ -55,7 +55,7 @@ def stack_readouts(readouts: Sequence[Readout], hidden_rows: int, lanes: int) ->
         lanes: how many there must be.
     """
     count = bucket_size(max(readout.rows.size for readout in readouts))
-    width = _power_of_two(max(readout.token_ids.shape[1] for readout in readouts))
+    width = next_power_of_two(max(readout.token_ids.shape[1] for readout in readouts))
     asked = []
     for readout in readouts:
         token_ids = np.zeros((count, width), np.int32)
@@ -83,7 +83,3 @@ def _stack(trees: Sequence[_T], lanes: int) -> _T:
         return out
 
     return jax.tree.map(of_leaves, *trees)
-
-
-def _power_of_two(at_least: int) -> int:
-    return 1 << max(0, at_least - 1).bit_length()

@@ -22,7 +22,7 @@ import isoprefill_csrc
 from isoprefill.integers import flat_integers
 from isoprefill.modes import Delimiter, Isolation
 from isoprefill_pallas.block_sizes import BlockSizes, choose_block_sizes
-from isoprefill_pallas.chips import CHIPS, chip_of
+from isoprefill_pallas.chips import CHIPS, present_chip
 from isoprefill_pallas.heads import Heads
 from isoprefill_pallas.schedule import KernelSchedule
 
@@ -425,12 +425,9 @@ def bucket_size(length: int) -> int:
 
 
 def _chip_name(chip: str | None) -> str | None:
-    """The chip asked for, the one that is there, or None where the interpreter runs."""
+    """The chip asked for, else the one that is there."""
     if chip is None:
-        if jax.default_backend() != "tpu":
-            return None
-        present = chip_of(jax.devices()[0].device_kind)
-        return jax.devices()[0].device_kind if present is None else present.name
+        return present_chip()
     if chip not in CHIPS:
         raise ValueError(f"chip must be one of {tuple(CHIPS)}, got {chip!r}")
     return chip
@@ -458,7 +455,8 @@ def _tile_of_requests(op: Any, tiles: Sequence[tuple[int, int]]) -> Int32[np.nda
     return tile
 
 
-def _power_of_two(at_least: int) -> int:
+def next_power_of_two(at_least: int) -> int:
+    """The smallest power of two that is not smaller."""
     return 1 << max(0, at_least - 1).bit_length()
 
 
@@ -471,5 +469,5 @@ def _with_capacity(
     """
     capacity = max(1, -(-usual // CAPACITY_STEP)) * CAPACITY_STEP
     if steps.shape[1] > capacity:
-        capacity = _power_of_two(steps.shape[1])
+        capacity = next_power_of_two(steps.shape[1])
     return np.pad(steps, ((0, 0), (0, capacity - steps.shape[1])))

@@ -12,7 +12,7 @@ from isoprefill.layout import PackedLayout, bucket_size
 from isoprefill.packing import Piece, Tokens, chunks, equal_length_batches
 from isoprefill.prefix_cache import CachedPrefix, PrefixCache
 from isoprefill.readout import Readout
-from isoprefill.steps import PackInputs, PrefixState
+from isoprefill.step_inputs import PackInputs, PrefixState
 
 
 def extend_piece(

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from isoprefill.integrations.sglang_jax.items import RequestItems
+from isoprefill.layout import next_power_of_two
 
 # Read-out rows and labels are padded to one of few sizes, so that requests share compilations.
 LEAST_READOUTS = 16
@@ -149,7 +150,7 @@ def make_multi_item(schedule_batch: Any, worker_batch: Any) -> MultiItemBatch | 
 
 def bucket(count: int, least: int = 1) -> int:
     """The power of two, at least `least`, that holds `count`."""
-    return max(least, 1 << max(0, count - 1).bit_length())
+    return max(least, next_power_of_two(count))
 
 
 def _extents(schedule_batch: Any, worker_batch: Any) -> list[Extent]:

@@ -13,7 +13,7 @@ from sgl_jax.srt.utils.jax_utils import device_array
 
 from isoprefill.integrations.sglang_jax.batch import MultiItemBatch, bucket
 from isoprefill_pallas.block_sizes import choose_block_sizes
-from isoprefill_pallas.chips import chip_of
+from isoprefill_pallas.chips import present_chip
 from isoprefill_pallas.heads import Heads
 from isoprefill_pallas.schedule import KernelSchedule
 
@@ -155,13 +155,5 @@ class MultiItemMetadata(AttentionBackendMetadata):
 def kernel_schedule(columns: PagedColumns, page_size: int, heads: Heads) -> KernelSchedule:
     """What the TPU kernel visits, with the tuned block sizes of the chip that is there."""
     num_columns = columns.page_indices.size * page_size
-    kind = jax.devices()[0].device_kind
-    chip = chip_of(kind)
-    interpreted = jax.default_backend() != "tpu"
-    sizes = choose_block_sizes(
-        None if interpreted else kind if chip is None else chip.name,
-        heads,
-        columns.row_intervals,
-        num_columns,
-    )
+    sizes = choose_block_sizes(present_chip(), heads, columns.row_intervals, num_columns)
     return KernelSchedule.of_intervals(columns.row_intervals, num_columns, sizes)
