@@ -5,11 +5,14 @@ If one of these fails, the auditor clears a server that leaks, or accuses one th
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
+import time
 from importlib import resources
 from pathlib import Path
 
@@ -42,8 +45,10 @@ from isoprefill_torch.server import Backend, create_app
 from local_server import serving
 from running_server import running_server
 
-SETTINGS = AuditSettings(max_items=100, repeats=3)
-SHORT = AuditSettings(max_items=10, repeats=2)  # for what is noisy, or compiles for every length
+SETTINGS = AuditSettings(max_items=100, max_words=200, repeats=3)
+SHORT = AuditSettings(
+    max_items=10, max_words=100, repeats=2
+)  # for what is noisy, or compiles for every length
 LABELS = [65, 66, 67]
 
 
@@ -191,14 +196,14 @@ def test_noise_is_not_taken_for_a_leak(backend):
     report = audit(planted(planted_faults.Noisy, backend), settings=SHORT)
     assert report.conclusion.verdict == "INCONCLUSIVE"
     assert report.conclusion.exit_code == 5
-    assert report.noise.spread > 0.1
+    assert report.calibration.spread > 0.1
 
 
 def test_a_leak_is_found_through_noise(backend):
     causal = dataclasses.replace(backend, method="causal")
     report = audit(planted(planted_faults.SlightlyNoisy, causal), settings=SHORT)
     assert report.conclusion.verdict == "NO_ISOLATION"
-    assert report.noise.spread > 0
+    assert report.calibration.spread > 0
 
 
 def test_a_little_noise_does_not_hide_isolation(backend):
@@ -222,7 +227,7 @@ def test_two_servers_are_compared_item_by_item(backend):
     assert same.agree
     assert same.max_log_diff == 0.0
     comparison = report.comparison
-    assert report.conclusion.verdict == "ISOLATED"  # of the first
+    assert (report.conclusion.verdict, report.exit_code) == ("ISOLATED", 6)  # of the first
     assert not comparison.agree
     assert all(item.log_diff < 1e-4 for item in comparison.items if item.position == 0)
     assert all(item.log_diff > 1e-3 for item in comparison.items if item.position > 0)
@@ -364,7 +369,7 @@ def stub(refuses=lambda query, items: False, glitch_at: int | None = None) -> Fa
 
 
 def test_an_effect_that_does_not_come_again_is_not_taken_for_a_leak():
-    report = audit(stub(glitch_at=2 * SHORT.repeats + 2), settings=SHORT)
+    report = audit(stub(glitch_at=2 * SHORT.repeats + 3), settings=SHORT)
     assert report.findings[0].verdict == "inconclusive"
     assert "was not there again" in report.findings[0].reason
     assert report.conclusion.verdict == "INCONCLUSIVE"
@@ -372,11 +377,163 @@ def test_an_effect_that_does_not_come_again_is_not_taken_for_a_leak():
 
 def test_an_effect_that_cannot_be_measured_again_is_not_taken_for_a_leak():
     """And the audit goes on: what else the server answers is still reported."""
-    glitch, numbers = 2 * SHORT.repeats + 2, itertools.count(1)  # the first probe's first of two
+    glitch, numbers = 2 * SHORT.repeats + 3, itertools.count(1)  # the first probe's first of two
     report = audit(stub(lambda *_: next(numbers) > glitch + 1, glitch_at=glitch), settings=SHORT)
     assert report.findings[0].verdict == "inconclusive"
     assert "could not be measured again" in report.findings[0].reason
     assert report.findings[1].verdict == "rejected"
+
+
+def own(query: str, item) -> float:
+    """A score that follows from query and item alone."""
+    return -2 - 8 * hash_of(query, item)
+
+
+def causal(query: str, items: list) -> list[float]:
+    """Scores that also follow from the items before."""
+    return [
+        own(query, item) - 3 * hash_of(query, item, items[:place])
+        for place, item in enumerate(items)
+    ]
+
+
+def hash_of(*values) -> float:
+    """In [0, 1), from anything."""
+    return int.from_bytes(hashlib.sha256(repr(values).encode()).digest()[:4]) / 2**32
+
+
+def num_words(query: str, items: list) -> int:
+    return sum(len(str(text).split()) for text in [query, *items])
+
+
+def computing(scores) -> FastAPI:
+    """A server that computes its scores with a function of query and items."""
+    app = FastAPI()
+
+    @app.post("/v1/score")
+    def score(body: dict) -> Response:
+        computed = scores(body["query"], body["items"])
+        if computed is None:
+            return Response('{"message": "no"}', 500)
+        return Response(json.dumps({"scores": computed}))
+
+    return app
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        lambda query, items: [0.0] * len(items),
+        lambda query, items: [1.0] * len(items),
+        lambda query, items: [round(math.exp(score - 12), 4) for score in causal(query, items)],
+    ],
+    ids=["all 0", "all 1", "too small for its digits"],
+)
+def test_scores_that_show_nothing_clear_nobody(scores):
+    """No probe can find an effect in them, whatever the items see."""
+    conclusion = audit(computing(scores)).conclusion
+    assert conclusion.verdict == "INCONCLUSIVE"
+    assert "Scores hardly differ from item to item" in conclusion.explanation
+
+
+def leaks_in_long_requests(query, items):
+    if num_words(query, items) > 200:
+        return causal(query, items)
+    return [own(query, item) for item in items]
+
+
+def leaks_after_long_queries(query, items):
+    return causal(query, items) if len(query.split()) > 64 else [own(query, i) for i in items]
+
+
+def leaks_in_the_middle(query, items):
+    return [
+        leaking_score if 10 < place < len(items) - 1 else own(query, items[place])
+        for place, leaking_score in enumerate(causal(query, items))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("scores", "finder"),
+    [
+        (leaks_in_long_requests, "long_request"),
+        (leaks_after_long_queries, "long_request"),
+        (leaks_in_the_middle, "item_count"),
+    ],
+)
+def test_a_leak_in_long_requests_only_is_caught(scores, finder):
+    """As of a server that computes them in chunks, or masks within a tile."""
+    report = audit(computing(scores))
+    assert report.conclusion.verdict == "PARTIAL"
+    assert finder in leaking(report)
+
+
+def splits_at_delimiters(query, items):
+    return [own(query, part) for item in items for part in item.split("<|endoftext|>")]
+
+
+def breaks_at_one_delimiter_and_leaks_at_another(query, items):
+    if any("<|endoftext|>" in item for item in items):
+        return None
+    if any("</s>" in item for item in items):
+        return causal(query, items)
+    return [own(query, item) for item in items]
+
+
+@pytest.mark.parametrize(
+    "scores", [splits_at_delimiters, breaks_at_one_delimiter_and_leaks_at_another]
+)
+def test_a_delimiter_that_shifts_scores_is_a_leak(scores):
+    report = audit(computing(scores))
+    assert leaking(report) == {"delimiter_in_item"}
+    assert report.conclusion.verdict == "PARTIAL"
+
+
+def test_kept_answers_do_not_hide_a_leak_between_requests():
+    """The server leaks between requests at the same time, and answers from memory what it was asked before."""
+    kept, in_flight = {}, []
+
+    def scores(query, items):
+        key = repr((query, items))
+        if key not in kept:
+            in_flight.append(key)
+            time.sleep(0.05)
+            kept[key] = [own(query, item) - (len(in_flight) > 1) for item in items]
+            in_flight.remove(key)
+        return kept[key]
+
+    report = audit(computing(scores), settings=SHORT)
+    assert leaking(report) == {"concurrent_requests"}
+
+
+def breaks_on_long_lists(query, items):
+    return causal(query, items) if len(items) <= 25 else None
+
+
+@pytest.mark.parametrize("breaks_at", [None, 40, 8])
+def test_a_server_that_breaks_keeps_its_verdict_if_it_leaked(breaks_at):
+    """At long lists, at an ordinary request after a leak was found, and before anything was."""
+    numbers = itertools.count(1)
+
+    def scores(query, items):
+        if breaks_at is not None and next(numbers) >= breaks_at:
+            return None
+        return breaks_on_long_lists(query, items)
+
+    if breaks_at == 8:
+        with pytest.raises(ServerError, match="HTTP 500"):
+            audit(computing(scores), settings=SHORT)
+        return
+    report = audit(computing(scores))
+    assert report.conclusion.verdict == ("NO_ISOLATION" if breaks_at is None else "PARTIAL")
+    if breaks_at is not None:
+        assert report.findings[-1].verdict == "failed"
+
+
+def test_a_cleared_server_is_told_how_far_was_asked():
+    report = audit(computing(lambda query, items: [own(query, item) for item in items]))
+    assert "up to 100 items in a request" in report.conclusion.explanation
+    assert "effects above 0.001 would have been seen" in report.conclusion.explanation
 
 
 def test_what_a_server_refuses_is_recorded():
@@ -439,8 +596,8 @@ def test_an_unreachable_server_has_an_exit_status_of_its_own():
         ("oops", 200, "did not answer with JSON"),
         ("[" * 100_000, 200, "did not answer with JSON"),
         ("[]", 200, "did not answer with a JSON object"),
-        ("{}", 200, "scores must have one entry for each of 3 items, got NoneType"),
-        ('{"scores": [-1]}', 200, "for each of 3 items, got 1 entries"),
+        ("{}", 200, "scores must be a list with an entry for each item, got NoneType"),
+        ('{"scores": [-1]}', 200, "for each of 3 items, got 1"),
         ('{"scores": [-1, -1, NaN]}', 200, r"scores\[2\] must hold numbers, got nan"),
         ('{"scores": [-1, -1, {}]}', 200, r"scores\[2\] must hold numbers, got missing"),
         ('{"scores": [[0.1], [0.1, 0.2], [1]]}', 200, "the same number of scores"),
@@ -477,8 +634,6 @@ def test_a_server_that_needs_labels_gets_the_hint_only_if_there_were_none(labels
 
 def test_a_server_that_answers_too_late_or_too_much_is_an_error(monkeypatch):
     """The auditor must not hang, and must not be filled up."""
-    import time
-
     app = FastAPI()
 
     @app.post("/v1/score")
@@ -534,7 +689,7 @@ def test_token_delimiters_are_smuggled_too(backend):
     ],
 )
 def test_scores_are_compared_in_log_space_whatever_is_sent(sent, scale, expected):
-    scores = parse_scores(sent, len(sent))
+    scores = parse_scores(sent)
     assert detect_scale(scores) == scale
     expected = np.where(np.asarray(expected) < -600, LOG_FLOOR, expected)
     np.testing.assert_allclose(to_log(scores, scale), expected)
@@ -543,7 +698,7 @@ def test_scores_are_compared_in_log_space_whatever_is_sent(sent, scale, expected
 @pytest.mark.parametrize("score", [True, "0.5", {"value": 1}, []])
 def test_scores_that_are_none_are_refused(score):
     with pytest.raises(MalformedScoresError):
-        parse_scores([score], 1)
+        parse_scores([score])
 
 
 @pytest.mark.parametrize(

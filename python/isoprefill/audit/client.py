@@ -29,6 +29,10 @@ class ServerError(RuntimeError):
     """The server cannot be reached, or does not do what the API says; the message says which and how."""
 
 
+class MiscountedError(ServerError):
+    """The answer has scores, but not one for each item."""
+
+
 class Rejected(ValueError):  # noqa: N818 - an answer that the API foresees
     """The server does not take this input, and says so."""
 
@@ -83,6 +87,8 @@ class ScoreClient:
         self.scale = scale
         self.sends_labels = label_token_ids is not None
         self.num_requests = 0
+        self.most_items = 0
+        self.most_tokens: int | None = None  # as the server counts them
         self._fields: dict[str, Any] = {"model": model, "apply_softmax": False}
         if label_token_ids is not None:
             self._fields["label_token_ids"] = list(label_token_ids)
@@ -100,6 +106,7 @@ class ScoreClient:
 
         Raises:
             Rejected: the server does not take this input.
+            MiscountedError: there are more or fewer scores than items.
             ServerError: there is no server, or its answer is not what the API says.
         """
         self.num_requests += 1
@@ -118,16 +125,22 @@ class ScoreClient:
         if not isinstance(answer, dict):
             raise ServerError(f"{self.server_url} did not answer with a JSON object")
         try:
-            sent = parse_scores(answer.get("scores"), len(items))
+            sent = parse_scores(answer.get("scores"))
             self.scale = self.scale or detect_scale(sent)
         except MalformedScoresError as error:
             raise ServerError(f"{self.server_url}: {error}") from error
+        if len(sent) != len(items):
+            raise MiscountedError(
+                f"{self.server_url}: scores must have one entry for each of {len(items)} items, got {len(sent)}"
+            )
         usage = answer.get("usage")
         tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+        tokens = tokens if isinstance(tokens, int) else None
+        self.most_items = max(self.most_items, len(items))
+        if tokens is not None:
+            self.most_tokens = max(self.most_tokens or 0, tokens)
         return Answer(
-            to_log(sent, self.scale),
-            tokens if isinstance(tokens, int) else None,
-            str(answer.get("model", ""))[:MAX_ERROR_CHARS],
+            to_log(sent, self.scale), tokens, str(answer.get("model", ""))[:MAX_ERROR_CHARS]
         )
 
     def _post(self, body: dict[str, Any]) -> tuple[int, bytes]:

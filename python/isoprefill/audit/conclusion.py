@@ -15,6 +15,7 @@ EXIT_CODES: dict[Verdict, int] = {
     "INCONCLUSIVE": 5,
 }
 EXIT_SERVER_ERROR = 2
+EXIT_DIFFERENT = 6  # isolated, but the server compared with has other scores
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class Conclusion:
 
     Attributes:
         verdict: ISOLATED: no probe found an effect. NO_ISOLATION: every item sees all items before it. PARTIAL: some
-            effect, but not all of these. INCONCLUSIVE: too noisy to tell, or too little of it could be asked.
+            effect, but not all of these. INCONCLUSIVE: too noisy to tell, too little of it could be asked, or scores
+            do not even show an item's own text.
         explanation: the pattern of the leaks in words.
         leaks: which item influences which.
     """
@@ -48,6 +50,23 @@ class Conclusion:
     @property
     def exit_code(self) -> int:
         return EXIT_CODES[self.verdict]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reach:
+    """The largest requests that the server answered.
+
+    Attributes:
+        items: of one request.
+        tokens: of one request as the server counts them, or None if it does not say.
+    """
+
+    items: int
+    tokens: int | None
+
+    def __str__(self) -> str:
+        tokens = "" if self.tokens is None else f" and {self.tokens} tokens"
+        return f"up to {self.items} items{tokens} in a request"
 
 
 # Without these nothing can be said about a server that passes all others.
@@ -62,8 +81,14 @@ INDISPENSABLE = (
 COUNTING = ("scaling_contamination", "position_in_list", "item_alone", "item_count")
 
 
-def conclude(findings: Sequence[Finding]) -> Conclusion:
-    """Draws the conclusion."""
+def conclude(findings: Sequence[Finding], *, sees_items: bool, reach: Reach) -> Conclusion:
+    """Draws the conclusion.
+
+    Args:
+        findings: of all probes.
+        sees_items: whether scores show an item's own text (`Instrument.sees_items`).
+        reach: what was asked.
+    """
     by_name = {finding.name: finding for finding in findings}
     leaks = find_leaks(by_name)
     leaking = [finding.name for finding in findings if finding.verdict == "leak"]
@@ -80,7 +105,24 @@ def conclude(findings: Sequence[Finding]) -> Conclusion:
         reason = "the scores vary too much" if noisy else "the server refused the input"
         names = ", ".join(noisy or missing)
         return Conclusion("INCONCLUSIVE", f"Nothing follows from {names}: {reason}.", ())
-    return Conclusion("ISOLATED", "No item's score depends on any other item.", ())
+    if not sees_items:
+        reason = (
+            "Scores hardly differ from item to item, or are too small for the digits that the server sends: they do "
+            "not show what an item sees. Ask for other labels, or for log-probabilities."
+        )
+        return Conclusion("INCONCLUSIVE", reason, ())
+    return Conclusion("ISOLATED", _cleared(findings, reach), ())
+
+
+def _cleared(findings: Sequence[Finding], reach: Reach) -> str:
+    """What an isolated server was cleared of, and what was not told."""
+    coarsest = max(finding.threshold or 0.0 for finding in findings)
+    silent = [f"{finding.name} ({finding.verdict})" for finding in findings if not _tells(finding)]
+    told = (
+        "No item's score depends on any other item, as far as was asked: "
+        f"{reach}; effects above {coarsest:.2g} would have been seen."
+    )
+    return told if not silent else f"{told} Nothing was told by {', '.join(silent)}."
 
 
 def find_leaks(by_name: dict[str, Finding]) -> tuple[Leak, ...]:

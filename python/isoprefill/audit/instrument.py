@@ -7,8 +7,12 @@ Three things change a score without any item seeing another:
   model lets it see them, isolated or not.
 - nothing else. So a change of a neighbour's content that keeps the number of tokens must change exactly nothing,
   beyond noise.
+
+And something must change a score: the item's own text. Scores that are all alike, or all too small for the digits that
+the server sends, would hide every leak.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 
@@ -17,22 +21,27 @@ from jaxtyping import Float64
 
 from isoprefill.audit import texts
 from isoprefill.audit.client import Rejected, ScoreClient, TextOrTokens
+from isoprefill.audit.log_scores import LOG_FLOOR
 
 MARGIN = 3.0  # an effect must exceed noise and rounding this many times
 LARGEST_ROUNDING = 0.05  # a larger change is not taken for rounding
+LEAST_SIGNAL = 3.0  # other texts must change scores by so many times what an effect must exceed
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Noise:
-    """What changes a score although nothing leaks, as differences of log scores.
+class Calibration:
+    """What changes a score although nothing leaks, and how much the item's own text does; of log scores.
 
     Attributes:
         spread: largest range of a score over repeats of one request.
         rounding: largest change of a score when items are added after it.
+        signal: largest difference between two items of one list, in the list where that is least. What is log 0 does
+            not count.
     """
 
     spread: float
     rounding: float
+    signal: float
 
 
 class Instrument:
@@ -55,11 +64,12 @@ class Instrument:
         self.client = client
         self.repeats = repeats
         self.tolerance = tolerance
-        self.noise = Noise(0.0, 0.0)
+        self.calibration = Calibration(0.0, 0.0, 0.0)
         self.model = ""
+        self.prompt_tokens: int | None = None  # of the last answer, as the server counts them
 
-    def calibrate(self) -> Noise:
-        """Measures noise and rounding.
+    def calibrate(self) -> Calibration:
+        """Measures noise, rounding and signal.
 
         Raises:
             ServerError: there is no server, or its answers are not what the API says.
@@ -71,12 +81,17 @@ class Instrument:
             for items in (few, many)
         ]
         spread = max(float(np.ptp(sample, axis=0).max()) for sample in samples)
-        self.noise = Noise(spread, 0.0)
-        rounding = difference(np.median(samples[0], axis=0)[0], np.median(samples[1], axis=0)[0])
+        self.calibration = Calibration(spread, 0.0, 0.0)
+        medians = [np.median(sample, axis=0) for sample in samples]
+        rounding = difference(medians[0][0], medians[1][0])
         alone = self.measure(texts.CAPITAL_QUERY, few[:1])[0]
-        rounding = max(rounding, difference(alone, np.median(samples[0], axis=0)[0]))
-        self.noise = Noise(spread, min(rounding, LARGEST_ROUNDING))
-        return self.noise
+        rounding = max(rounding, difference(alone, medians[0][0]))
+        lists = [medians[0]]
+        with contextlib.suppress(Rejected):  # probes will say so
+            lists.append(self.measure(texts.PLACE_QUERY, texts.PLACES))
+        signal = min(map(_signal, lists))
+        self.calibration = Calibration(spread, rounding, signal)
+        return self.calibration
 
     def threshold(self, *, shape_changes: bool) -> float:
         """What an effect must exceed.
@@ -84,8 +99,13 @@ class Instrument:
         Args:
             shape_changes: the requests that are compared differ in number or length of items.
         """
-        rounding = self.noise.rounding if shape_changes else 0.0
-        return max(self.tolerance, MARGIN * self.noise.spread, MARGIN * rounding)
+        rounding = min(self.calibration.rounding, LARGEST_ROUNDING) if shape_changes else 0.0
+        return max(self.tolerance, MARGIN * self.calibration.spread, MARGIN * rounding)
+
+    @property
+    def sees_items(self) -> bool:
+        """Whether scores show what text an item has, so that they could show what it sees."""
+        return self.calibration.signal >= LEAST_SIGNAL * self.threshold(shape_changes=True)
 
     def once(
         self, query: TextOrTokens, items: Sequence[TextOrTokens]
@@ -93,26 +113,24 @@ class Instrument:
         """Log scores of one request."""
         answer = self.client.score(query, items)
         self.model = answer.model
+        self.prompt_tokens = answer.prompt_tokens
         return answer.log_scores
 
     def measure(
         self, query: TextOrTokens, items: Sequence[TextOrTokens]
     ) -> Float64[np.ndarray, "N L"]:
         """Log scores: the median over the repeats, or of one request if the server is deterministic."""
-        repeats = self.repeats if self.noise.spread else 1
+        repeats = self.repeats if self.calibration.spread else 1
         return np.median([self.once(query, items) for _ in range(repeats)], axis=0)
-
-    def same_number_of_tokens(
-        self, query: str, items: Sequence[str], others: Sequence[str]
-    ) -> bool:
-        """Whether the server counts as many tokens for both lists; False if it does not say."""
-        try:
-            first, second = (self.client.score(query, one).prompt_tokens for one in (items, others))
-        except Rejected:
-            return False
-        return first is not None and first == second
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> float:
     """Largest absolute difference of log scores."""
     return float(np.abs(first - second).max())
+
+
+def _signal(scores: Float64[np.ndarray, "N L"]) -> float:
+    """Largest difference between two items' scores for one label."""
+    said = np.where(scores > LOG_FLOOR, scores, np.nan)
+    told = said[:, np.isfinite(said).any(axis=0)]
+    return float((np.nanmax(told, axis=0) - np.nanmin(told, axis=0)).max(initial=0.0))

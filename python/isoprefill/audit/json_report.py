@@ -7,7 +7,7 @@ from isoprefill import __version__
 from isoprefill.audit.finding import Finding
 from isoprefill.audit.run import AuditReport
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def to_json(report: AuditReport) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def to_json(report: AuditReport) -> dict[str, Any]:
         "seconds": round(report.seconds, 3),
         "num_requests": report.num_requests,
         "settings": dataclasses.asdict(report.settings),
-        "noise": dataclasses.asdict(report.noise),
+        "noise": dataclasses.asdict(report.calibration),
         "tests": [_test(finding) for finding in findings],
         "leaks": [dataclasses.asdict(leak) for leak in conclusion.leaks],
         "comparison": None if report.comparison is None else dataclasses.asdict(report.comparison),
@@ -33,7 +33,7 @@ def to_json(report: AuditReport) -> dict[str, Any]:
             "any_test_shows_isolation": any(told),
             "conclusion": conclusion.verdict,
             "explanation": conclusion.explanation,
-            "exit_code": conclusion.exit_code,
+            "exit_code": report.exit_code,
         },
     }
 

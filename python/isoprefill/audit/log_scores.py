@@ -17,19 +17,17 @@ class MalformedScoresError(ValueError):
     """The `scores` of an answer are not what the API says."""
 
 
-def parse_scores(scores: Any, num_items: int) -> Float64[np.ndarray, "N L"]:
-    """The numbers of an answer as they were sent: a row for each item, a column for each label.
+def parse_scores(scores: Any) -> Float64[np.ndarray, "N L"]:
+    """The numbers of an answer as they were sent: a row for each entry, a column for each label.
 
     An item's score may be a number, a list of numbers, or an object with the key "score" or "scores"; null is log 0.
 
     Raises:
-        MalformedScoresError: they are anything else, or not one for each item.
+        MalformedScoresError: they are anything else.
     """
-    if not isinstance(scores, list) or len(scores) != num_items:
-        shape = f"{len(scores)} entries" if isinstance(scores, list) else type(scores).__name__
-        raise MalformedScoresError(
-            f"scores must have one entry for each of {num_items} items, got {shape}"
-        )
+    if not isinstance(scores, list) or not scores:
+        kind = "an empty list" if scores == [] else type(scores).__name__
+        raise MalformedScoresError(f"scores must be a list with an entry for each item, got {kind}")
     rows = [_row(index, entry) for index, entry in enumerate(scores)]
     if len({len(row) for row in rows}) != 1 or not rows[0]:
         raise MalformedScoresError("every item must have the same number of scores, at least 1")

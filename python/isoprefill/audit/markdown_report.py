@@ -7,7 +7,7 @@ from isoprefill.audit.run import AuditReport
 
 def to_markdown(report: AuditReport) -> str:
     """The report as a Markdown page."""
-    conclusion, noise = report.conclusion, report.noise
+    conclusion, calibration = report.conclusion, report.calibration
     lines = [
         f"# Isolation audit: {conclusion.verdict}",
         "",
@@ -16,8 +16,9 @@ def to_markdown(report: AuditReport) -> str:
         f"{report.server_url}, model {report.model or 'unnamed'}, sends {_SCALES[report.scale]}; "
         f"{report.num_requests} requests in {report.seconds:.1f} s from {report.started}.",
         "",
-        f"Noise: the same request differs by up to {_number(noise.spread)}; adding items after an item changes its "
-        f"score by {_number(noise.rounding)}. All differences are of natural logarithms.",
+        f"The same request differs by up to {_number(calibration.spread)}; adding items after an item changes its "
+        f"score by {_number(calibration.rounding)}; another item's score differs by {_number(calibration.signal)}. All "
+        "differences are of natural logarithms.",
         "",
         *table(
             ["probe", "question", "effect", "threshold", "verdict"],

@@ -8,9 +8,9 @@ from typing import Literal
 
 from isoprefill.audit.client import Rejected, ScoreClient, ServerError
 from isoprefill.audit.comparison import Comparison, compare
-from isoprefill.audit.conclusion import Conclusion, conclude
+from isoprefill.audit.conclusion import EXIT_DIFFERENT, Conclusion, Reach, conclude
 from isoprefill.audit.finding import Finding, Measurement, judge
-from isoprefill.audit.instrument import Instrument, Noise
+from isoprefill.audit.instrument import Calibration, Instrument
 from isoprefill.audit.probes import HOSTILE, PROBES, SPORADIC, Probe
 from isoprefill.audit.settings import AuditSettings
 
@@ -30,7 +30,7 @@ class AuditReport:
         seconds: how long it took.
         num_requests: how many requests it made.
         settings: what was to be done.
-        noise: what changes a score although nothing leaks.
+        calibration: what changes a score although nothing leaks.
         findings: one for each probe.
         conclusion: what follows.
         comparison: with another server, if there was one.
@@ -43,10 +43,17 @@ class AuditReport:
     seconds: float
     num_requests: int
     settings: AuditSettings
-    noise: Noise
+    calibration: Calibration
     findings: tuple[Finding, ...]
     conclusion: Conclusion
     comparison: Comparison | None
+
+    @property
+    def exit_code(self) -> int:
+        """The conclusion's, but for an isolated server that another one contradicts."""
+        if self.comparison is not None and not self.comparison.agree:
+            return self.conclusion.exit_code or EXIT_DIFFERENT
+        return self.conclusion.exit_code
 
 
 def run_audit(
@@ -65,7 +72,7 @@ def run_audit(
         on_progress: called before each step and at the end.
 
     Raises:
-        ServerError: a server cannot be reached, or does not do what the API says.
+        ServerError: a server cannot be reached, or does not do what the API says, before it has shown a leak.
         ValueError: two servers cannot be compared.
     """
     settings = settings or AuditSettings()
@@ -73,17 +80,18 @@ def run_audit(
     instrument = _instrument(client, settings)
     total = 1 + len(PROBES) + (compare_to is not None)
     on_progress(0, total, "noise")
-    noise, model = _calibrate(instrument)
-    findings: list[Finding] = []
-    for probe in PROBES:
-        on_progress(1 + len(findings), total, _name(probe))
-        findings.append(_run_probe(probe, instrument, settings))
+    calibration, model = _calibrate(instrument)
     comparison = None
-    if compare_to is not None:
-        on_progress(1 + len(findings), total, "backend_comparison")
+    if compare_to is not None:  # first: that the other server is not there shows at once
+        on_progress(1, total, "backend_comparison")
         other = _instrument(compare_to, settings)
         _calibrate(other)
         comparison = compare(instrument, other, settings.compare_tolerance)
+    findings = _run_probes(
+        instrument,
+        settings,
+        lambda done, name: on_progress(total - len(PROBES) + done, total, name),
+    )
     on_progress(total, total, "")
     return AuditReport(
         server_url=client.server_url,
@@ -93,9 +101,13 @@ def run_audit(
         seconds=time.monotonic() - began,
         num_requests=client.num_requests,
         settings=settings,
-        noise=noise,
+        calibration=calibration,
         findings=tuple(findings),
-        conclusion=conclude(findings),
+        conclusion=conclude(
+            findings,
+            sees_items=instrument.sees_items,
+            reach=Reach(client.most_items, client.most_tokens),
+        ),
         comparison=comparison,
     )
 
@@ -104,7 +116,7 @@ def _instrument(client: ScoreClient, settings: AuditSettings) -> Instrument:
     return Instrument(client, repeats=settings.repeats, tolerance=settings.tolerance)
 
 
-def _calibrate(instrument: Instrument) -> tuple[Noise, str]:
+def _calibrate(instrument: Instrument) -> tuple[Calibration, str]:
     try:
         return instrument.calibrate(), instrument.model
     except Rejected as error:
@@ -116,9 +128,33 @@ def _calibrate(instrument: Instrument) -> tuple[Noise, str]:
         ) from error
 
 
+def _run_probes(
+    instrument: Instrument, settings: AuditSettings, on_progress: Callable[[int, str], None]
+) -> list[Finding]:
+    """The findings of all probes; if the server breaks on an ordinary one, of those before it.
+
+    Raises:
+        ServerError: it broke and no leak had been found.
+    """
+    findings: list[Finding] = []
+    for probe in PROBES:
+        on_progress(len(findings), _name(probe))
+        try:
+            findings.append(_run_probe(probe, instrument, settings))
+        except ServerError as error:
+            if all(finding.verdict != "leak" for finding in findings):
+                raise
+            for missing in PROBES[len(findings) :]:
+                findings.append(
+                    Finding(_name(missing), _question(missing), "failed", reason=str(error))
+                )
+            break
+    return findings
+
+
 def _run_probe(probe: Probe, instrument: Instrument, settings: AuditSettings) -> Finding:
     name = _name(probe)
-    question = (probe.__doc__ or "").splitlines()[0]
+    question = _question(probe)
     measurement = _measured(probe, instrument, settings)
     if not isinstance(measurement, Measurement):
         verdict, reason = measurement
@@ -154,3 +190,7 @@ def _measured(
 
 def _name(probe: Probe) -> str:
     return probe.__name__
+
+
+def _question(probe: Probe) -> str:
+    return (probe.__doc__ or "").splitlines()[0]

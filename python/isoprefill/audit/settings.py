@@ -6,6 +6,7 @@ from isoprefill.audit import texts
 
 MAX_REPEATS = 100
 MAX_ITEMS = 10_000
+MAX_WORDS = 100_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -16,6 +17,7 @@ class AuditSettings:
         repeats: how often the noise is measured, and everything else if there is noise.
         tolerance: differences of log scores up to this never count.
         max_items: items of the longest list.
+        max_words: words of the longest query; halved until the server takes it.
         delimiter_texts: texts that may be delimiters, to be put into an item.
         delimiter_token_id: the server's delimiter, to be put into an item of token ids.
         compare_tolerance: two servers agree if their log scores differ by at most this. The default is what SGLang's
@@ -25,6 +27,7 @@ class AuditSettings:
     repeats: int = 5
     tolerance: float = 1e-3
     max_items: int = 500
+    max_words: int = 3000
     delimiter_texts: tuple[str, ...] = texts.SPECIAL_TEXTS
     delimiter_token_id: int | None = None
     compare_tolerance: float = 0.05
@@ -38,6 +41,8 @@ class AuditSettings:
             raise ValueError(f"compare-tolerance must be in (0, 10], got {self.compare_tolerance}")
         if not 10 <= self.max_items <= MAX_ITEMS:
             raise ValueError(f"max-items must be in [10, {MAX_ITEMS}], got {self.max_items}")
+        if not 0 <= self.max_words <= MAX_WORDS:
+            raise ValueError(f"max-words must be in [0, {MAX_WORDS}], got {self.max_words}")
         if self.delimiter_token_id is not None and self.delimiter_token_id < 0:
             raise ValueError(
                 f"delimiter-token-id must be at least 0, got {self.delimiter_token_id}"

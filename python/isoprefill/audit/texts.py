@@ -39,4 +39,18 @@ ONE_TOKEN_OTHERS = (" I", " a", " y", " x")
 
 SPECIAL_TEXTS = ("<|endoftext|>", "<|im_end|>", "</s>", "<s>")
 
-FILLERS = (" red", " green", " blue", " yellow", " black", " white", " brown")
+# Of several tokens each: a likelihood of one token may be read from the query alone.
+FILLERS = (
+    " A red door",
+    " The green room",
+    " Blue chairs by the window",
+    " Yellow",
+    " Black and white tiles",
+    " A small brown table",
+    " White walls",
+)
+
+STORY = (
+    "the guests came in from the garden when it began to rain and sat by the fire where somebody had left a book about "
+    "the sea so they read aloud until the storm was over and the moon stood high above the hills"
+)

@@ -3,8 +3,8 @@
     isoprefill audit --server-url http://127.0.0.1:30000 --output report.json --heat-map influence.png
     isoprefill audit --analyze first.json second.json
 
-Exit status: 0 ISOLATED, 3 PARTIAL, 4 NO_ISOLATION, 5 INCONCLUSIVE, 2 if the server cannot be reached or does not do
-what the API says.
+Exit status: 0 ISOLATED, 3 PARTIAL, 4 NO_ISOLATION, 5 INCONCLUSIVE, 6 ISOLATED but unlike the server compared with, 2 if
+a server cannot be reached or does not do what the API says.
 """
 
 import contextlib
@@ -59,6 +59,9 @@ _TOLERANCE = flags.DEFINE_float(
     "tolerance", 1e-3, "Differences of log scores up to this never count."
 )
 _MAX_ITEMS = flags.DEFINE_integer("max-items", 500, "Items of the longest list.")
+_MAX_WORDS = flags.DEFINE_integer(
+    "max-words", 3000, "Words of the longest query; halved until the server takes it."
+)
 _DELIMITER_TEXT = flags.DEFINE_multi_string(
     "delimiter-text",
     list(AuditSettings().delimiter_texts),
@@ -93,7 +96,7 @@ def main(argv: list[str]) -> None:
     except (ServerError, ValueError, OSError, FetchError) as error:
         print(f"audit: {error}", file=sys.stderr)
         sys.exit(EXIT_SERVER_ERROR)
-    sys.exit(report.conclusion.exit_code)
+    sys.exit(report.exit_code)
 
 
 def _audit() -> AuditReport:
@@ -103,6 +106,7 @@ def _audit() -> AuditReport:
         repeats=_REPEATS.value,
         tolerance=_TOLERANCE.value,
         max_items=_MAX_ITEMS.value,
+        max_words=_MAX_WORDS.value,
         delimiter_texts=tuple(_DELIMITER_TEXT.value),
         delimiter_token_id=_DELIMITER_TOKEN_ID.value,
         compare_tolerance=_COMPARE_TOLERANCE.value,

@@ -11,6 +11,7 @@ from isoprefill.audit.probes.duplicated_item import duplicated_item
 from isoprefill.audit.probes.empty_item import empty_item
 from isoprefill.audit.probes.item_alone import item_alone
 from isoprefill.audit.probes.item_count import item_count
+from isoprefill.audit.probes.long_request import long_request
 from isoprefill.audit.probes.mutation import changed_length_mutation, same_length_mutation
 from isoprefill.audit.probes.one_token_items import one_token_items
 from isoprefill.audit.probes.order_sensitivity import order_sensitivity
@@ -32,11 +33,14 @@ PROBES: tuple[Probe, ...] = (
     item_alone,
     one_token_items,
     item_count,
+    long_request,
     empty_item,
     delimiter_in_item,
     concurrent_requests,
 )
 # Input that a server may refuse, or break on, and still isolate.
-HOSTILE: frozenset[Probe] = frozenset({empty_item, delimiter_in_item})
+HOSTILE: frozenset[Probe] = frozenset(
+    {item_count, long_request, empty_item, delimiter_in_item, concurrent_requests}
+)
 # Effects that need not be there every time.
 SPORADIC: frozenset[Probe] = frozenset({concurrent_requests})

@@ -1,9 +1,10 @@
 """A delimiter inside an item, which shifts every boundary after it in a server that looks for it in the tokens."""
 
 from isoprefill.audit import texts
-from isoprefill.audit.client import Rejected, TextOrTokens
+from isoprefill.audit.client import MiscountedError, Rejected, ServerError, TextOrTokens
 from isoprefill.audit.finding import Measurement
 from isoprefill.audit.instrument import Instrument, difference
+from isoprefill.audit.log_scores import LOG_FLOOR
 from isoprefill.audit.settings import AuditSettings
 
 # Ids that every vocabulary has, and that are no special tokens in common ones.
@@ -13,6 +14,37 @@ TOKEN_ITEMS = [[50, 51, 52], [53, 54, 55], [56, 57]]
 
 def delimiter_in_item(instrument: Instrument, settings: AuditSettings) -> Measurement:
     """Does a delimiter inside an item change the other items' scores?"""
+    diffs: dict[str, float] = {}
+    refused: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    miscounted: dict[str, str] = {}
+    for name, (query, items, item) in _cases(settings).items():
+        try:
+            base = instrument.measure(query, items)
+            scores = instrument.measure(query, [items[0], item, items[2]])
+        except Rejected as error:
+            refused[name] = str(error)
+        except (
+            MiscountedError
+        ) as error:  # the item was taken for several: nobody has the right score
+            miscounted[name] = str(error)
+            diffs[name] = -LOG_FLOOR
+        except ServerError as error:
+            failed[name] = str(error)
+        else:
+            diffs[name] = max(difference(base[0], scores[0]), difference(base[2], scores[2]))
+    if not diffs:
+        if failed:
+            raise ServerError(next(iter(failed.values())))
+        raise Rejected(next(iter(refused.values()), "no delimiter was given"))
+    details = {"diffs": diffs, "refused": refused, "failed": failed, "miscounted": miscounted}
+    return Measurement(max(diffs.values()), True, details)
+
+
+def _cases(
+    settings: AuditSettings,
+) -> dict[str, tuple[TextOrTokens, list[TextOrTokens], TextOrTokens]]:
+    """By the delimiter's name: a query, three items, and what is put in the middle one's place."""
     first, middle, last = texts.PLACES[:3]
     cases: dict[str, tuple[TextOrTokens, list[TextOrTokens], TextOrTokens]] = {
         text: (texts.PLACE_QUERY, [first, middle, last], f"{middle}{text}{middle}")
@@ -21,15 +53,4 @@ def delimiter_in_item(instrument: Instrument, settings: AuditSettings) -> Measur
     if (token := settings.delimiter_token_id) is not None:
         smuggled = [TOKEN_ITEMS[1][0], token, TOKEN_ITEMS[1][0]]
         cases[f"token {token}"] = (TOKEN_QUERY, list(TOKEN_ITEMS), smuggled)
-    diffs, refused = {}, {}
-    for name, (query, items, item) in cases.items():
-        base = instrument.measure(query, items)
-        try:
-            scores = instrument.measure(query, [items[0], item, items[2]])
-        except Rejected as error:
-            refused[name] = str(error)
-            continue
-        diffs[name] = max(difference(base[0], scores[0]), difference(base[2], scores[2]))
-    if not diffs:
-        raise Rejected(next(iter(refused.values()), "no delimiter was given"))
-    return Measurement(max(diffs.values()), True, {"diffs": diffs, "refused": refused})
+    return cases
