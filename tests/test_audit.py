@@ -510,7 +510,7 @@ def breaks_on_long_lists(query, items):
     return causal(query, items) if len(items) <= 25 else None
 
 
-@pytest.mark.parametrize("breaks_at", [None, 40, 8])
+@pytest.mark.parametrize("breaks_at", [None, 20, 8])
 def test_a_server_that_breaks_keeps_its_verdict_if_it_leaked(breaks_at):
     """At long lists, at an ordinary request after a leak was found, and before anything was."""
     numbers = itertools.count(1)
