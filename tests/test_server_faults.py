@@ -245,9 +245,15 @@ def test_the_scheduler_ends_with_the_front_end(flags, monkeypatch):
         assert not list(pathlib.Path(directory).glob("isoprefill-*"))
 
 
-def test_a_scheduler_that_hangs_is_started_anew(flags):
+def with_limits(model_directory, **limits):
+    """A server whose engine compiles nothing, so that it is silent for a short stall time only if it hangs."""
+    program = pathlib.Path(__file__).with_name("faulty_server.py")
+    return running(sys.executable, str(program), model_directory, json.dumps(limits))
+
+
+def test_a_scheduler_that_hangs_is_started_anew(model_directory):
     """It owes an answer and says nothing: after the stall time it is killed, and the next request is served."""
-    with running_server(*flags, "--stall-timeout=1.5") as server:
+    with with_limits(model_directory, stall_timeout_s=1.5) as server:
         with concurrent.futures.ThreadPoolExecutor(1) as pool, server.scheduler_stopped():
             (sent,) = send(server, 1, pool)
             assert code_of(sent.result()) == "model_not_loaded"
@@ -258,9 +264,7 @@ def test_a_scheduler_that_hangs_is_started_anew(flags):
 
 def test_a_scheduler_that_hangs_longer_than_clients_wait_is_started_anew(model_directory):
     """Nothing is in flight any more when the stall time is over; the next client would wait in vain, and the next."""
-    program = str(pathlib.Path(__file__).with_name("faulty_server.py"))
-    limits = '{"request_timeout_s": 1, "stall_timeout_s": 3}'
-    with running(sys.executable, program, model_directory, limits) as server:
+    with with_limits(model_directory, request_timeout_s=1, stall_timeout_s=3) as server:
         with server.scheduler_stopped():
             assert code_of(server.post("/v1/score", **BODY)) == "request_timeout"
         assert len(scores(server)) == 2
