@@ -53,7 +53,7 @@ ALL_SHAPES = [
     for dtype in ("float32", "bfloat16")
 ] + [(groups, 64, "bfloat16") for groups in range(1, 17) if groups not in RATIOS]
 KV_HEADS = 2
-# //tests:full_kernel_interpret sets it and takes half an hour.
+# //tests:full_kernel_interpret sets it and takes over an hour.
 FULL = "ISOPREFILL_FULL_MATRIX" in os.environ
 
 
