@@ -12,6 +12,7 @@ import statistics
 import time
 from typing import Any
 
+import callers_directory
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,6 +102,7 @@ def _per_pair_ratio(rows: dict[tuple[str, str], dict[str, Any]], backend: str, w
 
 def main(argv: list[str]) -> None:
     del argv
+    callers_directory.enter()
     query_heads, kv_heads, head_dim = (int(number) for number in _HEADS.value.split(","))
     print(
         f"{jax.devices()[0].device_kind}, {_DTYPE.value}, heads {_HEADS.value}, {_REPEATS.value} repeats"

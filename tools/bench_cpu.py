@@ -13,6 +13,7 @@ import platform
 import statistics
 from typing import Any
 
+import callers_directory
 import numpy as np
 from absl import app, flags
 from cpu_contestants import NAMES, Dtype
@@ -61,6 +62,7 @@ Key = tuple[str, str, str]  # implementation, dtype, kind
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    callers_directory.enter()
     if _PLOT.value:
         draw_items(_PLOT.value, _MODEL.value, _CLOCK.value)
         return

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import callers_directory
 import numpy as np
 import numpy.typing as npt
 from absl import app, flags, logging
@@ -254,6 +255,7 @@ def line(row: dict[str, Any]) -> str:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    callers_directory.enter()
     sizes = [1024 << i for i in range(8) if 1024 << i <= _MAX_ROWS.value]
     packs = [(f"{rows // 1024}k", *pack(rows)) for rows in sizes] + [("W", *W)]
     packs.sort(key=lambda entry: entry[1] + 20 * entry[2])

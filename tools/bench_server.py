@@ -27,6 +27,7 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
+import callers_directory
 from absl import app, flags
 
 HERE = pathlib.Path(__file__).parent
@@ -298,6 +299,7 @@ def front_end() -> list[dict[str, float]]:
 def main(argv: list[str]) -> None:
     """Prints the table, the highest rates held, and how they compare."""
     del argv
+    callers_directory.enter()
     print(
         f"{_MODEL.value}, {os.cpu_count()} cores, query {_QUERY.value} + {_ITEMS.value} x {_ITEM.value} tokens, "
         f"batches of {_BATCH.value} tokens, queue of {_QUEUE.value}"

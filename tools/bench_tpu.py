@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+import callers_directory
 from absl import app, flags
 
 CHIP_NAMES = ["v5e", "v6e", "v5p", "tpu7x"]
@@ -32,6 +33,7 @@ Row = dict[str, Any]
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    callers_directory.enter()
     if _has_accelerator():
         import bench_tpu_measure
 

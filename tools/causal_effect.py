@@ -9,6 +9,7 @@ import json
 import pathlib
 from collections.abc import Sequence
 
+import callers_directory
 import numpy as np
 from absl import app, flags
 
@@ -93,6 +94,7 @@ def table(results: list[dict]) -> list[str]:
 
 def main(_: list[str]) -> None:
     """Compares, and prints."""
+    callers_directory.enter()
     engine = ScoringEngine.from_pretrained(_MODEL.value)
     random = np.random.default_rng(_SEED.value)
     results = []

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 
+import callers_directory
 import sglang_jax_models
 import sglang_jax_results
 from absl import app, flags
@@ -209,6 +210,7 @@ def check(source: pathlib.Path, python: str | None) -> int:
 
 def main(_: list[str]) -> int:
     """Runs the command line."""
+    callers_directory.enter()
     return check(pathlib.Path(_SOURCE.value).expanduser(), _PYTHON.value)
 
 

@@ -1,8 +1,8 @@
 """Draws the mask of a pack as SVG: `bazel run //tools:draw_mask -- --items 3,2,4 --output mask.svg`."""
 
-import os
 import pathlib
 
+import callers_directory
 from absl import app, flags
 
 from isoprefill import PackedLayout
@@ -60,10 +60,11 @@ def _color(segment: int) -> str:
 
 def main(argv: list[str]) -> None:
     del argv
+    callers_directory.enter()
     layout = PackedLayout.from_lengths(
         _PREFIX.value, [int(item) for item in _ITEMS.value], _DELIMITER.value
     )
-    output = pathlib.Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."), _OUTPUT.value)
+    output = pathlib.Path(_OUTPUT.value)
     output.write_text(draw(layout))
     print(
         f"{output}: {layout.num_rows} rows, {layout.dense_mask().mean():.0%} of the pairs visible"

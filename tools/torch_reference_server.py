@@ -8,6 +8,7 @@ For experiments on your own machine: one request at a time, no authentication.
 
 import sys
 
+import callers_directory
 import transformers
 import uvicorn
 from absl import app, flags
@@ -42,6 +43,7 @@ def main(_: list[str]) -> None:
     """Loads the model and serves until it is interrupted."""
     transformers.utils.logging.disable_progress_bar()
     try:
+        callers_directory.enter()
         if _ATTENTION.value == "flashinfer" and (reason := flashinfer_cuda.unavailable()):
             raise ValueError(reason)
         if _DELIMITER.value != "none" and _DELIMITER_TOKEN_ID.value is None:

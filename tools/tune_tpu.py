@@ -12,6 +12,7 @@ import pathlib
 import tempfile
 from typing import Any
 
+import callers_directory
 from absl import app, flags, logging
 
 # Of a pack of long prefixes, and of one of short ones, which has no full step: block_sizes.py.
@@ -57,6 +58,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", 2, "times that every size is tried", lo
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    callers_directory.enter()
     from isoprefill_pallas import tpu_compiler
 
     path = pathlib.Path(_OUTPUT.value) / f"{_CHIP.value}.json"
