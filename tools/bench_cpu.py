@@ -3,7 +3,8 @@
 Every implementation runs in a process of its own, in rounds of alternating order; a row shows the median of all its
 runs. A run is one request of random tokens with an empty prefix cache. Rates count useful work only: every token's
 projections once, pairs that see each other, and the head where it is read. Implementations that would take longer
-than --limit score the first items only, and the workload's name says so.
+than --limit score the first items only, and the workload's name says so. One that fails gets a row that says why; the
+others go on, and the exit status is 1.
 """
 
 import json
@@ -11,13 +12,14 @@ import os
 import pathlib
 import platform
 import statistics
+import sys
 from typing import Any
 
 import callers_directory
 import numpy as np
 from absl import app, flags
 from cpu_contestants import NAMES, Dtype
-from cpu_measurement import Measured, Task, measure_apart
+from cpu_measurement import Measured, MeasurementError, Task, measure_apart
 from cpu_plot import draw_items
 from cpu_workloads import KINDS, WORKLOADS, Kind
 
@@ -53,29 +55,32 @@ _CLOCK = flags.DEFINE_enum(
 _QUICK = flags.DEFINE_bool("quick", False, "A look in under two minutes: demo, labels, float32.")
 
 QUICK = ("ours-packed", "torch-serial", "torch-extend", "torch-dense")
-REFERENCE = "torch-extend"  # in float32: what scores are compared with
 
 Row = dict[str, Any]
-Key = tuple[str, str, str]  # implementation, dtype, kind
+Contestant = tuple[str, Dtype]  # implementation, dtype of the weights
+Runs = dict[Kind, list[Measured]]
+
+REFERENCE: Contestant = ("torch-extend", "float32")  # what scores are compared with
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
+    """Measures or draws; returns the exit status."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     callers_directory.enter()
     if _PLOT.value:
-        draw_items(_PLOT.value, _MODEL.value, _CLOCK.value)
-        return
+        return draw_items(_PLOT.value, _MODEL.value, _CLOCK.value)
     workloads, names, kinds = _WORKLOAD.value, _IMPLEMENTATION.value, _KIND.value
     dtypes: list[Dtype] = _DTYPE.value
     rounds = _ROUNDS.value
     if _QUICK.value:
         workloads, kinds, dtypes, rounds = ["demo"], ["labels"], ["float32"], 1
-        names = [name for name in names if name in QUICK]
+        names = quick_names()
     kept = _kept()
     print(f"{_processor()}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
     print(f"{'workload':<18}{'implementation':<34}{'dtype':<10}{'items/s':>8}{'s':>8}{'MB':>7}"
           f"{'diff':>9}{'x peer':>8}{'GFLOP':>8}{'share':>7}")  # fmt: skip
+    complete = True
     for workload in workloads:
         who = [(name, dtype) for dtype in dtypes for name in names]
         rows = compare(workload, who, kinds, rounds)
@@ -85,48 +90,95 @@ def main(argv: list[str]) -> None:
         for row in kept[workload]:
             if _identity(row) in new:
                 print_row(row)
+                complete &= row["max_score_diff"] is not None  # nor is one that failed
         if _JSON.value:
             everything = [row for rows in kept.values() for row in rows]
             pathlib.Path(_JSON.value).write_text(json.dumps(everything, indent=1) + "\n")
+    return 0 if complete else 1
 
 
-def compare(
-    workload: str, who: list[tuple[str, Dtype]], kinds: list[Kind], rounds: int
-) -> list[Row]:
-    """Rows of one workload, without their ratios."""
-    runs: dict[Key, list[Measured]] = {}
+def quick_names() -> list[str]:
+    """What --quick measures: all of its own, or those that --implementation names."""
+    if not _IMPLEMENTATION.present:
+        return list(QUICK)
+    if others := [name for name in _IMPLEMENTATION.value if name not in QUICK]:
+        raise app.UsageError(
+            f"--implementation must be one of {', '.join(QUICK)} with --quick, got {', '.join(others)}"
+        )
+    return _IMPLEMENTATION.value
+
+
+def compare(workload: str, who: list[Contestant], kinds: list[Kind], rounds: int) -> list[Row]:
+    """Rows of one workload, without their ratios. Whoever fails in one round has rows that say why, and no others."""
+    runs, failed = _measure_all(workload, who, kinds, rounds)
+    reference = runs[REFERENCE] if REFERENCE in runs else _reference_apart(workload, kinds)
+    return [
+        failed_row(workload, one, kind, failed[one])
+        if one in failed
+        else row_of(one, runs[one][kind], reference.get(kind))
+        for one in runs
+        for kind in kinds
+    ]
+
+
+def _measure_all(
+    workload: str, who: list[Contestant], kinds: list[Kind], rounds: int
+) -> tuple[dict[Contestant, Runs], dict[Contestant, str]]:
+    """What was measured of each, and why those failed that did; they are not tried again."""
+    runs: dict[Contestant, Runs] = {one: {} for one in who}
+    failed: dict[Contestant, str] = {}
     for index in range(rounds):
-        for name, dtype in who if index % 2 == 0 else reversed(who):
-            for one in measure_apart(_task(name, dtype, workload, kinds, _SECONDS.value)):
-                runs.setdefault((name, dtype, one.kind), []).append(one)
-    reference = {kind: runs.get((REFERENCE, "float32", kind)) for kind in kinds}
-    if not all(reference.values()):
-        found = measure_apart(_task(REFERENCE, "float32", workload, kinds, 0))
-        reference = {one.kind: [one] for one in found}
-    rows = []
-    for (name, dtype, kind), of_rounds in runs.items():
-        first = of_rounds[0]
-        # A round may scale down to another number of items: the rate of each is what counts.
-        each = statistics.median(
-            seconds / one.num_items for one in of_rounds for seconds in one.seconds
-        )
-        gflop_per_s = first.gflop / (each * first.num_items)
-        expected = np.asarray((reference[kind] or [first])[0].logprobs)[: first.num_items]
-        matmul = statistics.median(one.matmul_gflop_per_s for one in of_rounds)
-        rows.append(
-            {
-                "workload": first.workload,
-                "implementation": f"{name}/{kind}",
-                "dtype": dtype,
-                "items_per_s": 1 / each,
-                "seconds": each * first.num_items,
-                "peak_rss_mb": max(one.peak_rss_mb for one in of_rounds),
-                "max_score_diff": float(np.abs(np.asarray(first.logprobs) - expected).max()),
-                "gflop": first.gflop,
-                "gemm_share": gflop_per_s / matmul,
-            }
-        )
-    return rows
+        for one in who if index % 2 == 0 else reversed(who):
+            if one in failed:
+                continue
+            try:
+                for measured in measure_apart(_task(*one, workload, kinds, _SECONDS.value)):
+                    runs[one].setdefault(measured.kind, []).append(measured)
+            except MeasurementError as error:
+                print(error, file=sys.stderr)
+                failed[one] = error.reason
+    return runs, failed
+
+
+def _reference_apart(workload: str, kinds: list[Kind]) -> Runs:
+    """The scores to compare with, if they are nobody's row; none if that fails."""
+    try:
+        found = measure_apart(_task(*REFERENCE, workload, kinds, 0))
+    except MeasurementError as error:
+        print(f"{workload}: scores are compared with nothing: {error}", file=sys.stderr)
+        return {}
+    return {one.kind: [one] for one in found}
+
+
+def row_of(who: Contestant, rounds: list[Measured], reference: list[Measured] | None) -> Row:
+    """What the rounds come to, and the largest difference to the reference's scores."""
+    first = rounds[0]
+    # A round may scale down to another number of items: the rate of each is what counts.
+    each = statistics.median(seconds / one.num_items for one in rounds for seconds in one.seconds)
+    gflop_per_s = first.gflop / (each * first.num_items)
+    matmul = statistics.median(one.matmul_gflop_per_s for one in rounds)
+    difference = None
+    if reference:
+        expected = np.asarray(reference[0].logprobs)[: first.num_items]
+        difference = float(np.abs(np.asarray(first.logprobs) - expected).max())
+    return {
+        "workload": first.workload,
+        "implementation": f"{who[0]}/{first.kind}",
+        "dtype": who[1],
+        "items_per_s": 1 / each,
+        "seconds": each * first.num_items,
+        "peak_rss_mb": max(one.peak_rss_mb for one in rounds),
+        "max_score_diff": difference,
+        "gflop": first.gflop,
+        "gemm_share": gflop_per_s / matmul,
+    }
+
+
+def failed_row(workload: str, who: Contestant, kind: Kind, reason: str) -> Row:
+    """A row without numbers."""
+    numbers = ("items_per_s", "seconds", "peak_rss_mb", "max_score_diff", "gflop", "gemm_share")
+    named = {"workload": workload, "implementation": f"{who[0]}/{kind}", "dtype": who[1]}
+    return named | dict.fromkeys(numbers) | {"error": f"failed: {reason}"}
 
 
 def with_ratios(rows: list[Row]) -> list[Row]:
@@ -134,21 +186,26 @@ def with_ratios(rows: list[Row]) -> list[Row]:
     best: dict[tuple[str, str], float] = {}
     for row in rows:
         name, kind = row["implementation"].split("/")
-        if name.startswith("torch-"):
+        if name.startswith("torch-") and not row.get("error"):
             key = (row["dtype"], kind)
             best[key] = max(best.get(key, 0.0), row["items_per_s"])
     for row in rows:
         peer = best.get((row["dtype"], row["implementation"].split("/")[1]))
-        row["ratio_to_best_peer"] = None if peer is None else row["items_per_s"] / peer
+        known = peer is not None and not row.get("error")
+        row["ratio_to_best_peer"] = row["items_per_s"] / peer if known else None
     return rows
 
 
 def print_row(row: Row) -> None:
-    ratio = row["ratio_to_best_peer"]
+    head = f"{row['workload']:<18}{row['implementation']:<34}{row['dtype']:<10}"
+    if row.get("error"):
+        print(f"{head}{row['error']}", flush=True)
+        return
+    difference, ratio = row["max_score_diff"], row["ratio_to_best_peer"]
     print(
-        f"{row['workload']:<18}{row['implementation']:<34}{row['dtype']:<10}{row['items_per_s']:8.1f}"
-        f"{row['seconds']:8.2f}{row['peak_rss_mb']:7.0f}{row['max_score_diff']:9.1e}"
-        f"{'' if ratio is None else f'{ratio:.2f}':>8}{row['gflop']:8.0f}{row['gemm_share']:7.2f}",
+        f"{head}{row['items_per_s']:8.1f}{row['seconds']:8.2f}{row['peak_rss_mb']:7.0f}"
+        f"{'' if difference is None else f'{difference:.1e}':>9}{'' if ratio is None else f'{ratio:.2f}':>8}"
+        f"{row['gflop']:8.0f}{row['gemm_share']:7.2f}",
         flush=True,
     )
 

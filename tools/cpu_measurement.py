@@ -76,11 +76,24 @@ class Measured:
     logprobs: list[Any]
 
 
+class MeasurementError(RuntimeError):
+    """The process of a measurement failed; the message is the end of what it said.
+
+    Attributes:
+        reason: why, in one line.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        """Takes both."""
+        super().__init__(message)
+        self.reason = reason
+
+
 def measure_apart(task: Task) -> list[Measured]:
     """Measures in a new process.
 
     Raises:
-        RuntimeError: if it failed, with the end of what it said.
+        MeasurementError: if it failed.
     """
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     if task.clock == "cpu":
@@ -92,8 +105,17 @@ def measure_apart(task: Task) -> list[Measured]:
         text=True,
     )
     if done.returncode:
-        raise RuntimeError(f"{task.implementation} {task.dtype} failed:\n{done.stderr[-2000:]}")
+        reason = _reason(done)
+        said = f"{task.implementation} {task.dtype}: {reason}\n{done.stderr[-2000:]}"
+        raise MeasurementError(reason, said)
     return [Measured(**one) for one in json.loads(done.stdout.splitlines()[-1])]
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode < 0:  # what it said before has nothing to do with it
+        return f"killed by signal {-done.returncode}"
+    lines = done.stderr.strip().splitlines()
+    return f"exit status {done.returncode}" + (f": {lines[-1][:200]}" if lines else "")
 
 
 def measure(task: Task) -> list[Measured]:

@@ -1,8 +1,9 @@
 """Time of a request against its number of items, ours and PyTorch's."""
 
+import sys
 from typing import Literal
 
-from cpu_measurement import Task, measure_apart
+from cpu_measurement import Measured, MeasurementError, Task, measure_apart
 
 QUERY, ITEM = 300, 20
 NUMBERS = (1, 3, 10, 30, 100, 300, 1000, 2000)
@@ -16,8 +17,11 @@ CURVES = {
 }
 
 
-def draw_items(path: str, model: str, clock: Literal["wall", "cpu"]) -> None:
-    """Measures labels in float32 after a query of 300 tokens, items of 20, prints the times and draws them."""
+def draw_items(path: str, model: str, clock: Literal["wall", "cpu"]) -> int:
+    """Measures labels in float32 after a query of 300 tokens, items of 20, prints the times and draws them.
+
+    Returns how many curves are missing because their measurement failed.
+    """
     import matplotlib
 
     matplotlib.use("agg")
@@ -25,20 +29,14 @@ def draw_items(path: str, model: str, clock: Literal["wall", "cpu"]) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(5.2, 3.4), layout="constrained")
+    failed = 0
     for name, (label, color) in CURVES.items():
-        points = measure_apart(
-            Task(
-                name,
-                "float32",
-                model,
-                [(f"{QUERY} + {number} x {ITEM}", QUERY, (ITEM,) * number) for number in NUMBERS],
-                ["labels"],
-                seconds=2,
-                limit=1e9,
-                stop_after=LONGEST,
-                clock=clock,
-            )
-        )
+        try:
+            points = _curve(name, model, clock)
+        except MeasurementError as error:
+            print(error, file=sys.stderr)
+            failed += 1
+            continue
         numbers = [point.num_items for point in points]
         seconds = [min(point.seconds) for point in points]
         print(name, *(f"{n}: {s:.3f} s" for n, s in zip(numbers, seconds, strict=True)), flush=True)
@@ -52,3 +50,21 @@ def draw_items(path: str, model: str, clock: Literal["wall", "cpu"]) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
+    return failed
+
+
+def _curve(name: str, model: str, clock: Literal["wall", "cpu"]) -> list[Measured]:
+    workloads = [(f"{QUERY} + {number} x {ITEM}", QUERY, (ITEM,) * number) for number in NUMBERS]
+    return measure_apart(
+        Task(
+            name,
+            "float32",
+            model,
+            workloads,
+            ["labels"],
+            seconds=2,
+            limit=1e9,
+            stop_after=LONGEST,
+            clock=clock,
+        )
+    )
