@@ -3,7 +3,8 @@
 An open-loop client in a process of its own sends requests over loopback sockets at random times (Poisson, fixed
 seed), at rates that rise from a quarter of what one request after another gives, until the 99th percentile of the
 latency passes a second or a request is not answered with 200; then once more at three times that rate, where a full
-queue must answer 429 and nothing else may go wrong. This for three servers on the same machine, one after another:
+queue must answer 429 and nothing else may go wrong. This for three servers on the same machine, one after another,
+which get the same requests, and none of them twice:
 
     packed      as it is
     unpacked    one request in each prefill
@@ -173,11 +174,15 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return sorted(values)[max(0, -int(-percent * len(values) // 100) - 1)]
 
 
-def measure(server: BenchedServer, name: str, rate: float, steps: Steps) -> Row:
-    """One rate."""
-    chance = random.Random(_SEED.value)
+def chance_of(purpose: str) -> random.Random:
+    """Random numbers for one purpose: what was sent before would be answered from the server's prefix cache."""
+    return random.Random(f"{_SEED.value} {purpose}")
+
+
+def measure(server: BenchedServer, name: str, step: int, rate: float, steps: Steps) -> Row:
+    """One rate, the `step`-th, whose number decides which requests are sent."""
     number = max(steps.least_requests, round(rate * steps.seconds))
-    times = arrivals(chance, rate, number)
+    times = arrivals(chance_of(f"times {step}"), rate, number)
     counters = (
         "isoprefill_batch_requests_sum",
         "isoprefill_batch_requests_count",
@@ -185,7 +190,7 @@ def measure(server: BenchedServer, name: str, rate: float, steps: Steps) -> Row:
         "isoprefill_compilations_total",
     )
     before = [server.metric(counter) for counter in counters]
-    answers = server.send(bodies(chance, number), times)
+    answers = server.send(bodies(chance_of(f"bodies {step}"), number), times)
     requests, batches, fill, compilations = (
         server.metric(counter) - value for counter, value in zip(counters, before, strict=True)
     )
@@ -211,7 +216,7 @@ def measure(server: BenchedServer, name: str, rate: float, steps: Steps) -> Row:
 
 def warm_up(server: BenchedServer, name: str) -> None:
     """Sends bursts of every size that one prefill can hold, until nothing is compiled any more."""
-    chance = random.Random(_SEED.value)
+    chance = chance_of("warm-up")
     rows = _QUERY.value + _ITEMS.value * _ITEM.value
     packs = "--max-batch-requests=1" not in SERVERS[name]
     most = min(_QUEUE.value, _BATCH.value // rows + 1) if packs else 1
@@ -224,7 +229,7 @@ def warm_up(server: BenchedServer, name: str) -> None:
 
 def lone_latency(server: BenchedServer) -> float:
     """The median of requests that are sent one after another."""
-    chance = random.Random(_SEED.value)
+    chance = chance_of("one after another")
     answers = [server.send(bodies(chance, 1), [0.0]) for _ in range(5)]
     return statistics.median(latency for ((latency, _),) in answers)
 
@@ -256,10 +261,10 @@ def rising_rates(name: str) -> list[Row]:
         warm_up(server, name)
         rate = FIRST_RATE / lone_latency(server)
         while not rows or rows[-1].held:
-            rows.append(measure(server, name, rate, steps))
+            rows.append(measure(server, name, len(rows), rate, steps))
             print_row(rows[-1])
             rate *= steps.factor
-        rows.append(measure(server, name, OVERLOAD * rows[-1].rate, steps))
+        rows.append(measure(server, name, len(rows), OVERLOAD * rows[-1].rate, steps))
         print_row(rows[-1])
     return rows
 
@@ -278,7 +283,7 @@ def front_end() -> list[dict[str, float]]:
     with BenchedServer(sys.executable, str(HERE / "idle_server.py"), _MODEL.value) as server:
         server.send([body] * 100, [0.005 * number for number in range(100)])
         for rate in FRONT_END_RATES:
-            times = arrivals(random.Random(_SEED.value), rate, 5 * rate)
+            times = arrivals(chance_of("times"), rate, 5 * rate)
             before = server.metric("process_cpu_seconds_total")
             answers = server.send([body] * len(times), times)
             cpu = (server.metric("process_cpu_seconds_total") - before) / len(times)
