@@ -26,7 +26,7 @@ class FaultyEngine:
     """Scores by length; fails on `POISON`, leaks on `LEAK`."""
 
     vocab_size = 300
-    max_positions = 512
+    max_positions = pack_tokens = 512
     device = "none"
     compilations = 0
 

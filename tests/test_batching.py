@@ -213,7 +213,7 @@ class RecordingEngine:
     """Keeps what it is asked to score."""
 
     vocab_size = 300
-    max_positions = 512
+    max_positions = pack_tokens = 512
     device = "none"
     compilations = 0
 

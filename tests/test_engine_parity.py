@@ -270,6 +270,7 @@ def test_joint_tokenisation_scores_what_a_whole_text_has(algorithm):
         ({"item_first": True}, "invalid_tokenization"),
         ({"items": [[1, 2]]}, "mixed_input_types"),
         ({"items": ["able", ""]}, "empty_item"),
+        ({"items": ["able", "\x04"]}, "empty_item"),  # which the vocabulary cannot spell
         ({"items": []}, "empty_items"),
         ({"query": ""}, "empty_query"),
         ({"query": "u", "items": ["nbelievable"]}, "empty_query"),

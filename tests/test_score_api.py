@@ -36,8 +36,10 @@ import small_models
 from isoprefill.models.source import load_tokenizer
 from isoprefill.prepare import Preparer
 from isoprefill.request_error import RequestError
-from isoprefill.server import launch
+from isoprefill.server import launch, routes_rerank
+from isoprefill.server.api_models import RerankRequest
 from isoprefill.server.dispatch import Dispatcher
+from isoprefill.server.errors import ApiError
 from isoprefill.server.front_end import make_app
 from isoprefill.server.metrics import Metrics
 from isoprefill.server.service import Service
@@ -540,6 +542,9 @@ BAD_BODIES = {
         "context_length_exceeded",
         "items",
     ),
+    "many labels for many items": (
+        {"items": ["b"] * 2000, "label_token_ids": [0] * 1000}, "too_many_labels", "label_token_ids"
+    ),
     "label lists that are small but for one": (
         {"label_token_ids": [[0] * 1000, *[[0]] * 2000]}, "too_many_labels", "label_token_ids"
     ),
@@ -618,6 +623,34 @@ def test_routes_methods_and_media_types(server):
     assert code_of(text) == "unsupported_media_type"
 
 
+def rerank_request(template: str, document: str):
+    """What a rerank request with SmolLM2 becomes, and its tokenizer."""
+    settings = ServerSettings(
+        engine=EngineSettings(model="smollm2-135m"),
+        rerank=RerankSettings(template=template, relevant="a", irrelevant="b"),
+    )
+    metrics, tokenizer = Metrics(), load_tokenizer("smollm2-135m")
+    dispatcher = Dispatcher(settings.limits, metrics)
+    service = Service(settings, "smollm2-135m", tokenizer, metrics, dispatcher, 0)
+    asked = RerankRequest(query="fruit", documents=[document])
+    preparer = Preparer(tokenizer, tokenizer.vocab_size, 8192, 16_384)
+    return routes_rerank._token_request(service, asked, preparer, ""), tokenizer
+
+
+def test_a_document_is_tokenised_as_in_the_whole_prompt():
+    """White space before it is its first token's: a cut in between would give tokens that no model was trained with."""
+    template = RerankSettings().template
+    request, tokenizer = rerank_request(template, "an apple")
+    whole = tokenizer.encode(template.format(query="fruit", document="an apple"))
+    assert [*request.query.tolist(), *request.items[0].tolist()] == whole
+
+
+def test_a_document_without_tokens_is_called_a_document():
+    with pytest.raises(ApiError) as refused:
+        rerank_request("{query}:{document}", "\x04")
+    assert (refused.value.code, refused.value.param) == ("empty_document", "documents[0]")
+
+
 def test_much_text_is_not_tokenised_on_the_event_loop(model_directory):
     """Else a small body that means much text would keep every other client waiting."""
     threads = []
@@ -659,7 +692,7 @@ def unconnected_service(model_directory, **engine) -> Service:
     dispatcher = Dispatcher(settings.limits, metrics)
     tokenizer = load_tokenizer(model_directory)
     service = Service(settings, "tiny", tokenizer, metrics, dispatcher, 0)
-    service.preparer = Preparer(tokenizer, VOCAB, 512)
+    service.preparer = Preparer(tokenizer, VOCAB, 512, 512)
     dispatcher.connect(object())  # nothing is sent
     return service
 

@@ -295,6 +295,29 @@ def test_a_full_queue_is_429_and_what_was_in_it_is_answered(server):
     assert server.metric("queue_requests") == 0
 
 
+def test_what_clients_gave_up_is_bounded_while_the_scheduler_has_not_read_so(server):
+    """Post, hang up and post again must not pile up requests on their way to a scheduler that is busy."""
+    body = raw_request(json.dumps(BODY).encode())
+    with server.scheduler_stopped():
+        for _ in range(2 * QUEUE):
+            with connect(server) as client:
+                client.sendall(body)
+                server.wait_for_in_flight(1)
+            server.wait_for_in_flight(0)
+        assert code_of(server.post("/v1/score", **BODY)) == "queue_full"
+    wait_for(lambda: server.post("/v1/score", **BODY).status_code == 200)
+
+
+def test_scores_to_come_count_as_tokens_that_wait(server):
+    """Few labels for many items are many scores."""
+    body = {**BODY, "label_token_ids": [1, 2, 3]}
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with server.scheduler_stopped():
+            (sent,) = send(server, 1, pool, body)
+            assert server.metric("queue_tokens") == 6 + 2 * 3
+        assert sent.result().status_code == 200
+
+
 def test_tokens_that_wait_are_bounded_too(server):
     """Few large requests fill the queue as many small ones do."""
     large = {"query": "a" * 300, "items": ["b" * 100]}
@@ -479,6 +502,17 @@ def test_answers_leave_at_once():
     assert asyncio.run(no_delay())
 
 
+def test_a_get_with_a_body_that_never_ends_holds_no_connection(server):
+    """Nobody reads its body, so no deadline of a body would end it."""
+    with connect(server) as client:
+        client.sendall(
+            b"GET /health HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\na"
+        )
+        answer = read_all(client)  # returns when the server has closed the connection
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in answer.lower()
+
+
 # What is bounded in memory
 
 
@@ -494,14 +528,15 @@ def test_bodies_that_are_being_read_are_bounded_together():
         return {"type": "http.request", "body": b"a" * 100, "more_body": True}
 
     async def all_of_them() -> None:
-        reading = []
+        reading, states = [], []
         for _ in range(limits.BODIES_AT_ONCE):
             holding.clear()
-            reading.append(asyncio.create_task(reader.read({}, slow)))
+            states.append({})
+            reading.append(asyncio.create_task(reader.read({}, slow, states[-1])))
             await holding.wait()
         holding.clear()
         with pytest.raises(ApiError) as refused:
-            await reader.read({}, slow)
+            await reader.read({}, slow, {})
         assert refused.value.code == "queue_full"
         for one in reading:
             one.cancel()
@@ -510,7 +545,11 @@ def test_bodies_that_are_being_read_are_bounded_together():
         async def small():
             return {"type": "http.request", "body": b"{}"}
 
-        assert await reader.read({}, small) == b"{}"  # their memory is free
+        with pytest.raises(ApiError):  # what was read is held until its request has been answered
+            await reader.read({}, small, {})
+        for state in states:
+            reader.release(state)
+        assert await reader.read({}, small, {}) == b"{}"  # their memory is free
 
     asyncio.run(all_of_them())
 

@@ -19,7 +19,7 @@ class IdleEngine:
     """Gives every label of every item the probability 1."""
 
     vocab_size = 1 << 20
-    max_positions = 1 << 20
+    max_positions = pack_tokens = 1 << 20
     device = "none"
     compilations = 0
 

@@ -79,7 +79,7 @@ class ScoringEngine:
         self._chunk_tokens = min(CHUNK_TOKENS, fitting) if chunk_tokens is None else chunk_tokens
         self._cache = PrefixCache(prefix_cache_bytes)
         self._preparer = Preparer(
-            model.tokenizer, model.config.vocab_size, model.config.max_positions
+            model.tokenizer, model.config.vocab_size, model.config.max_positions, self._pack_tokens
         )
 
     @classmethod
@@ -285,6 +285,11 @@ class ScoringEngine:
             self._preparer.check(request)
         return self._score_batch(requests, algorithm, on_progress)
 
+    @property
+    def pack_tokens(self) -> int:
+        """Rows of one prefill."""
+        return self._pack_tokens
+
     def label_id(self, text: str) -> int:
         """The token id of a label given as text.
 
@@ -381,11 +386,4 @@ class ScoringEngine:
                 f"isolation 'causal' has no meaning with algorithm {algorithm!r}: items are not all in one prefill",
                 code="invalid_isolation",
                 param="isolation",
-            )
-        if request.num_rows > self._pack_tokens:
-            raise RequestError(
-                f"with isolation 'causal' the query and all items must have at most {self._pack_tokens} tokens "
-                f"together (what fits into one prefill), delimiters included, got {request.num_rows}",
-                code="context_length_exceeded",
-                param="items",
             )

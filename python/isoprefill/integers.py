@@ -15,19 +15,22 @@ def flat_integers(
     Raises:
         ValueError: unless they are a flat list of integers that fit; names the argument.
     """
-    problem = ValueError(f"{name} must be {expected}, got {_short(values)}")
+
+    def problem() -> ValueError:
+        return ValueError(f"{name} must be {expected}, got {_short(values)}")
+
     if isinstance(values, str | bytes | dict | set):
-        raise problem
+        raise problem()
     if isinstance(values, list | tuple) and any(isinstance(value, bool) for value in values):
-        raise problem  # NumPy would make 0 and 1 of them
+        raise problem()  # NumPy would make 0 and 1 of them
     try:
         array = np.asarray(values if isinstance(values, np.ndarray | Sequence) else list(values))
     except (TypeError, ValueError):
-        raise problem from None
+        raise problem() from None
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
-        raise problem
+        raise problem()
     if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
-        raise problem
+        raise problem()
     return array.astype(np.int64)
 
 

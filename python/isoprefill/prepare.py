@@ -23,11 +23,13 @@ class Preparer:
         tokenizer: the model's.
         vocab_size: tokens that the model has, added ones included (`ModelConfig.vocab_size`).
         max_positions: tokens that query and item may have together (`ModelConfig.max_positions`).
+        pack_tokens: rows that fit into one prefill, in which all items must be if they see each other.
     """
 
     tokenizer: Tokenizer
     vocab_size: int
     max_positions: int
+    pack_tokens: int
 
     def request(
         self,
@@ -120,10 +122,12 @@ class Preparer:
                 raise self._outside(f"label_token_ids{place}", int(ids[of, label, token]))
         if request.delimiter_id is not None:
             self._check_vocabulary("delimiter_id", np.asarray([request.delimiter_id]))
-        if request.isolation == "causal" and request.num_rows > self.max_positions:
+        limit = min(self.max_positions, self.pack_tokens)
+        if request.isolation == "causal" and request.num_rows > limit:
+            what = "the model's positions" if limit == self.max_positions else "one prefill"
             raise RequestError(
-                f"with isolation 'causal' the query and all items must have at most {self.max_positions} tokens "
-                f"together (the model's positions), delimiters included, got {request.num_rows}",
+                f"with isolation 'causal' the query and all items must have at most {limit} tokens together ({what}), "
+                f"delimiters included, got {request.num_rows}",
                 code="context_length_exceeded",
                 param="items",
             )
@@ -206,6 +210,13 @@ class Preparer:
             texts.append(self._bos() + self._encode(f"items[{index}]", query + item))
             self._check_text(f"items[{index}]", texts[-1])
         borders = [_common_prefix(alone, text) for text in texts]
+        for index, (border, text) in enumerate(zip(borders, texts, strict=True)):
+            if border == len(text):
+                raise RequestError(
+                    f"items[{index}] must add at least 1 token to the query, got 0",
+                    code="empty_item",
+                    param=f"items[{index}]",
+                )
         shared = min(borders)
         if not shared:
             index = borders.index(0)

@@ -31,6 +31,10 @@ class DeviceEngine:
         return self._engine.model.config.max_positions
 
     @property
+    def pack_tokens(self) -> int:
+        return self._engine.pack_tokens
+
+    @property
     def device(self) -> str:
         return jax.devices()[0].device_kind
 

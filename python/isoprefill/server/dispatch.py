@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import time
 
+import zmq
 import zmq.asyncio
 
 from isoprefill.request import TokenRequest
@@ -15,6 +16,22 @@ from isoprefill.server.metrics import Metrics
 from isoprefill.server.settings import Limits
 
 RETRY_AFTER_S = 1.0
+
+
+def request_timeout(limits: Limits) -> ApiError:
+    return ApiError(
+        "request_timeout",
+        f"The request was not scored within {limits.request_timeout_s:g} seconds.",
+        retry_after_s=RETRY_AFTER_S,
+    )
+
+
+def _stopped() -> ApiError:
+    return ApiError(
+        "model_not_loaded",
+        "The scoring process stopped while this request was in flight, and is being restarted.",
+        retry_after_s=RETRY_AFTER_S,
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
@@ -28,7 +45,8 @@ class InFlight:
 class Dispatcher:
     """Gives requests to the scheduler of the moment and hands its answers back.
 
-    How many requests, and how many tokens, are in flight is bounded here: what is over is refused, not kept.
+    How many requests, and how many tokens, are in flight is bounded here: what is over is refused, not kept. As many
+    again may have been given up while the scheduler has not read so.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
@@ -38,7 +56,8 @@ class Dispatcher:
         self._socket: zmq.asyncio.Socket | None = None
         self._numbers = itertools.count(1)
         self._in_flight: dict[int, InFlight] = {}
-        self._owed: set[int] = set()  # what was sent to the scheduler and it has said nothing of
+        # Tokens of what was sent to the scheduler and it has said nothing of: in flight, or given up.
+        self._owed: dict[int, int] = {}
         self._tokens = 0
         self._heard = time.monotonic()
 
@@ -59,13 +78,7 @@ class Dispatcher:
         self._metrics.scheduler_ready.set(0)
         for one in list(self._in_flight.values()):
             if not one.answer.done():
-                one.answer.set_exception(
-                    ApiError(
-                        "model_not_loaded",
-                        "The scoring process stopped while this request was in flight, and is being restarted.",
-                        retry_after_s=RETRY_AFTER_S,
-                    )
-                )
+                one.answer.set_exception(_stopped())
 
     def stalled_for(self) -> float:
         """Seconds since the scheduler last said anything, if it owes an answer; else 0.
@@ -87,10 +100,10 @@ class Dispatcher:
                 "model_not_loaded", "The model is being loaded.", retry_after_s=RETRY_AFTER_S
             )
         tokens = request.num_tokens
-        if request.labels is not None:
-            tokens += request.labels.token_ids.size
-        full = len(self._in_flight) >= self._limits.max_queue_requests
-        if full or (self._in_flight and self._tokens + tokens > self._limits.max_queue_tokens):
+        if request.labels is not None:  # as many scores come back
+            _, labels, label_tokens = request.labels.token_ids.shape
+            tokens += len(request.items) * labels * label_tokens
+        if self._full(tokens):
             raise ApiError(
                 "queue_full",
                 f"{len(self._in_flight)} requests with {self._tokens} tokens are waiting, which is as many as "
@@ -105,17 +118,13 @@ class Dispatcher:
         socket = self._socket
         try:
             async with asyncio.timeout(self._limits.request_timeout_s):
-                await socket.send(protocol.encode(protocol.Score.of(number, request)))
+                await self._send(socket, protocol.encode(protocol.Score.of(number, request)))
                 if not self._owed:
                     self._heard = time.monotonic()  # it had nothing to say
-                self._owed.add(number)
+                self._owed[number] = tokens
                 return await one.answer
         except TimeoutError:
-            raise ApiError(
-                "request_timeout",
-                f"The request was not scored within {self._limits.request_timeout_s:g} seconds.",
-                retry_after_s=RETRY_AFTER_S,
-            ) from None
+            raise request_timeout(self._limits) from None
         finally:
             del self._in_flight[number]
             self._tokens -= tokens
@@ -131,7 +140,7 @@ class Dispatcher:
         if isinstance(message, protocol.BatchDone):
             self._metrics.observe_batch(message)
             return
-        self._owed.discard(message.id)
+        self._owed.pop(message.id, None)
         one = self._in_flight.get(message.id)
         if one is None or one.answer.done():  # nobody waits for it any more
             return
@@ -139,6 +148,25 @@ class Dispatcher:
             one.answer.set_result(message.logprobs_of_request())
         elif isinstance(message, protocol.Failed):
             one.answer.set_exception(ApiError("internal_error", "The request could not be scored."))
+
+    def _full(self, tokens: int) -> bool:
+        """Whether a request of so many tokens is too much. One that is alone never is."""
+        limits = self._limits
+        return (
+            len(self._in_flight) >= limits.max_queue_requests
+            or len(self._owed) >= 2 * limits.max_queue_requests
+            or bool(self._in_flight and self._tokens + tokens > limits.max_queue_tokens)
+            or bool(self._owed and sum(self._owed.values()) + tokens > 2 * limits.max_queue_tokens)
+        )
+
+    async def _send(self, socket: zmq.asyncio.Socket, data: bytes) -> None:
+        try:
+            await socket.send(data)
+        except (asyncio.CancelledError, zmq.ZMQError):
+            task = asyncio.current_task()
+            if self._socket is socket or (task is not None and task.cancelling()):
+                raise
+            raise _stopped() from None  # closed with the scheduler, which cancels what waits
 
     def _cancel(self, number: int, socket: zmq.asyncio.Socket) -> None:
         sent = socket.send(protocol.encode(protocol.Cancel(number)))

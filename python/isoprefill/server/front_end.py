@@ -122,7 +122,7 @@ class Envelope:
                     (b"x-content-type-options", b"nosniff"),
                 ]
                 close = surplus
-                if not tracked.finished and scope["method"] not in ("GET", "HEAD"):
+                if tracked.has_body and not tracked.finished:
                     await tracked.drop_rest()
                     close |= not tracked.finished
                 if close:
@@ -144,6 +144,7 @@ class Envelope:
                 **logs.exception_fields(error),
             )
         finally:
+            self._service.bodies.release(state)
             self._record(scope, state, status, time.monotonic() - began)
 
     def _admit(self, scope: Scope, headers: dict[bytes, bytes], surplus: bool) -> None:

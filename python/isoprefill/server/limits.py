@@ -5,6 +5,7 @@ import collections
 import hashlib
 import hmac
 import time
+from typing import Any
 
 from starlette.types import Message, Receive, Scope
 
@@ -17,6 +18,7 @@ DRAIN_BYTES = (
 DRAIN_S = 5.0
 REMEMBERED_CLIENTS = 10_000
 BODIES_AT_ONCE = 16  # largest bodies that may be held in memory together
+HELD = "held_bytes"  # in a request's state: of its body
 
 
 class ApiKey:
@@ -73,8 +75,15 @@ class BodyReader:
         self._limits = limits
         self._held = 0
 
-    async def read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        """The whole body.
+    async def read(
+        self, headers: dict[bytes, bytes], receive: Receive, state: dict[str, Any]
+    ) -> bytes:
+        """The whole body. It counts as held until `release`: what is made of it lives as long as its request.
+
+        Args:
+            headers: of the request.
+            receive: ASGI's.
+            state: of the request; remembers how much is held.
 
         Raises:
             ApiError: it is too large, comes too slowly, or too many are being read.
@@ -86,6 +95,7 @@ class BodyReader:
             raise self._too_large()
         chunks: list[bytes] = []
         size = 0
+        state.setdefault(HELD, 0)
         try:
             async with asyncio.timeout(self._limits.read_timeout_s):
                 while True:
@@ -95,11 +105,12 @@ class BodyReader:
                     chunk = message.get("body", b"")
                     size += len(chunk)
                     self._held += len(chunk)
+                    state[HELD] += len(chunk)
                     if size > limit:
                         raise self._too_large()
                     if self._held > BODIES_AT_ONCE * limit:
                         raise ApiError(
-                            "queue_full", "Too many bodies are being read.", retry_after_s=1.0
+                            "queue_full", "Too many large requests are waiting.", retry_after_s=1.0
                         )
                     chunks.append(chunk)
                     if not message.get("more_body", False):
@@ -109,8 +120,10 @@ class BodyReader:
                 "request_read_timeout",
                 f"The body did not arrive within {self._limits.read_timeout_s:g} seconds.",
             ) from None
-        finally:
-            self._held -= size
+
+    def release(self, state: dict[str, Any]) -> None:
+        """The request with this state has been answered."""
+        self._held -= state.pop(HELD, 0)
 
     def _too_large(self) -> ApiError:
         return ApiError(
@@ -130,6 +143,8 @@ class TrackedReceive:
         self._receive = receive
         self._headers = headers
         self.finished = False
+        length = headers.get(b"content-length", b"0")
+        self.has_body = length != b"0" or b"transfer-encoding" in headers
 
     async def __call__(self) -> Message:
         message = await self._receive()

@@ -89,6 +89,7 @@ class Ready(msgspec.Struct, tag="ready", array_like=True, frozen=True):
 
     vocab_size: int
     max_positions: int
+    pack_tokens: int
     device: str
     warmup_s: float
     compilations: int

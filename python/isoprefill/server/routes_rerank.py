@@ -1,8 +1,9 @@
 """POST /v1/rerank: documents by their relevance to a query, in the shape that rerank clients know.
 
-The prompt template is cut at {document}: what stands before it, with the query in it, is the query of the scoring
-request, and what stands after it ends every item. So the documents are isolated from each other, and what comes
-before them is computed once. A document's relevance is P(yes) / (P(yes) + P(no)).
+The prompt template is cut before {document} and the white space before that: what stands before the cut, with the query
+in it, is the query of the scoring request, and what stands after the document ends every item. So the documents are
+isolated from each other, and what comes before them is computed once. A document's relevance is
+P(yes) / (P(yes) + P(no)).
 """
 
 import time
@@ -102,6 +103,10 @@ def _token_request(
             "The model has no single token for the labels of this server's rerank prompt.",
         )
     before, after = settings.template.split("{document}")
+    head = (
+        before.rstrip()
+    )  # the white space before a document is its first token's, as in running text
+    space = before[len(head) :]
     documents = [_text(document) for document in asked.documents]
     try:
         if asked.max_tokens_per_doc is not None:
@@ -110,10 +115,11 @@ def _token_request(
                 tokenizer.decode(tokenizer.encode(text)[: asked.max_tokens_per_doc])
                 for text in documents
             ]
-        service.check_number_of_labels("label_token_ids", (settings.relevant, settings.irrelevant))
+        labels = (settings.relevant, settings.irrelevant)
+        service.check_number_of_labels("label_token_ids", labels, len(documents))
         tokens = preparer.request(
-            before.replace("{query}", asked.query),
-            [document + after for document in documents],
+            head.replace("{query}", asked.query),
+            [space + document + after for document in documents],
             LabelSets.shared(
                 [preparer.label_id(settings.relevant), preparer.label_id(settings.irrelevant)]
             ),
@@ -125,7 +131,7 @@ def _token_request(
     except (RequestError, ApiError) as error:
         # What is called items inside is called documents here.
         raise ApiError(
-            error.code.replace("_items_", "_documents_"),
+            error.code.replace("_item", "_document"),
             str(error.args[0] if isinstance(error, RequestError) else error.message).replace(
                 "items", "documents"
             ),

@@ -21,6 +21,8 @@ from isoprefill.server.errors import ApiError
 from isoprefill.server.openapi import body_of, responses
 from isoprefill.server.service import Service
 
+SCORE_BYTES = 20  # of a score as JSON
+
 
 def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["scoring"])
@@ -40,14 +42,19 @@ def router(service: Service) -> APIRouter:
         asked, tokens = await service.prepared(
             request, ScoreRequest, prepare, lambda asked: asked.num_joint_characters
         )
-        result = score_result(
-            tokens,
-            await service.scored(request, tokens),
-            model=service.model_name,
-            apply_softmax=asked.apply_softmax,
-            temperature=asked.temperature,
-        )
-        return json_response(_response(asked, result, request_id))
+        logprobs = await service.scored(request, tokens)
+
+        def respond() -> Response:
+            result = score_result(
+                tokens,
+                logprobs,
+                model=service.model_name,
+                apply_softmax=asked.apply_softmax,
+                temperature=asked.temperature,
+            )
+            return json_response(_response(asked, result, request_id))
+
+        return await service.run(logprobs.logprobs.size * SCORE_BYTES, respond)
 
     return routes
 
@@ -65,7 +72,7 @@ def _token_request(
     service.check_number_of_items("items", len(items))
     service.check_joint_size(asked.num_joint_characters)
     for name in ("labels", "label_token_ids"):
-        service.check_number_of_labels(name, getattr(asked, name) or ())
+        service.check_number_of_labels(name, getattr(asked, name) or (), len(items))
     labels = _labels(asked, preparer)
     if labels is None and service.settings.require_labels:
         raise ApiError(
@@ -105,14 +112,18 @@ def _token_request(
 def _labels(asked: ScoreRequest, preparer: Preparer) -> LabelSets | None:
     if asked.labels is None:
         return None if asked.label_token_ids is None else LabelSets.parse(asked.label_token_ids)
+    known: dict[str, int] = {}  # lists for each item are mostly alike
+
+    def label_id(text: str, name: str) -> int:
+        if text not in known:
+            known[text] = preparer.label_id(text, name)
+        return known[text]
+
     return LabelSets.parse(
         [
-            preparer.label_id(label, f"labels[{index}]")
+            label_id(label, f"labels[{index}]")
             if isinstance(label, str)
-            else [
-                preparer.label_id(one, f"labels[{index}][{place}]")
-                for place, one in enumerate(label)
-            ]
+            else [label_id(one, f"labels[{index}][{place}]") for place, one in enumerate(label)]
             for index, label in enumerate(asked.labels)
         ]
     )

@@ -52,6 +52,9 @@ class Engine(Protocol):
     def max_positions(self) -> int: ...
 
     @property
+    def pack_tokens(self) -> int: ...
+
+    @property
     def device(self) -> str: ...
 
     @property
@@ -93,6 +96,7 @@ def run(make_engine: Callable[[EngineSettings], Engine], stdin: IO[bytes] | None
         ready = protocol.Ready(
             vocab_size=engine.vocab_size,
             max_positions=engine.max_positions,
+            pack_tokens=engine.pack_tokens,
             device=engine.device,
             warmup_s=time.monotonic() - began,
             compilations=engine.compilations,

@@ -15,7 +15,7 @@ from isoprefill.request_error import RequestError
 from isoprefill.result import RequestLogprobs
 from isoprefill.server import protocol
 from isoprefill.server.api_models import RerankRequest, ScoreRequest
-from isoprefill.server.dispatch import RETRY_AFTER_S, Dispatcher
+from isoprefill.server.dispatch import RETRY_AFTER_S, Dispatcher, request_timeout
 from isoprefill.server.errors import ApiError
 from isoprefill.server.limits import BodyReader, ClientGoneError, headers_of
 from isoprefill.server.metrics import Metrics
@@ -25,8 +25,10 @@ from isoprefill.server.validation import parse
 T = TypeVar("T")
 Asked = TypeVar("Asked", ScoreRequest, RerankRequest)
 
-MOST_LABELS = 1 << 20  # of a request, padded: 4 MB
-LARGE = 64 << 10  # bytes or characters; more are parsed and tokenised beside the event loop: 20 ms
+MOST_LABELS = 1 << 20  # of all items of a request, padded: as many scores are answered
+LARGE = (
+    64 << 10
+)  # bytes or characters; more are parsed, tokenised or written beside the event loop: 20 ms
 
 
 @dataclasses.dataclass(eq=False)
@@ -69,7 +71,9 @@ class Service:
             raise ValueError(
                 f"delimiter-token-id must be less than the model's vocabulary of {ready.vocab_size}, got {token}"
             )
-        self.preparer = Preparer(self.tokenizer, ready.vocab_size, ready.max_positions)
+        self.preparer = Preparer(
+            self.tokenizer, ready.vocab_size, ready.max_positions, ready.pack_tokens
+        )
 
     @property
     def ready(self) -> bool:
@@ -118,17 +122,22 @@ class Service:
             raise ApiError("unsupported_media_type", "The body must be application/json.")
         self._accepted += 1
         try:
-            body = await self.bodies.read(headers_of(request.scope), request.receive)
-            asked = await self._run(len(body), parse, kind, body)
-            size = max(len(body), num_characters(asked))
-            return asked, await self._run(size, prepare, asked, preparer)
+            body = await self.bodies.read(
+                headers_of(request.scope), request.receive, request.scope["state"]
+            )
+            async with asyncio.timeout(self.settings.limits.request_timeout_s):
+                asked = await self.run(len(body), parse, kind, body)
+                size = max(len(body), num_characters(asked))
+                return asked, await self.run(size, prepare, asked, preparer)
         except RequestError as error:
             raise ApiError.of(error) from None
+        except TimeoutError:
+            raise request_timeout(self.settings.limits) from None
         finally:
             self._accepted -= 1
 
-    async def _run(self, size: int, work: Callable[..., T], *arguments: Any) -> T:
-        """Does the work, beside the event loop if it is large."""
+    async def run(self, size: int, work: Callable[..., T], *arguments: Any) -> T:
+        """Does work on so many bytes or characters, beside the event loop if they are many."""
         if size < LARGE:
             return work(*arguments)
         loop = asyncio.get_running_loop()
@@ -194,12 +203,13 @@ class Service:
                 "items",
             )
 
-    def check_number_of_labels(self, name: str, labels: Sequence[Any]) -> None:
-        """Raises ApiError if there are too many, or if lists of them would be; before they are padded to one length.
+    def check_number_of_labels(self, name: str, labels: Sequence[Any], num_items: int) -> None:
+        """Raises ApiError if there are too many for an item, or for all items; before they are padded to one length.
 
         Args:
             name: of the field.
             labels: for all items, or a list of them for each item.
+            num_items: of the request.
         """
         limit = self.settings.limits.max_labels
         lists: list[Sequence[Any]] = [one for one in labels if isinstance(one, list)] or [labels]
@@ -208,11 +218,12 @@ class Service:
             raise ApiError(
                 "too_many_labels", f"{name} must have at most {limit} labels, got {widest}", name
             )
-        if len(lists) * widest > MOST_LABELS:
+        number = max(len(lists), num_items)
+        if number * widest > MOST_LABELS:
             raise ApiError(
                 "too_many_labels",
-                f"{name} must hold at most {MOST_LABELS} labels once every list is as long as the longest, "
-                f"got {len(lists)} x {widest}",
+                f"{name} must be at most {MOST_LABELS} for all items together, once every list is as long as the "
+                f"longest, got {number} x {widest}",
                 name,
             )
 

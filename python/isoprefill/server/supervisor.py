@@ -70,10 +70,8 @@ class Supervisor:
                 address = f"ipc://{directory}/{generation}"
                 with context.socket(zmq.DEALER) as socket:
                     socket.setsockopt(zmq.LINGER, 0)
-                    hwm = (
-                        2 * self._settings.limits.max_queue_requests + 64
-                    )  # a Score and a Cancel each
-                    socket.set_hwm(hwm)
+                    # A Score and a Cancel each, and as many that were given up: `Dispatcher`.
+                    socket.set_hwm(4 * self._settings.limits.max_queue_requests + 64)
                     socket.bind(address)
                     began = time.monotonic()
                     await self._one_scheduler(socket, address)
