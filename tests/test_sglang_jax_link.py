@@ -387,6 +387,7 @@ def test_what_the_kernel_does_not_take_goes_to_xla_or_is_refused(monkeypatch, ca
     """A model that the kernel lacks must still be served on a TPU, and "pallas" must not be ignored."""
     for arguments, message in (
         ({"data": 2}, "data-parallel"),
+        ({"page_size": 512}, "page_size must be at most 256, got 512"),
         ({"dtype": "float16"}, "got float16"),
         ({"kv_cache_dtype": "bf16"}, "KV cache must have the model's dtype float32, got bf16"),
     ):

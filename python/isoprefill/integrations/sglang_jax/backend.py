@@ -13,7 +13,7 @@ from sgl_jax.srt.layers.attention.base_attn_backend import AttentionBackend
 from isoprefill.integrations.sglang_jax.metadata import MultiItemMetadata
 from isoprefill.integrations.sglang_jax.xla import xla_paged_attention
 from isoprefill_pallas.heads import Heads
-from isoprefill_pallas.paged import paged_attention, write_columns
+from isoprefill_pallas.paged import MAX_PAGE_SIZE, paged_attention, write_columns
 from isoprefill_pallas.schedule import KernelSchedule
 
 logger = logging.getLogger(__name__)
@@ -140,6 +140,9 @@ def kernel_heads(runner: Any, attention: Attention) -> Heads | None:
     try:
         if runner.mesh.shape["data"] != 1:
             raise ValueError("the kernel's schedule is for one data-parallel rank")
+        page_size = runner.server_args.page_size
+        if page_size > MAX_PAGE_SIZE:
+            raise ValueError(f"page_size must be at most {MAX_PAGE_SIZE}, got {page_size}")
         cache = runner.server_args.kv_cache_dtype
         if cache != "auto" and {"bf16": "bfloat16"}.get(cache, cache) != dtype.name:
             raise ValueError(f"the KV cache must have the model's dtype {dtype}, got {cache}")

@@ -22,8 +22,6 @@ from sgl_jax.srt.utils.jax_utils import device_array
 
 from isoprefill.integrations.sglang_jax.batch import MultiItemBatch, Readouts
 
-READOUT_BLOCK = 512  # rows whose logits are in memory at a time
-
 
 @jax.tree_util.register_pytree_node_class
 @dataclasses.dataclass(eq=False)

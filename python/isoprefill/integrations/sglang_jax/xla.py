@@ -1,4 +1,7 @@
-"""Attention of a multi-item pass over the paged cache in XLA, for where there is no TPU."""
+"""Attention of a multi-item pass over the paged cache in XLA, for where the TPU kernel cannot compute it.
+
+Every row looks at every column of the pass, a block of rows at a time: time grows with rows times columns.
+"""
 
 import jax
 import jax.numpy as jnp
