@@ -250,6 +250,7 @@ def command_run(backend, tmp_path_factory):
             f"--server-url={url}",
             f"--compare-url={other}",
             "--max-items=20",
+            "--max-words=100",
             f"--output={directory / 'report.json'}",
             f"--markdown={directory / 'report.md'}",
             f"--heat-map={directory / 'influence.png'}",
