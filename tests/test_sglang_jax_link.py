@@ -289,7 +289,8 @@ def test_items_survive_the_way_to_the_scheduler_and_never_share_a_cache_key():
 @pytest.mark.parametrize(
     "body",
     ["", "[]", "[1, 2]", '["", 0, [1], [1]]', '["", 1, [], [1]]', '["", 1, [1, 0], [1]]', '["", 1, [1], [-1]]',
-     '["", 1, [1.5], [1]]', '["", true, [1], [1]]', '["", 1, 3, [1]]', '["", 1, ["1"], [1]]', "{}"],
+     '["", 1, [1.5], [1]]', '["", true, [1], [1]]', '["", 1, 3, [1]]', '["", 1, ["1"], [1]]', "{}",
+     pytest.param("[" * 100_000, id="deep")],
 )  # fmt: skip
 def test_a_forged_key_is_refused(body):
     """Clients of sglang-jax's HTTP server may set extra_key: no content of it may reach the scheduler unchecked."""

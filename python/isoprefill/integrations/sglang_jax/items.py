@@ -89,5 +89,5 @@ class RequestItems:
             fields: Any = json.loads(extra_key.removeprefix(_MARK))
             _, prefix_len, item_lens, labels = fields
             return cls(prefix_len, tuple(item_lens), tuple(labels))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:  # deep nesting raises the last
             raise ValueError(f"extra_key carries no valid multi-item request: {error}") from error
