@@ -210,8 +210,11 @@ void Builder::PlaceWindows(int32_t q_tile, int32_t* tile) {
     }
     local_start = start;
     has_windows_ = row_blocks_[i].has_window = true;
+    // The kernel asks the first window whether the row block has any. Rows that
+    // see nothing have no near columns, so whatever they get stays masked.
+    windows[0] = std::max(windows[0], 0);
     for (int32_t h = 0; h < per_block; ++h) {
-      if (windows[h] < 0) continue;
+      if (hulls[h].end < 0) continue;
       SplitRows(std::min(first_row + h * kLanes, end_row),
                 std::min(first_row + (h + 1) * kLanes, end_row),
                 local_start + windows[h]);

@@ -142,7 +142,8 @@ struct TileSchedule {
   Array<int32_t> steps;  // [kStepFields, n]
   Array<int32_t> units;  // [m]
   // [K, kTileWindows + block_q / 128]: TileField, then for each 128 rows the
-  // start of their window in the local block, or -1.
+  // start of their window in the local block, or -1. A row block has windows if
+  // its first 128 rows have one, though these may see nothing.
   Array<int32_t> tiles;
   // [4, T]: far_begin, far_end, near_begin, near_end, half open; an empty
   // interval is 0, 0.

@@ -288,6 +288,29 @@ def test_a_row_keeps_its_anchor_where_the_next_request_begins():
     check_close(out, lse, *arrays, layout)
 
 
+def test_rows_behind_a_padded_start_keep_the_anchors_of_their_windows():
+    """Of 256 rows the first 128 see nothing. Others, anchored by their windows, must not be anchored once more."""
+    sizes = dataclasses.replace(SIZES, block_kv=512, unit_q=256, window_keys=128, full_keys=0)
+    prefix, rows = 320, 256
+    # Items of 10, each followed by a row that sees the prefix alone and whose window begins behind it.
+    own = [(prefix + 11 * i, prefix + 11 * i + n) for i in range(12) for n in (*range(1, 11), 0)]
+    intervals = np.zeros((4, rows), np.int32)
+    intervals[1, 128:] = prefix
+    intervals[2:, 128:] = np.array([(b, e) if e > b else (0, 0) for b, e in own[:128]]).T
+    column = np.arange(512)
+    far, near = ((column >= b[:, None]) & (column < e[:, None]) for b, e in (intervals[:2], intervals[2:]))
+    random = np.random.default_rng(0)
+    q, k, v = (
+        jnp.asarray(random.standard_normal((count, 1, 64)), "float32") for count in (rows, 512, 512)
+    )
+    q = 4 * q  # so that the best score of a window is not that of the prefix
+    schedule = KernelSchedule.of_intervals(intervals, 512, sizes)
+    out, lse = compiled(sizes)(q, k, v, schedule)
+    want, want_lse = exact(q, k, v, far | near)
+    np.testing.assert_allclose(out, want, atol=1e-4)
+    np.testing.assert_allclose(lse, want_lse, rtol=1e-4)
+
+
 def test_anchored_variant_flags_rows_out_of_range_and_only_those():
     """A certificate that passes everything proves nothing; one that flags everything costs twice."""
     requests = [RequestSpec(300, [20] * 20)]

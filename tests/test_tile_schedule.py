@@ -257,6 +257,25 @@ def test_rows_from_the_middle_of_a_pack_are_covered_once(requests, size, first, 
     np.testing.assert_array_equal(pairs, seen)
 
 
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(packs(), sizes(), st.integers(1, 300))
+def test_rows_that_see_nothing_take_no_windows_from_those_behind_them(requests, size, hidden):
+    """The kernel asks the first window of a row block whether the block has any, and anchors its rows by that."""
+    layout = build(requests)
+    intervals = layout.row_intervals.copy()
+    intervals[:, :hidden] = 0
+    schedule = tile_schedule_of_intervals(intervals, layout.num_columns, **size)
+    windows = schedule.tiles[:, 2:].reshape(-1, size["unit_q"] // 128)
+    np.testing.assert_array_equal(windows[:, 0] >= 0, (windows >= 0).any(axis=1))
+    column = np.arange(layout.num_columns)
+    far, near = (
+        (column >= begin[:, None]) & (column < end[:, None])
+        for begin, end in (intervals[:2], intervals[2:])
+    )
+    pairs = covered_pairs(schedule, size, layout.num_columns)
+    np.testing.assert_array_equal(pairs, far | near)
+
+
 def test_intervals_of_a_layout_give_the_layouts_schedule():
     layout = build([RequestSpec(300, [20] * 20), RequestSpec(50, [400])])
     size = {"block_q": 256, "block_kv": 256}

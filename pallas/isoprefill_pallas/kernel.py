@@ -215,6 +215,7 @@ class _Tile:
                 near_end, near_begin = (
                     self.bounds(which, row, sizes.unit_q) for which in (NEAR_END, NEAR_BEGIN)
                 )
+                # The first 128 rows of a row block have a window if any of its rows have.
                 anchored = jnp.where(self.window_of(row) < 0, 0, near_end - near_begin)
                 length = jnp.where(anchored > 0, 0, length)
             seen = _within(_iota(s.shape, 0), self.per_head(begin - column), self.per_head(length))
