@@ -199,8 +199,9 @@ def tile_schedule_of_intervals(
     """The schedule of the TPU kernel for rows that are not of a Layout, such as those of a chunk of a request.
 
     Args:
-        row_intervals: [4, T] as of a Layout. A row's own columns follow its prefix, and neither begin nor end
-            before those of an earlier row. Rows that see nothing may stand anywhere.
+        row_intervals: [4, T] as of a Layout. A row's prefix does not begin before that of an earlier row. Its own
+            columns follow its prefix, and neither begin nor end before those of an earlier row. Rows that see nothing
+            may stand anywhere.
     """
 
 def request_from_tokens(

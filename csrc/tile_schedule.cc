@@ -452,6 +452,7 @@ RowIntervals::RowIntervals(const int32_t* bounds, int64_t num_rows,
   };
   const std::string in_columns = "lie in [0, " + std::to_string(num_columns) +
                                  "] and not end before it begins";
+  int32_t last_prefix_begin = 0;
   Range last_own{0, 0};
   for (int32_t row = 0; row < this->num_rows; ++row) {
     const Range prefix{prefix_begin()[row], prefix_end()[row]};
@@ -472,6 +473,10 @@ RowIntervals::RowIntervals(const int32_t* bounds, int64_t num_rows,
     }
     if (prefix.begin < prefix.end || own.begin < own.end) used_rows = row + 1;
     if (prefix.begin < prefix.end) {
+      check(prefix.begin >= last_prefix_begin, row, prefix,
+            "not begin before " + std::to_string(last_prefix_begin) +
+                ", where the prefix of an earlier row begins");
+      last_prefix_begin = prefix.begin;
       used_columns = std::max(used_columns, prefix.end);
     }
     if (own.begin < own.end) used_columns = std::max(used_columns, own.end);

@@ -164,8 +164,9 @@ struct RowIntervals {
   explicit RowIntervals(const Layout& layout);
   // Intervals that do not come from a Layout, such as of rows that start in the
   // middle of a request. Throws std::invalid_argument, with the row, unless
-  // every row's intervals lie in the columns, the own one after the prefix, and
-  // own intervals neither begin nor end before those of an earlier row.
+  // every row's intervals lie in the columns, the own one after the prefix,
+  // prefixes do not begin before those of an earlier row, and own intervals
+  // neither begin nor end before those of an earlier row.
   RowIntervals(const int32_t* bounds, int64_t num_rows, int64_t num_columns);
 
   const int32_t* prefix_begin() const { return bounds; }

@@ -298,6 +298,10 @@ def test_intervals_of_a_layout_give_the_layouts_schedule():
         ),
         ([[0, 0], [1, 1], [2, 1], [3, 4]], r"\[1, 4\) at row 1; it must neither begin nor end"),
         ([[0, 0], [1, 1], [2, 2], [4, 3]], r"\[2, 3\) at row 1; it must neither begin nor end"),
+        (
+            [[0, 2, 0, 1], [1, 3, 0, 3], [0] * 4, [0] * 4],
+            r"\[1, 3\) at row 3; it must not begin before 2, where the prefix of an earlier row begins",
+        ),
         ([[0], [1], [0]], "row_intervals must be int32 of shape"),
         ([[], [], [], []], "the number of rows is 0"),
     ],
