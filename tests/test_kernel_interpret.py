@@ -362,6 +362,13 @@ def test_schedule_in_parts_gives_the_same_bits():
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_schedule_that_is_cut_is_not_padded_back_over_scalar_memory():
+    """With its usual capacity this one takes 368 words; as it is, the whole of it takes 136."""
+    layout = layout_of([RequestSpec(300, [20] * 30)])
+    (part,) = KernelSchedule.build(layout, SIZES, smem_words=200).parts
+    assert part.steps.size + part.units.size + part.tiles.size <= 200
+
+
 def test_the_tiles_that_ran_are_those_of_the_schedule(monkeypatch):
     """Work that the schedule does not list would be invisible in the cost model, and wasted."""
     ran = {"full": set(), "units": [], "windows": set(), "anchors": []}

@@ -94,16 +94,16 @@ class KernelSchedule:
     def _of(
         cls, schedule: Any, num_rows: int, sizes: BlockSizes, smem_words: int, padded: bool
     ) -> "KernelSchedule":
-        whole = (0, schedule.num_q_tiles)
         capacity = (
             _capacity(schedule.used_steps, USUAL_STEPS * schedule.num_q_tiles),
             _capacity(schedule.used_units, USUAL_UNITS * -(-num_rows // sizes.unit_q)),
         )
         words = schedule.steps.shape[0] * capacity[0] + capacity[1] + schedule.tiles.size
-        parts = [whole] if words <= smem_words else _cut(schedule, smem_words)
+        parts = [(0, schedule.num_q_tiles)] if words <= smem_words else _cut(schedule, smem_words)
         made = []
         for first, end in parts:
-            room = capacity if (first, end) == whole else None
+            # A schedule that does not fit with its capacity may fit, whole, without it.
+            room = capacity if words <= smem_words else None
             part = _part(schedule, first, end, room if padded else (1, 1))
             first_row = first * sizes.block_q
             rows = min(num_rows, end * sizes.block_q) - first_row
