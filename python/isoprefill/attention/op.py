@@ -70,7 +70,9 @@ def multi_item_attention(
     if interpret is not None and backend != "pallas":
         raise ValueError(f"interpret is for the 'pallas' back end, got {interpret} for {backend!r}")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if backend == "pallas":
+    if layout.num_rows == 0:  # a cached prefix without items: nothing that a kernel could tile
+        out, lse = jnp.zeros_like(q), jnp.zeros(q.shape[:2], jnp.float32)
+    elif backend == "pallas":
         heads = Heads.of(q, k)
         if layout.kernel is None:
             layout = layout.with_schedule("pallas", heads=heads)
