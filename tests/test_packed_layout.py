@@ -1,5 +1,7 @@
 """`PackedLayout`, the face of the mask op that users see: its arrays, its pytree, its errors."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -131,6 +133,30 @@ def test_no_items_is_a_prefix_on_its_own():
     layout = PackedLayout.from_lengths(4, []).with_schedule("xla")
     np.testing.assert_array_equal(layout.dense_mask(), np.tri(4, dtype=bool))
     assert not layout.readout_rows.size
+
+
+def test_tiles_that_no_request_has_are_not_scheduled():
+    """In tiles of 64 x 64 the prefix of 100,000 tokens would take more than a million steps, all to be dropped."""
+    made = []
+
+    class Op:
+        def __init__(self, op):
+            self.op = op
+
+        def __getattr__(self, name):
+            return getattr(self.op, name)
+
+        def aligned_schedule(self, **sizes):
+            made.append((sizes["block_q"], sizes["block_kv"]))
+            return self.op.aligned_schedule(**sizes)
+
+    for prefixes, expected in (([100_000], [(512, 512)]), ([600, 20], [(512, 512), (64, 64)])):
+        made.clear()
+        layout = PackedLayout.concat([PackedLayout.from_lengths(n, [20] * 9) for n in prefixes])
+        layout = dataclasses.replace(layout, _op=Op(layout._op)).with_schedule("xla")
+        assert made == expected
+        used = [(one.block_q, one.block_kv) for one in layout.aligned.strips if one.num_steps]
+        assert sorted(used) == sorted(expected)
 
 
 @settings(derandomize=True, deadline=None)

@@ -276,33 +276,31 @@ class PackedLayout:
         usual = max(
             self.num_rows // 8, -(-self.num_rows // largest_q) * -(-self.num_columns // largest_kv)
         )
+        largest = op.aligned_schedule(
+            block_q=largest_q, block_kv=largest_kv, local_block=local_block
+        )
         strips = []
         for index, (rows, columns) in enumerate(tiles):
-            # Only steps over an item's own columns depend on the local block, and these are of the last tiles.
-            schedule = op.aligned_schedule(
-                block_q=rows,
-                block_kv=columns,
-                local_block=local_block if (rows, columns) == tiles[-1] else min(local_block, rows),
-            )
+            schedule = largest
+            if index < len(tiles) - 1:
+                if not (tile_of == index).any():  # small tiles of a long prefix are many
+                    strips.append(_strips(largest.strip_steps[:, :0], usual, rows, columns))
+                    continue
+                # Only steps over an item's own columns depend on the local block, and these are of the last tiles.
+                schedule = op.aligned_schedule(
+                    block_q=rows, block_kv=columns, local_block=min(local_block, rows)
+                )
             first_row, *_, kind, _ = schedule.strip_steps
             of_tile = np.where(
                 kind == OWN_STRIP, len(tiles) - 1, tile_of[op.request_ids[first_row]]
             )
-            steps = schedule.strip_steps[:, of_tile == index]
-            strips.append(
-                Strips(
-                    _with_capacity(steps, usual),
-                    np.asarray(steps.shape[1], np.int32),
-                    block_q=rows,
-                    block_kv=columns,
-                )
-            )
+            strips.append(_strips(schedule.strip_steps[:, of_tile == index], usual, rows, columns))
         return AlignedSchedule(
             strips=tuple(strips),
-            strip_own_end=schedule.strip_own_end,
-            local_blocks=_with_capacity(schedule.local_blocks, 2 * self.num_rows // local_block),
-            num_local_blocks=np.asarray(schedule.local_blocks.shape[1], np.int32),
-            row_slot=schedule.row_slot,
+            strip_own_end=largest.strip_own_end,
+            local_blocks=_with_capacity(largest.local_blocks, 2 * self.num_rows // local_block),
+            num_local_blocks=np.asarray(largest.local_blocks.shape[1], np.int32),
+            row_slot=largest.row_slot,
             local_block=local_block,
         )
 
@@ -453,6 +451,12 @@ def _tile_of_requests(op: Any, tiles: Sequence[tuple[int, int]]) -> Int32[np.nda
         suits = columns <= most_columns if most_rows == most_columns else rows <= most_rows
         tile[suits] = index
     return tile
+
+
+def _strips(steps: Int32[np.ndarray, "6 n"], usual: int, block_q: int, block_kv: int) -> Strips:
+    """Steps with a capacity."""
+    count = np.asarray(steps.shape[1], np.int32)
+    return Strips(_with_capacity(steps, usual), count, block_q=block_q, block_kv=block_kv)
 
 
 def next_power_of_two(at_least: int) -> int:
