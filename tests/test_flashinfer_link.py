@@ -91,6 +91,22 @@ def test_parameters_come_back_as_their_layout(requests, cached_prefix):
     assert_same(back, define(requests))
 
 
+@pytest.mark.parametrize("item_lens", [[[]], [[], []], [[], [2, 3]]], ids=str)
+def test_requests_without_items_come_back(item_lens):
+    """Their rows of positions hold nothing, or zeros alone beside requests that have items."""
+    requests = [RequestSpec(5, lens, "hidden") for lens in item_lens]
+    back = flashinfer.layout_from_parameters(flashinfer.parameters(layout_of(requests)))
+    assert_same(back, define(requests))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "bool", "float32"])
+def test_masks_that_are_not_bytes_are_refused(dtype):
+    """Cast to bytes, 256 would be 0: another mask."""
+    bits, _ = flashinfer.packed_mask(PackedLayout.from_lengths(4, [2, 3]))
+    with pytest.raises(ValueError, match=f"bits must be uint8, got {dtype}"):
+        flashinfer.layout_from_packed_mask(bits.astype(dtype), [9], [9])
+
+
 def assert_same(layout, expected):
     for name in ("segment_ids", "positions", "request_ids", "row_columns", "readout_rows"):
         np.testing.assert_array_equal(getattr(layout, name), getattr(expected, name), name)

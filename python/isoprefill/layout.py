@@ -347,6 +347,10 @@ class PackedLayout:
         """FlashInfer's packed custom mask: for each request `packbits(mask.ravel(), bitorder="little")`."""
         return self._host("packed_bits")[1].packed_bits()
 
+    def packed_bit_offsets(self) -> Int64[np.ndarray, "R+1"]:
+        """Where each request's bytes of `packed_bits()` begin and end."""
+        return self._host("packed_bit_offsets")[1].packed_bit_offsets()
+
     def flashinfer_params(self) -> dict[str, Any]:
         """FlashInfer's four multi-item parameters, by the names of its arguments.
 

@@ -101,8 +101,7 @@ def packed_mask(
 
     A request of n query positions and m columns takes (n * m + 7) // 8 bytes: row-major, least significant bit first.
     """
-    sizes = [(n * m + 7) // 8 for n, m in _extents(layout)]
-    return layout.packed_bits(), np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    return layout.packed_bits(), layout.packed_bit_offsets()
 
 
 def layout_from_packed_mask(
@@ -119,14 +118,18 @@ def layout_from_packed_mask(
         kv_lens: columns of each request; more than query positions if its prefix is cached.
 
     Raises:
-        ValueError: a request's mask is not that of a layout, or the bytes do not match the lengths; says which.
+        ValueError: bits are not uint8, a request's mask is not that of a layout, or the bytes do not match the
+            lengths; says which.
     """
     rows, columns = flat_integers("qo_lens", qo_lens), flat_integers("kv_lens", kv_lens)
     if rows.shape != columns.shape or not rows.size:
         raise ValueError(
             f"qo_lens and kv_lens must hold one length a request, got {rows.size} and {columns.size}"
         )
-    bits, begin, layouts = np.asarray(bits, np.uint8), 0, []
+    bits = np.asarray(bits)
+    if bits.dtype != np.uint8:
+        raise ValueError(f"bits must be uint8, got {bits.dtype}")
+    begin, layouts = 0, []
     for request, (n, m) in enumerate(zip(rows.tolist(), columns.tolist(), strict=True)):
         if not 1 <= n <= m:
             raise ValueError(
@@ -143,25 +146,13 @@ def layout_from_packed_mask(
     return PackedLayout.concat(layouts)
 
 
-def _extents(layout: PackedLayout) -> list[tuple[int, int]]:
-    """Rows and columns of each request."""
-    requests = int(layout.key_request_ids.max(initial=-1)) + 1
-    return list(
-        zip(
-            *(
-                np.bincount(ids[ids >= 0], minlength=requests).tolist()
-                for ids in (layout.request_ids, layout.key_request_ids)
-            ),
-            strict=True,
-        )
-    )
-
-
 def _item_lens(request: int, positions: Int[np.ndarray, "n"]) -> list[int]:
-    """The items between delimiters; zeros behind the last delimiter are padding."""
+    """The items between delimiters; zeros behind the last delimiter are padding. No position at all is no item."""
+    if not positions.size:
+        return []
     delimiters = np.flatnonzero(positions == 0)
     where = f"token_pos_in_items_ptr of request {request}"
-    if not positions.size or positions[0] != 0 or positions[-1] != 0:
+    if positions[0] != 0 or positions[-1] != 0:
         raise ValueError(f"{where} must begin and end with a delimiter's 0")
     since = (
         np.arange(positions.size)
