@@ -534,11 +534,20 @@ def test_text_is_tokenised_as_sglang_jax_does():
     )
 
 
-def test_prompts_that_begin_differently_are_left_to_sglang_jax():
-    """With the item first nothing is shared, so there is nothing to pack."""
+@pytest.mark.parametrize("items", [ITEMS, [[20, *item] for item in ITEMS]], ids=["none", "first"])
+def test_prompts_with_the_item_first_are_left_to_sglang_jax(items):
+    """Nothing is shared, or a token that begins every text: there is nothing to pack."""
     server = Server()
-    server.score((QUERY, ITEMS, LABELS, False, True))
-    assert server.front.calls == [(QUERY, ITEMS, True)]
+    server.score((QUERY, items, LABELS, False, True))
+    assert server.front.calls == [(QUERY, items, True)]
+    assert server.front.sent == 0
+
+
+def test_prompts_that_begin_differently_are_left_to_sglang_jax():
+    """A tokenizer may merge the end of a short query with each item."""
+    server = Server()
+    server.score(([], ITEMS, LABELS))
+    assert server.front.calls == [([], ITEMS, False)]
     assert server.front.sent == 0
 
 
