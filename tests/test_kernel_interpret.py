@@ -298,7 +298,9 @@ def test_rows_behind_a_padded_start_keep_the_anchors_of_their_windows():
     intervals[1, 128:] = prefix
     intervals[2:, 128:] = np.array([(b, e) if e > b else (0, 0) for b, e in own[:128]]).T
     column = np.arange(512)
-    far, near = ((column >= b[:, None]) & (column < e[:, None]) for b, e in (intervals[:2], intervals[2:]))
+    far, near = (
+        (column >= b[:, None]) & (column < e[:, None]) for b, e in (intervals[:2], intervals[2:])
+    )
     random = np.random.default_rng(0)
     q, k, v = (
         jnp.asarray(random.standard_normal((count, 1, 64)), "float32") for count in (rows, 512, 512)

@@ -76,9 +76,9 @@ class KernelSchedule:
         """The schedule of rows that are not of a layout, such as those of a chunk of a request.
 
         Args:
-            row_intervals: prefix_begin, prefix_end, own_begin, own_end of each row, in columns, half open. A prefix does
-                not begin before that of an earlier row. Own columns follow the prefix, and neither begin nor end before
-                those of an earlier row.
+            row_intervals: prefix_begin, prefix_end, own_begin, own_end of each row, in columns, half open. A prefix
+                does not begin before that of an earlier row. Own columns follow the prefix, and neither begin nor end
+                before those of an earlier row.
             num_columns: columns of k and v.
 
         Raises:

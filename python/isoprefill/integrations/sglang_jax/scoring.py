@@ -21,7 +21,7 @@ def multi_item(item_by_item: Callable[..., Any]) -> Callable[..., Any]:
     the rest of each is an item, so that the scores are those of scoring each prompt alone.
 
     Args:
-        item_by_item: sglang-jax's score_request. It serves prompts with the item first, and those that begin differently.
+        item_by_item: sglang-jax's score_request. It serves prompts with the item first or that begin differently.
     """
 
     async def score_request(
@@ -36,7 +36,7 @@ def multi_item(item_by_item: Callable[..., Any]) -> Callable[..., Any]:
         labels = _labels(label_token_ids, self.model_config.vocab_size)
         prompts = _prompts(self.tokenizer, query, items, item_first)
         prefix_len = common_prefix(prompts)
-        # With the item first, prompts share a token that begins every text at most, or what their items share by chance.
+        # With the item first, prompts share no query: a token that begins every text, or what items share by chance.
         if item_first or prefix_len == 0:
             scores: list[list[float]] = await item_by_item(
                 self, query, items, label_token_ids, apply_softmax, item_first, request
