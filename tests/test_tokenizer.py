@@ -15,7 +15,7 @@ import pytest
 import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import pre_tokenizers, processors
+from tokenizers import models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 from transformers.integrations.gguf import convert_gguf_tokenizer
 
@@ -319,6 +319,67 @@ def test_sentencepiece_tokens_equal_transformers():
     check()
     assert ours.adds_bos
     assert ours.bos_id == 1
+
+
+def save_llama_tokenizer(directory, model_type, tokenizer_config):
+    """A directory like Llama 2's: its tokenizer.json puts a space before any text."""
+    made = tokenizer_from_gguf(sentencepiece_metadata())._backend
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.model = made.model
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    backend.decoder = made.decoder
+    backend.add_special_tokens(["<unk>", "<s>", "</s>"])
+    backend.save(str(directory / "tokenizer.json"))
+    (directory / "config.json").write_text(json.dumps({"model_type": model_type}))
+    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(names | tokenizer_config))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "tokenizer_config", "spaced"),
+    [
+        ("llama", {"tokenizer_class": "LlamaTokenizer"}, ["▁the", "▁and"]),
+        ("llama", {"tokenizer_class": "LlamaTokenizerFast", "legacy": False}, ["▁the", "▁and"]),
+        ("llama", {"tokenizer_class": "LlamaTokenizer", "legacy": True}, ["▁the", "▁and"]),
+        (
+            "llama",
+            {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": False},
+            ["▁the", "▁and"],
+        ),
+        ("qwen3", {"tokenizer_class": "LlamaTokenizer"}, ["▁the", "▁and"]),
+        ("mistral", {"tokenizer_class": "LlamaTokenizer"}, ["▁", "▁the", "▁and"]),
+        ("llama", {"tokenizer_class": "PreTrainedTokenizerFast"}, ["▁", "▁the", "▁and"]),
+        ("llama", {}, ["▁", "▁the", "▁and"]),
+    ],
+)
+def test_space_before_a_text_depends_on_the_class(tmp_path, model_type, tokenizer_config, spaced):
+    """transformers rebuilds a LlamaTokenizer, and takes other classes from tokenizer.json as they are."""
+    save_llama_tokenizer(tmp_path, model_type, tokenizer_config)
+    ours, theirs = tokenizer_from_directory(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    vocabulary = sentencepiece_metadata()["tokenizer.ggml.tokens"]
+    assert [vocabulary[i] for i in ours.encode(" the and")] == spaced
+
+    @settings(sweep, max_examples=100)
+    @given(SENTENCES)
+    @example("the and")
+    @example("  the")
+    @example("a</s>the</s> and")
+    def check(text):
+        assert ours.encode(text) == theirs(text, add_special_tokens=False).input_ids
+
+    check()
+
+
+def test_llama_class_leaves_a_byte_level_tokenizer_as_it_is(tmp_path):
+    """Llama 3's files, of which some name that class."""
+    save_tokenizer(tmp_path, template=False, tokenizer_class="LlamaTokenizer")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    ours, theirs = tokenizer_from_directory(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    text = " the and"
+    assert ours.encode(text) == theirs(text, truncation=False, padding=False).input_ids
+    assert len(ours.encode(text)) == len(text)
 
 
 def test_sentencepiece_joins_the_best_pair_first():

@@ -1,16 +1,23 @@
 """Loads the tokenizer of a Hugging Face directory.
 
 tokenizer.json is the tokenizer, and its post-processor decides whether a text begins with BOS, as in
-transformers 5; tokenizer_config.json, if there is one, only names the BOS token.
+transformers 5. tokenizer_config.json, if there is one, names the BOS token and the class; the class
+of Llama 2 has a rule of its own for the space before a text.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tokenizers
+from tokenizers import pre_tokenizers
 
 from isoprefill.models.json_file import read_json_object
 from isoprefill.models.tokenizer import Tokenizer
+
+_LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
+# Models for which transformers does not use the class above even if it is named.
+_NOT_OF_LLAMA_CLASS = ("mistral", "qwen2")
 
 
 def tokenizer_from_directory(directory: Path) -> Tokenizer:
@@ -26,13 +33,40 @@ def tokenizer_from_directory(directory: Path) -> Tokenizer:
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises plain Exception
         raise ValueError(f"{path} cannot be read: {error}") from error
-    config_path = directory / "tokenizer_config.json"
-    config = read_json_object(config_path) if config_path.is_file() else {}
+    config = _object_or_empty(directory / "tokenizer_config.json")
+    if _has_llama_class(directory, config):
+        _put_space_as_llama_class(backend, config)
 
     prepended = _prepended(backend)
     if prepended is not None:
         return Tokenizer(backend, bos_id=prepended, adds_bos=True)
     return Tokenizer(backend, bos_id=_token_id(backend, config.get("bos_token")), adds_bos=False)
+
+
+def _object_or_empty(path: Path) -> dict[str, Any]:
+    return read_json_object(path) if path.is_file() else {}
+
+
+def _has_llama_class(directory: Path, config: Mapping[str, Any]) -> bool:
+    """Whether transformers 5 makes a LlamaTokenizer of the directory."""
+    model_config = _object_or_empty(directory / "config.json")
+    name = config.get("tokenizer_class") or model_config.get("tokenizer_class")
+    if name not in _LLAMA_CLASSES or model_config.get("model_type") in _NOT_OF_LLAMA_CLASS:
+        return False
+    # Some of Llama 3's files name the class, too, and are taken as they are.
+    return '"ByteLevel"' not in (directory / "tokenizer.json").read_text("utf-8")
+
+
+def _put_space_as_llama_class(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
+    """Puts a space before a text as transformers 5 does, which drops what tokenizer.json says of it.
+
+    Llama 2's tokenizer.json would put one before a text that begins with a space, too.
+    """
+    scheme = "always" if config.get("legacy") else "first"
+    if config.get("add_prefix_space") is False:
+        scheme = "never"
+    backend.normalizer = None
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
 
 
 def _token_id(backend: tokenizers.Tokenizer, token: Any) -> int | None:
