@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -159,6 +160,21 @@ def assert_same_logits(model: Pretrained, oracle: torch.nn.Module, limit: float 
 def test_families_equal_transformers(family, overrides, tmp_path):
     oracle = random_model(family, **overrides)
     assert_same_logits(load_pretrained(save_directory(oracle, tmp_path)), oracle)
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_stored_head_beside_a_tied_embedding_equals_transformers(tmp_path, factor):
+    """transformers ties the two only if they are equal, whatever config.json says."""
+    oracle = random_model("llama", tie_word_embeddings=True)
+    directory = save_directory(oracle, tmp_path)
+    path = directory / "model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    tensors["lm_head.weight"] = factor * tensors["model.embed_tokens.weight"]
+    safetensors.numpy.save_file(tensors, path, {"format": "pt"})
+    model = load_pretrained(directory)
+    assert model.config.tied_head == (factor == 1.0)
+    theirs = AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager").eval()
+    assert_same_logits(model, theirs)
 
 
 def test_shards_equal_one_file(tmp_path):

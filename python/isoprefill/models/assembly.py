@@ -8,6 +8,7 @@ time (`TensorReader`); this does the rest.
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, Protocol, get_args
@@ -33,12 +34,14 @@ class TensorNames:
         final_norm: name of the norm after the last layer.
         head: name of the head, when it is not tied.
         layers: for each field of `LayerParams`, the name with "{layer}" in the layer's place.
+        unused: regular expression of further names that a file may have and no parameter is read from.
     """
 
     embedding: str
     final_norm: str
     head: str
     layers: Mapping[str, str]
+    unused: str
 
 
 class TensorReader(Protocol):
@@ -64,7 +67,8 @@ def assemble(
         dtype: dtype of the parameters.
 
     Raises:
-        ValueError: a tensor is missing or has another shape than the configuration says; names it.
+        ValueError: a tensor is missing, has another shape than the configuration says, or has no
+            place in the model; names it.
     """
     check_dtype(dtype)
     array_dtype = np.dtype(np.float32 if dtype == "float32" else ml_dtypes.bfloat16)
@@ -92,6 +96,7 @@ def assemble(
     plan("final_norm", (config.hidden_size,), [names.final_norm])
     if not config.tied_head:
         plan("head", (config.vocab_size, config.hidden_size), [names.head])
+    _check_nothing_left(config, names, reader, {tensor for _, tensor in parts})
     # Largest first: their temporary copies are gone before the other arrays take memory.
     parts.sort(key=lambda part: part[0].nbytes, reverse=True)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -144,6 +149,18 @@ def _check_tensor(reader: TensorReader, name: str, shape: tuple[int, ...]) -> No
             f"tensor {name} must have shape {list(shape)}, as the model's configuration says, "
             f"got {list(found)}"
         )
+
+
+def _check_nothing_left(
+    config: ModelConfig, names: TensorNames, reader: TensorReader, planned: set[str]
+) -> None:
+    """Raises ValueError if a tensor is left over: without its bias or scale a model is another one."""
+    for name in reader.shapes:
+        if name not in planned and not re.fullmatch(names.unused, name):
+            raise ValueError(
+                f"tensor {name} is not supported: with this configuration a {config.architecture} "
+                "model has no place for it"
+            )
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -34,6 +34,8 @@ _NAMES = TensorNames(
         "query_norm": "blk.{layer}.attn_q_norm.weight",
         "key_norm": "blk.{layer}.attn_k_norm.weight",
     },
+    # The first is in the configuration (`frequency_divisors`); llama.cpp does not use the other either.
+    unused=r"rope_freqs\.weight|blk\.\d+\.attn_rot_embd(\.weight)?",
 )
 _ROPE_DIVISORS = "rope_freqs.weight"
 _ROWS_JOINED = 16
@@ -48,8 +50,8 @@ def load_gguf(path: Path, header: GgufHeader, dtype: ParamsDtype) -> tuple[Model
         dtype: dtype of the parameters.
 
     Raises:
-        ValueError: the architecture is not supported, or a tensor is missing, has the wrong shape
-            or is stored in a quantisation that cannot be undone; names it.
+        ValueError: the architecture is not supported, or a tensor is missing, has the wrong shape,
+            has no place in the model or is stored in a quantisation that cannot be undone; names it.
     """
     reader = _GgufReader(path, header)
     config = config_from_gguf(

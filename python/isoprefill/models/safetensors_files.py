@@ -1,6 +1,7 @@
 """Loads a model from a Hugging Face directory: config.json, and safetensors whole or in shards."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ NAMES = TensorNames(
         "query_norm": "model.layers.{layer}.self_attn.q_norm.weight",
         "key_norm": "model.layers.{layer}.self_attn.k_norm.weight",
     },
+    # Frequencies that follow from config.json, in old checkpoints; a head that is the embedding.
+    unused=r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq|lm_head\.weight",
 )
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -55,7 +58,10 @@ def load_safetensors(directory: Path, dtype: ParamsDtype) -> tuple[ModelConfig, 
     """
     config = config_from_huggingface(read_json_object(directory / "config.json"))
     with contextlib.ExitStack() as files:
-        return config, assemble(config, NAMES, _SafetensorsReader(directory, files), dtype)
+        reader = _SafetensorsReader(directory, files)
+        if config.tied_head and reader.has_head_of_its_own():
+            config = dataclasses.replace(config, tied_head=False)
+        return config, assemble(config, NAMES, reader, dtype)
 
 
 class _SafetensorsReader:
@@ -76,6 +82,12 @@ class _SafetensorsReader:
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         return self._shapes
+
+    def has_head_of_its_own(self) -> bool:
+        """Whether a head is stored that is not the embedding: transformers 5 then does not tie it."""
+        if not {NAMES.head, NAMES.embedding} <= self._shapes.keys():
+            return False
+        return not np.array_equal(self.read(NAMES.head), self.read(NAMES.embedding))
 
     def read(self, name: str) -> np.ndarray:
         values: np.ndarray = self._file_of[name].get_tensor(name)
