@@ -129,6 +129,30 @@ def test_integer_weights_are_refused(directory):
     assert_refused(directory, rf"tensor {name} must be floating point, got int8")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.1.mlp.up_proj.bias",
+        "model.layers.1.self_attn.q_proj.bias",
+        "model.layers.2.input_layernorm.weight",
+        "model.layers.0.self_attn.k_proj.weight_scale",
+        "score.weight",
+    ],
+)
+def test_tensor_without_a_place_is_named(directory, name):
+    """Left out silently, it would make another model of this one."""
+    rewrite(directory, **{name: np.ones(64, np.float32)})
+    assert_refused(
+        directory, rf"tensor {name} is not supported: .* llama model has no place for it"
+    )
+
+
+def test_tensors_that_change_nothing_are_allowed(directory):
+    names = ["model.rotary_emb.inv_freq", "model.layers.1.self_attn.rotary_emb.inv_freq"]
+    rewrite(directory, **dict.fromkeys(names, np.ones(12, np.float32)))
+    load_pretrained(directory)
+
+
 def test_missing_shard_is_named(oracle, tmp_path):
     directory = save_directory(oracle, tmp_path, max_shard_size="100KB")
     shard = sorted(directory.glob("model-*.safetensors"))[1]
@@ -206,6 +230,18 @@ def test_tokenizer_larger_than_the_model_is_refused(tmp_path):
             r"window is 128, less than its 512 positions",
         ),
         (
+            {"model_type": "mistral", "max_position_embeddings": 4097},
+            r"window is 4096, less than its 4097 positions",
+        ),
+        (
+            {
+                "model_type": "qwen3",
+                "use_sliding_window": True,
+                "max_position_embeddings": 4097,
+            },
+            r"window is 4096, less than its 4097 positions",
+        ),
+        (
             {"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]},
             r"layer_types.*'sliding_attention'",
         ),
@@ -231,6 +267,15 @@ def test_config_json_that_means_another_computation_is_refused(change, message):
         ({"model_type": "qwen2"}, {"qkv_bias": True, "output_bias": False, "qk_norm": False}),
         ({"model_type": "qwen3"}, {"head_dim": 128, "qk_norm": True}),
         ({"model_type": "mistral", "sliding_window": 512}, {"qkv_bias": False}),
+        (
+            {"model_type": "mistral", "sliding_window": None, "max_position_embeddings": 4097},
+            {"max_positions": 4097},
+        ),
+        ({"model_type": "qwen2", "max_position_embeddings": 4097}, {"max_positions": 4097}),
+        (
+            {"use_sliding_window": True, "max_position_embeddings": 4097},
+            {"max_positions": 4097},
+        ),
         ({"tie_word_embeddings": True}, {"tied_head": True}),
     ],
 )
@@ -308,6 +353,31 @@ def test_gguf_rope_scaling_is_read():
 def test_missing_gguf_tensor_is_named(oracle, tmp_path):
     path = save_gguf(oracle, tmp_path / "small.gguf", leave_out="blk.1.ffn_up.weight")
     assert_refused(path, r"tensor blk\.1\.ffn_up\.weight is missing")
+
+
+def test_gguf_feed_forward_biases_are_refused(tmp_path):
+    path = save_gguf(random_model("llama", mlp_bias=True), tmp_path / "small.gguf")
+    assert_refused(path, r"tensor blk\.0\.ffn_(gate|up|down)\.bias is not supported")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "blk.0.attn_k.bias",
+        "blk.1.attn_q.bias",
+        "blk.0.attn_q_norm.weight",
+        "rope_factors_long.weight",
+    ],
+)
+def test_gguf_tensor_without_a_place_is_named(oracle, tmp_path, name):
+    extra = {name: np.ones(24, np.float32)}
+    path = save_gguf(oracle, tmp_path / "small.gguf", extra_tensors=extra)
+    assert_refused(path, rf"tensor {name} is not supported: .* llama model has no place for it")
+
+
+def test_gguf_tensor_that_llama_cpp_does_not_use_is_allowed(oracle, tmp_path):
+    extra = {"blk.0.attn_rot_embd.weight": np.ones(12, np.float32)}
+    load_pretrained(save_gguf(oracle, tmp_path / "small.gguf", extra_tensors=extra))
 
 
 def test_absurd_number_of_layers_is_refused_at_once(oracle, tmp_path):

@@ -11,6 +11,8 @@ from isoprefill.models.config import (
     required,
 )
 
+_DEFAULT_WINDOW = 4096  # transformers', for Mistral, Qwen2 and Qwen3
+
 
 def config_from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
     """Builds the configuration from the contents of a Hugging Face config.json.
@@ -39,7 +41,9 @@ def config_from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
             "mlp_bias = true is not supported: the feed-forward projections have no bias here"
         )
     if architecture == "mistral" or config.get("use_sliding_window"):
-        check_sliding_window(config.get("sliding_window"), max_positions)
+        # An absent key is transformers' default; only null means no window.
+        default = None if architecture == "llama" else _DEFAULT_WINDOW
+        check_sliding_window(config.get("sliding_window", default), max_positions)
     for layer_type in config.get("layer_types") or ():
         if layer_type != "full_attention":
             raise ValueError(f"layer_types must all be 'full_attention', got {layer_type!r}")
