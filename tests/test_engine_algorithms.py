@@ -4,6 +4,7 @@ If one of these fails, an algorithm, a chunk size, a delimiter or the prefix cac
 """
 
 import dataclasses
+import os
 import types
 from typing import Any
 
@@ -193,6 +194,51 @@ def test_a_step_is_as_large_as_memory_has_room_for(model_and_oracle, monkeypatch
     result = ScoringEngine(model).score(QUERY, ITEMS * 2)
     assert result.algorithm == "packed_extend"
     assert f"more than fit into one prefill ({memory.FEWEST_ROWS})" in result.reason
+
+
+GROUP_FILES = {
+    "own group": ("0::/a/b\n", {"a/b/memory.max": "1048576\n"}, 1 << 20),
+    "a group above it": (
+        "0::/a/b\n",
+        {"a/b/memory.max": "max\n", "a/memory.max": "1048576\n", "memory.max": "2097152\n"},
+        1 << 20,
+    ),
+    "root is the own group": ("0::/docker/1f2e\n", {"memory.max": "1048576\n"}, 1 << 20),
+    "outside its name space": ("0::/../../a\n", {"memory.max": "1048576\n"}, 1 << 20),
+    "version 1": (
+        "4:cpu,memory:/a:b\n3:cpu:/\n0::/\n",
+        {"memory/a:b/memory.limit_in_bytes": "1048576\n"},
+        1 << 20,
+    ),
+    "version 1, no limit": (
+        "4:memory:/\n",
+        {"memory/memory.limit_in_bytes": "9223372036854771712\n"},
+        None,
+    ),
+    "version 2, no limit": ("0::/a\n", {"a/memory.max": "max\n"}, None),
+    "no files": ("0::/a\n4:memory:/a\n", {}, None),
+    "no control groups": (None, {}, None),
+}
+
+
+@pytest.mark.parametrize(("own", "files", "limit"), GROUP_FILES.values(), ids=GROUP_FILES.keys())
+def test_memory_of_a_cpu_is_at_most_its_containers(monkeypatch, tmp_path, own, files, limit):
+    """Else a large machine's small container is given steps that it has no memory for."""
+    groups = tmp_path / "groups"
+    for name, text in files.items():
+        path = groups / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    if own is not None:
+        (tmp_path / "own").write_text(own)
+    monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(memory, "_GROUPS", groups)
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    cpu = types.SimpleNamespace(memory_stats=lambda: None)
+    monkeypatch.setattr("jax.local_devices", lambda: [cpu])
+    monkeypatch.setattr("jax.local_device_count", lambda: 1)
+    weights = np.zeros(1000, np.uint8)
+    assert memory.free_bytes([weights]) == (limit or machine) - 1000
 
 
 def test_streaming_reads_no_further_than_a_result_needs(model_and_oracle):

@@ -1,6 +1,8 @@
 """How many rows of a step the device's memory has room for."""
 
+import contextlib
 import os
+from pathlib import Path
 
 import jax
 
@@ -10,6 +12,8 @@ from isoprefill.models.decoder import Params
 # Of the memory that the weights leave; the rest is for the prefix cache, logits and other programs.
 SHARE = 1 / 8
 FEWEST_ROWS = 512
+_OWN_GROUPS = Path("/proc/self/cgroup")
+_GROUPS = Path("/sys/fs/cgroup")
 
 
 def rows_that_fit(config: ModelConfig, free_bytes: int) -> int:
@@ -35,11 +39,42 @@ def row_bytes(config: ModelConfig) -> int:
 def free_bytes(params: Params) -> int:
     """Memory of the default device beside the weights; of a CPU its share of all memory, used or not.
 
+    All memory of a CPU is what the process may have: in a container less than the machine has.
     It does not depend on what else runs, lest the same list be cut differently from one start to the next.
     """
     device = jax.local_devices()[0]
     stats = device.memory_stats()
     if stats is not None and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    total = min([machine, *_control_group_limits()]) // jax.local_device_count()
     return max(0, total - sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
+
+
+def _control_group_limits() -> list[int]:
+    """Memory limits, in bytes, of the process's control groups (versions 1 and 2) and those above them."""
+    try:
+        lines = _OWN_GROUPS.read_text().splitlines()
+    except OSError:  # not Linux
+        return []
+    limits = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)  # "4:memory:/docker/1f2e", or "0::/docker/1f2e"
+        if not controllers:
+            limits += _limits_upwards(_GROUPS, group, "memory.max")
+        elif "memory" in controllers.split(","):
+            limits += _limits_upwards(_GROUPS / "memory", group, "memory.limit_in_bytes")
+    return limits
+
+
+def _limits_upwards(root: Path, group: str, name: str) -> list[int]:
+    """The numbers in the files of that name from the group up to the root.
+
+    In a container the root may be the process's own group, under a path that only the machine knows.
+    """
+    own = Path(os.path.normpath(group)).relative_to("/")
+    limits = []
+    for folder in (own, *own.parents):
+        with contextlib.suppress(OSError, ValueError):  # no such file; "max", which is no limit
+            limits.append(int((root / folder / name).read_text()))
+    return limits
