@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import isoprefill
+from small_models import byte_tokenizer, random_model, save_directory
 
 COMMAND = [sys.executable, "-m", "isoprefill.cli", "score"]
 FRANCE = ["--query", "The capital of France is"]
@@ -123,6 +124,22 @@ def test_every_option_reaches_the_engine():
 def test_square_brackets_in_an_item_are_printed_as_they_are():
     done = run(*FRANCE, *items(" [red]Paris[/red]"))
     assert "[red]Paris[/red]" in done.stdout
+
+
+def test_square_brackets_in_labels_and_the_models_name_are_printed_as_they_are(tmp_path):
+    labels = ["[i]", "[/b]", ":cat:"]
+    directory = save_directory(random_model("llama", num_hidden_layers=1), tmp_path / "[i]model")
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(labels)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    done = run(
+        *("--model", str(directory), "--query", "a", *items(" b")),
+        *(argument for label in labels for argument in ("--labels", label)),
+    )
+    assert done.returncode == 0, done.stderr
+    header, *_, footer = done.stdout.splitlines()
+    assert header.split() == ["rank", "item", "P('[i]')", "P('[/b]')", "P(':cat:')"]
+    assert footer.startswith("[i]model, ")
 
 
 BAD_INPUT = {

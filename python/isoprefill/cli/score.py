@@ -205,12 +205,13 @@ def _print_table(report: dict[str, Any]) -> None:
     from rich.text import Text
 
     results = sorted(report["results"], key=lambda result: result["rank"])
+    # Text, not markup: items, labels and the model's name may hold square brackets.
     table = Table(box=None, pad_edge=False)
     table.add_column("rank", justify="right")
     table.add_column("item")
     if "scores" in results[0]:
         for label in _LABELS.value:
-            table.add_column(f"P({label!r})", justify="right")
+            table.add_column(Text(f"P({label!r})"), justify="right")
     else:
         table.add_column("score", justify="right")
         table.add_column("probability", justify="right")
@@ -220,16 +221,15 @@ def _print_table(report: dict[str, Any]) -> None:
             if "scores" in result
             else [f"{result['score']:.4f}", f"{result['probability']:.4g}"]
         )
-        # Text, not markup: an item may hold square brackets.
         table.add_row(str(result["rank"]), Text(_one_line(result["item"])), *numbers)
     # Only a terminal has a width; elsewhere a row is a line, however long.
     console = Console() if sys.stdout.isatty() else Console(width=1_000_000)
     console.print(table)
-    console.print(
+    footer = (
         f"{report['model']}, {report['algorithm']}, {report['isolation']}, "
-        f"{report['usage']['prompt_tokens']} tokens",
-        style="dim",
+        f"{report['usage']['prompt_tokens']} tokens"
     )
+    console.print(Text(footer, style="dim"))
 
 
 def _one_line(item: str) -> str:
