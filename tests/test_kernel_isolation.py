@@ -4,6 +4,8 @@ Here it runs in the TPU interpreter. If one of these fails, a user who asks for 
 without it, or scores that depend on neighbours, or a compilation for every list.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,14 +14,29 @@ from jax.experimental.pallas import tpu as pltpu
 
 import small_models
 from isoprefill import PackedLayout, ScoringEngine, multi_item_attention
-from isoprefill.attention.op import choose_backend
+from isoprefill.attention.op import choose_backend, with_schedules_of
 from isoprefill_pallas.block_sizes import BlockSizes
 from isoprefill_pallas.heads import Heads
+from isoprefill_pallas.schedule import KernelSchedule
 
 SMALL = BlockSizes(256, 256, 128, 128, 128, 2, 160, 100)
 QUERY = list(range(20, 60))
 ITEMS = [[7, 8, 9], [100] * 30, [5], list(range(100, 140)), [60, 61]]
 LABELS = [3, 99]
+
+
+def test_packs_whose_schedules_are_cut_differently_are_not_computed_side_by_side(monkeypatch):
+    """One program takes them all: with another number of calls of the kernel it would be another program."""
+    build = functools.partial(KernelSchedule.build, smem_words=700)
+    monkeypatch.setattr("isoprefill.layout.KernelSchedule.build", build)
+    sizes = BlockSizes(512, 512, 128, 128, 128, 2, 160, 256)
+    monkeypatch.setattr("isoprefill.layout.choose_block_sizes", lambda *_: sizes)
+    long = PackedLayout.from_lengths(4000, [20] * 200, pad_to=8192)
+    short = PackedLayout.concat([PackedLayout.from_lengths(100, [30] * 3)] * 42, pad_to=8192)
+    heads = {"query_heads": 2, "kv_heads": 1, "head_dim": 128, "dtype": "float32"}
+    assert len(with_schedules_of("pallas", [long, long], **heads)) == 2
+    with pytest.raises(ValueError, match=r"got \[2, 1\]: use fewer pack_tokens"):
+        with_schedules_of("pallas", [long, short], **heads)
 
 
 @pytest.fixture(scope="module")

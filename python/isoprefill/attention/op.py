@@ -117,7 +117,13 @@ def with_schedules_of(
     first = first.with_schedule("pallas", heads=Heads(query_heads, kv_heads, head_dim, dtype))
     assert first.kernel is not None
     sizes = first.kernel.sizes
-    return [first, *(one.with_schedule("pallas", block_sizes=sizes) for one in others)]
+    made = [first, *(one.with_schedule("pallas", block_sizes=sizes) for one in others)]
+    parts = [len(one.kernel.parts) for one in made if one.kernel is not None]
+    if len(set(parts)) > 1:
+        raise ValueError(
+            f"packs side by side must fit into scalar memory in as many parts each, got {parts}: use fewer pack_tokens"
+        )
+    return made
 
 
 def choose_backend(
