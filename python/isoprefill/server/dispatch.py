@@ -119,9 +119,10 @@ class Dispatcher:
         try:
             async with asyncio.timeout(self._limits.request_timeout_s):
                 await self._send(socket, protocol.encode(protocol.Score.of(number, request)))
-                if not self._owed:
-                    self._heard = time.monotonic()  # it had nothing to say
-                self._owed[number] = tokens
+                if not one.answer.done():  # before this went on, when it had to wait for room
+                    if not self._owed:
+                        self._heard = time.monotonic()  # it had nothing to say
+                    self._owed[number] = tokens
                 return await one.answer
         except TimeoutError:
             raise request_timeout(self._limits) from None
