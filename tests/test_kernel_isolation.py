@@ -39,6 +39,20 @@ def test_packs_whose_schedules_are_cut_differently_are_not_computed_side_by_side
         with_schedules_of("pallas", [long, short], **heads)
 
 
+@pytest.mark.parametrize("backend", ["dense", "cpu", "xla", "pallas", "auto"])
+def test_a_cached_prefix_without_items_has_no_output(backend):
+    """A layout of no rows is a valid one: it must not reach code that takes the first of them."""
+    layout = PackedLayout.from_lengths(5, [], cached_prefix=True)
+    q, keys = np.zeros((0, 4, 64), np.float32), np.ones((5, 2, 64), np.float32)
+    out, lse = multi_item_attention(q, keys, keys, layout, backend=backend, return_lse=True)
+    assert (out.shape, out.dtype) == (q.shape, q.dtype)
+    assert (lse.shape, lse.dtype) == ((0, 4), jnp.float32)
+    for name, options in (("xla", {}), ("pallas", {"block_sizes": BlockSizes()})):
+        scheduled = layout.with_schedule(name, **options)
+        traced = jax.jit(multi_item_attention)(q, keys, keys, scheduled)
+        assert traced.shape == q.shape
+
+
 @pytest.fixture(scope="module")
 def model_directory(tmp_path_factory):
     model = small_models.random_model(

@@ -18,7 +18,6 @@ from attention_oracle import attend_float64
 from isoprefill import PackedLayout, multi_item_attention
 from isoprefill.attention.cpu import cpu_attention
 from isoprefill.attention.xla import xla_attention
-from isoprefill_pallas.block_sizes import BlockSizes
 from mask_definition import RequestSpec, define
 
 # The kernel has tests/test_kernel_interpret.py.
@@ -208,19 +207,6 @@ def test_cpu_refuses_what_it_cannot_compute():
             jax.block_until_ready(
                 cpu_attention(*arrays, intervals, scale=1.0, instructions=instructions)
             )
-
-
-@pytest.mark.parametrize("backend", ["dense", "cpu", "xla", "pallas", "auto"])
-def test_a_cached_prefix_without_items_has_no_output(backend):
-    """A layout of no rows is a valid one: it must not reach code that takes the first of them."""
-    layout = PackedLayout.from_lengths(5, [], cached_prefix=True)
-    arrays = random_qkv(layout)
-    out, lse = multi_item_attention(*arrays, layout, backend=backend, return_lse=True)
-    assert (out.shape, out.dtype) == (arrays[0].shape, arrays[0].dtype)
-    assert (lse.shape, lse.dtype) == (out.shape[:2], jnp.float32)
-    for name, options in (("xla", {}), ("pallas", {"block_sizes": BlockSizes()})):
-        traced = jax.jit(multi_item_attention)(*arrays, layout.with_schedule(name, **options))
-        assert traced.shape == out.shape
 
 
 def test_auto_takes_cpu_where_it_takes_the_heads():
