@@ -46,9 +46,8 @@ from local_server import serving
 from running_server import running_server
 
 SETTINGS = AuditSettings(max_items=100, max_words=200, repeats=3)
-SHORT = AuditSettings(
-    max_items=10, max_words=100, repeats=2
-)  # for what is noisy, or compiles for every length
+# For what is noisy, or compiles for every length.
+SHORT = AuditSettings(max_items=10, max_words=100, repeats=2)
 LABELS = [65, 66, 67]
 
 

@@ -625,14 +625,10 @@ def test_routes_methods_and_media_types(server):
 
 def rerank_request(template: str, document: str):
     """What a rerank request with SmolLM2 becomes, and its tokenizer."""
-    settings = ServerSettings(
-        engine=EngineSettings(model="smollm2-135m"),
-        rerank=RerankSettings(template=template, relevant="a", irrelevant="b"),
-    )
-    metrics, tokenizer = Metrics(), load_tokenizer("smollm2-135m")
-    dispatcher = Dispatcher(settings.limits, metrics)
-    service = Service(settings, "smollm2-135m", tokenizer, metrics, dispatcher, 0)
+    rerank = RerankSettings(template=template, relevant="a", irrelevant="b")
+    service = unconnected_service("smollm2-135m", rerank)
     asked = RerankRequest(query="fruit", documents=[document])
+    tokenizer = service.tokenizer
     preparer = Preparer(tokenizer, tokenizer.vocab_size, 8192, 16_384)
     return routes_rerank._token_request(service, asked, preparer, ""), tokenizer
 
@@ -663,15 +659,12 @@ def test_much_text_is_not_tokenised_on_the_event_loop(model_directory):
             threads.append(threading.current_thread())
             raise RequestError("enough is known", code="empty_query", param="query")
 
-    service = unconnected_service(model_directory)
+    service = unconnected_service(model_directory, RerankSettings(relevant="y", irrelevant="n"))
     service.preparer = Recorder()
     joint = {"query": "a" * 1000, "items": ["b"] * 100, "tokenization": "joint"}
     many = {"query": "a", "documents": ["b"] * 4000}
     long = {"query": "a", "items": ["b" * 100_000]}
     short = {"query": "a", "items": ["b"], "tokenization": "joint"}
-    service.settings = msgspec.structs.replace(
-        service.settings, rerank=RerankSettings(relevant="y", irrelevant="n")
-    )
     sent = ("score", joint), ("rerank", many), ("score", long), ("score", short)
     for path, body in sent:
         assert code_of(ask(service, body, f"/v1/{path}")) == "empty_query"
@@ -685,12 +678,14 @@ def test_causal_needs_all_items_in_one_prefill(model_directory, algorithm):
     assert code_of(ask(service, GOOD | {"isolation": "causal"})) == "invalid_isolation"
 
 
-def unconnected_service(model_directory, **engine) -> Service:
+def unconnected_service(model: str, rerank: RerankSettings | None = None, **engine) -> Service:
     """A service whose requests get as far as the scheduler, which is not there."""
-    settings = ServerSettings(engine=EngineSettings(model=model_directory, **engine))
+    settings = ServerSettings(
+        engine=EngineSettings(model=model, **engine), rerank=rerank or RerankSettings()
+    )
     metrics = Metrics()
     dispatcher = Dispatcher(settings.limits, metrics)
-    tokenizer = load_tokenizer(model_directory)
+    tokenizer = load_tokenizer(model)
     service = Service(settings, "tiny", tokenizer, metrics, dispatcher, 0)
     service.preparer = Preparer(tokenizer, VOCAB, 512, 512)
     dispatcher.connect(object())  # nothing is sent

@@ -68,7 +68,6 @@ class Dispatcher:
     def connect(self, socket: zmq.asyncio.Socket) -> None:
         """From now on requests go to this scheduler, which is warm."""
         self._socket = socket
-        self._owed.clear()
         self._metrics.scheduler_ready.set(1)
 
     def disconnect(self) -> None:
@@ -130,7 +129,7 @@ class Dispatcher:
             del self._in_flight[number]
             self._tokens -= tokens
             self._measure()
-            if number in self._owed and self._socket is socket:
+            if number in self._owed:  # then the scheduler that has it is still there
                 self._cancel(number, socket)
 
     def receive(

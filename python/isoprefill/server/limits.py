@@ -94,8 +94,7 @@ class BodyReader:
         if declared.isdigit() and int(declared) > limit:
             raise self._too_large()
         chunks: list[bytes] = []
-        size = 0
-        state.setdefault(HELD, 0)
+        state[HELD] = 0
         try:
             async with asyncio.timeout(self._limits.read_timeout_s):
                 while True:
@@ -103,10 +102,9 @@ class BodyReader:
                     if message["type"] == "http.disconnect":
                         raise ClientGoneError
                     chunk = message.get("body", b"")
-                    size += len(chunk)
                     self._held += len(chunk)
                     state[HELD] += len(chunk)
-                    if size > limit:
+                    if state[HELD] > limit:
                         raise self._too_large()
                     if self._held > BODIES_AT_ONCE * limit:
                         raise ApiError(

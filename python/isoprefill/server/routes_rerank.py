@@ -103,9 +103,7 @@ def _token_request(
             "The model has no single token for the labels of this server's rerank prompt.",
         )
     before, after = settings.template.split("{document}")
-    head = (
-        before.rstrip()
-    )  # the white space before a document is its first token's, as in running text
+    head = before.rstrip()  # the white space belongs to the document's first token
     space = before[len(head) :]
     documents = [_text(document) for document in asked.documents]
     try:

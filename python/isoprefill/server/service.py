@@ -26,9 +26,8 @@ T = TypeVar("T")
 Asked = TypeVar("Asked", ScoreRequest, RerankRequest)
 
 MOST_LABELS = 1 << 20  # of all items of a request, padded: as many scores are answered
-LARGE = (
-    64 << 10
-)  # bytes or characters; more are parsed, tokenised or written beside the event loop: 20 ms
+# Bytes or characters that take 20 ms; more are parsed, tokenised or written beside the event loop.
+LARGE = 64 << 10
 
 
 @dataclasses.dataclass(eq=False)

@@ -76,7 +76,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         max_queue_requests: requests accepted and not yet answered.
         max_queue_tokens: tokens and padded labels of those requests together. One that is alone is always accepted.
         max_connections: open connections.
-        request_timeout_s: from a request's acceptance to its answer.
+        request_timeout_s: to parse and tokenise a request, and as long again to have it scored.
         read_timeout_s: for a client to send its request, headers and body.
         write_timeout_s: for a client to take what was written to it.
         drain_timeout_s: for requests in flight after SIGTERM.

@@ -24,9 +24,8 @@ def delimiter_in_item(instrument: Instrument, settings: AuditSettings) -> Measur
             scores = instrument.measure(query, [items[0], item, items[2]])
         except Rejected as error:
             refused[name] = str(error)
-        except (
-            MiscountedError
-        ) as error:  # the item was taken for several: nobody has the right score
+        except MiscountedError as error:
+            # The item was taken for several: nobody has the right score.
             miscounted[name] = str(error)
             diffs[name] = -LOG_FLOOR
         except ServerError as error:
