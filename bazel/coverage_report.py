@@ -2,7 +2,8 @@
 
 FILE is what `bazel test --config=coverage --build_event_json_file=FILE //...` wrote. Python's lines were recorded by
 those tests; for C++ the mask op is compiled once more, with gcov's counters, and its tests are run again: the C++ ones,
-and the Python ones that import isoprefill_csrc themselves (the slow ones of the kernel excepted).
+and the Python ones that import isoprefill_csrc themselves (the slow ones of the kernel excepted). Files for instructions
+that this processor lacks cannot be run; they are named and left out.
 
 Fails if fewer than 95% of the lines of either were run.
 """
@@ -119,6 +120,19 @@ def tests_the_extension(name: str) -> bool:
     return "isoprefill_csrc" in imported and "isoprefill_pallas" not in imported
 
 
+def available_instructions(path: str) -> list[str]:
+    """What the extension on this module path says of the processor."""
+    ask = "import isoprefill_csrc; print(*isoprefill_csrc.available_instructions())"
+    done = subprocess.run(
+        [sys.executable, "-c", ask],
+        env=os.environ | {"PYTHONPATH": path},
+        check=True,
+        text=True,
+        capture_output=True,
+    )
+    return done.stdout.split()
+
+
 def report_cc(work: pathlib.Path) -> bool:
     """Compiles csrc with counters, runs its tests and adds up what was run."""
     compile_with_counters(work)
@@ -147,7 +161,12 @@ def report_cc(work: pathlib.Path) -> bool:
                     number = line["line_number"]
                     lines[number] = max(lines.get(number, 0), line["count"])
     tally = Tally("csrc")
+    available = available_instructions(path)
     for name, lines in sorted(counts.items()):
+        needed = re.search(r"_(avx\w+)\.", name)
+        if needed and needed[1] not in available:
+            print(f"  {name}: {len(lines)} lines left out: this processor has no {needed[1]}")
+            continue
         tally.add(name, len(lines), sorted(number for number, count in lines.items() if not count))
     return tally.enough()
 
