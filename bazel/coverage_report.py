@@ -2,8 +2,8 @@
 
 FILE is what `bazel test --config=coverage --build_event_json_file=FILE //...` wrote. Python's lines were recorded by
 those tests; for C++ the mask op is compiled once more, with gcov's counters, and its tests are run again: the C++ ones,
-and the Python ones that import isoprefill_csrc themselves (the slow ones of the kernel excepted). Files for instructions
-that this processor lacks cannot be run; they are named and left out.
+and the Python ones that import isoprefill_csrc themselves (the slow ones of the kernel excepted). Files for
+instructions that this processor lacks cannot be run; they are named and left out.
 
 Fails if fewer than 95% of the lines of either were run.
 """
