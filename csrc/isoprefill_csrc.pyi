@@ -114,8 +114,6 @@ class Layout:
         unit_group: int = ...,
         window_keys: int = ...,
         full_keys: int | None = None,
-        pad_steps_to: int | None = None,
-        pad_units_to: int | None = None,
     ) -> TileSchedule:
         """The schedule of the TPU kernel."""
 
@@ -147,11 +145,7 @@ class TileSchedule:
     @property
     def num_steps(self) -> int: ...
     @property
-    def used_steps(self) -> int: ...
-    @property
     def num_units(self) -> int: ...
-    @property
-    def used_units(self) -> int: ...
     @property
     def padded_columns(self) -> int: ...
     @property
@@ -193,8 +187,6 @@ def tile_schedule_of_intervals(
     unit_group: int = ...,
     window_keys: int = ...,
     full_keys: int | None = None,
-    pad_steps_to: int | None = None,
-    pad_units_to: int | None = None,
 ) -> TileSchedule:
     """The schedule of the TPU kernel for rows that are not of a Layout, such as those of a chunk of a request.
 

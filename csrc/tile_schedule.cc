@@ -410,22 +410,6 @@ void Builder::AddTile(int32_t q_tile) {
   }
 }
 
-int32_t PaddedCount(std::optional<int64_t> pad_to, int64_t used,
-                    const char* name, const char* what) {
-  if (!pad_to.has_value())
-    return static_cast<int32_t>(std::max<int64_t>(used, 1));
-  if (*pad_to < used || *pad_to < 1 ||
-      *pad_to > std::numeric_limits<int32_t>::max() / kStepFields) {
-    throw std::invalid_argument(
-        std::string(name) + " is " + std::to_string(*pad_to) +
-        "; the schedule has " + std::to_string(used) + " " + what +
-        ", so it must be from " + std::to_string(std::max<int64_t>(used, 1)) +
-        " to " +
-        std::to_string(std::numeric_limits<int32_t>::max() / kStepFields));
-  }
-  return static_cast<int32_t>(*pad_to);
-}
-
 }  // namespace
 
 RowIntervals::RowIntervals(const Layout& layout)
@@ -484,9 +468,7 @@ RowIntervals::RowIntervals(const int32_t* bounds, int64_t num_rows,
 }
 
 TileSchedule BuildTileSchedule(const RowIntervals& intervals,
-                               const TileSizes& sizes,
-                               std::optional<int64_t> pad_steps_to,
-                               std::optional<int64_t> pad_units_to) {
+                               const TileSizes& sizes) {
   CheckSizes(sizes);
   const int64_t columns = std::max<int64_t>(
       {intervals.num_columns, sizes.block_kv, sizes.LocalKeys()});
@@ -513,29 +495,15 @@ TileSchedule BuildTileSchedule(const RowIntervals& intervals,
 
   const std::vector<int32_t>& steps = builder.steps();
   const std::vector<int32_t>& units = builder.units();
-  schedule.used_steps = static_cast<int32_t>(steps.size()) / kStepFields;
-  schedule.used_units = static_cast<int32_t>(units.size());
-  schedule.num_steps =
-      PaddedCount(pad_steps_to, schedule.used_steps, "pad_steps_to", "steps");
-  schedule.num_units =
-      PaddedCount(pad_units_to, schedule.used_units, "pad_units_to", "units");
-
+  schedule.num_steps = static_cast<int32_t>(steps.size()) / kStepFields;
+  schedule.num_units = static_cast<int32_t>(units.size());
   schedule.units = Array<int32_t>(schedule.num_units);
   std::copy(units.begin(), units.end(), schedule.units.data());
-  std::fill(schedule.units.begin() + schedule.used_units, schedule.units.end(),
-            kNothing << kUnitIntervalShift);
   schedule.steps = Array<int32_t>(int64_t{kStepFields} * schedule.num_steps);
   for (int32_t step = 0; step < schedule.num_steps; ++step) {
-    // Steps that do nothing stay on the last tile and block: nothing is moved.
-    const bool used = step < schedule.used_steps;
-    const int32_t* const source =
-        steps.data() +
-        int64_t{std::min(step, schedule.used_steps - 1)} * kStepFields;
     for (int32_t field = 0; field < kStepFields; ++field) {
-      const bool is_position = field == kStepQTile || field == kStepKeyStart;
-      const int32_t idle = field >= kStepAnchors ? schedule.used_units : 0;
       schedule.steps[int64_t{field} * schedule.num_steps + step] =
-          used || is_position ? source[field] : idle;
+          steps[int64_t{step} * kStepFields + field];
     }
   }
   return schedule;

@@ -5,9 +5,8 @@
 // window_keys columns that end with the column of the last of them. What a row
 // sees is split in two by TileSchedule::row_bounds:
 //
-//   near  the columns that the row's window covers: the own columns of an
-//   item's
-//         row, or the columns of a prefix row just before itself;
+//   near  the columns that the row's window covers: of an item's row its own
+//         columns, of a prefix row those just before itself;
 //   far   the rest: the whole prefix, or the prefix up to the window.
 //
 // Windows are computed for all rows of a tile together. For far columns a tile
@@ -50,7 +49,6 @@
 #define CSRC_TILE_SCHEDULE_H_
 
 #include <cstdint>
-#include <optional>
 
 #include "csrc/array.h"
 #include "csrc/layout.h"
@@ -127,14 +125,12 @@ struct TileSizes {
   int32_t TileFields() const { return kTileWindows + block_q / kLanes; }
 };
 
-// n steps, m entries of units, K Q tiles; n and m as padded.
+// n steps, m entries of units, K Q tiles.
 struct TileSchedule {
   TileSizes sizes;
   int32_t num_q_tiles = 0;
-  int32_t num_steps = 0;  // n, the steps that do nothing at the end included
-  int32_t used_steps = 0;
-  int32_t num_units = 0;  // m, the entries that do nothing at the end included
-  int32_t used_units = 0;
+  int32_t num_steps = 0;  // n
+  int32_t num_units = 0;  // m
   // Columns that K and V must have: those of the layout, rounded up to
   // kKeyGranule, and no fewer than a block or LocalKeys().
   int32_t padded_columns = 0;
@@ -175,14 +171,10 @@ struct RowIntervals {
   const int32_t* own_end() const { return bounds + 3 * int64_t{num_rows}; }
 };
 
-// Takes time linear in the rows and in what it emits. With pad_steps_to and
-// pad_units_to the schedule ends with steps and entries that do nothing, so
-// that layouts of one bucket share one compilation. Throws
+// Takes time linear in the rows and in what it emits. Throws
 // std::invalid_argument naming the size, its value and the limit.
-TileSchedule BuildTileSchedule(
-    const RowIntervals& intervals, const TileSizes& sizes,
-    std::optional<int64_t> pad_steps_to = std::nullopt,
-    std::optional<int64_t> pad_units_to = std::nullopt);
+TileSchedule BuildTileSchedule(const RowIntervals& intervals,
+                               const TileSizes& sizes);
 
 }  // namespace isoprefill
 

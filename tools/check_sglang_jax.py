@@ -69,6 +69,7 @@ CASES = (
     Case("qwen3", 1, 2),
     Case("qwen3", 16, 2),
     Case("qwen3", 16, 1, "pallas"),
+    Case("qwen3", 16, 2, "pallas"),
     Case("smollm2-135m", 1, 1),  # its 9 query heads cannot be divided by 2
     Case("smollm2-135m", 16, 1),
 )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from cpu_workloads import LABELS, Kind, Sizes
 
+MATMULS = 8
 Dtype = Literal["float32", "bfloat16"]
 
 OURS = ("packed", "packed_extend", "prefill_extend", "serial", "auto")
@@ -43,16 +44,26 @@ class Ours:
         labels = list(LABELS) if kind == "labels" else None
         return self._engine.score(query, items, labels, algorithm=self._algorithm).logprobs
 
-    def matmul(self, rows: int, columns: int, inner: int) -> Callable[[], Any]:
-        """The library's product of [rows, inner] and [columns, inner]^T."""
+    def matmuls(self, rows: int, outer: int, inner: int) -> Callable[[], Any]:
+        """The library's products of [rows, inner] and [outer, inner]^T, and of that and [inner, outer]^T, in turn.
+
+        MATMULS of them one after another, as in a model: a single one would also pay for the memory of its output.
+        """
         import jax
         import jax.numpy as jnp
 
         from isoprefill.models.decoder import project
 
-        multiply = jax.jit(project)
-        x, weight = jnp.ones((rows, inner), self._dtype), jnp.ones((columns, inner), self._dtype)
-        return lambda: jax.block_until_ready(multiply(x, weight))
+        @jax.jit
+        def multiply(x: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
+            for _ in range(MATMULS // 2):
+                x = project(project(x, up), down)
+            return x
+
+        x = jnp.ones((rows, inner), self._dtype)
+        up = jnp.full((outer, inner), 1 / inner, self._dtype)
+        down = jnp.full((inner, outer), 1 / outer, self._dtype)
+        return lambda: jax.block_until_ready(multiply(x, up, down))
 
 
 class Peer:
@@ -90,16 +101,20 @@ class Peer:
             query, items, labels, method=self._method, batch_size=self.batch_size
         )
 
-    def matmul(self, rows: int, columns: int, inner: int) -> Callable[[], Any]:
-        """The library's product of [rows, inner] and [columns, inner]^T."""
+    def matmuls(self, rows: int, outer: int, inner: int) -> Callable[[], Any]:
+        """As `Ours.matmuls`."""
         import torch
 
-        x = torch.ones(rows, inner, dtype=self._dtype)
-        weight = torch.ones(columns, inner, dtype=self._dtype)
+        ones = torch.ones(rows, inner, dtype=self._dtype)
+        up = torch.full((outer, inner), 1 / inner, dtype=self._dtype)
+        down = torch.full((inner, outer), 1 / outer, dtype=self._dtype)
 
         def multiply() -> Any:
+            x = ones
             with torch.inference_mode():
-                return torch.nn.functional.linear(x, weight)
+                for _ in range(MATMULS // 2):
+                    x = torch.nn.functional.linear(torch.nn.functional.linear(x, up), down)
+            return x
 
         return multiply
 

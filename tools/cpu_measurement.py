@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import resource
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
-from cpu_contestants import ITEM_BY_ITEM, Dtype, Ours, Peer, contestant
+from cpu_contestants import ITEM_BY_ITEM, MATMULS, Dtype, Ours, Peer, contestant
 from cpu_workloads import Kind, Workload
 
 MATMUL_ROWS = 4096
@@ -36,7 +37,7 @@ class Task:
         kinds: of scores.
         seconds: repeat a workload until its runs took this long; once at least.
         limit: scale a run down that would take longer than this.
-        stop_after: a workload that takes longer is the last.
+        stop_after: nothing more is measured from the first workload on that, linear in its items, would take longer.
         clock: "wall", or "cpu": processor time of all threads, divided by the cores.
     """
 
@@ -62,7 +63,7 @@ class Measured:
         seconds: of each run.
         peak_rss_mb: of the process so far.
         gflop: useful work of a run.
-        matmul_gflop_per_s: the library's own matrix product of the model's sizes.
+        matmul_gflop_per_s: of the library's own matrix products of the feed-forward network's sizes.
         logprobs: of the items.
     """
 
@@ -124,13 +125,12 @@ def measure(task: Task) -> list[Measured]:
     one = contestant(task.implementation, task.dtype, task.model)
     _choose_batch_size(one, workloads[-1], task)
     hidden, intermediate = one.sizes.hidden_size, one.sizes.intermediate_size
-    multiply = one.matmul(MATMUL_ROWS, intermediate, hidden)
+    multiply = one.matmuls(MATMUL_ROWS, intermediate, hidden)
     multiply()
-    rate = (
-        2e-9 * MATMUL_ROWS * hidden * intermediate / min(_time(multiply, task) for _ in range(10))
-    )
+    gflop = 2e-9 * MATMULS * MATMUL_ROWS * hidden * intermediate
+    rate = gflop / min(_time(multiply, task) for _ in range(5))
     results = []
-    for whole in workloads:
+    for whole, following in itertools.zip_longest(workloads, workloads[1:]):
         for kind in task.kinds:
             workload = _scaled(one, whole, kind, task)
             query, items = workload.tokens(one.sizes.vocab_size)
@@ -158,7 +158,8 @@ def measure(task: Task) -> list[Measured]:
                     logprobs.tolist(),
                 )
             )
-        if min(results[-1].seconds) > task.stop_after:
+        each = min(results[-1].seconds) / results[-1].num_items
+        if following and each * len(following.item_lens) > task.stop_after:
             break
     return results
 

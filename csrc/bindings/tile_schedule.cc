@@ -23,14 +23,13 @@ namespace {
 
 using Int32Array = py::array_t<int32_t, py::array::c_style>;
 
+// BuildTileSchedule checks the sizes; here only that they reach it.
 int32_t ToSize(const char* name, int64_t value) {
-  if (value < 0 || value > std::numeric_limits<int32_t>::max()) {
-    throw std::invalid_argument(
-        std::string(name) + " is " + std::to_string(value) +
-        "; it must be from 0 to " +
-        std::to_string(std::numeric_limits<int32_t>::max()));
-  }
-  return static_cast<int32_t>(value);
+  const auto size = static_cast<int32_t>(value);
+  if (size == value) return size;
+  throw std::invalid_argument(std::string(name) + " is " +
+                              std::to_string(value) +
+                              "; it must fit into 32 bits");
 }
 
 // How the schedule's sizes are called and what they are by default, for
@@ -39,14 +38,13 @@ template <typename Target, typename Function, typename... First>
 void DefTileSchedule(Target& target, const char* name, Function function,
                      const char* doc, First... first) {
   const TileSizes defaults;
-  target.def(
-      name, std::move(function), first..., py::kw_only(), py::arg("block_q"),
-      py::arg("block_kv"), py::arg("unit_q") = defaults.unit_q,
-      py::arg("unit_kv") = defaults.unit_kv,
-      py::arg("unit_group") = defaults.unit_group,
-      py::arg("window_keys") = defaults.window_keys,
-      py::arg("full_keys") = py::none(), py::arg("pad_steps_to") = py::none(),
-      py::arg("pad_units_to") = py::none(), doc);
+  target.def(name, std::move(function), first..., py::kw_only(),
+             py::arg("block_q"), py::arg("block_kv"),
+             py::arg("unit_q") = defaults.unit_q,
+             py::arg("unit_kv") = defaults.unit_kv,
+             py::arg("unit_group") = defaults.unit_group,
+             py::arg("window_keys") = defaults.window_keys,
+             py::arg("full_keys") = py::none(), doc);
 }
 
 TileSizes ToSizes(int64_t block_q, int64_t block_kv, int64_t unit_q,
@@ -73,9 +71,7 @@ void BindTileSchedule(py::module_& module, LayoutClass& layout) {
       "describes the arrays. They are read-only views of int32.")
       .def_readonly("num_q_tiles", &TileSchedule::num_q_tiles)
       .def_readonly("num_steps", &TileSchedule::num_steps)
-      .def_readonly("used_steps", &TileSchedule::used_steps)
       .def_readonly("num_units", &TileSchedule::num_units)
-      .def_readonly("used_units", &TileSchedule::used_units)
       .def_readonly("padded_columns", &TileSchedule::padded_columns)
       .def_property_readonly(
           "local_keys",
@@ -104,22 +100,19 @@ void BindTileSchedule(py::module_& module, LayoutClass& layout) {
       layout, "tile_schedule",
       [](const Layout& self, int64_t block_q, int64_t block_kv, int64_t unit_q,
          int64_t unit_kv, int64_t unit_group, int64_t window_keys,
-         std::optional<int64_t> full_keys, std::optional<int64_t> pad_steps_to,
-         std::optional<int64_t> pad_units_to) {
+         std::optional<int64_t> full_keys) {
         py::gil_scoped_release release;
         const TileSizes sizes = ToSizes(block_q, block_kv, unit_q, unit_kv,
                                         unit_group, window_keys, full_keys);
-        return std::make_shared<TileSchedule>(BuildTileSchedule(
-            RowIntervals(self), sizes, pad_steps_to, pad_units_to));
+        return std::make_shared<TileSchedule>(
+            BuildTileSchedule(RowIntervals(self), sizes));
       },
       "The schedule of the TPU kernel. full_keys defaults to block_kv / 2.");
   DefTileSchedule(
       module, "tile_schedule_of_intervals",
       [](const Int32Array& row_intervals, int64_t num_columns, int64_t block_q,
          int64_t block_kv, int64_t unit_q, int64_t unit_kv, int64_t unit_group,
-         int64_t window_keys, std::optional<int64_t> full_keys,
-         std::optional<int64_t> pad_steps_to,
-         std::optional<int64_t> pad_units_to) {
+         int64_t window_keys, std::optional<int64_t> full_keys) {
         if (row_intervals.ndim() != 2 || row_intervals.shape(0) != 4) {
           throw std::invalid_argument(
               "row_intervals must be int32 of shape [4, rows]");
@@ -130,7 +123,7 @@ void BindTileSchedule(py::module_& module, LayoutClass& layout) {
         const RowIntervals intervals(row_intervals.data(),
                                      row_intervals.shape(1), num_columns);
         return std::make_shared<TileSchedule>(
-            BuildTileSchedule(intervals, sizes, pad_steps_to, pad_units_to));
+            BuildTileSchedule(intervals, sizes));
       },
       "The schedule of the TPU kernel for rows that are not of a Layout.",
       py::arg("row_intervals").noconvert(), py::arg("num_columns"));

@@ -95,8 +95,8 @@ class KernelSchedule:
         cls, schedule: Any, num_rows: int, sizes: BlockSizes, smem_words: int, padded: bool
     ) -> "KernelSchedule":
         capacity = (
-            _capacity(schedule.used_steps, USUAL_STEPS * schedule.num_q_tiles),
-            _capacity(schedule.used_units, USUAL_UNITS * -(-num_rows // sizes.unit_q)),
+            _capacity(schedule.num_steps, USUAL_STEPS * schedule.num_q_tiles),
+            _capacity(schedule.num_units, USUAL_UNITS * -(-num_rows // sizes.unit_q)),
         )
         words = schedule.steps.shape[0] * capacity[0] + capacity[1] + schedule.tiles.size
         parts = [(0, schedule.num_q_tiles)] if words <= smem_words else _cut(schedule, smem_words)
