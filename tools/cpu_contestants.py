@@ -56,8 +56,8 @@ class Ours:
 
         @jax.jit
         def multiply(x: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
-            for _ in range(MATMULS // 2):
-                x = project(project(x, up), down)
+            for weight in (up, down) * (MATMULS // 2):
+                x = project(x, weight).astype(weight.dtype)
             return x
 
         x = jnp.ones((rows, inner), self._dtype)
@@ -112,8 +112,8 @@ class Peer:
         def multiply() -> Any:
             x = ones
             with torch.inference_mode():
-                for _ in range(MATMULS // 2):
-                    x = torch.nn.functional.linear(torch.nn.functional.linear(x, up), down)
+                for weight in (up, down) * (MATMULS // 2):
+                    x = torch.nn.functional.linear(x, weight)
             return x
 
         return multiply
