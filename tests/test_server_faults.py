@@ -11,12 +11,14 @@ import random
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
 import unittest.mock
 
 import httpx
+import msgspec
 import pytest
 import uvicorn
 from uvicorn.server import ServerState
@@ -30,8 +32,9 @@ from isoprefill.server.errors import CODES, ApiError
 from isoprefill.server.front_end import make_app
 from isoprefill.server.metrics import Metrics
 from isoprefill.server.service import Service
-from isoprefill.server.settings import EngineSettings, Limits, ServerSettings
-from running_server import SERVE, RunningServer, running, running_server, wait_for
+from isoprefill.server.scheduler import StartMessage
+from isoprefill.server.settings import BatchSettings, EngineSettings, Limits, ServerSettings
+from running_server import PATIENCE_S, SERVE, RunningServer, running, running_server, wait_for
 
 BODY = {"query": "abc", "items": ["x", "yz"]}
 QUEUE = 8
@@ -230,6 +233,32 @@ def test_a_fault_of_the_front_end_is_500_in_the_usual_shape(model_directory, cap
     assert event["exception"] == "AttributeError"
     assert (request["status"], request["code"]) == (500, "internal_error")
     assert "secret" not in response.text + repr([vars(record) for record in ours])
+
+
+def test_a_scheduler_that_cannot_start_ends_without_a_word():
+    """While its standard input is still open: the reason goes over the socket, and nothing hides it."""
+    program = pathlib.Path(__file__).with_name("faulty_server.py")
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        start = StartMessage(
+            address=f"ipc://{directory}/socket",
+            engine=EngineSettings(model="none", warmup_tokens=(9999,)),
+            batch=BatchSettings(),
+            log_format="text",
+        )
+        scheduler = subprocess.Popen(
+            [sys.executable, str(program)],
+            env=os.environ | {"PYTHONPATH": path},
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        with scheduler:
+            assert scheduler.stdin is not None
+            assert scheduler.stderr is not None
+            scheduler.stdin.write(msgspec.json.encode(start) + b"\n")
+            scheduler.stdin.flush()
+            assert scheduler.wait(PATIENCE_S) == 0
+            assert not scheduler.stderr.read()
 
 
 def test_the_scheduler_ends_with_the_front_end(flags, monkeypatch):

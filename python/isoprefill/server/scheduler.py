@@ -76,7 +76,10 @@ def run(make_engine: Callable[[EngineSettings], Engine], stdin: IO[bytes] | None
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     stdin = stdin or sys.stdin.buffer
     start = msgspec.json.decode(stdin.readline(), type=StartMessage)
-    threading.Thread(target=_end_with, args=(stdin, start.address), daemon=True).start()
+    end_with = threading.Thread(
+        target=_end_with, args=(stdin.fileno(), start.address), daemon=True
+    )
+    end_with.start()
     logs.configure(start.log_format, "scheduler")
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.setsockopt(zmq.LINGER, 1000)
@@ -217,9 +220,12 @@ def warm_up(engine: Engine, sizes: Sequence[int]) -> None:
                 engine.score(requests)
 
 
-def _end_with(stdin: IO[bytes], address: str) -> None:
-    """Ends this process when the front end closes its standard input, or is gone."""
-    while stdin.read(4096):
+def _end_with(stdin: int, address: str) -> None:
+    """Ends this process when the front end closes its standard input, or is gone.
+
+    Takes the file's number: a thread that waits in a buffered read holds a lock, without which Python cannot end.
+    """
+    while os.read(stdin, 4096):
         pass
     socket = pathlib.Path(address.removeprefix("ipc://"))
     with contextlib.suppress(OSError):  # a front end that was not killed does this itself
