@@ -272,7 +272,7 @@ def test_a_stream_takes_labels_for_each_item(model_and_oracle):
     np.testing.assert_allclose(
         np.concatenate([part.logprobs for part in stream]), whole.logprobs, atol=TOLERANCE
     )
-    for given, parts in ((labels[:3], 1), (labels[:4], 2), ([*labels, [1]], 3)):
+    for given, parts in ((labels[:1], 0), (labels[:3], 1), (labels[:4], 2), ([*labels, [1]], 3)):
         stream = engine.score_stream(QUERY, items, given, items_at_once=2)
         for _ in range(parts):
             next(stream)

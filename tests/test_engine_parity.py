@@ -184,6 +184,10 @@ def test_token_ids_and_text_score_alike():
             {"label_token_ids": [[1], [2, 3]]},
             "one list for all items or one for each of the 1, got 2",
         ),
+        (
+            {"items": [" cat", " dog"], "label_token_ids": [[1]]},
+            "one list for all items or one for each of the 2, got 1",
+        ),
         ({"label_token_ids": [[1], 2]}, "label_token_ids must be a flat list of at least 1"),
         ({"label_token_ids": [True, 2]}, "label_token_ids must be a flat list of at least 1"),
         ({"isolation": "causal", "item_first": True}, "has no meaning with item_first"),

@@ -68,6 +68,20 @@ def test_arrays_of_labels_are_checked(token_ids, message):
         LabelSets(token_ids)
 
 
+def test_a_single_list_is_for_all_items_or_for_one():
+    """`[5, 9]` is for all; `[[5, 9]]`, which is as large an array, is a list for each of one item."""
+    alike = LabelSets.parse([5, 9])
+    alike.check_count(2)
+    assert alike.of_stream(7, 2) is alike
+    for own in (LabelSets.parse([[5, 9]]), LabelSets.per_item([[5, 9]])):
+        own.check_count(1)
+        assert own.of_stream(0, 1).token_ids.tolist() == [[[5], [9]]]
+        for refused in (lambda own=own: own.check_count(2), lambda own=own: own.of_stream(1, 1)):
+            with pytest.raises(RequestError, match="one for each of the 2, got 1 lists") as caught:
+                refused()
+            assert caught.value.code == "label_count_mismatch"
+
+
 def test_softmax_neither_overflows_nor_divides_by_nothing():
     rows = np.array(
         [[-1e4, -1e4 - 1, -np.inf], [0.0, -np.inf, -np.inf], [-np.inf] * 3, [900, 900, 1]]

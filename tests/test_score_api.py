@@ -501,6 +501,12 @@ BAD_BODIES = {
     "negative label": ({"label_token_ids": [1, -1]}, "negative_token_id", "label_token_ids[1]"),
     "negative token": ({"query": [1], "items": [[2, -5]]}, "negative_token_id", "items[0][1]"),
     "lists of labels": ({"label_token_ids": [[1], [2]]}, "label_count_mismatch", "label_token_ids"),
+    "one list of two": (
+        {"items": ["x", "y"], "label_token_ids": [[1]]}, "label_count_mismatch", "label_token_ids"
+    ),
+    "one list of texts of two": (
+        {"items": ["x", "y"], "labels": [["a"]]}, "label_count_mismatch", "label_token_ids"
+    ),
     "query is a number": ({"query": 7}, "invalid_query_type", "query"),
     "query is an object": ({"query": {}}, "invalid_query_type", "query"),
     "items is a number": ({"items": 7}, "invalid_items_type", "items"),
@@ -525,7 +531,8 @@ BAD_BODIES = {
     "no such tokenization": ({"tokenization": "some"}, "invalid_tokenization", "tokenization"),
     "top_n 0": ({"top_n": 0}, "invalid_top_n", "top_n"),
     "user is a number": ({"user": 5}, "invalid_parameter_type", "user"),
-    "misspelt": ({"aply_softmax": True}, "unknown_parameter", None),
+    "misspelt": ({"aply_softmax": True}, "unknown_parameter", "apply_softmax"),
+    "unknown": ({"seed": 1}, "unknown_parameter", None),
     "another model": ({"model": "gpt-9"}, "model_not_found", "model"),
     "unknown label": ({"label_token_ids": [VOCAB]}, "token_id_exceeds_vocab", "label_token_ids[0]"),
     "unknown token": ({"query": [VOCAB], "items": [[1]]}, "token_id_exceeds_vocab", "query[0]"),
@@ -566,6 +573,16 @@ def test_a_label_is_refused_without_being_repeated(server):
     assert code_of(response) == "invalid_label"
     assert "labels[1]" in response.text
     assert "secret" not in response.text
+
+
+def test_an_unknown_field_is_answered_with_known_ones(server):
+    """With the one that was meant, or with all; never with the name that was sent."""
+    near = server.post("/v1/score", **GOOD, tempereture=0.5).json()["error"]["message"]
+    assert near.endswith(": did you mean temperature?")
+    for field in ("secret", "secret" * 100_000):
+        far = server.post("/v1/score", **GOOD, **{field: 1}).json()["error"]["message"]
+        assert "It knows query, items, label_token_ids, " in far
+        assert "secret" not in far
 
 
 def test_a_tiny_temperature_leaves_the_likeliest_label():
@@ -866,7 +883,7 @@ def test_bad_flags_stop_the_start_with_the_reason(model_directory, capsys, argum
 
 
 def test_a_model_that_does_not_load_stops_the_start_with_the_reason(tmp_path, model_directory):
-    """What only the scheduler finds out: weights that are missing, an algorithm that there is not."""
+    """What only the scheduler finds out: weights that are missing, a warm-up that is too long."""
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((pathlib.Path(model_directory) / name).read_bytes())
     server = RunningServer(*SERVE, f"--model={tmp_path}")
@@ -874,6 +891,11 @@ def test_a_model_that_does_not_load_stops_the_start_with_the_reason(tmp_path, mo
     server.wait_for_event("log ended")
     assert server.log_text[-1].startswith("serve: ")
     assert "safetensors" in server.log_text[-1]
+    server = RunningServer(*SERVE, f"--model={model_directory}", "--warmup-tokens=9999")
+    assert server.process.wait(120) == 2
+    server.wait_for_event("log ended")
+    assert server.log_text[-1].startswith("serve: warmup-tokens must be at most the model's 512")
+    assert "Fatal Python error" not in "".join(server.log_text)
 
 
 def test_settings_that_do_not_go_with_the_model_stop_the_start(model_directory):

@@ -23,9 +23,11 @@ class LabelSets:
 
     Attributes:
         token_ids: [1, L, S] for all items alike or [N, L, S]: the S tokens of label l. What is all -1 is no label.
+        each: a single list is that of a single item, not one for all.
     """
 
     token_ids: Int32[np.ndarray, "lists L S"]
+    each: bool = False
 
     def __post_init__(self) -> None:
         ids = self.token_ids
@@ -55,7 +57,8 @@ class LabelSets:
     ) -> "LabelSets":
         """A list of labels for each item; each label is a token id or a list of token ids."""
         return cls(
-            _padded([_label_list(f"{PARAM}[{index}]", one) for index, one in enumerate(lists)])
+            _padded([_label_list(f"{PARAM}[{index}]", one) for index, one in enumerate(lists)]),
+            each=True,
         )
 
     @classmethod
@@ -73,10 +76,15 @@ class LabelSets:
             return cls.per_item(value)
         return cls(_padded([[[token] for token in _flat(PARAM, value)]]))
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether there is one list for all items."""
+        return self.token_ids.shape[0] == 1 and not self.each
+
     def check_count(self, num_items: int) -> None:
         """Raises RequestError unless there is one list for all items, or one for each of them."""
         lists = self.token_ids.shape[0]
-        if lists not in (1, num_items):
+        if not self.is_shared and lists != num_items:
             raise RequestError(
                 f"{PARAM} must be one list for all items or one for each of the {num_items}, got {lists} lists",
                 code="label_count_mismatch",
@@ -89,11 +97,11 @@ class LabelSets:
         Raises:
             RequestError: there are lists for each item, but not for so many.
         """
-        if self.token_ids.shape[0] == 1:
+        if self.is_shared:
             return self
         if begin + num_items > self.token_ids.shape[0]:
             self.check_count(begin + num_items)
-        return LabelSets(self.token_ids[begin : begin + num_items])
+        return LabelSets(self.token_ids[begin : begin + num_items], each=True)
 
     def for_items(self, items: Int32[np.ndarray, "n"]) -> Int32[np.ndarray, "n L S"]:
         """The labels of these items, given by their indices."""

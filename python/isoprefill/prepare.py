@@ -118,7 +118,7 @@ class Preparer:
             beyond = np.argwhere(ids >= self.vocab_size)
             if beyond.size:
                 of, label, token = beyond[0]
-                place = f"[{label}]" if ids.shape[0] == 1 else f"[{of}][{label}]"
+                place = f"[{label}]" if request.labels.is_shared else f"[{of}][{label}]"
                 raise self._outside(f"label_token_ids{place}", int(ids[of, label, token]))
         if request.delimiter_id is not None:
             self._check_vocabulary("delimiter_id", np.asarray([request.delimiter_id]))

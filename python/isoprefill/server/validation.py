@@ -1,6 +1,7 @@
 """From the bytes of a request to a checked model, and from what is wrong with them to the error contract's codes."""
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import pydantic
@@ -13,6 +14,7 @@ from isoprefill.server.errors import ApiError
 Request = TypeVar("Request", ScoreRequest, RerankRequest)
 
 LARGEST_TOKEN = 2**31 - 1
+LONGEST_NAME = 64  # characters of an unknown field that are compared with the known ones
 
 
 def parse(kind: type[Request], body: bytes) -> Request:
@@ -32,7 +34,7 @@ def parse(kind: type[Request], body: bytes) -> Request:
         request = kind.model_validate(raw)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise _explained(first, raw) from None
+        raise _explained(first, raw, kind.model_fields) from None
     if isinstance(request, ScoreRequest):
         _check_together(request)
     return request
@@ -54,17 +56,24 @@ def _check_together(request: ScoreRequest) -> None:
         )
 
 
-def _explained(error: ErrorDetails, raw: dict[str, Any]) -> ApiError:
+def _explained(error: ErrorDetails, raw: dict[str, Any], known: Iterable[str]) -> ApiError:
     field = str(error["loc"][0])
     value = raw.get(field)
     if error["type"] == "extra_forbidden":
-        return ApiError(
-            "unknown_parameter", "The body has a field that this route does not know.", None
-        )
+        return _unknown(field, known)
     explain = _EXPLANATIONS.get(field)
     if explain is not None:
         return explain(field, value)
     return ApiError("invalid_parameter_type", f"{field}: {error['msg']}.", field)
+
+
+def _unknown(field: str, known: Iterable[str]) -> ApiError:
+    """Names known fields only: the name of the unknown one may be anything that a client sent."""
+    unknown = "The body has a field that this route does not know"
+    near = difflib.get_close_matches(field[:LONGEST_NAME], known, n=1, cutoff=0.75)
+    if near:
+        return ApiError("unknown_parameter", f"{unknown}: did you mean {near[0]}?", near[0])
+    return ApiError("unknown_parameter", f"{unknown}. It knows {', '.join(known)}.")
 
 
 def _query(field: str, value: Any) -> ApiError:
