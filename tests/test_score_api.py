@@ -831,7 +831,8 @@ BAD_FLAGS = {
     "template the wrong way": (["--rerank-template={document} {query}"], "{query} before"),
     "same labels": (["--rerank-yes=a", "--rerank-no=a"], "must differ"),
     "key file": (["--api-key-file=/nonexistent"], "cannot read the API key"),
-    "empty key": (["--api-key-file=/dev/null"], "the API key is empty"),
+    "empty key": (["--api-key-file=/dev/null"], "the API key is empty: /dev/null holds nothing"),
+    "prefix cache": (["--prefix-cache-bytes=-1"], "prefix-cache-bytes must be at least 0, got -1"),
     "item above request": (["--max-request-tokens=10"], "must not be above max-request-tokens"),
     "wait": (["--max-wait-ms=-1"], "max-wait-ms must be between"),
     "rate": (["--rate-limit=-1"], "rate-limit must be at least 0"),
@@ -861,15 +862,15 @@ BAD_FLAGS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("arguments", "reason"), BAD_FLAGS.values(), ids=BAD_FLAGS.keys())
-def test_bad_flags_stop_the_start_with_the_reason(model_directory, capsys, arguments, reason):
+def last_words(capsys, *arguments: str) -> str:
+    """The last line on stderr of a start that is refused."""
     from absl import flags
 
     from isoprefill.cli import serve
 
     values = flags.FLAGS.flag_values_dict()
     try:
-        rest = flags.FLAGS([*SERVE[3:], f"--model={model_directory}", *arguments])
+        rest = flags.FLAGS([*SERVE[3:], *arguments])
         with pytest.raises(SystemExit) as ended:
             serve.main(rest)
     finally:
@@ -877,25 +878,38 @@ def test_bad_flags_stop_the_start_with_the_reason(model_directory, capsys, argum
         for name, value in values.items():
             flags.FLAGS[name].value = value
     assert ended.value.code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert reason in lines[-1]
-    assert lines[-1].startswith("serve: ")
+    last: str = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("serve: ")
+    return last
 
 
-def test_a_model_that_does_not_load_stops_the_start_with_the_reason(tmp_path, model_directory):
-    """What only the scheduler finds out: weights that are missing, a warm-up that is too long."""
+@pytest.mark.parametrize(("arguments", "reason"), BAD_FLAGS.values(), ids=BAD_FLAGS.keys())
+def test_bad_flags_stop_the_start_with_the_reason(model_directory, capsys, arguments, reason):
+    assert reason in last_words(capsys, f"--model={model_directory}", *arguments)
+
+
+def test_an_empty_key_in_the_environment_is_named(model_directory, capsys, monkeypatch):
+    monkeypatch.setenv("ISOPREFILL_API_KEY", "")
+    refused = last_words(capsys, f"--model={model_directory}")
+    assert "ISOPREFILL_API_KEY is set but holds nothing" in refused
+
+
+def test_what_only_the_scheduler_finds_out_stops_the_start_too(tmp_path, model_directory):
+    """Weights that are missing, a warm-up that is too long, a mesh that the model does not allow."""
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((pathlib.Path(model_directory) / name).read_bytes())
-    server = RunningServer(*SERVE, f"--model={tmp_path}")
-    assert server.process.wait(120) == 2
-    server.wait_for_event("log ended")
-    assert server.log_text[-1].startswith("serve: ")
-    assert "safetensors" in server.log_text[-1]
-    server = RunningServer(*SERVE, f"--model={model_directory}", "--warmup-tokens=9999")
-    assert server.process.wait(120) == 2
-    server.wait_for_event("log ended")
-    assert server.log_text[-1].startswith("serve: warmup-tokens must be at most the model's 512")
-    assert "Fatal Python error" not in "".join(server.log_text)
+    for arguments, reason in (
+        ([f"--model={tmp_path}"], "safetensors"),
+        ([f"--model={model_directory}", "--warmup-tokens=9999"], "at most the model's 512 positions"),
+        ([f"--model={model_directory}", "--mesh=tensor=3"], "mesh tensor=3 must divide the model's"),
+        ([f"--model={model_directory}", "--mesh=3"], "mesh must be like 'data=2,tensor=4', got '3'"),
+    ):
+        server = RunningServer(*SERVE, *arguments)
+        assert server.process.wait(120) == 2
+        server.wait_for_event("log ended")
+        assert server.log_text[-1].startswith("serve: ")
+        assert reason in server.log_text[-1]
+        assert "Fatal Python error" not in "".join(server.log_text)
 
 
 def test_settings_that_do_not_go_with_the_model_stop_the_start(model_directory):

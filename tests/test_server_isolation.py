@@ -194,3 +194,16 @@ def test_a_leak_is_found(model_directory):
         leak = [{"query": [1], "items": [[4, faulty_server.LEAK]]}, clean[1]]
         assert largest_change(server, victim, clean, clean[::-1]) == 0.0
         assert largest_change(server, victim, clean, leak) == pytest.approx(1e-6)
+
+
+def test_several_devices_score_as_one_and_no_cache_keeps_nothing(server, model_directory):
+    """Two simulated devices; the third time a query comes, the other server has its keys and values."""
+    body = random_request(random.Random(5), [80, 3, 7])
+    flags = [f"--model={model_directory}", "--warmup-tokens=", "--mesh=tensor=2"]
+    devices = "--xla_force_host_platform_device_count=2"
+    with running_server(*flags, "--prefix-cache-bytes=0", XLA_FLAGS=devices) as meshed:
+        answers = [[one.score(**body) for _ in range(3)] for one in (meshed, server)]
+    for ours, theirs in zip(*answers, strict=True):
+        np.testing.assert_allclose(numbers(ours), numbers(theirs), atol=1e-4)
+    cached = [last["usage"]["prompt_tokens_details"]["cached_tokens"] for *_, last in answers]
+    assert cached == [0, 80]

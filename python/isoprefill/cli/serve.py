@@ -29,7 +29,17 @@ _ALGORITHM = flags.DEFINE_enum(
 )
 _ATTENTION = flags.DEFINE_enum("attention", "auto", get_args(Backend), "Attention back end.")
 _WARMUP = flags.DEFINE_list(
-    "warmup-tokens", ["64", "256"], "Sizes of requests that are scored before /ready says yes."
+    "warmup-tokens",
+    ["64", "256"],
+    "Sizes of batches, in tokens, that are scored before /ready says yes: of one request and of four.",
+)
+_PREFIX_CACHE_BYTES = flags.DEFINE_integer(
+    "prefix-cache-bytes",
+    None,
+    "What the keys and values of queries may take between requests (512 MiB unless given); 0 keeps none.",
+)
+_MESH = flags.DEFINE_string(
+    "mesh", None, "Devices to share the work out to, such as data=2,tensor=3; without, one."
 )
 
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on.")
@@ -86,7 +96,9 @@ _CONNECTIONS = flags.DEFINE_integer(
     "max-connections", _LIMITS.max_connections, "Open connections; more are refused and closed."
 )
 _REQUEST_TIMEOUT = flags.DEFINE_float(
-    "request-timeout", _LIMITS.request_timeout_s, "Seconds for a request to be scored."
+    "request-timeout",
+    _LIMITS.request_timeout_s,
+    "Seconds to parse and tokenise a request, and as many again to have it scored.",
 )
 _READ_TIMEOUT = flags.DEFINE_float(
     "read-timeout", _LIMITS.read_timeout_s, "Seconds for a client to send its request."
@@ -150,6 +162,8 @@ def _settings() -> ServerSettings:
             algorithm=_ALGORITHM.value,
             attention=_ATTENTION.value,
             warmup_tokens=warmup,
+            prefix_cache_bytes=_PREFIX_CACHE_BYTES.value,
+            mesh=_MESH.value,
         ),
         host=_HOST.value,
         port=_PORT.value,

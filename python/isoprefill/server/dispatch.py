@@ -18,10 +18,10 @@ from isoprefill.server.settings import Limits
 RETRY_AFTER_S = 1.0
 
 
-def request_timeout(limits: Limits) -> ApiError:
+def request_timeout(limits: Limits, done: str = "scored") -> ApiError:
     return ApiError(
         "request_timeout",
-        f"The request was not scored within {limits.request_timeout_s:g} seconds.",
+        f"The request was not {done} within {limits.request_timeout_s:g} seconds.",
         retry_after_s=RETRY_AFTER_S,
     )
 

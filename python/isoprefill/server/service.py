@@ -131,7 +131,7 @@ class Service:
         except RequestError as error:
             raise ApiError.of(error) from None
         except TimeoutError:
-            raise request_timeout(self.settings.limits) from None
+            raise request_timeout(self.settings.limits, "parsed and tokenised") from None
         finally:
             self._accepted -= 1
 

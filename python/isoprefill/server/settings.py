@@ -28,6 +28,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         algorithm: how scores are computed; see `ScoringEngine.score`.
         attention: back end of the attention.
         warmup_tokens: sizes of requests that are scored before the server says that it is ready.
+        prefix_cache_bytes: what the keys and values of queries may take; 0 keeps none, None is the engine's default.
+        mesh: devices to share the work out to, such as "data=2,tensor=3"; None is one.
     """
 
     model: str
@@ -35,11 +37,15 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     algorithm: str = "auto"
     attention: str = "auto"
     warmup_tokens: tuple[int, ...] = (64,)
+    prefix_cache_bytes: int | None = None
+    mesh: str | None = None
 
     def __post_init__(self) -> None:
         for size in self.warmup_tokens:
             if size < 2:
                 raise ValueError(f"warmup-tokens must be at least 2 each, got {size}")
+        if self.prefix_cache_bytes is not None:
+            _at_least("prefix-cache-bytes", self.prefix_cache_bytes, 0)
 
 
 class BatchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -198,7 +204,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         if not 0 <= self.port <= 65_535:
             raise ValueError(f"port must be between 0 and 65535, got {self.port}")
         if self.api_key is not None and not self.api_key:
-            raise ValueError("the API key is empty")
+            raise ValueError(
+                "the API key is empty: ISOPREFILL_API_KEY is set but holds nothing; unset it to have no key"
+            )
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
             raise ValueError("the API key must be printable ASCII: it travels in a header")
         if self.api_key is None and not self.allow_anonymous and not is_loopback(self.host):
@@ -239,9 +247,12 @@ def read_api_key(path: Path) -> str:
     """The key in a file, without white space around it.
 
     Raises:
-        ValueError: the file cannot be read.
+        ValueError: the file cannot be read, or holds nothing else.
     """
     try:
-        return path.read_text().strip()
+        key = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read the API key from {path}: {error}") from error
+    if not key:
+        raise ValueError(f"the API key is empty: {path} holds nothing but white space")
+    return key
