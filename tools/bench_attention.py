@@ -42,6 +42,19 @@ _REPEATS = flags.DEFINE_integer(
 _JSON = flags.DEFINE_string("json", None, "file to write the rows to, as JSON")
 
 
+def parse_heads(text: str) -> tuple[int, int, int]:
+    """Query heads, KV heads and head_dim."""
+    parts = text.split(",")
+    if len(parts) == 3 and all(part.strip().isdecimal() for part in parts):
+        query_heads, kv_heads, head_dim = map(int, parts)
+        if query_heads and kv_heads and head_dim and query_heads % kv_heads == 0:
+            return query_heads, kv_heads, head_dim
+    raise app.UsageError(
+        "--heads must be three integers of at least 1, query heads (a multiple of the KV heads), KV heads and "
+        f"head_dim, such as 9,3,64, got {text!r}"
+    )
+
+
 def measure(
     workload: str, heads: tuple[int, int, int], dtype: str, repeats: int
 ) -> list[dict[str, Any]]:
@@ -101,18 +114,17 @@ def _per_pair_ratio(rows: dict[tuple[str, str], dict[str, Any]], backend: str, w
 
 
 def main(argv: list[str]) -> None:
-    del argv
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    heads = parse_heads(_HEADS.value)
     callers_directory.enter()
-    query_heads, kv_heads, head_dim = (int(number) for number in _HEADS.value.split(","))
     print(
         f"{jax.devices()[0].device_kind}, {_DTYPE.value}, heads {_HEADS.value}, {_REPEATS.value} repeats"
     )
     print(f"{'workload':10}{'back end':10}{'rows':>8}{'ms':>10}{'GFLOP/s':>10}{'temporary MB':>14}")
     rows = []
     for workload in _WORKLOAD.value:
-        for row in measure(
-            workload, (query_heads, kv_heads, head_dim), _DTYPE.value, _REPEATS.value
-        ):
+        for row in measure(workload, heads, _DTYPE.value, _REPEATS.value):
             rows.append(row)
             print(
                 f"{row['workload']:10}{row['implementation']:10}{row['rows']:8}{1e3 * row['seconds']:10.1f}"

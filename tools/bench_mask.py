@@ -32,7 +32,7 @@ _JSON = flags.DEFINE_string("json", None, "file to write the rows to, as JSON")
 _REPEATS = flags.DEFINE_integer(
     "repeats", 7, "calls per implementation; the median counts", lower_bound=1
 )
-_MAX_ROWS = flags.DEFINE_integer("max_rows", 131_072, "largest pack", lower_bound=1024)
+_MAX_ROWS = flags.DEFINE_integer("max-rows", 131_072, "largest pack", lower_bound=1024)
 
 W = (2000, 500)  # prefix, items of 20
 TILE = 512
@@ -254,7 +254,7 @@ def line(row: dict[str, Any]) -> str:
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
     callers_directory.enter()
     sizes = [1024 << i for i in range(8) if 1024 << i <= _MAX_ROWS.value]
     packs = [(f"{rows // 1024}k", *pack(rows)) for rows in sizes] + [("W", *W)]

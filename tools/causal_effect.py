@@ -14,6 +14,7 @@ import numpy as np
 from absl import app, flags
 
 from isoprefill import ScoringEngine
+from isoprefill.models.pinned import FetchError
 
 _MODEL = flags.DEFINE_string(
     "model", "smollm2-135m", "A pinned model's name, a .gguf file, or a directory with safetensors."
@@ -92,10 +93,15 @@ def table(results: list[dict]) -> list[str]:
     return lines
 
 
-def main(_: list[str]) -> None:
+def main(argv: list[str]) -> None:
     """Compares, and prints."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
     callers_directory.enter()
-    engine = ScoringEngine.from_pretrained(_MODEL.value)
+    try:
+        engine = ScoringEngine.from_pretrained(_MODEL.value)
+    except (ValueError, OSError, FetchError) as error:
+        raise app.UsageError(str(error)) from None
     random = np.random.default_rng(_SEED.value)
     results = []
     for group, content in json.loads(QUERIES.read_text()).items():

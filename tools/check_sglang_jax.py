@@ -209,8 +209,10 @@ def check(source: pathlib.Path, python: str | None) -> int:
     return 1 if run_cases(python, root) else 0
 
 
-def main(_: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command line."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
     callers_directory.enter()
     return check(pathlib.Path(_SOURCE.value).expanduser(), _PYTHON.value)
 

@@ -7,7 +7,7 @@ from absl import app, flags
 
 from isoprefill import PackedLayout
 
-_PREFIX = flags.DEFINE_integer("prefix", 5, "tokens of the query")
+_PREFIX = flags.DEFINE_integer("prefix", 5, "tokens of the query", lower_bound=1)
 _ITEMS = flags.DEFINE_list("items", ["3", "2", "4"], "tokens of each item")
 _DELIMITER = flags.DEFINE_enum(
     "delimiter", "none", ["none", "hidden", "prefix_first"], "delimiter mode"
@@ -58,14 +58,26 @@ def _color(segment: int) -> str:
     return DELIMITER_COLOR if segment < 0 else ITEM_COLORS[(segment - 1) % len(ITEM_COLORS)]
 
 
+def item_lengths(texts: list[str]) -> list[int]:
+    if not all(text.isdecimal() and int(text) for text in texts):
+        raise app.UsageError(
+            f"--items must be integers of at least 1, such as 3,2,4, got {','.join(texts)!r}"
+        )
+    return list(map(int, texts))
+
+
 def main(argv: list[str]) -> None:
-    del argv
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
     callers_directory.enter()
     layout = PackedLayout.from_lengths(
-        _PREFIX.value, [int(item) for item in _ITEMS.value], _DELIMITER.value
+        _PREFIX.value, item_lengths(_ITEMS.value), delimiter=_DELIMITER.value
     )
     output = pathlib.Path(_OUTPUT.value)
-    output.write_text(draw(layout))
+    try:
+        output.write_text(draw(layout))
+    except OSError as error:
+        raise app.UsageError(f"--output: {error}") from None
     print(
         f"{output}: {layout.num_rows} rows, {layout.dense_mask().mean():.0%} of the pairs visible"
     )

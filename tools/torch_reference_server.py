@@ -9,6 +9,7 @@ For experiments on your own machine: one request at a time, no authentication.
 import sys
 
 import callers_directory
+import torch
 import transformers
 import uvicorn
 from absl import app, flags
@@ -30,7 +31,9 @@ _MODEL = flags.DEFINE_string(
     "model", "smollm2-135m", "A pinned model's name, a .gguf file, or a directory with safetensors."
 )
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the weights.")
-_DEVICE = flags.DEFINE_string("device", None, "cpu or cuda; cuda for --attention flashinfer.")
+_DEVICE = flags.DEFINE_enum(
+    "device", None, ["cpu", "cuda"], "By default cpu, and cuda for --attention flashinfer."
+)
 _DELIMITER = flags.DEFINE_enum(
     "delimiter", "none", ["none", "hidden", "prefix_first"], "Where delimiter tokens lie."
 )
@@ -39,15 +42,26 @@ _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen at.")
 _PORT = flags.DEFINE_integer("port", 30001, "Port to listen at.", lower_bound=0, upper_bound=65535)
 
 
-def main(_: list[str]) -> None:
+def check_flags() -> None:
+    """Raises ValueError if flags do not go together, or need what this machine does not have."""
+    if _ATTENTION.value == "flashinfer" and (reason := flashinfer_cuda.unavailable()):
+        raise ValueError(reason)
+    if _DEVICE.value == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: CUDA is not available")
+    if _DELIMITER.value != "none" and _DELIMITER_TOKEN_ID.value is None:
+        raise ValueError(f"--delimiter {_DELIMITER.value} needs --delimiter-token-id")
+    if _DELIMITER.value == "none" and _DELIMITER_TOKEN_ID.value is not None:
+        raise ValueError("--delimiter-token-id needs --delimiter hidden or prefix_first")
+
+
+def main(argv: list[str]) -> None:
     """Loads the model and serves until it is interrupted."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
     transformers.utils.logging.disable_progress_bar()
     try:
         callers_directory.enter()
-        if _ATTENTION.value == "flashinfer" and (reason := flashinfer_cuda.unavailable()):
-            raise ValueError(reason)
-        if _DELIMITER.value != "none" and _DELIMITER_TOKEN_ID.value is None:
-            raise ValueError(f"--delimiter {_DELIMITER.value} needs --delimiter-token-id")
+        check_flags()
         device = _DEVICE.value or ("cuda" if _ATTENTION.value == "flashinfer" else "cpu")
         backend = Backend(
             TorchScorer(load_model(_MODEL.value, _DTYPE.value, device)),

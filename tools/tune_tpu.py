@@ -39,7 +39,7 @@ JUDGES = {"long": "W", "short": "P"}
 
 _CHIP = flags.DEFINE_enum("chip", "v6e", ["v5e", "v6e", "v5p", "tpu7x"], "chip to tune for")
 _HEAD_DIM = flags.DEFINE_multi_integer(
-    "head_dim", [128], "head dimensions to tune; may be repeated"
+    "head-dim", [128], "head dimensions to tune; may be repeated"
 )
 _DTYPE = flags.DEFINE_multi_enum(
     "dtype", ["bfloat16"], ["bfloat16", "float32"], "dtypes to tune; may be repeated"
