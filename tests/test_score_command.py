@@ -16,6 +16,7 @@ COMMAND = [sys.executable, "-m", "isoprefill.cli", "score"]
 FRANCE = ["--query", "The capital of France is"]
 CITIES = [" Paris", " London", " Berlin"]
 LIKELIHOODS = [-0.2581, -4.3844, -6.9207]
+DELIMITER_FLAGS = ["--delimiter-token-id", "--delimiter-id"]  # two names of one
 
 
 def run(*arguments, cwd=None) -> subprocess.CompletedProcess:
@@ -107,11 +108,15 @@ def test_serial_and_packed_print_the_same_scores():
 def test_every_option_reaches_the_engine():
     """The second run differs in what must not matter, and in the temperature: odds become their root."""
     labels = ["--labels", ".", "--labels", ",", "--softmax", "--json"]
-    delimiter = ["--delimiter", "prefix_first", "--delimiter-id", "0"]
+    delimiters = [["--delimiter", "prefix_first", flag, "0"] for flag in DELIMITER_FLAGS]
     options = ["--algorithm", "prefill_extend", "--mesh", "data=1", "--prefix-cache-bytes", "0"]
     plain, other = (
         run(*FRANCE, *items(*CITIES), *labels, *delimiter, *more)
-        for more in ([], [*options, "--temperature", "2", "--tokenization", "joint"])
+        for delimiter, more in zip(
+            delimiters,
+            ([], [*options, "--temperature", "2", "--tokenization", "joint"]),
+            strict=True,
+        )
     )
     reports = [json.loads(done.stdout) for done in (plain, other)]
     assert [report["algorithm"] for report in reports] == ["packed", "prefill_extend"]
@@ -174,6 +179,10 @@ BAD_INPUT = {
         [*FRANCE, *items(" a"), "--delimiter", "hidden"],
         "delimiter_id must be a token id with delimiter 'hidden', got None",
     ),
+    "delimiter for nothing": (
+        [*FRANCE, *items(" a"), "--delimiter-token-id", "0"],
+        "--delimiter-token-id needs --delimiter hidden or prefix_first",
+    ),
     "no such model": ([*FRANCE, *items(" a"), "--model", "gpt-9"], "smollm2-135m"),
     "stray argument": ([*FRANCE, *items(" a"), "b"], "unexpected argument 'b'"),
     "too long": (["--query", " a" * 8200, *items(" a")], "at most 8192 tokens together"),
@@ -232,9 +241,17 @@ def test_usage_lists_the_commands():
     assert "no command 'rank'" in done.stderr
 
 
+@pytest.mark.parametrize("module", ["isoprefill", "isoprefill.cli"])
+def test_the_package_is_the_command_and_tells_its_version(module):
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"isoprefill {isoprefill.__version__}\n"
+
+
 def test_importing_the_package_does_not_import_jax():
     """The server's front end imports isoprefill, and must not touch the device."""
-    code = "import sys, isoprefill as i; i.Usage, i.ScoreResult; sys.exit('jax' in sys.modules)"
+    names = "i.Usage, i.ScoreResult, i.RequestError, i.MissingLogprobError"
+    code = f"import sys, isoprefill as i; {names}; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     with pytest.raises(AttributeError, match="no attribute 'missing'"):
         isoprefill.missing  # noqa: B018

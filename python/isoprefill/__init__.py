@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     from isoprefill.labels import LabelSets
     from isoprefill.layout import PackedLayout
     from isoprefill.mesh import MeshShape
+    from isoprefill.request_error import MissingLogprobError, RequestError
     from isoprefill.result import ScoreResult, Usage
     from isoprefill.warm_up import Workload
 
 _HOMES = {
     "LabelSets": "isoprefill.labels",
     "MeshShape": "isoprefill.mesh",
+    "MissingLogprobError": "isoprefill.request_error",
     "PackedLayout": "isoprefill.layout",
+    "RequestError": "isoprefill.request_error",
     "ScoreResult": "isoprefill.result",
     "ScoringEngine": "isoprefill.engine",
     "Usage": "isoprefill.result",
@@ -30,7 +33,9 @@ __version__ = "0.1.0"
 __all__ = [
     "LabelSets",
     "MeshShape",
+    "MissingLogprobError",
     "PackedLayout",
+    "RequestError",
     "ScoreResult",
     "ScoringEngine",
     "Usage",

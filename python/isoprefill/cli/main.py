@@ -6,6 +6,8 @@ import sys
 
 from absl import app, flags
 
+import isoprefill
+
 COMMANDS = {
     "audit": "tell whether a /v1/score server isolates items",
     "score": "score items against a query",
@@ -16,13 +18,16 @@ COMMANDS = {
 def main() -> None:
     """Entry point of the console script."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if command == "--version":
+        print(f"isoprefill {isoprefill.__version__}")
+        return
     if command not in COMMANDS:
         lines = "\n".join(f"  {name:10} {purpose}" for name, purpose in COMMANDS.items())
         wanted = command in ("", "help", "--help", "-h")
         if not wanted:
             print(f"isoprefill: no command {command!r}", file=sys.stderr)
         print(
-            f"usage: isoprefill <command> [flags]\n{lines}",
+            f"usage: isoprefill <command> [flags], isoprefill --version\n{lines}",
             file=sys.stdout if wanted else sys.stderr,
         )
         sys.exit(0 if wanted else 2)

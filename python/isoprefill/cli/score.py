@@ -65,7 +65,8 @@ _DELIMITER = flags.DEFINE_enum(
     get_args(Delimiter),
     "Whether a delimiter token stands between items, and who sees it (docs/design.md).",
 )
-_DELIMITER_ID = flags.DEFINE_integer("delimiter-id", None, "The id of the delimiter token.")
+_DELIMITER_ID = flags.DEFINE_integer("delimiter-token-id", None, "The delimiter token.")
+flags.DEFINE_alias("delimiter-id", "delimiter-token-id")
 _MESH = flags.DEFINE_string(
     "mesh", None, "Devices to share the work out to, such as data=2,tensor=3; without, one."
 )
@@ -106,7 +107,7 @@ def _score() -> dict[str, Any]:
     if _TEMPERATURE.value is not None and not _SOFTMAX.value:
         raise ValueError("--temperature needs --softmax")
     if _DELIMITER_ID.value is not None and _DELIMITER.value == "none":
-        raise ValueError("--delimiter-id needs --delimiter hidden or prefix_first")
+        raise ValueError("--delimiter-token-id needs --delimiter hidden or prefix_first")
 
     # After the cheap checks: importing jax takes a second.
     from isoprefill.cli.progress import progress_bar
