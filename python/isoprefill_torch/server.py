@@ -1,7 +1,6 @@
 """A /v1/score server over PyTorch, to audit and to compare with: one attention, chosen at the start.
 
-Requests and answers are those of SGLang's endpoint; without labels an item's score is an object, as
-test_pytorch_isolation.py reads it. One request at a time; loopback is the caller's choice of host.
+Requests and answers are those of SGLang's endpoint; without labels an item's score is an object. One request at a time; loopback is the caller's choice of host.
 """
 
 import dataclasses
