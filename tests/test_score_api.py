@@ -900,9 +900,18 @@ def test_what_only_the_scheduler_finds_out_stops_the_start_too(tmp_path, model_d
         (tmp_path / name).write_bytes((pathlib.Path(model_directory) / name).read_bytes())
     for arguments, reason in (
         ([f"--model={tmp_path}"], "safetensors"),
-        ([f"--model={model_directory}", "--warmup-tokens=9999"], "at most the model's 512 positions"),
-        ([f"--model={model_directory}", "--mesh=tensor=3"], "mesh tensor=3 must divide the model's"),
-        ([f"--model={model_directory}", "--mesh=3"], "mesh must be like 'data=2,tensor=4', got '3'"),
+        (
+            [f"--model={model_directory}", "--warmup-tokens=9999"],
+            "at most the model's 512 positions",
+        ),
+        (
+            [f"--model={model_directory}", "--mesh=tensor=3"],
+            "mesh tensor=3 must divide the model's",
+        ),
+        (
+            [f"--model={model_directory}", "--mesh=3"],
+            "mesh must be like 'data=2,tensor=4', got '3'",
+        ),
     ):
         server = RunningServer(*SERVE, *arguments)
         assert server.process.wait(120) == 2

@@ -243,7 +243,9 @@ def test_usage_lists_the_commands():
 
 @pytest.mark.parametrize("module", ["isoprefill", "isoprefill.cli"])
 def test_the_package_is_the_command_and_tells_its_version(module):
-    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--version"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"isoprefill {isoprefill.__version__}\n"
 

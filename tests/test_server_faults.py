@@ -31,8 +31,8 @@ from isoprefill.server.dispatch import Dispatcher
 from isoprefill.server.errors import CODES, ApiError
 from isoprefill.server.front_end import make_app
 from isoprefill.server.metrics import Metrics
-from isoprefill.server.service import Service
 from isoprefill.server.scheduler import StartMessage
+from isoprefill.server.service import Service
 from isoprefill.server.settings import BatchSettings, EngineSettings, Limits, ServerSettings
 from running_server import PATIENCE_S, SERVE, RunningServer, running, running_server, wait_for
 

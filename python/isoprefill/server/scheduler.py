@@ -76,9 +76,7 @@ def run(make_engine: Callable[[EngineSettings], Engine], stdin: IO[bytes] | None
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     stdin = stdin or sys.stdin.buffer
     start = msgspec.json.decode(stdin.readline(), type=StartMessage)
-    end_with = threading.Thread(
-        target=_end_with, args=(stdin.fileno(), start.address), daemon=True
-    )
+    end_with = threading.Thread(target=_end_with, args=(stdin.fileno(), start.address), daemon=True)
     end_with.start()
     logs.configure(start.log_format, "scheduler")
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
