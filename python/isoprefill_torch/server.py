@@ -1,6 +1,7 @@
 """A /v1/score server over PyTorch, to audit and to compare with: one attention, chosen at the start.
 
-Requests and answers are those of SGLang's endpoint; without labels an item's score is an object. One request at a time; loopback is the caller's choice of host.
+Requests and answers are those of SGLang's endpoint; without labels an item's score is an object. One request
+at a time; loopback is the caller's choice of host.
 """
 
 import dataclasses
