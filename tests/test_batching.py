@@ -78,6 +78,15 @@ def test_a_query_is_not_computed_again_for_a_handful_of_items():
     assert taken(line(request(1, [6]), request(4, [1] * 6)))[0] == [(0, [0])]
 
 
+@pytest.mark.parametrize("query", [300, 390, 410, 900])
+def test_a_query_near_the_budget_or_above_it_is_not_computed_again_for_a_handful_of_items(query):
+    """The first in line gets room for as many tokens of items; the budget alone would let one item in, or ten."""
+    one = line(request(query, [2] * 500), budget=400)
+    batches = taken(one)
+    assert [item for ((_, items),) in batches for item in items] == list(range(500))
+    assert {len(items) for ((_, items),) in batches[:-1]} == {query // 2}
+
+
 def test_causal_requests_are_whole_and_alone():
     """What they score depends on what stands beside an item."""
     causal = request(1, [1, 1], isolation="causal")
@@ -127,7 +136,9 @@ def test_every_item_once_within_the_budget_and_the_first_in_line_always(shapes, 
             for part in batch
         )
         assert sum(part.cost for part in batch) == cost
-        assert cost <= budget or (len(batch) == 1 and len(batch[0].request.items) == 1)
+        query = 0 if batch[0].request.item_first else batch[0].request.query.size
+        alone = len(batch) == 1 and len(batch[0].request.items) == 1
+        assert cost <= max(budget, 2 * query) or alone
         for part in batch:
             number = part.waiting.id
             scored[number] += [int(item[0]) for item in part.request.items]

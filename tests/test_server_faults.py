@@ -263,7 +263,7 @@ def test_a_scheduler_that_cannot_start_ends_without_a_word():
 
 
 def test_the_scheduler_runs_no_code_of_the_working_directory(tmp_path):
-    """Whoever serves the directory that he stands in has often downloaded it."""
+    """A model is often served from the directory into which it was downloaded."""
     (tmp_path / "msgspec.py").write_text("raise SystemExit('code of the working directory')")
     done = subprocess.run(
         SCHEDULER_COMMAND,

@@ -3,7 +3,9 @@
 Requests stand in line. A batch is filled from the front up to the token budget. A request too large for one batch
 gives a slice of its items to each of several and goes to the end of the line in between, so that a small request
 never waits for the whole of a large one. Requests further back may use room that those before them cannot; the
-first in line is in every batch, so nobody waits for ever.
+first in line is in every batch, so nobody waits for ever. A slice computes the query once more, so it
+holds about as many tokens of items as of the query, unless they are the last: the first in line may exceed the budget for
+that, the others wait.
 
 With a budget of 12, query 2 and items of 2: A (8 items), then B (1 item)
 
@@ -134,15 +136,18 @@ class Line:
         begin, last = waiting.next_item, len(waiting.request.items)
         if waiting.request.isolation == "causal":
             return last if first else begin
+        worth_it = 2 * waiting.shared_cost
         ends = waiting.shared_cost + np.cumsum(waiting.costs[begin:])
-        end = begin + int(np.searchsorted(ends, room, side="right"))
         if first:
-            return max(begin + 1, end)
-        # A slice computes the query once more: not for a handful of items.
-        worth_it = end == last or (
-            end > begin and int(ends[end - begin - 1]) >= 2 * waiting.shared_cost
-        )
-        return end if worth_it else begin
+            return begin + max(1, _num_within(ends, max(room, worth_it)))
+        number = _num_within(ends, room)
+        if begin + number == last or (number and int(ends[number - 1]) >= worth_it):
+            return begin + number
+        return begin
+
+
+def _num_within(ends: np.ndarray, room: int) -> int:
+    return int(np.searchsorted(ends, room, side="right"))
 
 
 def joined(parts: Sequence[RequestLogprobs]) -> RequestLogprobs:

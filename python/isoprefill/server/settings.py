@@ -52,7 +52,8 @@ class BatchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How requests that arrive together are packed together.
 
     Attributes:
-        max_tokens: token budget of one prefill. A single item and its query always fit.
+        max_tokens: token budget of one prefill. A single item and its query always fit, and items of one request that
+            have together as many tokens as its query.
         max_requests: requests in one prefill; 1 switches packing across requests off.
         max_wait_s: how long the first request of a batch waits for others while the device is idle.
     """
