@@ -731,6 +731,7 @@ def test_limits_and_modes_of_a_strict_server(strict_server):
         ({"query": "a", "items": ["b"] * 6} | labels, "too_many_items"),
         ({"query": "a", "items": ["b" * 51]} | labels, "too_many_tokens"),
         ({"query": "a" * 60, "items": ["b" * 41]} | labels, "too_many_tokens"),
+        ({"query": "a" * 50, "items": ["b", "c"], "item_first": True} | labels, "too_many_tokens"),
         ({"query": "a", "items": ["b"], "label_token_ids": [1, 2, 3, 4]}, "too_many_labels"),
         ({"query": "a" * 20_000, "items": ["b"]} | labels, "body_too_large"),
         ({"query": [1, 0], "items": [[2]]} | labels, "delimiter_in_text"),
@@ -740,7 +741,8 @@ def test_limits_and_modes_of_a_strict_server(strict_server):
     for body, code in cases:
         assert code_of(strict_post(strict_server, body)) == code
     good = {"query": "a" * 50, "items": ["b" * 50], "label_token_ids": [1, 2, 3]}
-    assert strict_post(strict_server, good).status_code == 200
+    for first in (False, True):
+        assert strict_post(strict_server, good | {"item_first": first}).status_code == 200
     rerank = strict_post(strict_server, {"query": "a", "documents": ["b"]}, "/v1/rerank")
     assert code_of(rerank) == "rerank_unavailable"  # " Yes" is four tokens of this model
 

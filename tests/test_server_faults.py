@@ -363,6 +363,16 @@ def test_scores_to_come_count_as_tokens_that_wait(server):
         assert sent.result().status_code == 200
 
 
+def test_a_query_that_is_computed_for_every_item_counts_for_every_item(server):
+    """With item_first a short body is much work."""
+    body = {**BODY, "item_first": True}
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with server.scheduler_stopped():
+            (sent,) = send(server, 1, pool, body)
+            assert server.metric("queue_tokens") == (3 + 1) + (3 + 2)
+        assert sent.result().status_code == 200
+
+
 def test_tokens_that_wait_are_bounded_too(server):
     """Few large requests fill the queue as many small ones do."""
     large = {"query": "a" * 300, "items": ["b" * 100]}

@@ -127,6 +127,12 @@ class TokenRequest:
         return self.query.size + sum(item.size for item in self.items)
 
     @property
+    def num_computed_tokens(self) -> int:
+        """The same with the query counted as often as it must be computed: with item_first once for every item."""
+        times = len(self.items) if self.item_first else 1
+        return self.num_tokens + (times - 1) * self.query.size
+
+    @property
     def num_rows(self) -> int:
         """Rows of one prefill of the query, all items and the delimiters."""
         delimiters = 0 if self.delimiter == "none" else len(self.items) + 1

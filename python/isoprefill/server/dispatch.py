@@ -98,7 +98,7 @@ class Dispatcher:
             raise ApiError(
                 "model_not_loaded", "The model is being loaded.", retry_after_s=RETRY_AFTER_S
             )
-        tokens = request.num_tokens
+        tokens = request.num_computed_tokens
         if request.labels is not None:  # as many scores come back
             _, labels, label_tokens = request.labels.token_ids.shape
             tokens += len(request.items) * labels * label_tokens

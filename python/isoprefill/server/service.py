@@ -175,11 +175,12 @@ class Service:
                     f"items[{index}] must have at most {limits.max_item_tokens} tokens, got {item.size}",
                     f"items[{index}]",
                 )
-        if tokens.num_tokens > limits.max_request_tokens:
+        number = tokens.num_computed_tokens
+        if number > limits.max_request_tokens:
+            again = " (the query for every item, with item_first)" if tokens.item_first else ""
             raise ApiError(
                 "too_many_tokens",
-                f"query and items must have at most {limits.max_request_tokens} tokens together, "
-                f"got {tokens.num_tokens}",
+                f"query and items must have at most {limits.max_request_tokens} tokens together, got {number}{again}",
                 "items",
             )
 

@@ -78,7 +78,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         max_body_bytes: of one HTTP request.
         max_items: items of one request.
         max_item_tokens: tokens of one item.
-        max_request_tokens: tokens of the query and all items together.
+        max_request_tokens: tokens of the query and all items together; with item_first the query counts for every item.
         max_labels: labels of one item.
         max_queue_requests: requests accepted and not yet answered.
         max_queue_tokens: tokens and padded labels of those requests together. One that is alone is always accepted.
