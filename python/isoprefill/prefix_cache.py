@@ -7,7 +7,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int32
 
 RECENT_QUERIES = 1_024  # remembered by their hash alone
-SHORTEST_REUSE = 32  # tokens in common, below which computing them again is as quick
+# Tokens in common are reused in steps of so many: computing fewer again is as quick, and whoever is told how many were
+# reused cannot find out another's query one token after another.
+REUSE_STEP = 32
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -92,8 +94,8 @@ class PrefixCache:
     def find(self, tokens: Int32[np.ndarray, "tokens"]) -> tuple[CachedPrefix | None, int]:
         """The prefix with the longest beginning in common, and how many tokens of it can be reused.
 
-        All of them if it is the same prefix, else at least one less than `tokens` has: the last one must be
-        computed for its hidden state.
+        All of them if it is the same prefix, else a multiple of REUSE_STEP and at least one less than `tokens` has: the
+        last one must be computed for its hidden state.
         """
         self._stats.tokens_asked += tokens.size
         key, reused = _key(tokens), tokens.size
@@ -103,8 +105,8 @@ class PrefixCache:
                 for other, prefix in self._prefixes.items()
             }
             key = max(common, key=lambda other: common[other], default=b"")
-            reused = common.get(key, 0)
-            if reused < SHORTEST_REUSE:
+            reused = common.get(key, 0) // REUSE_STEP * REUSE_STEP
+            if not reused:
                 self._stats.misses += 1
                 return None, 0
         self._stats.hits += reused == tokens.size
