@@ -770,10 +770,11 @@ def test_key(strict_server):
 
 
 def test_rate_limit(strict_server):
-    """After the burst: 429, and when to come again. The last test of this server."""
+    """After the burst: 429, and when to come again; whatever address a client claims. The last test of this server."""
     body = {"query": "a", "items": ["b"], "label_token_ids": [1]}
-    for _ in range(61):
-        response = strict_post(strict_server, body)
+    for number in range(61):
+        claimed = {"x-forwarded-for": f"192.0.2.{number}"}
+        response = strict_post(strict_server, body, **claimed)
         if response.status_code == 429:
             break
         assert response.status_code == 200
