@@ -458,6 +458,36 @@ def test_a_client_that_does_not_read_its_answer_is_cut_off(server):
     assert len(scores(server)) == 2
 
 
+def test_a_client_that_does_not_read_the_end_of_an_answer_is_cut_off():
+    """However little is left: else it holds one of the connections for ever."""
+    size = 40_000
+
+    async def app(scope, receive, send):
+        headers = [(b"content-length", str(size).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    async def ask_and_read_nothing() -> None:
+        loop, state = asyncio.get_running_loop(), ServerState()
+        config = uvicorn.Config(app, loop="asyncio", lifespan="off", log_config=None)
+        connection = protocol_class(Limits(write_timeout_s=0.5))
+        with socket.socket() as listener, socket.socket() as client:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            listener.bind(("127.0.0.1", 0))
+            server = await loop.create_server(lambda: connection(config, state, {}), sock=listener)
+            client.connect(listener.getsockname())
+            client.sendall(b"GET / HTTP/1.1\r\nhost: l\r\n\r\n")
+            async with asyncio.timeout(60):
+                while not any(one.transport.get_write_buffer_size() for one in state.connections):
+                    await asyncio.sleep(0.01)
+                while state.connections:
+                    await asyncio.sleep(0.01)
+            server.close()
+
+    asyncio.run(ask_and_read_nothing())
+
+
 def _alive(client: socket.socket) -> bool:
     try:
         client.send(b"\r\n")

@@ -29,6 +29,8 @@ def protocol_class(limits: Limits) -> type[H11Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            # pause_writing then says that anything is left to write; by default the last 64 KB do not count.
+            transport.set_write_buffer_limits(0)
             if len(self.connections) > 2 * limits.max_connections:
                 transport.abort()
                 return
