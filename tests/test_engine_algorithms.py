@@ -263,6 +263,30 @@ def test_streaming_reads_no_further_than_a_result_needs(model_and_oracle):
         next(engine.score_stream(QUERY, ITEMS, items_at_once=0))
 
 
+@pytest.mark.parametrize(
+    ("items", "code"),
+    [
+        ("abc", "invalid_items_type"),
+        ({"a": 1}, "invalid_items_type"),
+        ({"a", "b"}, "invalid_items_type"),
+        (7, "invalid_items_type"),
+        ([], "empty_items"),
+        (iter(()), "empty_items"),
+    ],
+)
+@pytest.mark.parametrize("labels", [None, [1, 2], [[1], [2]]])
+def test_a_stream_refuses_what_score_refuses(model_and_oracle, items, code, labels):
+    """Else a text is taken for a list of its characters, and a list that is empty by mistake for a job that is done."""
+    engine = ScoringEngine(model_and_oracle[0])
+    for refused in (
+        lambda: engine.score(QUERY, items, labels),
+        lambda: next(engine.score_stream(QUERY, items, labels)),
+    ):
+        with pytest.raises(RequestError) as error:
+            refused()
+        assert error.value.code == code
+
+
 def test_a_stream_takes_labels_for_each_item(model_and_oracle):
     """As `score` does; lists that are too few or too many are refused, and none is taken for another item's."""
     engine = ScoringEngine(model_and_oracle[0])

@@ -22,7 +22,7 @@ from isoprefill.models.pretrained import Pretrained, load_pretrained
 from isoprefill.modes import Algorithm, AlgorithmChoice, Backend, Delimiter, Isolation, Tokenization
 from isoprefill.packing import Piece, one_by_one, packs, pieces
 from isoprefill.prefix_cache import PrefixCache, PrefixCacheStats
-from isoprefill.prepare import Preparer
+from isoprefill.prepare import Preparer, check_items_type
 from isoprefill.readout import CollectedLogprobs, Readout
 from isoprefill.request import TextOrTokens, TokenRequest
 from isoprefill.request_error import RequestError
@@ -250,8 +250,9 @@ class ScoringEngine:
             **options: those of `score`.
 
         Raises:
-            RequestError: when the items at fault come.
+            RequestError: when the items at fault come, or none at all.
         """
+        check_items_type(items)
         if items_at_once < 1:
             raise ValueError(f"items_at_once must be at least 1, got {items_at_once}")
         labels = None if label_token_ids is None else LabelSets.parse(label_token_ids)
@@ -260,6 +261,8 @@ class ScoringEngine:
             own = None if labels is None else labels.of_stream(scored, len(batch))
             yield self.score(query, batch, own, algorithm=algorithm, **options)
             scored += len(batch)
+        if not scored:
+            self.score(query, [], labels, algorithm=algorithm, **options)  # says what is wrong
         if labels is not None:
             labels.check_count(scored)
 

@@ -61,12 +61,7 @@ class Preparer:
         Raises:
             RequestError: saying which argument is wrong, its value and the limit.
         """
-        if isinstance(items, str | bytes | Mapping | Set) or not isinstance(items, Iterable):
-            raise RequestError(
-                f"items must be a list of texts or of token lists, got {type(items).__name__}",
-                code="invalid_items_type",
-                param="items",
-            )
+        check_items_type(items)
         if tokenization not in get_args(Tokenization):
             raise RequestError(
                 f"tokenization must be one of {get_args(Tokenization)}, got {tokenization!r}",
@@ -254,6 +249,16 @@ class Preparer:
             f"{name} must be in [0, {self.vocab_size}), got {token}",
             code="negative_token_id" if token < 0 else "token_id_exceeds_vocab",
             param=name,
+        )
+
+
+def check_items_type(items: Any) -> None:
+    """Raises RequestError for what is no list of items, but would give some if it were iterated over."""
+    if isinstance(items, str | bytes | Mapping | Set) or not isinstance(items, Iterable):
+        raise RequestError(
+            f"items must be a list of texts or of token lists, got {type(items).__name__}",
+            code="invalid_items_type",
+            param="items",
         )
 
 
