@@ -67,7 +67,7 @@ def server(model_directory):
 
 @pytest.fixture(scope="module")
 def strict_server(model_directory):
-    """A server with a key, small limits, and no likelihoods."""
+    """A server with a key, white space around it as in a file, small limits, and no likelihoods."""
     flags = [
         f"--model={model_directory}",
         "--warmup-tokens=",
@@ -83,7 +83,7 @@ def strict_server(model_directory):
         "--delimiter=hidden",
         "--delimiter-token-id=0",
     ]
-    with running_server(*flags, ISOPREFILL_API_KEY=KEY) as one:
+    with running_server(*flags, ISOPREFILL_API_KEY=f" {KEY}\n") as one:
         yield one
 
 

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from absl import flags
 
+from isoprefill.api_key import read_api_key
 from isoprefill.models.pinned import FetchError
 from isoprefill.modes import Algorithm, Backend
 from isoprefill.server.settings import (
@@ -15,7 +16,6 @@ from isoprefill.server.settings import (
     Limits,
     RerankSettings,
     ServerSettings,
-    read_api_key,
 )
 
 _LIMITS, _BATCH, _RERANK = Limits(), BatchSettings(), RerankSettings()
@@ -150,7 +150,6 @@ def main(argv: list[str]) -> None:
 
 
 def _settings() -> ServerSettings:
-    key_file = _API_KEY_FILE.value
     try:
         warmup = tuple(int(size) for size in _WARMUP.value if size)
     except ValueError:
@@ -167,7 +166,7 @@ def _settings() -> ServerSettings:
         ),
         host=_HOST.value,
         port=_PORT.value,
-        api_key=read_api_key(Path(key_file)) if key_file else os.environ.get("ISOPREFILL_API_KEY"),
+        api_key=_api_key(),
         allow_anonymous=_ANONYMOUS.value,
         isolation=_choice(_ISOLATION),
         delimiter=_choice(_DELIMITER),
@@ -198,6 +197,19 @@ def _settings() -> ServerSettings:
         rerank=RerankSettings(template=_TEMPLATE.value, relevant=_YES.value, irrelevant=_NO.value),
         log_format=_choice(_LOG_FORMAT),
     )
+
+
+def _api_key() -> str | None:
+    if _API_KEY_FILE.value:
+        return read_api_key(Path(_API_KEY_FILE.value))
+    key = os.environ.get("ISOPREFILL_API_KEY")
+    if key is None:
+        return None
+    if not key.strip():
+        raise ValueError(
+            "the API key is empty: ISOPREFILL_API_KEY is set but holds nothing; unset it to have no key"
+        )
+    return key.strip()
 
 
 def _choice(flag: flags.FlagHolder[str]) -> Any:

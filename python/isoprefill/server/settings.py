@@ -4,11 +4,11 @@ The structs travel to the scheduler process as JSON.
 """
 
 import ipaddress
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from isoprefill.api_key import check_api_key
 from isoprefill.modes import Delimiter, Isolation
 
 LogFormat = Literal["text", "json"]
@@ -204,12 +204,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
             raise ValueError(f"port must be between 0 and 65535, got {self.port}")
-        if self.api_key is not None and not self.api_key:
-            raise ValueError(
-                "the API key is empty: ISOPREFILL_API_KEY is set but holds nothing; unset it to have no key"
-            )
-        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
-            raise ValueError("the API key must be printable ASCII: it travels in a header")
+        if self.api_key is not None:
+            check_api_key(self.api_key)
         if self.api_key is None and not self.allow_anonymous and not is_loopback(self.host):
             raise ValueError(
                 f"host {self.host} is reachable from other machines and there is no API key: give one "
@@ -242,18 +238,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def read_api_key(path: Path) -> str:
-    """The key in a file, without white space around it.
-
-    Raises:
-        ValueError: the file cannot be read, or holds nothing else.
-    """
-    try:
-        key = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read the API key from {path}: {error}") from error
-    if not key:
-        raise ValueError(f"the API key is empty: {path} holds nothing but white space")
-    return key
