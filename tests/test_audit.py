@@ -10,8 +10,10 @@ import itertools
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from importlib import resources
 from pathlib import Path
@@ -599,6 +601,7 @@ def test_an_unreachable_server_has_an_exit_status_of_its_own():
         ("{}", 200, "scores must be a list with an entry for each item, got NoneType"),
         ('{"scores": [-1]}', 200, "for each of 3 items, got 1"),
         ('{"scores": [-1, -1, NaN]}', 200, r"scores\[2\] must hold numbers, got nan"),
+        ('{"scores": [-1, -1, 1' + "0" * 400 + "]}", 200, r"scores\[2\] must hold numbers that fit"),
         ('{"scores": [-1, -1, {}]}', 200, r"scores\[2\] must hold numbers, got missing"),
         ('{"scores": [[0.1], [0.1, 0.2], [1]]}', 200, "the same number of scores"),
         ('{"scores": [-1, 1, 3]}', 200, "got -1 to 3"),
@@ -651,6 +654,33 @@ def test_a_server_that_answers_too_late_or_too_much_is_an_error(monkeypatch):
         with (
             contextlib.closing(ScoreClient(url)) as client,
             pytest.raises(ServerError, match="more than 1000 bytes"),
+        ):
+            client.score("a", ["b"])
+
+
+@pytest.mark.parametrize("dripping", ["headers", "body"])
+def test_an_answer_that_comes_byte_by_byte_ends_with_the_time_out(dripping):
+    """Every byte comes in time, and the answer never."""
+    answer = b'{"scores": [-1]}' + b" " * 30
+    head = b"HTTP/1.1 200 OK\r\nx: " + b"y" * 30 + b"\r\ncontent-length: 46\r\n\r\n"
+    at_once = 0 if dripping == "headers" else len(head)
+    answer = head + answer
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65_536)
+            connection.sendall(answer[:at_once])
+            for place in range(at_once, len(answer)):
+                connection.sendall(answer[place : place + 1])
+                time.sleep(0.05)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=drip, args=(listener,), daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with (
+            contextlib.closing(ScoreClient(url, timeout=0.5)) as client,
+            pytest.raises(ServerError, match="did not answer in time: 0.5 seconds"),
         ):
             client.score("a", ["b"])
 
@@ -721,6 +751,10 @@ def test_settings_are_checked(values, message):
     [
         ([], "give the server with --server-url"),
         (["--server-url=ftp://x"], "server-url must be http"),
+        (["--server-url=http://localhost:abc"], "got 'http://localhost:abc': Invalid port: 'abc'"),
+        (["--server-url=http://localhost:65536"], "server-url must be http"),
+        (["--server-url=http://[::1"], "server-url must be http"),
+        (["--server-url=http://x", "--api-key-file=/nonexistent"], "cannot read the API key"),
         (["--server-url=http://x", "--labels= yes"], "--labels needs --tokenizer"),
         (["--server-url=http://x", "--label-token-ids=1,b"], "must be integers, got '1,b'"),
         (["--server-url=http://x", "--labels= a", "--label-token-ids=1"], "one of --labels and"),
@@ -732,6 +766,23 @@ def test_bad_arguments_are_named(arguments, message):
     done = run_command(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("url", ["http://me:pw@host", "http://me:pw@host:abc", "http://pw@[::1"])
+def test_an_address_with_a_password_is_refused_without_being_repeated(url):
+    """Reports and messages hold the address."""
+    with pytest.raises(ValueError, match="must not hold a user name or a password") as error:
+        ScoreClient(url)
+    assert "pw" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["se\ncret", "sécret", " secret", ""])
+def test_a_key_that_cannot_travel_is_refused_without_being_repeated(key):
+    """Else the message of a header that cannot be sent holds it."""
+    with pytest.raises(ValueError, match="the API key ") as error:
+        ScoreClient("http://x", api_key=key)
+    assert "cret" not in str(error.value)
 
 
 def test_a_label_of_two_tokens_is_refused(directory):

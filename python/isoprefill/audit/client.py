@@ -1,7 +1,9 @@
 """Asks a /v1/score server, with a limit on everything."""
 
+import asyncio
 import dataclasses
 import json
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +11,7 @@ import httpx
 import numpy as np
 from jaxtyping import Float64
 
+from isoprefill.api_key import check_api_key
 from isoprefill.audit.log_scores import (
     MalformedScoresError,
     Scale,
@@ -18,6 +21,7 @@ from isoprefill.audit.log_scores import (
 )
 
 PATH = "/v1/score"
+CONNECT_S = 10.0
 MAX_RESPONSE_BYTES = 64 << 20
 MAX_ERROR_CHARS = 300
 REFUSALS = (400, 413, 422)  # of the input; other codes are the server's or the caller's trouble
@@ -72,17 +76,15 @@ class ScoreClient:
             model: the model to ask for.
             label_token_ids: score these labels; without, the server must have a score of its own for an item.
             api_key: sent as a bearer token.
-            timeout: seconds to wait for an answer.
+            timeout: seconds for a request, from its first byte to the answer's last.
             scale: what the scores are; found out from the first answer if None.
 
         Raises:
-            ValueError: the address is not an http one.
+            ValueError: the address is not an http one, or the key cannot travel in a header.
         """
-        url = httpx.URL(server_url)
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ValueError(
-                f"server-url must be http://host:port or https://…, got {server_url!r}"
-            )
+        _check_url(server_url)
+        if api_key is not None:
+            check_api_key(api_key)
         self.server_url = server_url.rstrip("/")
         self.scale = scale
         self.sends_labels = label_token_ids is not None
@@ -92,14 +94,23 @@ class ScoreClient:
         self._fields: dict[str, Any] = {"model": model, "apply_softmax": False}
         if label_token_ids is not None:
             self._fields["label_token_ids"] = list(label_token_ids)
-        self._http = httpx.Client(
-            timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
-            headers={"authorization": f"Bearer {api_key}"} if api_key else {},
+        self._timeout = timeout
+        self._http = httpx.AsyncClient(
+            timeout=httpx.Timeout(None, connect=CONNECT_S),  # the rest: `_ask`
+            headers={} if api_key is None else {"authorization": f"Bearer {api_key}"},
             follow_redirects=False,
         )
+        # A thread of its own, so that a request can be given up wherever it is. httpx's own time-outs are of single
+        # reads, which a server that sends a byte now and then never exceeds.
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
-        self._http.close()
+        asyncio.run_coroutine_threadsafe(self._http.aclose(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     def score(self, query: TextOrTokens, items: Sequence[TextOrTokens]) -> Answer:
         """Scores items.
@@ -144,20 +155,53 @@ class ScoreClient:
         )
 
     def _post(self, body: dict[str, Any]) -> tuple[int, bytes]:
+        asked = asyncio.run_coroutine_threadsafe(self._ask(body), self._loop)
         try:
-            with self._http.stream("POST", self.server_url + PATH, json=body) as response:
-                content = bytearray()
-                for chunk in response.iter_bytes():
-                    content += chunk
-                    if len(content) > MAX_RESPONSE_BYTES:
-                        raise ServerError(
-                            f"{self.server_url} answered with more than {MAX_RESPONSE_BYTES} bytes"
-                        )
-                return response.status_code, bytes(content)
-        except httpx.TimeoutException as error:
-            raise ServerError(f"{self.server_url} did not answer in time ({error})") from error
+            return asked.result()
+        except httpx.ConnectTimeout as error:
+            raise ServerError(
+                f"{self.server_url} cannot be reached within {CONNECT_S:g} seconds"
+            ) from error
         except httpx.HTTPError as error:
             raise ServerError(f"{self.server_url} cannot be reached: {error}") from error
+        except TimeoutError as error:
+            raise ServerError(
+                f"{self.server_url} did not answer in time: {self._timeout:g} seconds"
+            ) from error
+        finally:
+            asked.cancel()  # if this was interrupted
+
+    async def _ask(self, body: dict[str, Any]) -> tuple[int, bytes]:
+        content = bytearray()
+        async with (
+            asyncio.timeout(self._timeout),
+            self._http.stream("POST", self.server_url + PATH, json=body) as response,
+        ):
+            async for chunk in response.aiter_bytes():
+                content += chunk
+                if len(content) > MAX_RESPONSE_BYTES:
+                    raise ServerError(
+                        f"{self.server_url} answered with more than {MAX_RESPONSE_BYTES} bytes"
+                    )
+        return response.status_code, bytes(content)
+
+
+def _check_url(server_url: str) -> None:
+    """Raises ValueError unless it is the address of a server and nothing else."""
+    if "@" in server_url:
+        raise ValueError(
+            "server-url must not hold a user name or a password: reports show it. A key goes into --api-key-file"
+        )
+    reason = ""
+    try:
+        url = httpx.URL(server_url)
+        good = url.scheme in ("http", "https") and url.host != "" and 0 <= (url.port or 0) < 1 << 16
+    except httpx.InvalidURL as error:
+        good, reason = False, f": {error}"
+    if not good:
+        raise ValueError(
+            f"server-url must be http://host:port or https://…, got {server_url!r}{reason}"
+        )
 
 
 def _error_message(content: bytes) -> str:

@@ -67,8 +67,15 @@ def _row(index: int, entry: Any) -> list[float]:
     if isinstance(entry, dict):
         entry = entry.get("scores", entry.get("score", "missing"))
     values = entry if isinstance(entry, list) else [entry]
-    row = [float("-inf") if value is None else value for value in values]
-    for value in row:
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-            raise MalformedScoresError(f"scores[{index}] must hold numbers, got {str(value)[:40]}")
-    return row
+    return [float("-inf") if value is None else _number(index, value) for value in values]
+
+
+def _number(index: int, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise MalformedScoresError(f"scores[{index}] must hold numbers, got {str(value)[:40]}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise MalformedScoresError(
+            f"scores[{index}] must hold numbers that fit into 64 bits, got {str(value)[:40]}…"
+        ) from None

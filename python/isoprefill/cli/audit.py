@@ -16,6 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
+from isoprefill.api_key import read_api_key
 from isoprefill.audit.analysis import side_by_side
 from isoprefill.audit.client import ScoreClient, ServerError
 from isoprefill.audit.conclusion import EXIT_SERVER_ERROR
@@ -73,7 +74,7 @@ _DELIMITER_TOKEN_ID = flags.DEFINE_integer(
 _SCALE = flags.DEFINE_enum(
     "scale", "auto", ["auto", "log", "probability"], "What the servers send."
 )
-_TIMEOUT = flags.DEFINE_float("timeout", 120.0, "Seconds to wait for an answer.", lower_bound=0.1)
+_TIMEOUT = flags.DEFINE_float("timeout", 120.0, "Seconds for a request and all of its answer.", lower_bound=0.1)
 _API_KEY_FILE = flags.DEFINE_string(
     "api-key-file", None, "A file with the key that the servers want as a bearer token."
 )
@@ -112,7 +113,7 @@ def _audit() -> AuditReport:
         compare_tolerance=_COMPARE_TOLERANCE.value,
     )
     labels = _label_token_ids()
-    key = Path(_API_KEY_FILE.value).read_text().strip() if _API_KEY_FILE.value else None
+    key = read_api_key(Path(_API_KEY_FILE.value)) if _API_KEY_FILE.value else None
 
     def client(url: str) -> contextlib.closing[ScoreClient]:
         scale = None if _SCALE.value == "auto" else _SCALE.value
