@@ -8,6 +8,7 @@ import os
 import types
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -337,6 +338,30 @@ def test_auto_keeps_a_query_that_comes_again(model_and_oracle, caplog):
     assert "5 items over 80 query tokens: packed_extend, because the query is in" in caplog.text
     for one in results[1:]:
         np.testing.assert_allclose(one.logprobs, results[0].logprobs, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "dtype"), [("none", "float32"), ("prefix_first", "float32"), ("none", "bfloat16")]
+)
+def test_auto_does_not_pay_for_keeping_what_is_not_kept(
+    model_and_oracle, delimiter, dtype, monkeypatch
+):
+    """A cache of no bytes, or of one too few, keeps no query, long or come again; one of enough does."""
+    monkeypatch.setattr("isoprefill.algorithms.choice.LONG_QUERY", 300)
+    model, _ = model_and_oracle
+    model = dataclasses.replace(model, params=jax.tree.map(lambda leaf: leaf.astype(dtype), model.params))
+    options = {"items": ITEMS[:2], **delimiter_arguments(delimiter)}
+    for query in (QUERY * 8, QUERY * 2):  # long; at its second time
+        engine = ScoringEngine(model)
+        engine.score(query, algorithm="packed_extend", **options)
+        takes = engine.prefix_cache_stats.num_bytes
+        for budget, algorithm in ((0, "packed"), (takes - 1, "packed"), (takes, "packed_extend")):
+            engine = ScoringEngine(model, prefix_cache_bytes=budget)
+            first, again = (engine.score(query, **options) for _ in range(2))
+            assert again.algorithm == algorithm
+            if algorithm == "packed":
+                assert first.algorithm == algorithm
+                assert "kept" not in first.reason + again.reason
 
 
 @pytest.mark.parametrize("algorithm", ["prefill_extend", "packed_extend"])

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from isoprefill import compilation_cache
 from isoprefill.algorithms.choice import Choice, choices_in_time, choose
-from isoprefill.algorithms.extend import extend_piece
+from isoprefill.algorithms.extend import extend_piece, prefix_bytes
 from isoprefill.algorithms.prefill import prefill_packs
 from isoprefill.device import Device
 from isoprefill.labels import LabelSets
@@ -20,7 +20,7 @@ from isoprefill.memory import free_bytes, rows_that_fit
 from isoprefill.mesh import MeshShape
 from isoprefill.models.pretrained import Pretrained, load_pretrained
 from isoprefill.modes import Algorithm, AlgorithmChoice, Backend, Delimiter, Isolation, Tokenization
-from isoprefill.packing import Piece, one_by_one, packs, pieces
+from isoprefill.packing import Piece, Tokens, one_by_one, packs, pieces
 from isoprefill.prefix_cache import PrefixCache, PrefixCacheStats
 from isoprefill.prepare import Preparer, check_items_type
 from isoprefill.readout import CollectedLogprobs, Readout
@@ -144,7 +144,11 @@ class ScoringEngine:
                 self._preparer.check(request)
                 algorithms: list[Algorithm]
                 if workload.algorithm == "auto":
-                    algorithms = choices_in_time(request, pack_tokens=self._pack_tokens)
+                    algorithms = choices_in_time(
+                        request,
+                        keeps=self._keeps(_prefix(request)),
+                        pack_tokens=self._pack_tokens,
+                    )
                 else:
                     algorithms = [workload.algorithm]
                 for algorithm in algorithms:
@@ -341,11 +345,12 @@ class ScoringEngine:
     def _choose(self, request: TokenRequest, algorithm: AlgorithmChoice) -> Choice:
         if algorithm != "auto":
             return Choice(algorithm, "asked for")
-        prefix = pieces([request])[0].cacheable_prefix
+        prefix = _prefix(request)
         choice = choose(
             request,
             cached=self._cache.holds(prefix),
             seen_before=self._cache.seen_before(prefix),
+            keeps=self._keeps(prefix),
             pack_tokens=self._pack_tokens,
         )
         logging.info(
@@ -356,6 +361,10 @@ class ScoringEngine:
             choice.reason,
         )
         return choice
+
+    def _keeps(self, prefix: Tokens) -> bool:
+        """Whether the cache would keep a query, rather than find it too large."""
+        return self._cache.has_room_for(prefix_bytes(self._device, prefix.size))
 
     def _answers(
         self, all_pieces: Sequence[Piece], choices: Sequence[Choice], cached_tokens: list[int]
@@ -390,3 +399,8 @@ class ScoringEngine:
                 code="invalid_isolation",
                 param="isolation",
             )
+
+
+def _prefix(request: TokenRequest) -> Tokens:
+    """What the cache may keep of a request, by which it is found."""
+    return pieces([request])[0].cacheable_prefix

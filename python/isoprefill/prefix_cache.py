@@ -77,6 +77,10 @@ class PrefixCache:
         """A copy of the counters."""
         return dataclasses.replace(self._stats)
 
+    def has_room_for(self, num_bytes: int) -> bool:
+        """Whether a prefix of so many bytes would be kept."""
+        return num_bytes <= self.budget_bytes
+
     def holds(self, tokens: Int32[np.ndarray, "tokens"]) -> bool:
         """Whether exactly this prefix is there. Counts as no use of it."""
         return _key(tokens) in self._prefixes
@@ -117,7 +121,7 @@ class PrefixCache:
 
     def keep(self, prefix: CachedPrefix) -> None:
         """Keeps a prefix and gives up those used longest ago until all fit; one that is too large is not kept."""
-        if prefix.num_bytes > self.budget_bytes:
+        if not self.has_room_for(prefix.num_bytes):
             return
         self._remove(_key(prefix.tokens))
         self._prefixes[_key(prefix.tokens)] = prefix

@@ -19,13 +19,16 @@ class Choice:
     reason: str
 
 
-def choose(request: TokenRequest, *, cached: bool, seen_before: bool, pack_tokens: int) -> Choice:
+def choose(
+    request: TokenRequest, *, cached: bool, seen_before: bool, keeps: bool, pack_tokens: int
+) -> Choice:
     """The algorithm for one request.
 
     Args:
         request: what is asked.
         cached: whether its query's keys and values are there from an earlier call.
         seen_before: whether the same query was asked lately.
+        keeps: whether the cache has room for it.
         pack_tokens: rows that fit into memory in one prefill.
     """
     rows = request.num_rows
@@ -41,20 +44,24 @@ def choose(request: TokenRequest, *, cached: bool, seen_before: bool, pack_token
             f"{rows} rows are more than fit into one prefill ({pack_tokens})",
         )
     tokens = request.query.size
-    if tokens >= LONG_QUERY:
+    if keeps and tokens >= LONG_QUERY:
         return Choice(
             "packed_extend",
             f"a query of {tokens} tokens (from {LONG_QUERY}) is kept for later calls",
         )
-    if seen_before and tokens >= REPEATED_QUERY:
+    if keeps and seen_before and tokens >= REPEATED_QUERY:
         return Choice("packed_extend", "the query came before and is now kept for later calls")
     return Choice("packed", f"{rows} rows fit into one prefill")
 
 
-def choices_in_time(request: TokenRequest, *, pack_tokens: int) -> list[Algorithm]:
+def choices_in_time(
+    request: TokenRequest, *, keeps: bool, pack_tokens: int
+) -> list[Algorithm]:
     """What is chosen for such a request when its query is new, and when it comes again."""
     chosen = [
-        choose(request, cached=False, seen_before=again, pack_tokens=pack_tokens).algorithm
+        choose(
+            request, cached=False, seen_before=again, keeps=keeps, pack_tokens=pack_tokens
+        ).algorithm
         for again in (False, True)
     ]
     return list(dict.fromkeys(chosen))

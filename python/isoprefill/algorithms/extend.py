@@ -99,6 +99,14 @@ def _prefix(device: Device, cache: PrefixCache, tokens: Tokens) -> tuple[CachedP
     return prefix, reused
 
 
+def prefix_bytes(device: Device, num_tokens: int) -> int:
+    """What a prefix of so many tokens takes in the cache (`CachedPrefix.num_bytes`)."""
+    config = device.config
+    of_column = 2 * config.num_layers * config.num_kv_heads * config.head_dim
+    numbers = of_column * bucket_size(num_tokens) + config.hidden_size
+    return numbers * device.params.final_norm.dtype.itemsize
+
+
 def _single(device: Device, tokens: Tokens, layout: PackedLayout) -> PackInputs:
     """A pack that is the same on every device, without an axis of lanes."""
     (layout,) = device.with_schedules([layout])
