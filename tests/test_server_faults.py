@@ -669,6 +669,13 @@ def test_the_rate_limit_is_by_client_and_forgets_the_oldest():
     rate.check("a", now=2.0)  # as a newcomer: its two at once
 
 
+@pytest.mark.parametrize(("seconds", "sent"), [(0.0, "1"), (1.0, "1"), (1.4, "2"), (2.5, "3")])
+def test_retry_after_is_not_too_early(seconds, sent):
+    """Who comes again when told must not be refused again."""
+    error = ApiError("rate_limit_exceeded", "", retry_after_s=seconds)
+    assert error.headers() == {"retry-after": sent}
+
+
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_a_log_line_is_one_line_and_holds_no_message_of_an_exception(log_format):
     """What a client sends cannot begin a line of its own in the log, nor be read in it."""

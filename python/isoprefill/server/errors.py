@@ -1,6 +1,7 @@
 """The error contract: every answer that is not 200 has a status, a type, a code and a parameter."""
 
 import dataclasses
+import math
 from typing import Literal
 
 from isoprefill.request_error import RequestError
@@ -114,7 +115,7 @@ class ApiError(Exception):
     def headers(self) -> dict[str, str]:
         headers = {}
         if self.retry_after_s is not None:
-            headers["retry-after"] = str(max(1, round(self.retry_after_s)))
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
         return headers
