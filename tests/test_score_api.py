@@ -658,6 +658,24 @@ def test_a_document_is_tokenised_as_in_the_whole_prompt():
     assert [*request.query.tolist(), *request.items[0].tolist()] == whole
 
 
+def test_a_document_is_not_cut_inside_a_character():
+    """What is left of a character would become U+FFFD, which the document does not have."""
+    tokenizer = load_tokenizer("smollm2-135m")
+    text = "an 🂡 and a 🂱"
+    tokens = tokenizer.encode(text)
+    inside = [n for n in range(len(tokens)) if tokenizer.decode(tokens[:n]).endswith("\ufffd")]
+    assert len(inside) >= 2
+    cuts = [routes_rerank._beginning(tokenizer, text, n) for n in range(1, len(tokens) + 1)]
+    assert all(text.startswith(cut) for cut in cuts)
+    assert cuts[0] and cuts[-1] == text and "🂡" in cuts[-2]
+
+
+def test_a_document_that_is_short_enough_is_left_as_it_is():
+    """What the vocabulary cannot spell is not the cut's business."""
+    tokenizer = load_tokenizer("smollm2-135m")
+    assert routes_rerank._beginning(tokenizer, "a\x04\ufffd", 9) == "a\x04\ufffd"
+
+
 def test_a_document_without_tokens_is_called_a_document():
     with pytest.raises(ApiError) as refused:
         rerank_request("{query}:{document}", "\x04")

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from isoprefill.labels import LabelSets
+from isoprefill.models.tokenizer import Tokenizer
 from isoprefill.prepare import Preparer
 from isoprefill.request import TokenRequest
 from isoprefill.request_error import RequestError
@@ -108,10 +109,8 @@ def _token_request(
     documents = [_text(document) for document in asked.documents]
     try:
         if asked.max_tokens_per_doc is not None:
-            tokenizer = service.tokenizer
             documents = [
-                tokenizer.decode(tokenizer.encode(text)[: asked.max_tokens_per_doc])
-                for text in documents
+                _beginning(service.tokenizer, text, asked.max_tokens_per_doc) for text in documents
             ]
         labels = (settings.relevant, settings.irrelevant)
         service.check_number_of_labels("label_token_ids", labels, len(documents))
@@ -136,6 +135,14 @@ def _token_request(
             (error.param or "").replace("items", "documents") or None,
         ) from None
     return tokens
+
+
+def _beginning(tokenizer: Tokenizer, text: str, most: int) -> str:
+    """The text if it has at most so many tokens, else what they spell, without a character that the cut goes through."""
+    tokens = tokenizer.encode(text)
+    if len(tokens) <= most:
+        return text
+    return tokenizer.decode(tokens[:most]).rstrip("\ufffd")
 
 
 def _text(document: Any) -> str:
