@@ -1,5 +1,7 @@
 """Which waiting requests go into the next prefill: within the budget, everybody's items once, nobody for ever last."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -234,6 +236,33 @@ class RecordingEngine:
     def score(self, requests):
         self.batches.append(list(requests))
         return []
+
+
+def test_the_cache_is_asked_by_some_algorithms_only():
+    """Its hit ratio would be the lower the more requests never asked it."""
+    requests = [
+        request(3, [1]),
+        request(5, [1]),
+        request(7, [1]),
+        request(4, [2, 3], item_first=True),  # each item is what the query comes after
+    ]
+    algorithms = ["packed", "packed_extend", "prefill_extend", "packed_extend"]
+    sent = []
+
+    class Socket:
+        def send(self, data: bytes) -> None:
+            sent.append(protocol.decode_to_front_end(data))
+
+    class Engine(RecordingEngine):
+        def score(self, requests):
+            return [
+                dataclasses.replace(result([-1.0] * len(one.items)), algorithm=algorithm)
+                for one, algorithm in zip(requests, algorithms, strict=True)
+            ]
+
+    batch = line(*requests, budget=100).take()
+    scheduler.Scheduler(Socket(), Engine(), BatchSettings())._score_batch(batch)
+    assert sent[0].query_tokens == 5 + 7 + 2 + 3
 
 
 def test_warm_up_scores_every_kind_of_batch_of_the_sizes_asked_for():

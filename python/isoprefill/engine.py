@@ -19,7 +19,15 @@ from isoprefill.labels import LabelSets
 from isoprefill.memory import free_bytes, rows_that_fit
 from isoprefill.mesh import MeshShape
 from isoprefill.models.pretrained import Pretrained, load_pretrained
-from isoprefill.modes import Algorithm, AlgorithmChoice, Backend, Delimiter, Isolation, Tokenization
+from isoprefill.modes import (
+    CACHING_ALGORITHMS,
+    Algorithm,
+    AlgorithmChoice,
+    Backend,
+    Delimiter,
+    Isolation,
+    Tokenization,
+)
 from isoprefill.packing import Piece, Tokens, one_by_one, packs, pieces
 from isoprefill.prefix_cache import PrefixCache, PrefixCacheStats
 from isoprefill.prepare import Preparer, check_items_type
@@ -338,8 +346,7 @@ class ScoringEngine:
     def _items_worth_computing(self, workload: Workload, algorithm: Algorithm) -> int:
         if algorithm == "serial":
             return self._device.lanes
-        extends = algorithm in ("prefill_extend", "packed_extend")
-        rows = self._chunk_tokens if extends else self._pack_tokens - workload.query_tokens
+        rows = self._chunk_tokens if algorithm in CACHING_ALGORITHMS else self._pack_tokens - workload.query_tokens
         return workload.items_worth_computing(rows, self._device.lanes)
 
     def _choose(self, request: TokenRequest, algorithm: AlgorithmChoice) -> Choice:
@@ -378,7 +385,7 @@ class ScoringEngine:
 
         yield from prefill_packs(self._device, one_by_one(chosen("serial")))
         yield from prefill_packs(self._device, packs(chosen("packed"), self._pack_tokens))
-        for algorithm in ("prefill_extend", "packed_extend"):
+        for algorithm in CACHING_ALGORITHMS:
             for piece in chosen(algorithm):
                 reused, answers = extend_piece(
                     self._device,

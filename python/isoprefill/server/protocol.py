@@ -145,10 +145,9 @@ class Scored(msgspec.Struct, tag="scored", array_like=True, frozen=True):
 
 
 class Failed(msgspec.Struct, tag="failed", array_like=True, frozen=True):
-    """The engine raised an exception on this request alone; only its kind leaves the process."""
+    """The engine raised an exception on this request alone."""
 
     id: int
-    exception: str
 
 
 class Cancelled(msgspec.Struct, tag="cancelled", array_like=True, frozen=True):
@@ -158,14 +157,23 @@ class Cancelled(msgspec.Struct, tag="cancelled", array_like=True, frozen=True):
 
 
 class BatchDone(msgspec.Struct, tag="batch", array_like=True, frozen=True):
-    """One prefill: what was in it, for the metrics."""
+    """One prefill: what was in it, for the metrics.
+
+    Attributes:
+        requests: how many, of which there may be slices.
+        tokens: of all of them.
+        budget: the most tokens that a batch should have.
+        seconds: that it took.
+        cached_tokens: that the prefix cache had.
+        query_tokens: that it was asked for: by some algorithms only.
+        compilations: programs compiled meanwhile.
+        waiting: requests left in line.
+    """
 
     requests: int
-    items: int
     tokens: int
     budget: int
     seconds: float
-    algorithm: str
     cached_tokens: int
     query_tokens: int
     compilations: int

@@ -24,6 +24,8 @@ import zmq
 
 from isoprefill.labels import LabelSets
 from isoprefill.models.pinned import FetchError
+from isoprefill.modes import CACHING_ALGORITHMS
+from isoprefill.packing import pieces
 from isoprefill.request import TokenRequest
 from isoprefill.result import RequestLogprobs
 from isoprefill.server import logs, protocol
@@ -150,20 +152,21 @@ class Scheduler:
         except Exception as error:
             results = [error] if len(batch) == 1 else [self._alone(one) for one in batch]
         done = [
-            (one, result)
+            (one.request, result)
             for one, result in zip(batch, results, strict=True)
             if not isinstance(result, Exception)
         ]
+        asked = pieces(
+            [request for request, result in done if result.algorithm in CACHING_ALGORITHMS]
+        )
         self._send(
             protocol.BatchDone(
                 requests=len(batch),
-                items=sum(len(one.request.items) for one in batch),
                 tokens=sum(one.cost for one in batch),
                 budget=self._settings.max_tokens,
                 seconds=time.monotonic() - began,
-                algorithm=done[0][1].algorithm if done else "failed",
                 cached_tokens=sum(result.cached_tokens for _, result in done),
-                query_tokens=sum(one.request.query.size for one in batch),
+                query_tokens=sum(piece.cacheable_prefix.size for piece in asked),
                 compilations=self._engine.compilations - before,
                 waiting=len(self._line),
             )
@@ -176,7 +179,7 @@ class Scheduler:
                     **logs.exception_fields(result),
                 )
                 self._line.cancel(one.waiting.id)
-                self._send(protocol.Failed(one.waiting.id, type(result).__name__))
+                self._send(protocol.Failed(one.waiting.id))
                 continue
             one.waiting.parts.append(result)
             if one.waiting.finished:
