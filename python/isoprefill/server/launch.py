@@ -61,7 +61,7 @@ async def _serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # X-Forwarded-For is what a client made up: the rate limit is by connection
+        proxy_headers=False,  # X-Forwarded-For is what a client says: the rate limit is by the address that it has
         backlog=min(settings.limits.max_connections, 2048),
         timeout_graceful_shutdown=max(1, round(settings.limits.drain_timeout_s)),
     )
