@@ -349,7 +349,9 @@ def test_auto_does_not_pay_for_keeping_what_is_not_kept(
     """A cache of no bytes, or of one too few, keeps no query, long or come again; one of enough does."""
     monkeypatch.setattr("isoprefill.algorithms.choice.LONG_QUERY", 300)
     model, _ = model_and_oracle
-    model = dataclasses.replace(model, params=jax.tree.map(lambda leaf: leaf.astype(dtype), model.params))
+    model = dataclasses.replace(
+        model, params=jax.tree.map(lambda leaf: leaf.astype(dtype), model.params)
+    )
     options = {"items": ITEMS[:2], **delimiter_arguments(delimiter)}
     for query in (QUERY * 8, QUERY * 2):  # long; at its second time
         engine = ScoringEngine(model)

@@ -346,7 +346,11 @@ class ScoringEngine:
     def _items_worth_computing(self, workload: Workload, algorithm: Algorithm) -> int:
         if algorithm == "serial":
             return self._device.lanes
-        rows = self._chunk_tokens if algorithm in CACHING_ALGORITHMS else self._pack_tokens - workload.query_tokens
+        rows = (
+            self._chunk_tokens
+            if algorithm in CACHING_ALGORITHMS
+            else self._pack_tokens - workload.query_tokens
+        )
         return workload.items_worth_computing(rows, self._device.lanes)
 
     def _choose(self, request: TokenRequest, algorithm: AlgorithmChoice) -> Choice:

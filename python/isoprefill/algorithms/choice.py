@@ -54,9 +54,7 @@ def choose(
     return Choice("packed", f"{rows} rows fit into one prefill")
 
 
-def choices_in_time(
-    request: TokenRequest, *, keeps: bool, pack_tokens: int
-) -> list[Algorithm]:
+def choices_in_time(request: TokenRequest, *, keeps: bool, pack_tokens: int) -> list[Algorithm]:
     """What is chosen for such a request when its query is new, and when it comes again."""
     chosen = [
         choose(

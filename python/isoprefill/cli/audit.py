@@ -74,7 +74,9 @@ _DELIMITER_TOKEN_ID = flags.DEFINE_integer(
 _SCALE = flags.DEFINE_enum(
     "scale", "auto", ["auto", "log", "probability"], "What the servers send."
 )
-_TIMEOUT = flags.DEFINE_float("timeout", 120.0, "Seconds for a request and all of its answer.", lower_bound=0.1)
+_TIMEOUT = flags.DEFINE_float(
+    "timeout", 120.0, "Seconds for a request and all of its answer.", lower_bound=0.1
+)
 _API_KEY_FILE = flags.DEFINE_string(
     "api-key-file", None, "A file with the key that the servers want as a bearer token."
 )

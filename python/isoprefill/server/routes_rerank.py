@@ -138,7 +138,7 @@ def _token_request(
 
 
 def _beginning(tokenizer: Tokenizer, text: str, most: int) -> str:
-    """The text if it has at most so many tokens, else what they spell, without a character that the cut goes through."""
+    """The text, or what its first `most` tokens spell, without a character that the cut goes through."""
     tokens = tokenizer.encode(text)
     if len(tokens) <= most:
         return text
