@@ -73,7 +73,7 @@ def test_a_mesh_scores_as_one_device(model, case):
     if case["algorithm"] == "packed_extend":  # over keys and values that lie on several devices
         longer = QUERY + [7] * 5
         again = mesh.score(longer, ITEMS, **options)
-        assert again.cached_tokens == len(QUERY)
+        assert again.cached_tokens == 32 < len(QUERY)
         plain = ScoringEngine(model, **budgets).score(longer, ITEMS, **options)
         np.testing.assert_allclose(again.logprobs, plain.logprobs, atol=TOLERANCE)
 
