@@ -15,19 +15,34 @@ namespace {
 // of an interval: they fix the order of summation.
 constexpr int64_t kBlock = 64;
 
+// tanh(x) within a few units in the last place; NaN for NaN.
+template <typename Vector>
+typename Vector::Register Tanh(typename Vector::Register x) {
+  using V = Vector;
+  const auto zero = V::Broadcast(0.0f);
+  const auto one = V::Broadcast(1.0f);
+  const auto size = V::Max(V::Sub(zero, x), x);
+  // Where the exponential is near 1, one minus it has lost what x is.
+  const auto decay = Exp<V>(V::Mul(V::Broadcast(-2.0f), size));
+  auto large = V::Div(V::Sub(one, decay), V::Add(one, decay));
+  large = V::SelectLess(x, zero, V::Sub(zero, large), large);
+  const auto square = V::Mul(x, x);
+  auto series = V::Broadcast(-5.70498872745e-3f);  // Cephes, tanhf
+  series = V::MulAdd(series, square, V::Broadcast(2.06390887954e-2f));
+  series = V::MulAdd(series, square, V::Broadcast(-5.37397155531e-2f));
+  series = V::MulAdd(series, square, V::Broadcast(1.33314422036e-1f));
+  series = V::MulAdd(series, square, V::Broadcast(-3.33332819422e-1f));
+  const auto small = V::MulAdd(V::Mul(series, square), x, x);
+  return V::SelectLess(size, V::Broadcast(0.625f), small, large);
+}
+
 // soft_cap * tanh(scores / soft_cap)
 template <typename Vector>
 typename Vector::Register Cap(typename Vector::Register scores,
                               float soft_cap) {
   using V = Vector;
-  const auto zero = V::Broadcast(0.0f);
-  const auto one = V::Broadcast(1.0f);
-  const auto x = V::Div(scores, V::Broadcast(soft_cap));
-  const auto size = V::Max(V::Sub(zero, x), x);
-  const auto decay = Exp<V>(V::Mul(V::Broadcast(-2.0f), size));
-  const auto tanh = V::Mul(V::Div(V::Sub(one, decay), V::Add(one, decay)),
-                           V::Broadcast(soft_cap));
-  return V::SelectLess(x, zero, V::Sub(zero, tanh), tanh);
+  const auto cap = V::Broadcast(soft_cap);
+  return V::Mul(Tanh<V>(V::Div(scores, cap)), cap);
 }
 
 // The softmax of the tile's queries, column block after column block. Query

@@ -4,6 +4,7 @@
 #ifndef CSRC_TESTING_H_
 #define CSRC_TESTING_H_
 
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
@@ -64,6 +65,11 @@ void CheckThrows(const char* file, int line, const char* what, Call call,
   }
   Failed(file, line) << what << " threw nothing, expected\n  " << message
                      << "\n";
+}
+
+// The larger of two differences; NaN if one of them is.
+inline double Larger(double a, double b) {
+  return std::isnan(a) || a > b ? a : b;
 }
 
 // ParallelFors: in order, and in the reverse order.

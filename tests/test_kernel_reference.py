@@ -96,7 +96,7 @@ CASES = pairwise.cases(
         "heads": [(1, 1), (2, 1), (16, 1), (9, 3)],
         "head_dim": [64, 128, 256],
         "dtype": ["float32", "bfloat16"],
-        "soft_cap": [None, 2.0],
+        "soft_cap": [None, 2.0, 1e6],
     }
 )
 
@@ -120,7 +120,7 @@ CPU_CASES = pairwise.cases(
         "heads": [(1, 1), (2, 1), (16, 1), (9, 3)],
         "head_dim": [64, 80, 128, 256],
         "dtype": ["float32", "bfloat16"],
-        "soft_cap": [None, 2.0],
+        "soft_cap": [None, 2.0, 1e4, 1e6],
     }
 )
 
