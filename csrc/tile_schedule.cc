@@ -361,8 +361,7 @@ void Builder::AddStep(int32_t q_tile, int32_t key_start, Range keys,
   }
   FillGroup(static_cast<size_t>(units));
   const int32_t end = static_cast<int32_t>(units_.size());
-  int32_t flags = full ? kStepFull : 0;
-  if (end > units) flags |= kStepHasUnits;
+  const int32_t flags = full ? kStepFull : 0;
   const int32_t key_range = (keys.begin - key_start) | (keys.end - key_start)
                                                            << 16;
   steps_.insert(steps_.end(),

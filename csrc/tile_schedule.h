@@ -77,12 +77,11 @@ enum StepField : int32_t {
 };
 
 enum StepFlag : int32_t {
-  kStepFirst = 1,      // of its Q tile
-  kStepLast = 2,       // of its Q tile
-  kStepFull = 4,       // one unmasked product
-  kStepWindows = 8,    // the tile's windows: with its last step if the first is
-                       // full, with its first otherwise
-  kStepHasUnits = 16,  // units for this step
+  kStepFirst = 1,    // of its Q tile
+  kStepLast = 2,     // of its Q tile
+  kStepFull = 4,     // one unmasked product
+  kStepWindows = 8,  // the tile's windows: with its last step if the first is
+                     // full, with its first otherwise
 };
 
 // Fields of a Q tile: columns of TileSchedule::tiles. Its local block are the

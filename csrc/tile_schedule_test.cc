@@ -3,25 +3,15 @@
 
 #include "csrc/tile_schedule.h"
 
-#include <cstdio>
-#include <cstdlib>
+#include <cstdint>
 #include <random>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "csrc/layout.h"
+#include "csrc/testing.h"
 
 namespace isoprefill {
 namespace {
-
-#define CHECK(condition)                                                   \
-  do {                                                                     \
-    if (!(condition)) {                                                    \
-      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                        \
-    }                                                                      \
-  } while (false)
 
 int32_t Field(const TileSchedule& schedule, StepField field, int32_t step) {
   return schedule.steps[int64_t{field} * schedule.num_steps + step];
@@ -34,17 +24,21 @@ void CheckArrays(const TileSchedule& schedule) {
     const int32_t key_start = Field(schedule, kStepKeyStart, step);
     CHECK(key_start >= 0 && key_start % kKeyGranule == 0);
     CHECK(key_start + sizes.block_kv <= schedule.padded_columns);
-    CHECK(Field(schedule, kStepAnchors, step) == next_unit);
+    const int32_t anchors = Field(schedule, kStepAnchors, step);
+    const int32_t units = Field(schedule, kStepUnits, step);
+    CHECK_EQ(anchors, next_unit);
+    CHECK(anchors <= units);
     next_unit = Field(schedule, kStepUnitsEnd, step);
-    for (int32_t i = Field(schedule, kStepUnits, step); i < next_unit; ++i) {
+    for (int32_t i = anchors; i < next_unit; ++i) {
       const int32_t entry = schedule.units[i];
       const int32_t row_block = entry & 255;
       const int32_t key = (entry >> kUnitKeyShift & 4095) * kKeyGranule;
+      const int32_t keys = i < units ? kAnchorKeys : sizes.unit_kv;
       CHECK((row_block + 1) * sizes.unit_q <= sizes.block_q);
-      CHECK(key + sizes.unit_kv <= sizes.block_kv);
+      CHECK(key + keys <= sizes.block_kv);
     }
   }
-  CHECK(next_unit == schedule.num_units);
+  CHECK_EQ(next_unit, schedule.num_units);
   for (int32_t row = 0; row < schedule.num_rows; ++row) {
     for (int32_t which = 0; which < 4; which += 2) {
       const int64_t at = int64_t{which} * schedule.num_rows + row;
@@ -91,5 +85,5 @@ void RandomSchedulesStayInsideTheirArrays() {
 
 int main() {
   isoprefill::RandomSchedulesStayInsideTheirArrays();
-  return 0;
+  return isoprefill::testing::Result();
 }

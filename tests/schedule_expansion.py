@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-STEP_FIRST, STEP_LAST, STEP_FULL, STEP_WINDOWS, STEP_HAS_UNITS = 1, 2, 4, 8, 16
+STEP_FIRST, STEP_LAST, STEP_FULL, STEP_WINDOWS = 1, 2, 4, 8
 NOTHING = 2
 ANCHOR_KEYS = 32
 
@@ -36,7 +36,6 @@ def expand(schedule, sizes, anchors=False) -> list[Tile]:
         if flags & STEP_FIRST:
             first_is_full = bool(flags & STEP_FULL)
         begin, stop = start + (key_range & 0xFFFF), start + (key_range >> 16)
-        assert bool(flags & STEP_HAS_UNITS) == (end > units)
         for index in range(anchor, end):
             entry = int(schedule.units[index])
             interval = entry >> 20 & 3

@@ -56,7 +56,7 @@ from isoprefill_pallas.block_sizes import KEY_GRANULE, LANES, BlockSizes
 # Fields of a step, flags and unit bits, as in csrc/tile_schedule.h.
 Q_TILE, KEY_START, FLAGS, KEY_RANGE, ANCHORS, UNITS, UNITS_END = range(7)
 LOCAL_START, LOCAL_END, FIRST_WINDOW = range(3)
-FIRST, LAST, FULL, WINDOWS, HAS_UNITS = 1, 2, 4, 8, 16
+FIRST, LAST, FULL, WINDOWS = 1, 2, 4, 8
 FAR_BEGIN, FAR_END, NEAR_BEGIN, NEAR_END = range(4)
 INTERVAL_FAR, INTERVAL_NEAR, INTERVAL_NOTHING = range(3)
 ANCHOR_KEYS = 32
