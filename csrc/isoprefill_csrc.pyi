@@ -1,9 +1,9 @@
 """Layouts, masks and schedules of isolated multi-item prefill: the C++ of csrc/ behind NumPy arrays.
 
 T rows, S columns, N items, R requests; docs/design.md explains the words, the headers in csrc/ the arrays.
-Attributes are read-only views that keep their object alive; what a method returns is the caller's own. Nothing
-is copied on the way. Bad values raise ValueError naming the argument, its value and the limit; too large a
-result raises MemoryError. The GIL is released while C++ works.
+Attributes are read-only views that keep their object alive; what a method returns is the caller's own. Results
+are not copied; lengths and tokens are, on their way in. Bad values raise ValueError naming the argument, its value
+and the limit; too large a result raises MemoryError. The GIL is released while C++ works.
 """
 
 from collections.abc import Iterable, Sequence
@@ -162,18 +162,16 @@ class TileSchedule:
 def build_layout(
     *,
     prefix_lens: _Ints,
-    item_lens: Sequence[_Ints] | _Ints,
+    item_lens: Sequence[_Ints],
     delimiters: Sequence[_Delimiter] | _Delimiter = "none",
     cached_prefix: Sequence[bool] | bool = False,
     causal: Sequence[bool] | bool = False,
     pad_to: int | None = None,
     pad_columns_to: int | None = None,
-    item_counts: _Ints | None = None,
 ) -> Layout:
     """The layout of a pack.
 
-    `item_lens` holds one sequence per request, or with `item_counts` the lengths of all requests in one array
-    and how many of them are each request's. A single delimiter, cached_prefix or causal holds for all requests.
+    `item_lens` holds one sequence per request. A single delimiter, cached_prefix or causal holds for all requests.
     """
 
 def tile_schedule_of_intervals(

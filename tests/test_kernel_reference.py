@@ -3,6 +3,11 @@
 If one of these fails, some row sees a key that it must not see, or does not see one that it must.
 """
 
+import os
+import subprocess
+import sys
+import textwrap
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -207,6 +212,35 @@ def test_cpu_refuses_what_it_cannot_compute():
             jax.block_until_ready(
                 cpu_attention(*arrays, intervals, scale=1.0, instructions=instructions)
             )
+
+
+def test_cpu_says_when_memory_runs_out():
+    """A caller must be able to tell it from a wrong argument. The tile of one row of many heads takes gigabytes."""
+    program = textwrap.dedent("""
+        import resource
+
+        import jax
+        import numpy as np
+
+        from isoprefill.attention.cpu import cpu_attention
+
+        def attend(heads):
+            q, k = np.zeros((1, heads, 1), np.float32), np.zeros((1, 1, 1), np.float32)
+            intervals = np.array([[0], [1], [0], [0]], np.int32)
+            jax.block_until_ready(cpu_attention(q, k, k, intervals, scale=1.0))
+
+        attend(1)
+        with open("/proc/self/statm") as sizes:
+            used = int(sizes.read().split()[0]) * resource.getpagesize()
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (used + (3 << 30), most))
+        attend(1 << 24)
+    """)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert "RESOURCE_EXHAUSTED: out of memory" in done.stderr
 
 
 def test_auto_takes_cpu_where_it_takes_the_heads():

@@ -147,21 +147,10 @@ def test_no_items_is_a_prefix_on_its_own():
         assert build([RequestSpec(3, [], delimiter, cached_prefix=True)]).num_rows == 0
 
 
-def test_flat_item_lens_with_counts_are_the_same_pack():
-    nested = build([RequestSpec(4, [1, 2]), RequestSpec(5, []), RequestSpec(6, [3])])
-    flat = csrc.build_layout(
-        prefix_lens=np.array([4, 5, 6]),
-        item_lens=np.array([1, 2, 3], np.uint16),
-        item_counts=[2, 0, 1],
-    )
-    np.testing.assert_array_equal(flat.row_intervals, nested.row_intervals)
-    np.testing.assert_array_equal(flat.item_requests, [0, 0, 2])
-
-
 def test_one_mode_holds_for_all_requests():
     layout = csrc.build_layout(
         prefix_lens=[2, 2],
-        item_lens=[[1], [1]],
+        item_lens=[[1], np.array([1], np.uint16)],
         delimiters="hidden",
         cached_prefix=True,
         causal=[False, True],
@@ -531,6 +520,10 @@ TOO_LONG = 2**31
             {"prefix_lens": [[5], [1, 2]]},
             "prefix_lens is [[5], [1, 2]]; it must be a sequence of integers",
         ),
+        (
+            {"prefix_lens": "日" * 60},  # cut between characters
+            f"prefix_lens is '{'日' * 18}...; it must be a one-dimensional sequence of integers",
+        ),
         ({"item_lens": [[3, 0, 2]]}, "item_lens[1] of request 0 is 0; it must be from 1"),
         ({"item_lens": [[3, -1]]}, "item_lens[1] of request 0 is -1; it must be from 1"),
         (
@@ -547,19 +540,6 @@ TOO_LONG = 2**31
         ),
         ({"item_lens": 3}, "item_lens must be a sequence of 1 sequences, one per request"),
         ({"item_lens": [[1], [2]]}, "item_lens must be a sequence of 1 sequences, one per request"),
-        ({"item_lens": [1, 2], "item_counts": [3]}, "item_counts[0] is 3; it must be from 0 to 2"),
-        (
-            {"item_lens": [1, 2], "item_counts": [-1]},
-            "item_counts[0] is -1; it must be from 0 to 2",
-        ),
-        (
-            {"item_lens": [1, 2], "item_counts": [1]},
-            "item_counts adds up to 1; item_lens has 2 values",
-        ),
-        (
-            {"item_lens": [1], "item_counts": [1, 0]},
-            "item_counts has 2 values; prefix_lens has 1 requests",
-        ),
         (
             {"delimiters": "tab"},
             'delimiter is "tab"; it must be "none", "hidden" or "prefix_first"',

@@ -8,9 +8,13 @@ namespace py = pybind11;
 namespace isoprefill {
 namespace {
 
+// At most 60 bytes of UTF-8, cut between characters.
 std::string Shortened(py::handle values) {
-  std::string text = py::repr(values);
-  return text.size() <= 60 ? text : text.substr(0, 57) + "...";
+  const std::string text = py::repr(values);
+  if (text.size() <= 60) return text;
+  size_t end = 57;
+  while ((text[end] & 0xC0) == 0x80) --end;  // in the middle of a character
+  return text.substr(0, end) + "...";
 }
 
 std::vector<int32_t> ToInt32(py::handle values, const std::string& name,

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <exception>
 #include <initializer_list>
+#include <new>
 #include <string>
 
 #include "csrc/bfloat16.h"
@@ -47,6 +48,9 @@ xla::ffi::Error ComputeElements(xla::ffi::DataType dtype, Compute compute) {
     } else {
       compute(Bfloat16{});
     }
+  } catch (const std::bad_alloc&) {
+    return xla::ffi::Error(xla::ffi::ErrorCode::kResourceExhausted,
+                           "out of memory");
   } catch (const std::exception& error) {
     return xla::ffi::Error::InvalidArgument(error.what());
   }

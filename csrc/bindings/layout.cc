@@ -44,10 +44,9 @@ void ReadItemLens(py::handle item_lens, std::vector<Request>& requests) {
   const auto lists = py::reinterpret_borrow<py::sequence>(item_lens);
   if (!py::isinstance<py::sequence>(item_lens) ||
       lists.size() != requests.size()) {
-    throw std::invalid_argument(
-        "item_lens must be a sequence of " + std::to_string(requests.size()) +
-        " sequences, one per request of prefix_lens, unless item_counts is "
-        "given");
+    throw std::invalid_argument("item_lens must be a sequence of " +
+                                std::to_string(requests.size()) +
+                                " sequences, one per request of prefix_lens");
   }
   for (size_t r = 0; r < requests.size(); ++r) {
     const std::string name = "item_lens[" + std::to_string(r) + "]";
@@ -56,53 +55,17 @@ void ReadItemLens(py::handle item_lens, std::vector<Request>& requests) {
   }
 }
 
-void ReadFlatItemLens(py::handle item_lens, py::handle item_counts,
-                      std::vector<Request>& requests) {
-  const Int64Array lens = ToInt64Array(item_lens, "item_lens");
-  const Int64Array counts = ToInt64Array(item_counts, "item_counts");
-  if (static_cast<size_t>(counts.size()) != requests.size()) {
-    throw std::invalid_argument("item_counts has " +
-                                std::to_string(counts.size()) +
-                                " values; prefix_lens has " +
-                                std::to_string(requests.size()) + " requests");
-  }
-  int64_t used = 0;
-  for (size_t r = 0; r < requests.size(); ++r) {
-    const int64_t count = counts.data()[r];
-    if (count < 0 || count > lens.size() - used) {
-      throw std::invalid_argument(
-          "item_counts[" + std::to_string(r) + "] is " + std::to_string(count) +
-          "; it must be from 0 to " + std::to_string(lens.size() - used) +
-          ", what is left of the " + std::to_string(lens.size()) +
-          " values of item_lens");
-    }
-    requests[r].item_lens.assign(lens.data() + used,
-                                 lens.data() + used + count);
-    used += count;
-  }
-  if (used != lens.size()) {
-    throw std::invalid_argument("item_counts adds up to " +
-                                std::to_string(used) + "; item_lens has " +
-                                std::to_string(lens.size()) + " values");
-  }
-}
-
 std::shared_ptr<Layout> BuildLayoutFromPython(
     py::object prefix_lens, py::object item_lens,
     const Broadcast<std::string>& delimiters,
     const Broadcast<bool>& cached_prefix, const Broadcast<bool>& causal,
-    std::optional<int64_t> pad_to, std::optional<int64_t> pad_columns_to,
-    std::optional<py::object> item_counts) {
+    std::optional<int64_t> pad_to, std::optional<int64_t> pad_columns_to) {
   const Int64Array prefixes = ToInt64Array(prefix_lens, "prefix_lens");
   std::vector<Request> requests(prefixes.size());
   CheckCount(delimiters, requests.size(), "delimiters");
   CheckCount(cached_prefix, requests.size(), "cached_prefix");
   CheckCount(causal, requests.size(), "causal");
-  if (item_counts.has_value()) {
-    ReadFlatItemLens(item_lens, *item_counts, requests);
-  } else {
-    ReadItemLens(item_lens, requests);
-  }
+  ReadItemLens(item_lens, requests);
   for (size_t r = 0; r < requests.size(); ++r) {
     requests[r].prefix_len = prefixes.data()[r];
     requests[r].delimiter = ParseDelimiter(ValueOf(delimiters, r));
@@ -226,9 +189,7 @@ LayoutClass BindLayout(py::module_& module) {
              py::arg("causal") = Broadcast<bool>(false),
              py::arg("pad_to") = py::none(),
              py::arg("pad_columns_to") = py::none(),
-             py::arg("item_counts") = py::none(),
-             "The layout of a pack. item_lens holds one sequence per request, "
-             "or all lengths in one array with item_counts per request.");
+             "The layout of a pack. item_lens holds one sequence per request.");
   module.def("request_from_tokens", &RequestFromTokensInPython, py::kw_only(),
              py::arg("tokens"), py::arg("delimiter_id"), py::arg("delimiter"),
              "(prefix_len, item_lens) of packed tokens `q d i1 d ... iN d`.");
