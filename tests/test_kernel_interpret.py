@@ -350,6 +350,27 @@ def test_soft_cap():
 
 def test_schedule_in_parts_gives_the_same_bits():
     """Packs whose schedule exceeds scalar memory run in several calls."""
+def test_a_tile_that_exceeds_scalar_memory_is_refused_wherever_it_is():
+    """The last tiles of a prefix see most: a call with one of them would fail in the compiler, or on the chip."""
+    sizes = BlockSizes(512, 512, 128, 128, 128, 2, 160, 0)
+    layout = build([RequestSpec(8192, [])])
+    message = r"the schedule of Q tile [1-9]\d* takes \d+ words; scalar memory holds 150"
+    with pytest.raises(ValueError, match=message):
+        KernelSchedule.build(layout, sizes, smem_words=150)
+
+
+def test_columns_that_are_padded_already_give_the_same_bits():
+    layout = build([RequestSpec(100, [20])])
+    schedule = KernelSchedule.build(layout, SIZES)
+    q, k, v = inputs(layout, SHAPES[0])
+    missing = ((0, schedule.padded_columns - layout.num_columns), (0, 0), (0, 0))
+    assert missing[0][1] > 0
+    padded = (jnp.pad(x, missing, constant_values=np.nan) for x in (k, v))
+    attend = compiled(SIZES)
+    for a, b in zip(attend(q, k, v, schedule), attend(q, *padded, schedule), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
     layout = layout_of([RequestSpec(200, [20] * 40)])
     q, k, v = inputs(layout, SHAPES[0])
     whole = KernelSchedule.build(layout, SIZES)

@@ -139,17 +139,21 @@ def _cut(schedule: Any, smem_words: int) -> list[tuple[int, int]]:
     units = np.bincount(
         q_tile, schedule.steps[-1] - schedule.steps[ANCHORS], schedule.num_q_tiles
     ).astype(int)
-    ranges, first = [], 0
-    for end in range(1, schedule.num_q_tiles + 1):
-        words = fields * _bucket(steps[first:end].sum(), 8) + _bucket(units[first:end].sum(), 64)
-        if words + tile_words * (end - first) <= smem_words:
-            continue
-        if end - 1 == first:
+
+    def words(first: int, end: int) -> int:
+        of_steps = fields * _bucket(steps[first:end].sum(), 8)
+        return of_steps + _bucket(units[first:end].sum(), 64) + tile_words * (end - first)
+
+    for tile in range(schedule.num_q_tiles):
+        if words(tile, tile + 1) > smem_words:
             raise ValueError(
                 f"the schedule of one Q tile takes {words} words; scalar memory holds {smem_words}"
             )
-        ranges.append((first, end - 1))
-        first = end - 1
+    ranges, first = [], 0
+    for end in range(1, schedule.num_q_tiles + 1):
+        if words(first, end) > smem_words:
+            ranges.append((first, end - 1))
+            first = end - 1
     return [*ranges, (first, schedule.num_q_tiles)]
 
 
