@@ -55,6 +55,7 @@ def estimate_kernel(
         sizes=sizes,
         scale=workload.head_dim**-0.5,
         online=online,
+        num_steps=int(part.num_steps),
         vmem_limit_bytes=CHIPS[chip].vmem_limit_bytes,
     )
     columns, dtype = schedule.padded_columns, jnp.dtype(workload.dtype)

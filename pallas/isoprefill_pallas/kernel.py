@@ -450,7 +450,7 @@ def tile_attention(
     units: Int32[Array | np.ndarray, "m"],
     tiles: Int32[Array | np.ndarray, "K windows"],
     *,
-    num_steps: Int32[Array | np.ndarray, ""] | None = None,
+    num_steps: int | Int32[Array | np.ndarray, ""],
     sizes: BlockSizes,
     scale: float,
     soft_cap: float | None = None,
@@ -463,7 +463,7 @@ def tile_attention(
     Args:
         q, k, v: bfloat16 or float32, all alike. S is the schedule's `padded_columns`.
         row_bounds, steps, units, tiles: of the tile schedule of a layout for these `sizes`.
-        num_steps: how many of the steps count; by default all.
+        num_steps: how many of the steps count; what follows them is padding. An int fixes the grid.
         online: keep a running maximum instead of fixed anchors.
 
     Returns:
@@ -532,7 +532,10 @@ def tile_attention(
         ),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=3,
-            grid=(kv_heads, steps.shape[1] if num_steps is None else jnp.asarray(num_steps)),
+            grid=(
+                kv_heads,
+                num_steps if isinstance(num_steps, int) else jnp.asarray(num_steps),
+            ),
             in_specs=[
                 pl.BlockSpec((4, bq), per_row),
                 q_spec,
