@@ -34,6 +34,9 @@ the log-sum-exp NaN, and the caller takes their results from the running-maximum
 and certificate of a row are functions of the row's query and of keys that it sees, so other items cannot change
 which variant a row gets.
 
+The certificate does not look at the sums of V, which the same weights make: in a certified row they may overflow
+where |V| reaches 2^48, and lose products that are flushed to zero where |V| is below about 2^-40.
+
 What a row does not see never reaches it: masked scores are replaced (by a select, so NaN does not spread) before
 the exponential; columns outside a step's range take part as copies of a visible key with V = 0.
 """
