@@ -39,6 +39,9 @@ def estimate_kernel(
 ) -> Cost:
     """The cost of our kernel with fixed anchors, or with a running maximum (`online`).
 
+    Args:
+        dump_directory: that of `tpu_compiler.prepare_process`. Every file in it is deleted, before and after.
+
     Raises:
         Exception: the compiler's, if the kernel does not fit the chip with these sizes.
         ValueError: if the schedule needs more than one part, which this estimate does not add up.
@@ -52,10 +55,10 @@ def estimate_kernel(
     (part,) = schedule.parts
     attend = functools.partial(
         tile_attention,
+        num_steps=int(part.num_steps),
         sizes=sizes,
         scale=workload.head_dim**-0.5,
         online=online,
-        num_steps=int(part.num_steps),
         vmem_limit_bytes=CHIPS[chip].vmem_limit_bytes,
     )
     columns, dtype = schedule.padded_columns, jnp.dtype(workload.dtype)
@@ -84,6 +87,9 @@ def estimate_splash(
     chip: str, workload: Workload, blocks: tuple[int, int, int], dump_directory: str
 ) -> Cost:
     """The cost of jax.experimental's splash attention with a NumpyMask of the same mask.
+
+    Args:
+        dump_directory: as in `estimate_kernel`.
 
     Raises:
         Exception: the compiler's, if it does not compile with these blocks.
