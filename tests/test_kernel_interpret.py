@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.experimental.pallas import tpu as pltpu
 
+import kernel_interpreter
+from attention_oracle import attend_float64
 from csrc_layout import build
 from isoprefill_pallas import kernel
 from isoprefill_pallas.block_sizes import BlockSizes
@@ -57,16 +58,6 @@ KV_HEADS = 2
 FULL = "ISOPREFILL_FULL_MATRIX" in os.environ
 
 
-def interpreter(**changes):
-    return pltpu.InterpretParams(
-        detect_races=True,
-        uninitialized_memory="nan",
-        out_of_bounds_reads="raise",
-        dma_execution_mode="on_wait",
-        **changes,
-    )
-
-
 @functools.cache
 def compiled(sizes, soft_cap=None, online=None):
     """`pallas_attention`, or with `online` one of its two variants alone."""
@@ -79,7 +70,7 @@ def compiled(sizes, soft_cap=None, online=None):
             schedule,
             scale=q.shape[-1] ** -0.5,
             soft_cap=soft_cap,
-            interpret=interpreter(),
+            interpret=kernel_interpreter.checking(),
         )
 
     def one(q, k, v, schedule):
@@ -97,7 +88,7 @@ def compiled(sizes, soft_cap=None, online=None):
             scale=q.shape[-1] ** -0.5,
             soft_cap=soft_cap,
             online=online,
-            interpret=interpreter(),
+            interpret=kernel_interpreter.checking(),
         )
 
     run = jax.jit(both if online is None else one)
@@ -142,22 +133,9 @@ def inputs(layout, shape, seed=0):
 
 
 def exact(q, k, v, mask, soft_cap=None):
-    """Output and log-sum-exp in float64."""
-    q, k, v = (np.nan_to_num(np.asarray(x, np.float64)) for x in (q, k, v))
-    rows, query_heads, head_dim = q.shape
-    grouped = q.reshape(rows, k.shape[1], -1, head_dim)
-    scores = np.einsum("thgd,shd->hgts", grouped, k) * head_dim**-0.5
-    if soft_cap is not None:
-        scores = soft_cap * np.tanh(scores / soft_cap)
-    scores = np.where(mask, scores, -np.inf)
-    largest = scores.max(-1, keepdims=True)
-    largest = np.where(np.isfinite(largest), largest, 0)
-    weights = np.exp(scores - largest)
-    total = weights.sum(-1, keepdims=True)
-    out = np.einsum("hgts,shd->thgd", weights / np.where(total > 0, total, 1), v).reshape(q.shape)
-    with np.errstate(divide="ignore"):
-        lse = (largest + np.log(total))[..., 0].transpose(2, 0, 1).reshape(rows, query_heads)
-    return out, lse
+    """Output and log-sum-exp in float64, of columns that may hold NaN where nobody sees them."""
+    clean = (np.nan_to_num(np.asarray(x, np.float64)) for x in (q, k, v))
+    return attend_float64(*clean, mask, soft_cap=soft_cap)
 
 
 def check_close(out, lse, q, k, v, layout, soft_cap=None):
@@ -428,7 +406,7 @@ def test_the_tiles_that_ran_are_those_of_the_schedule(monkeypatch):
     schedule = KernelSchedule.build(layout, SIZES)
     (part,) = schedule.parts
     q, k, v = inputs(layout, (1, 64, "float32"))
-    parameters = interpreter(
+    parameters = kernel_interpreter.checking(
         grid_point_recorder=lambda token, point, core: (grid.append(tuple(map(int, point))), token)[
             1
         ]

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.pallas import tpu as pltpu
 
+import kernel_interpreter
 import pairwise
 from attention_oracle import attend_float64
 from isoprefill_pallas import paged
@@ -60,15 +60,6 @@ MATRIX = {
     "dtype": ["float32", "bfloat16"],
 }
 FULL = pairwise.FULL in os.environ
-
-
-def interpreter():
-    return pltpu.InterpretParams(
-        detect_races=True,
-        uninitialized_memory="nan",
-        out_of_bounds_reads="raise",
-        dma_execution_mode="on_wait",
-    )
 
 
 class Pack:
@@ -150,7 +141,7 @@ def compiled(soft_cap=None):
             schedule,
             scale=q.shape[-1] ** -0.5,
             soft_cap=soft_cap,
-            interpret=interpreter(),
+            interpret=kernel_interpreter.checking(),
         )
 
     jitted = jax.jit(run)

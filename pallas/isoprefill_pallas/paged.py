@@ -23,12 +23,12 @@ import numpy as np
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int32
 
+from isoprefill_pallas.block_sizes import LANES
 from isoprefill_pallas.op import pallas_attention
 from isoprefill_pallas.schedule import KernelSchedule
 
 FusedCache = Float[Array, "pages page_size heads packing Dp"]
 MAX_PAGE_SIZE = 256
-LANES = 128
 
 
 def paged_attention(
