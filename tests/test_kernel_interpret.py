@@ -54,6 +54,7 @@ ALL_SHAPES = [
     for dtype in ("float32", "bfloat16")
 ] + [(groups, 64, "bfloat16") for groups in range(1, 17) if groups not in RATIOS]
 KV_HEADS = 2
+PADDED = 288  # columns that the kernel wants at least: those of the windows of a Q tile
 # //tests:full_kernel_interpret sets it and takes over an hour.
 FULL = "ISOPREFILL_FULL_MATRIX" in os.environ
 
@@ -328,27 +329,6 @@ def test_soft_cap():
 
 def test_schedule_in_parts_gives_the_same_bits():
     """Packs whose schedule exceeds scalar memory run in several calls."""
-def test_a_tile_that_exceeds_scalar_memory_is_refused_wherever_it_is():
-    """The last tiles of a prefix see most: a call with one of them would fail in the compiler, or on the chip."""
-    sizes = BlockSizes(512, 512, 128, 128, 128, 2, 160, 0)
-    layout = build([RequestSpec(8192, [])])
-    message = r"the schedule of Q tile [1-9]\d* takes \d+ words; scalar memory holds 150"
-    with pytest.raises(ValueError, match=message):
-        KernelSchedule.build(layout, sizes, smem_words=150)
-
-
-def test_columns_that_are_padded_already_give_the_same_bits():
-    layout = build([RequestSpec(100, [20])])
-    schedule = KernelSchedule.build(layout, SIZES)
-    q, k, v = inputs(layout, SHAPES[0])
-    missing = ((0, schedule.padded_columns - layout.num_columns), (0, 0), (0, 0))
-    assert missing[0][1] > 0
-    padded = (jnp.pad(x, missing, constant_values=np.nan) for x in (k, v))
-    attend = compiled(SIZES)
-    for a, b in zip(attend(q, k, v, schedule), attend(q, *padded, schedule), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
     layout = layout_of([RequestSpec(200, [20] * 40)])
     q, k, v = inputs(layout, SHAPES[0])
     whole = KernelSchedule.build(layout, SIZES)
@@ -368,6 +348,27 @@ def test_a_schedule_that_is_cut_is_not_padded_back_over_scalar_memory():
     layout = layout_of([RequestSpec(300, [20] * 30)])
     (part,) = KernelSchedule.build(layout, SIZES, smem_words=200).parts
     assert part.steps.size + part.units.size + part.tiles.size <= 200
+
+
+def test_a_tile_that_exceeds_scalar_memory_is_refused_wherever_it_is():
+    """The last tiles of a prefix see most: a call with one of them would fail in the compiler, or on the chip."""
+    sizes = BlockSizes(512, 512, 128, 128, 128, 2, 160, 0)
+    layout = build([RequestSpec(8192, [])])
+    message = r"the schedule of Q tile [1-9]\d* takes \d+ words; scalar memory holds 150"
+    with pytest.raises(ValueError, match=message):
+        KernelSchedule.build(layout, sizes, smem_words=150)
+
+
+def test_columns_that_are_padded_already_give_the_same_bits():
+    layout = build([RequestSpec(100, [20])])
+    schedule = KernelSchedule.build(layout, SIZES)
+    q, k, v = inputs(layout, SHAPES[0])
+    missing = ((0, schedule.padded_columns - layout.num_columns), (0, 0), (0, 0))
+    assert missing[0][1] > 0
+    padded = (jnp.pad(x, missing, constant_values=np.nan) for x in (k, v))
+    attend = compiled(SIZES)
+    for a, b in zip(attend(q, k, v, schedule), attend(q, *padded, schedule), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_the_tiles_that_ran_are_those_of_the_schedule(monkeypatch):
@@ -458,9 +459,48 @@ def test_the_tiles_that_ran_are_those_of_the_schedule(monkeypatch):
     ],
     ids=str,
 )
-def test_unsupported_shapes_are_refused_before_tracing(shape, message):
+def test_unsupported_shapes_are_refused_before_tracing(shape, message, monkeypatch):
     """An error from deep inside the compiler names neither the argument nor the limit."""
+    monkeypatch.setattr("isoprefill_pallas.op.tile_attention", None)  # tracing would fail otherwise
     layout = layout_of([RequestSpec(10, [3])])
     schedule = KernelSchedule.build(layout, SIZES)
     with pytest.raises(ValueError, match=message):
         pallas_attention(*inputs(layout, shape), schedule, scale=1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q": (13, 2, 64, 1)}, "q must have 3 dimensions"),
+        ({"q": (12, 2, 64)}, r"q must have the schedule's 13 rows, got shape \(12, 2, 64\)"),
+        ({"k": (12, 2, 64)}, r"k must have the schedule's 13 columns, got shape \(12, 2, 64\)"),
+        ({"v": (12, 2, 64)}, r"v must have the schedule's 13 columns, got shape \(12, 2, 64\)"),
+        ({"k": (14, 2, 64), "v": (14, 2, 64)}, "k must have the schedule's 13 columns"),
+        ({"k": (PADDED, 2, 64)}, f"v must have the schedule's {PADDED} columns"),
+        ({"k": (13, 2, 128)}, r"k must have q's head_dim 64, got shape \(13, 2, 128\)"),
+        ({"v": (13, 2, 128)}, r"v must have q's head_dim 64, got shape \(13, 2, 128\)"),
+        ({"v": (13, 1, 64)}, r"v must have k's shape \(13, 2, 64\), got \(13, 1, 64\)"),
+        ({"k": (13, 0, 64), "v": (13, 0, 64)}, "KV heads must be at least 1, got 0"),
+        ({"q": (13, 0, 64)}, "query heads must be at least 1, got 0"),
+        ({"q": (13, 3, 64)}, "query heads must be a multiple of the 2 KV heads, got 3"),
+        (dict.fromkeys("qkv", (13, 2, 0)), "head_dim must be at least 1, got 0"),
+        ({"dtype": {"k": "bfloat16"}}, "k must have q's dtype float32, got bfloat16"),
+        ({"dtype": {"v": "bfloat16"}}, "v must have q's dtype float32, got bfloat16"),
+        ({"soft_cap": 0.0}, "soft_cap must be from 1e-30 to 1e[+]30, got 0.0"),
+        ({"soft_cap": -2.0}, "soft_cap must be .* got -2.0"),
+        ({"soft_cap": np.inf}, "soft_cap must be .* got inf"),
+        ({"soft_cap": np.nan}, "soft_cap must be .* got nan"),
+    ],
+    ids=str,
+)
+def test_operands_that_do_not_fit_are_refused_before_tracing(change, message, monkeypatch):
+    """Missing columns would be padded with zeros and seen, and heads beyond the arrays clamped to others."""
+    monkeypatch.setattr("isoprefill_pallas.op.tile_attention", None)  # tracing would fail otherwise
+    schedule = KernelSchedule.build(build([RequestSpec(10, [3])]), SIZES)
+    assert schedule.padded_columns == PADDED
+    dtypes = change.get("dtype", {})
+    arrays = [
+        jnp.zeros(change.get(name, (13, 2, 64)), dtypes.get(name, "float32")) for name in "qkv"
+    ]
+    with pytest.raises(ValueError, match=message):
+        pallas_attention(*arrays, schedule, scale=1.0, soft_cap=change.get("soft_cap"))

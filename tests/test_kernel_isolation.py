@@ -33,10 +33,32 @@ def test_packs_whose_schedules_are_cut_differently_are_not_computed_side_by_side
     monkeypatch.setattr("isoprefill.layout.choose_block_sizes", lambda *_: sizes)
     long = PackedLayout.from_lengths(4000, [20] * 200, pad_to=8192)
     short = PackedLayout.concat([PackedLayout.from_lengths(100, [30] * 3)] * 42, pad_to=8192)
+    longer = PackedLayout.from_lengths(5000, [20] * 150, pad_to=8192)
     heads = {"query_heads": 2, "kv_heads": 1, "head_dim": 128, "dtype": "float32"}
     assert len(with_schedules_of("pallas", [long, long], **heads)) == 2
-    with pytest.raises(ValueError, match=r"got \[2, 1\]: use fewer pack_tokens"):
-        with_schedules_of("pallas", [long, short], **heads)
+    for other, parts in ((short, r"\[8192\]"), (longer, r"\[\d+, \d+\]")):
+        message = rf"got parts of \[\[\d+, \d+\], {parts}\] rows: use fewer pack_tokens"
+        with pytest.raises(ValueError, match=message):
+            with_schedules_of("pallas", [long, other], **heads)
+
+
+@pytest.mark.parametrize(
+    ("backend", "change", "message"),
+    [
+        ("cpu", {"head_dim": 520}, "the cpu back end takes head_dim up to 512, got 520"),
+        ("pallas", {"head_dim": 96}, "head_dim .* got 96"),
+        ("dense", {"kv_heads": 0}, "KV heads must be at least 1, got 0"),
+        ("xla", {"query_heads": 0}, "query heads must be at least 1, got 0"),
+        ("auto", {"head_dim": 0}, "head_dim must be at least 1, got 0"),
+    ],
+)
+def test_layouts_are_not_scheduled_for_heads_that_the_back_end_does_not_take(
+    backend, change, message
+):
+    """The first attention would fail instead, perhaps inside a server."""
+    heads = {"query_heads": 2, "kv_heads": 1, "head_dim": 64, "dtype": "float32"} | change
+    with pytest.raises(ValueError, match=message):
+        with_schedules_of(backend, [PackedLayout.from_lengths(10, [3])], **heads)
 
 
 @pytest.mark.parametrize("backend", ["dense", "cpu", "xla", "pallas", "auto"])

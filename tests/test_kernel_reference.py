@@ -335,10 +335,23 @@ def test_a_traced_layout_without_its_schedule_says_so():
         ({"k": (7, 2, 64)}, r"k must have the layout's 8 columns, got shape \(7, 2, 64\)"),
         ({"v": (8, 2, 32)}, r"v must have q's head_dim 64, got shape \(8, 2, 32\)"),
         ({"v": (8, 1, 64)}, r"v must have k's shape"),
-        ({"k": (8, 3, 64), "v": (8, 3, 64)}, "q's 2 heads must be a multiple of k's 3 heads"),
+        (
+            {"k": (8, 3, 64), "v": (8, 3, 64)},
+            "query heads must be a multiple of the 3 KV heads, got 2",
+        ),
+        ({"k": (8, 0, 64), "v": (8, 0, 64)}, "KV heads must be at least 1, got 0"),
+        ({"q": (8, 0, 64)}, "query heads must be at least 1, got 0"),
+        (dict.fromkeys("qkv", (8, 2, 0)), "head_dim must be at least 1, got 0"),
+        (
+            dict.fromkeys("qkv", (8, 2, 520)) | {"backend": "cpu"},
+            "the cpu back end takes head_dim up to 512, got 520",
+        ),
         ({"dtype": "float16"}, r"q must be one of \('float32', 'bfloat16'\), got float16"),
         ({"backend": "cuda"}, "backend must be one of .*'cuda'"),
-        ({"soft_cap": 0.0}, "soft_cap must be above 0, got 0.0"),
+        ({"soft_cap": 0.0}, "soft_cap must be from 1e-30 to 1e[+]30, got 0.0"),
+        ({"soft_cap": 1e-50}, "soft_cap must be .* got 1e-50"),
+        ({"soft_cap": np.inf}, "soft_cap must be .* got inf"),
+        ({"soft_cap": np.nan}, "soft_cap must be .* got nan"),
     ],
 )
 def test_bad_input_is_rejected_by_name(change, message):

@@ -258,6 +258,19 @@ def test_bad_caches_are_rejected_by_name(cache, dtype, lens, message):
         )
 
 
+def test_a_schedule_of_other_columns_is_refused_before_tracing(monkeypatch):
+    """Columns beyond those of the schedule would be read as if they were padding, or its own be missing."""
+    monkeypatch.setattr(paged, "gather_columns", None)  # tracing would fail otherwise
+    pack = Pack([RequestSpec(3, [1])], 16)
+    schedule = KernelSchedule.of_intervals(pack.row_intervals, 48, SIZES)
+    table = np.zeros(4, np.int32)
+    message = "schedule must be of the 64 columns of page_indices, got one of 48"
+    with pytest.raises(ValueError, match=message):
+        paged.paged_attention(
+            jnp.zeros((ROWS, 1, 64)), jnp.zeros(CACHE), table, table, schedule, scale=1.0
+        )
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [

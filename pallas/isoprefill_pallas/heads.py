@@ -6,8 +6,27 @@ import jax
 import jax.numpy as jnp
 
 HEAD_DIMS = (64, 128, 256)
-DTYPES = ("bfloat16", "float32")
+DTYPES = ("float32", "bfloat16")
 MAX_GROUPS = 16
+
+
+def check_heads(query_heads: int, kv_heads: int, head_dim: int) -> None:
+    """Refuses heads that no attention can compute.
+
+    Raises:
+        ValueError: naming the value and what is allowed.
+    """
+    for name, value in (
+        ("query heads", query_heads),
+        ("KV heads", kv_heads),
+        ("head_dim", head_dim),
+    ):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if query_heads % kv_heads:
+        raise ValueError(
+            f"query heads must be a multiple of the {kv_heads} KV heads, got {query_heads}"
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,11 +43,12 @@ class Heads:
     dtype: str
 
     def __post_init__(self) -> None:
+        check_heads(self.query_heads, self.kv_heads, self.head_dim)
         if self.dtype not in DTYPES:
             raise ValueError(f"the pallas back end takes {DTYPES}, got {self.dtype}")
         if self.head_dim not in HEAD_DIMS:
             raise ValueError(f"the pallas back end takes head_dim {HEAD_DIMS}, got {self.head_dim}")
-        if self.query_heads % self.kv_heads or not 1 <= self.groups <= MAX_GROUPS:
+        if self.groups > MAX_GROUPS:
             raise ValueError(
                 f"the pallas back end takes 1 to {MAX_GROUPS} query heads per KV head, got "
                 f"{self.query_heads} query heads and {self.kv_heads} KV heads"

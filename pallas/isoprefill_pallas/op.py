@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from isoprefill_pallas.chips import chip_of
 from isoprefill_pallas.heads import Heads
 from isoprefill_pallas.kernel import tile_attention
+from isoprefill_pallas.operands import check_operands
 from isoprefill_pallas.schedule import KernelSchedule
 
 DEFAULT_VMEM_LIMIT_BYTES = 56 << 20
@@ -32,8 +33,10 @@ def pallas_attention(
     they do not see.
 
     Args:
-        q, k, v: bfloat16 or float32; D is 64, 128 or 256, Hq / Hkv from 1 to 16.
+        q, k, v: bfloat16 or float32, all alike; D is 64, 128 or 256, Hq / Hkv from 1 to 16. S is
+            `schedule.num_columns`, or already `schedule.padded_columns`.
         schedule: of the rows' and columns' layout.
+        soft_cap: a score s becomes soft_cap * tanh(s / soft_cap); from 1e-30 to 1e30.
         interpret: None compiles on a TPU and uses the TPU interpreter elsewhere; False compiles wherever the
             computation is lowered to; InterpretParams are the interpreter's.
         vmem_limit_bytes: by default what the chip allows.
@@ -43,8 +46,13 @@ def pallas_attention(
         -inf for padding.
 
     Raises:
-        ValueError: naming what is not supported and its value.
+        ValueError: naming the argument, its value and what is expected.
     """
+    padded = k.shape[:1] == (schedule.padded_columns,)
+    columns = schedule.padded_columns if padded else schedule.num_columns
+    check_operands(
+        q, k, v, of="schedule", rows=schedule.num_rows, columns=columns, soft_cap=soft_cap
+    )
     Heads.of(q, k)  # refuses what the kernel does not take
     if interpret is None:
         interpret = False if jax.default_backend() == "tpu" else pltpu.InterpretParams()

@@ -60,9 +60,14 @@ def paged_attention(
         -inf for padding.
 
     Raises:
-        ValueError: naming what is not supported and its value.
+        ValueError: naming the argument, its value and what is expected.
     """
     _check(kv_pages, page_indices, page_lens, q.shape[2])
+    columns = page_indices.shape[0] * kv_pages.shape[1]
+    if schedule.num_columns != columns:
+        raise ValueError(
+            f"schedule must be of the {columns} columns of page_indices, got one of {schedule.num_columns}"
+        )
     if not any(isinstance(table, jax.core.Tracer) for table in (page_indices, page_lens)):
         check_page_table(page_indices, page_lens, kv_pages.shape[0], kv_pages.shape[1])
     if q.dtype != kv_pages.dtype:

@@ -41,13 +41,20 @@ class KernelSchedule:
         parts: one call of the kernel each. More than one only if the schedule does not fit into scalar memory.
         row_bounds: the columns that each row sees, split into far and near ones; see csrc/tile_schedule.h.
         sizes: the block sizes it was made for.
-        padded_columns: columns that k and v get.
+        num_columns: columns of k and v.
+        padded_columns: columns that the kernel wants of them.
     """
 
     parts: tuple[SchedulePart, ...]
     row_bounds: Int32[np.ndarray, "4 T"]
     sizes: BlockSizes = dataclasses.field(metadata={"static": True})
+    num_columns: int = dataclasses.field(metadata={"static": True})
     padded_columns: int = dataclasses.field(metadata={"static": True})
+
+    @property
+    def num_rows(self) -> int:
+        """T, padding included."""
+        return self.row_bounds.shape[1]
 
     @classmethod
     def build(
@@ -62,7 +69,7 @@ class KernelSchedule:
             ValueError: if the steps of one Q tile alone exceed `smem_words`.
         """
         schedule = layout.tile_schedule(**sizes.schedule_arguments())
-        return cls._of(schedule, layout.num_rows, sizes, smem_words, padded)
+        return cls._of(schedule, layout.num_columns, sizes, smem_words, padded)
 
     @classmethod
     def of_intervals(
@@ -88,12 +95,13 @@ class KernelSchedule:
         schedule = isoprefill_csrc.tile_schedule_of_intervals(
             intervals, num_columns, **sizes.schedule_arguments()
         )
-        return cls._of(schedule, intervals.shape[1], sizes, smem_words, padded=True)
+        return cls._of(schedule, num_columns, sizes, smem_words, padded=True)
 
     @classmethod
     def _of(
-        cls, schedule: Any, num_rows: int, sizes: BlockSizes, smem_words: int, padded: bool
+        cls, schedule: Any, num_columns: int, sizes: BlockSizes, smem_words: int, padded: bool
     ) -> "KernelSchedule":
+        num_rows = schedule.row_bounds.shape[1]
         capacity = (
             _capacity(schedule.num_steps, USUAL_STEPS * schedule.num_q_tiles),
             _capacity(schedule.num_units, USUAL_UNITS * -(-num_rows // sizes.unit_q)),
@@ -108,7 +116,13 @@ class KernelSchedule:
             first_row = first * sizes.block_q
             rows = min(num_rows, end * sizes.block_q) - first_row
             made.append(SchedulePart(*part, first_row=first_row, num_rows=rows))
-        return cls(tuple(made), schedule.row_bounds, sizes, schedule.padded_columns)
+        return cls(
+            tuple(made),
+            schedule.row_bounds,
+            sizes,
+            num_columns=num_columns,
+            padded_columns=schedule.padded_columns,
+        )
 
 
 def _part(
@@ -147,7 +161,7 @@ def _cut(schedule: Any, smem_words: int) -> list[tuple[int, int]]:
     for tile in range(schedule.num_q_tiles):
         if words(tile, tile + 1) > smem_words:
             raise ValueError(
-                f"the schedule of one Q tile takes {words} words; scalar memory holds {smem_words}"
+                f"the schedule of Q tile {tile} takes {words(tile, tile + 1)} words; scalar memory holds {smem_words}"
             )
     ranges, first = [], 0
     for end in range(1, schedule.num_q_tiles + 1):

@@ -14,11 +14,13 @@ from isoprefill.attention.cpu import cpu_attention
 from isoprefill.attention.xla import xla_attention
 from isoprefill.layout import PackedLayout
 from isoprefill.modes import Backend
-from isoprefill_pallas.heads import Heads
+from isoprefill_pallas.heads import Heads, check_heads
 from isoprefill_pallas.op import pallas_attention
+from isoprefill_pallas.operands import check_operands
 from isoprefill_pallas.reference import dense_attention, visible
 
-DTYPES = ("float32", "bfloat16")
+# Platforms that have a back end of their own.
+_MADE_FOR: dict[str, Literal["pallas", "cpu", "xla"]] = {"tpu": "pallas", "cpu": "cpu"}
 
 
 def multi_item_attention(
@@ -52,7 +54,7 @@ def multi_item_attention(
             CPUs only), "xla", "dense" (the reference, O(T * S) memory) or "auto": the one whose schedule the layout
             carries; without one, "pallas" on a TPU and "cpu" on a CPU if they take these heads, else "xla".
         scale: factor of the scores, by default 1 / sqrt(D).
-        soft_cap: a score s becomes soft_cap * tanh(s / soft_cap).
+        soft_cap: a score s becomes soft_cap * tanh(s / soft_cap); from 1e-30 to 1e30.
         return_lse: also return the log-sum-exp of each row's scores, float32, natural log, -inf for padding.
         interpret: "pallas" only: None compiles on a TPU and interprets elsewhere; False compiles for a TPU wherever
             it is lowered; InterpretParams are the interpreter's.
@@ -60,22 +62,22 @@ def multi_item_attention(
     Raises:
         ValueError: naming the argument, its value and what is allowed.
     """
-    _check(q, k, v, layout, soft_cap)
+    rows, columns = layout.num_rows, layout.num_columns
+    check_operands(q, k, v, of="layout", rows=rows, columns=columns, soft_cap=soft_cap)
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {get_args(Backend)}, got {backend!r}")
+    heads = (q.shape[1], k.shape[1], q.shape[2], q.dtype.name)
     if backend == "auto":
-        backend = _backend_of(layout) or choose_backend(
-            q.shape[1], k.shape[1], q.shape[2], q.dtype.name
-        )
+        backend = _backend_of(layout) or choose_backend(*heads)
+    _check_heads(backend, *heads)
     if interpret is not None and backend != "pallas":
         raise ValueError(f"interpret is for the 'pallas' back end, got {interpret} for {backend!r}")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if layout.num_rows == 0:  # a cached prefix without items: nothing that a kernel could tile
         out, lse = jnp.zeros_like(q), jnp.zeros(q.shape[:2], jnp.float32)
     elif backend == "pallas":
-        heads = Heads.of(q, k)
         if layout.kernel is None:
-            layout = layout.with_schedule("pallas", heads=heads)
+            layout = layout.with_schedule("pallas", heads=Heads(*heads))
         out, lse = _pallas(q, k, v, layout, scale=scale, soft_cap=soft_cap, interpret=interpret)
     elif backend == "xla":
         if layout.aligned is None:
@@ -106,6 +108,7 @@ def with_schedules_of(
     """
     if backend == "auto":
         backend = choose_backend(query_heads, kv_heads, head_dim, dtype)
+    _check_heads(backend, query_heads, kv_heads, head_dim, dtype)
     if backend in ("cpu", "dense"):
         return list(layouts)
     first, *others = layouts
@@ -118,10 +121,16 @@ def with_schedules_of(
     assert first.kernel is not None
     sizes = first.kernel.sizes
     made = [first, *(one.with_schedule("pallas", block_sizes=sizes) for one in others)]
-    parts = [len(one.kernel.parts) for one in made if one.kernel is not None]
-    if len(set(parts)) > 1:
+    cuts = [
+        tuple((part.first_row, part.num_rows) for part in one.kernel.parts)
+        for one in made
+        if one.kernel is not None
+    ]
+    if len(set(cuts)) > 1:
+        parts = [[rows for _, rows in cut] for cut in cuts]
         raise ValueError(
-            f"packs side by side must fit into scalar memory in as many parts each, got {parts}: use fewer pack_tokens"
+            "packs side by side must be cut into the same parts for scalar memory, got parts of "
+            f"{parts} rows: use fewer pack_tokens"
         )
     return made
 
@@ -130,16 +139,29 @@ def choose_backend(
     query_heads: int, kv_heads: int, head_dim: int, dtype: str
 ) -> Literal["pallas", "cpu", "xla"]:
     """What "auto" is where no schedule says it: what is made for the platform, if it takes these heads."""
-    platform = jax.default_backend()
-    if platform == "cpu" and head_dim <= isoprefill_csrc.MAX_HEAD_DIM:
-        return "cpu"
-    if platform != "tpu":
-        return "xla"
+    backend = _MADE_FOR.get(jax.default_backend(), "xla")
     try:
-        Heads(query_heads, kv_heads, head_dim, dtype)
+        _check_heads(backend, query_heads, kv_heads, head_dim, dtype)
     except ValueError:
         return "xla"
-    return "pallas"
+    return backend
+
+
+def _check_heads(
+    backend: Backend, query_heads: int, kv_heads: int, head_dim: int, dtype: str
+) -> None:
+    """Refuses heads that the back end does not take.
+
+    Raises:
+        ValueError: naming the value and what is allowed.
+    """
+    check_heads(query_heads, kv_heads, head_dim)
+    if backend == "pallas":
+        Heads(query_heads, kv_heads, head_dim, dtype)
+    elif backend == "cpu" and head_dim > isoprefill_csrc.MAX_HEAD_DIM:
+        raise ValueError(
+            f"the cpu back end takes head_dim up to {isoprefill_csrc.MAX_HEAD_DIM}, got {head_dim}"
+        )
 
 
 def _backend_of(layout: PackedLayout) -> Literal["pallas", "xla"] | None:
@@ -194,31 +216,3 @@ def _dense(
         jnp.asarray(layout.key_request_ids),
     )
     return dense_attention(q, k, v, mask, scale=scale, soft_cap=soft_cap)
-
-
-def _check(q: Array, k: Array, v: Array, layout: PackedLayout, soft_cap: float | None) -> None:
-    for name, array, length, lengths_name in (
-        ("q", q, layout.num_rows, "rows"),
-        ("k", k, layout.num_columns, "columns"),
-        ("v", v, layout.num_columns, "columns"),
-    ):
-        if array.ndim != 3:
-            raise ValueError(
-                f"{name} must have 3 dimensions [tokens, heads, head_dim], got shape {array.shape}"
-            )
-        if array.shape[0] != length:
-            raise ValueError(
-                f"{name} must have the layout's {length} {lengths_name}, got shape {array.shape}"
-            )
-        if array.dtype not in DTYPES:
-            raise ValueError(f"{name} must be one of {DTYPES}, got {array.dtype}")
-        if array.dtype != q.dtype:
-            raise ValueError(f"{name} must have q's dtype {q.dtype}, got {array.dtype}")
-        if array.shape[2] != q.shape[2]:
-            raise ValueError(f"{name} must have q's head_dim {q.shape[2]}, got shape {array.shape}")
-    if k.shape != v.shape:
-        raise ValueError(f"v must have k's shape {k.shape}, got {v.shape}")
-    if q.shape[1] % k.shape[1]:
-        raise ValueError(f"q's {q.shape[1]} heads must be a multiple of k's {k.shape[1]} heads")
-    if soft_cap is not None and not soft_cap > 0:
-        raise ValueError(f"soft_cap must be above 0, got {soft_cap}")
