@@ -17,20 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
+from cpu_workloads import WORKLOADS
 
 from isoprefill import PackedLayout, multi_item_attention
 from isoprefill.layout import bucket_size
 from isoprefill_pallas.workloads import useful_pairs
 
-# prefix, item lengths
-WORKLOADS = {
-    "demo": (256, [16] * 32),
-    "pr": (300, [20] * 10),
-    "mid": (1000, [20] * 100),
-    "W": (2000, [20] * 500),
-    "S2": (1900, [10] * 500),
-    "G": (2000, [20] * 499 + [4000]),
-}
 MAX_DENSE_ROWS = 4096  # beyond, the dense back end's scores take over 600 MB a call
 
 _WORKLOAD = flags.DEFINE_multi_enum("workload", list(WORKLOADS), list(WORKLOADS), "what to measure")
@@ -59,7 +51,7 @@ def measure(
     workload: str, heads: tuple[int, int, int], dtype: str, repeats: int
 ) -> list[dict[str, Any]]:
     """One row for each back end that can take the workload."""
-    prefix, item_lens = WORKLOADS[workload]
+    prefix, item_lens = WORKLOADS[workload].query_len, WORKLOADS[workload].item_lens
     query_heads, kv_heads, head_dim = heads
     rows = prefix + sum(item_lens)
     layout = PackedLayout.from_lengths(prefix, item_lens, pad_to=bucket_size(rows)).with_schedule(

@@ -35,6 +35,9 @@ _PYTHON = flags.DEFINE_string(
     "the first on PATH of a version that sglang-jax takes.",
 )
 INTERFACE = pathlib.Path(source_interface.__file__).with_name("sglang_jax_interface.json")
+# Of XLA on a CPU, by default one a core: a callback of the interpreter holds one while it waits for a copy, which takes
+# another, so that two devices on two cores would wait for ever.
+XLA_THREADS = "16"
 ENGINE_TIMEOUT_S = 1800  # an engine whose scheduler died waits for it forever
 RUN = pathlib.Path(__file__).with_name("sglang_jax_run.py")
 ENGINE = {
@@ -134,7 +137,7 @@ def answers(
         with log.open("w") as words:
             engine = subprocess.Popen(
                 [python, str(RUN), json.dumps(options), str(output)],
-                env=environment(python, root) | {"XLA_FLAGS": flag},
+                env=environment(python, root) | {"XLA_FLAGS": flag, "NPROC": XLA_THREADS},
                 stdout=words,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
