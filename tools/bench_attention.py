@@ -21,6 +21,7 @@ from cpu_workloads import WORKLOADS
 
 from isoprefill import PackedLayout, multi_item_attention
 from isoprefill.layout import bucket_size
+from isoprefill_pallas.heads import check_heads
 from isoprefill_pallas.workloads import useful_pairs
 
 MAX_DENSE_ROWS = 4096  # beyond, the dense back end's scores take over 600 MB a call
@@ -36,15 +37,15 @@ _JSON = flags.DEFINE_string("json", None, "file to write the rows to, as JSON")
 
 def parse_heads(text: str) -> tuple[int, int, int]:
     """Query heads, KV heads and head_dim."""
-    parts = text.split(",")
-    if len(parts) == 3 and all(part.strip().isdecimal() for part in parts):
-        query_heads, kv_heads, head_dim = map(int, parts)
-        if query_heads and kv_heads and head_dim and query_heads % kv_heads == 0:
-            return query_heads, kv_heads, head_dim
-    raise app.UsageError(
-        "--heads must be three integers of at least 1, query heads (a multiple of the KV heads), KV heads and "
-        f"head_dim, such as 9,3,64, got {text!r}"
-    )
+    try:
+        query_heads, kv_heads, head_dim = map(int, text.split(","))
+        check_heads(query_heads, kv_heads, head_dim)
+    except ValueError as error:
+        raise app.UsageError(
+            "--heads must be three integers, query heads, KV heads and head_dim, such as 9,3,64, "
+            f"got {text!r}: {error}"
+        ) from error
+    return query_heads, kv_heads, head_dim
 
 
 def measure(
@@ -106,10 +107,8 @@ def _per_pair_ratio(rows: dict[tuple[str, str], dict[str, Any]], backend: str, w
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    callers_directory.enter(argv)
     heads = parse_heads(_HEADS.value)
-    callers_directory.enter()
     print(
         f"{jax.devices()[0].device_kind}, {_DTYPE.value}, heads {_HEADS.value}, {_REPEATS.value} repeats"
     )

@@ -65,9 +65,7 @@ REFERENCE: Contestant = ("torch-extend", "float32")  # what scores are compared 
 
 def main(argv: list[str]) -> int:
     """Measures or draws; returns the exit status."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    callers_directory.enter()
+    callers_directory.enter(argv)
     if _PLOT.value:
         return draw_items(_PLOT.value, _MODEL.value, _CLOCK.value)
     workloads, names, kinds = _WORKLOAD.value, _IMPLEMENTATION.value, _KIND.value

@@ -253,9 +253,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    callers_directory.enter()
+    callers_directory.enter(argv)
     sizes = [1024 << i for i in range(8) if 1024 << i <= _MAX_ROWS.value]
     packs = [(f"{rows // 1024}k", *pack(rows)) for rows in sizes] + [("W", *W)]
     packs.sort(key=lambda entry: entry[1] + 20 * entry[2])

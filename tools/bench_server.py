@@ -303,9 +303,7 @@ def front_end() -> list[dict[str, float]]:
 
 def main(argv: list[str]) -> None:
     """Prints the table, the highest rates held, and how they compare."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    callers_directory.enter()
+    callers_directory.enter(argv)
     print(
         f"{_MODEL.value}, {os.cpu_count()} cores, query {_QUERY.value} + {_ITEMS.value} x {_ITEM.value} tokens, "
         f"batches of {_BATCH.value} tokens, queue of {_QUEUE.value}"

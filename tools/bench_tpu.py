@@ -14,12 +14,12 @@ from typing import Any
 import callers_directory
 from absl import app, flags
 
-CHIP_NAMES = ["v5e", "v6e", "v5p", "tpu7x"]
-WORKLOAD_NAMES = ["W", "S2", "P", "G", "W-smollm2"]
+from isoprefill_pallas.chips import CHIPS
+from isoprefill_pallas.workloads import WORKLOADS
 
-_CHIP = flags.DEFINE_enum("chip", "v6e", CHIP_NAMES, "chip to estimate for, without a TPU")
+_CHIP = flags.DEFINE_enum("chip", "v6e", list(CHIPS), "chip to estimate for, without a TPU")
 _WORKLOAD = flags.DEFINE_multi_enum(
-    "workload", WORKLOAD_NAMES, WORKLOAD_NAMES, "workloads; may be repeated"
+    "workload", list(WORKLOADS), list(WORKLOADS), "workloads; may be repeated"
 )
 _JSON = flags.DEFINE_string("json", None, "file to write the rows to, as JSON")
 _REPEATS = flags.DEFINE_integer(
@@ -31,9 +31,7 @@ Row = dict[str, Any]
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    callers_directory.enter()
+    callers_directory.enter(argv)
     if _has_accelerator():
         import bench_tpu_measure
 
@@ -76,8 +74,6 @@ def estimate() -> Iterator[Row]:
 
 def _estimate_workload(name: str, chip: str, dump: str) -> Iterator[Row]:
     from isoprefill_pallas import estimate as estimates
-    from isoprefill_pallas.chips import CHIPS
-    from isoprefill_pallas.workloads import WORKLOADS
 
     workload = WORKLOADS[name]
     compute, memory = estimates.bound_seconds(CHIPS[chip], workload)
@@ -117,8 +113,6 @@ def _reason(error: Exception) -> str:
 
 def _row(workload: str, chip: str, implementation: str, cost: Any, bound: float) -> Row:
     """A row of the JSON file; what begins with _ is for the table only."""
-    from isoprefill_pallas.chips import CHIPS
-
     known = cost is not None
     return {
         "workload": workload,

@@ -95,9 +95,7 @@ def table(results: list[dict]) -> list[str]:
 
 def main(argv: list[str]) -> None:
     """Compares, and prints."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    callers_directory.enter()
+    callers_directory.enter(argv)
     try:
         engine = ScoringEngine.from_pretrained(_MODEL.value)
     except (ValueError, OSError, FetchError) as error:

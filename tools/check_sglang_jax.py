@@ -214,9 +214,7 @@ def check(source: pathlib.Path, python: str | None) -> int:
 
 def main(argv: list[str]) -> int:
     """Runs the command line."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    callers_directory.enter()
+    callers_directory.enter(argv)
     return check(pathlib.Path(_SOURCE.value).expanduser(), _PYTHON.value)
 
 

@@ -67,9 +67,7 @@ def item_lengths(texts: list[str]) -> list[int]:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    callers_directory.enter()
+    callers_directory.enter(argv)
     layout = PackedLayout.from_lengths(
         _PREFIX.value, item_lengths(_ITEMS.value), delimiter=_DELIMITER.value
     )

@@ -56,11 +56,9 @@ def check_flags() -> None:
 
 def main(argv: list[str]) -> None:
     """Loads the model and serves until it is interrupted."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
     transformers.utils.logging.disable_progress_bar()
     try:
-        callers_directory.enter()
+        callers_directory.enter(argv)
         check_flags()
         device = _DEVICE.value or ("cuda" if _ATTENTION.value == "flashinfer" else "cpu")
         backend = Backend(

@@ -15,6 +15,8 @@ from typing import Any
 import callers_directory
 from absl import app, flags, logging
 
+from isoprefill_pallas.chips import CHIPS
+
 # Of a pack of long prefixes, and of one of short ones, which has no full step: block_sizes.py.
 CANDIDATES = {
     "long": {
@@ -37,7 +39,7 @@ CANDIDATES = {
 # What the sizes are judged by.
 JUDGES = {"long": "W", "short": "P"}
 
-_CHIP = flags.DEFINE_enum("chip", "v6e", ["v5e", "v6e", "v5p", "tpu7x"], "chip to tune for")
+_CHIP = flags.DEFINE_enum("chip", "v6e", list(CHIPS), "chip to tune for")
 _HEAD_DIM = flags.DEFINE_multi_integer(
     "head-dim", [128], "head dimensions to tune; may be repeated"
 )
@@ -56,9 +58,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", 2, "times that every size is tried", lo
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    callers_directory.enter()
+    callers_directory.enter(argv)
     from isoprefill_pallas import tpu_compiler
 
     path = pathlib.Path(_OUTPUT.value) / f"{_CHIP.value}.json"

@@ -60,7 +60,7 @@ class ScoringEngine:
         attention: Backend = "auto",
         pack_tokens: int | None = None,
         chunk_tokens: int | None = None,
-        prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
+        prefix_cache_bytes: int | None = None,
         mesh: MeshShape | None = None,
     ) -> None:
         """Takes a loaded model; see `from_pretrained`.
@@ -72,7 +72,8 @@ class ScoringEngine:
                 PACK_TOKENS, or less if the device's memory has no room for so many rows of this model.
             chunk_tokens: rows of one chunk over a cached prefix ("prefill_extend", "packed_extend"). None is
                 CHUNK_TOKENS, or less.
-            prefix_cache_bytes: what the keys and values of queries may take between calls; 0 keeps none.
+            prefix_cache_bytes: what the keys and values of queries may take between calls; 0 keeps none, None is
+                PREFIX_CACHE_BYTES.
             mesh: how many devices to share the packs and the weights out to; None is one.
         """
         if attention not in get_args(Backend):
@@ -85,7 +86,9 @@ class ScoringEngine:
         fitting = rows_that_fit(model.config, free_bytes(self._device.params))
         self._pack_tokens = min(PACK_TOKENS, fitting) if pack_tokens is None else pack_tokens
         self._chunk_tokens = min(CHUNK_TOKENS, fitting) if chunk_tokens is None else chunk_tokens
-        self._cache = PrefixCache(prefix_cache_bytes)
+        self._cache = PrefixCache(
+            PREFIX_CACHE_BYTES if prefix_cache_bytes is None else prefix_cache_bytes
+        )
         self._preparer = Preparer(
             model.tokenizer, model.config.vocab_size, model.config.max_positions, self._pack_tokens
         )

@@ -111,16 +111,15 @@ def _score() -> dict[str, Any]:
 
     # After the cheap checks: importing jax takes a second.
     from isoprefill.cli.progress import progress_bar
-    from isoprefill.engine import PREFIX_CACHE_BYTES, ScoringEngine
+    from isoprefill.engine import ScoringEngine
     from isoprefill.mesh import MeshShape
 
-    cache_bytes = _PREFIX_CACHE_BYTES.value
     engine = ScoringEngine.from_pretrained(
         _MODEL.value,
         _choice(_DTYPE),
         attention=_choice(_ATTENTION),
         mesh=None if _MESH.value is None else MeshShape.parse(_MESH.value),
-        prefix_cache_bytes=PREFIX_CACHE_BYTES if cache_bytes is None else cache_bytes,
+        prefix_cache_bytes=_PREFIX_CACHE_BYTES.value,
     )
     labels = [engine.label_id(label) for label in _LABELS.value]
     with progress_bar("items scored") as on_progress:

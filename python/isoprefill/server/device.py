@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from isoprefill.engine import PREFIX_CACHE_BYTES, ScoringEngine
+from isoprefill.engine import ScoringEngine
 from isoprefill.mesh import MeshShape
 from isoprefill.request import TokenRequest
 from isoprefill.result import RequestLogprobs
@@ -61,12 +61,11 @@ def make_engine(settings: EngineSettings) -> DeviceEngine:
     """
     logging.getLogger("jax").setLevel(logging.ERROR)
     attention: Any = settings.attention
-    cache_bytes = settings.prefix_cache_bytes
     engine = ScoringEngine.from_pretrained(
         settings.model,
         settings.dtype,
         attention=attention,
-        prefix_cache_bytes=PREFIX_CACHE_BYTES if cache_bytes is None else cache_bytes,
+        prefix_cache_bytes=settings.prefix_cache_bytes,
         mesh=None if settings.mesh is None else MeshShape.parse(settings.mesh),
     )
     return DeviceEngine(engine, settings.algorithm)
