@@ -14,7 +14,6 @@ CASES is a JSON list of {"kind": …}:
 import json
 import sys
 import time
-import warnings
 from typing import Any
 from unittest import mock
 
@@ -310,7 +309,6 @@ KINDS = {
 
 def main(chip: str, cases: list[dict]) -> None:
     tpu_compiler.prepare_process(chip)
-    warnings.simplefilter("ignore")  # of untuned block sizes
     import jax
 
     from isoprefill_pallas.chips import CHIPS

@@ -1,5 +1,6 @@
 """Block sizes: which are chosen for a pack. Wrong ones do not compile on a chip that no test has."""
 
+import itertools
 import json
 import pathlib
 import warnings
@@ -10,7 +11,7 @@ import isoprefill_pallas
 from isoprefill_csrc import build_layout
 from isoprefill_pallas.block_sizes import BlockSizes, choose_block_sizes
 from isoprefill_pallas.chips import CHIPS
-from isoprefill_pallas.heads import Heads
+from isoprefill_pallas.heads import DTYPES, HEAD_DIMS, Heads
 
 TUNED = [
     (chip, entry)
@@ -32,7 +33,9 @@ def choose(row_intervals, chip="v6e", heads=Heads(16, 8, 128, "bfloat16")):  # n
 
 
 @pytest.mark.parametrize(
-    ("chip", "entry"), TUNED, ids=[f"{c}-{e['head_dim']}-{e['prefixes']}" for c, e in TUNED]
+    ("chip", "entry"),
+    TUNED,
+    ids=[f"{c}-{e['head_dim']}-{e['dtype']}-{e['prefixes']}" for c, e in TUNED],
 )
 @pytest.mark.parametrize("groups", [1, 2, 3, 8, 16])
 def test_tuned_sizes_fit_packs_of_every_size(chip, entry, groups):
@@ -56,6 +59,17 @@ def test_prefixes_too_short_for_a_full_step_get_sizes_without_one():
     assert choose(intervals([300] * 32)).full_keys == 0
     assert choose(intervals([2000])).full_keys > 0
     assert choose(intervals([300] * 31 + [2000])).full_keys > 0
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_every_width_of_head_and_dtype_is_tuned(chip):
+    """A kernel with untuned sizes takes up to twice as long."""
+    tuned = [
+        (entry["head_dim"], entry["dtype"], entry["prefixes"])
+        for known, entry in TUNED
+        if known == chip
+    ]
+    assert sorted(tuned) == sorted(itertools.product(HEAD_DIMS, DTYPES, ("long", "short")))
 
 
 def test_sizes_that_nobody_tuned_are_taken_with_one_warning():

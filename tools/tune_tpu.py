@@ -9,6 +9,7 @@ import dataclasses
 import datetime
 import json
 import pathlib
+import sys
 import tempfile
 from typing import Any
 
@@ -116,8 +117,8 @@ def tune(
         if best == before:
             break
     if fewest is None:
-        raise app.UsageError(
-            f"no sizes compile for head_dim {head_dim}, {dtype}, {prefixes} prefixes on {_CHIP.value}"
+        sys.exit(
+            f"tune_tpu: no sizes compile for head_dim {head_dim}, {dtype}, {prefixes} prefixes on {_CHIP.value}"
         )
     counted = (
         f"static cycles of {judge}, {workload.query_heads} query and {workload.kv_heads} KV heads"
