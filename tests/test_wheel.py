@@ -165,7 +165,10 @@ def test_the_documented_model_is_the_one_that_ran():
 
 def test_another_project_is_refused_without_it(tmp_path):
     """The test above would show nothing if pip did not look for isoprefill."""
-    python = next(pathlib.Path(p) for p in read_pythons().values() if not p.startswith("absent"))
+    present = [pathlib.Path(p) for p in read_pythons().values() if not p.startswith("absent")]
+    if not present:
+        pytest.skip("none of the Pythons is present")
+    python = present[0]
     shutil.copytree(ROOT / "examples" / "pip_consumer", tmp_path / "project")
     programs = make_environment(python, tmp_path / "environment")
     done = subprocess.run(
