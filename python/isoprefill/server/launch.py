@@ -6,7 +6,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import uvicorn
 
@@ -82,6 +82,7 @@ async def _serve(
     )
     supervising = asyncio.create_task(supervisor.run())
     supervising.add_done_callback(lambda _: server.end())
+    server.on_second_signal = supervising.cancel
     host, port = listener.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
     logs.event("listening", url=f"http://{address}:{port}", model=service.model_name)
@@ -101,6 +102,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+        self.on_second_signal: Callable[[], object] = lambda: None
 
     def end(self) -> None:
         """Stops accepting connections; what is in flight is still answered."""
@@ -122,6 +124,8 @@ class _Server(uvicorn.Server):
         logs.event("draining", signal=number.name)
         if self.should_exit:  # the second one: at once
             self.force_exit = True
+            # Since Python 3.12 asyncio waits for open connections, which would wait for what is in flight.
+            self.on_second_signal()
         self.end()
 
 
