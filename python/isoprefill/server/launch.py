@@ -6,7 +6,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import uvicorn
 
@@ -65,7 +65,6 @@ async def _serve(
         backlog=min(settings.limits.max_connections, 2048),
         timeout_graceful_shutdown=max(1, round(settings.limits.drain_timeout_s)),
     )
-    server = _Server(config, service)
 
     def on_ready(ready: protocol.Ready) -> None:
         service.on_ready(ready)
@@ -81,8 +80,8 @@ async def _serve(
         settings, service.dispatcher, service.metrics, on_ready, scheduler_command
     )
     supervising = asyncio.create_task(supervisor.run())
+    server = _Server(config, service, supervising)
     supervising.add_done_callback(lambda _: server.end())
-    server.on_second_signal = supervising.cancel
     host, port = listener.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
     logs.event("listening", url=f"http://{address}:{port}", model=service.model_name)
@@ -99,10 +98,12 @@ async def _serve(
 class _Server(uvicorn.Server):
     """uvicorn's server, whose end by a signal is a normal one."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, supervising: asyncio.Task[None]
+    ) -> None:
         super().__init__(config)
         self._service = service
-        self.on_second_signal: Callable[[], object] = lambda: None
+        self._supervising = supervising
 
     def end(self) -> None:
         """Stops accepting connections; what is in flight is still answered."""
@@ -124,8 +125,8 @@ class _Server(uvicorn.Server):
         logs.event("draining", signal=number.name)
         if self.should_exit:  # the second one: at once
             self.force_exit = True
-            # Since Python 3.12 asyncio waits for open connections, which would wait for what is in flight.
-            self.on_second_signal()
+            # Fails what is in flight: since Python 3.12 asyncio waits until every connection has its answer.
+            self._supervising.cancel()
         self.end()
 
 
