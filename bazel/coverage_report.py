@@ -29,7 +29,11 @@ import pybind11
 import build_events
 
 LEAST = 95.0
-PYTHON_FILES = ("python/isoprefill/**/*.py", "pallas/isoprefill_pallas/**/*.py")
+PYTHON_FILES = (
+    "python/isoprefill/**/*.py",
+    "python/isoprefill_sglang_jax/*.py",
+    "pallas/isoprefill_pallas/**/*.py",
+)
 DATA = "python.coverage"  # the name that pytest_main.py gives the data in a test's outputs
 
 
@@ -138,7 +142,7 @@ def report_cc(work: pathlib.Path) -> bool:
     compile_with_counters(work)
     for program in sorted(work.glob("*_test")):
         subprocess.run([program], check=True)
-    tests = [name for name in sorted(glob.glob("tests/test_*.py")) if tests_the_extension(name)]
+    tests = [name for name in sorted(glob.glob("tests/*/test_*.py")) if tests_the_extension(name)]
     path = os.pathsep.join([str(work), os.environ.get("PYTHONPATH", "")])
     subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],

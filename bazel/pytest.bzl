@@ -6,11 +6,11 @@ def pytest_test(name, srcs, args = [], data = [], deps = [], **kwargs):
     """Runs pytest on srcs.
 
     Args:
-      name: the target; //tests:isolation for tests/test_isolation.py.
+      name: the target; //tests/engine:isolation for tests/engine/test_isolation.py.
       srcs: the files that hold tests.
       args: more arguments of pytest.
       data: as in py_test.
-      deps: as in py_test; pytest and //tests:support are added.
+      deps: as in py_test; pytest and //tests/support are added.
       **kwargs: as in py_test.
     """
     py_test(
@@ -20,7 +20,7 @@ def pytest_test(name, srcs, args = [], data = [], deps = [], **kwargs):
         args = ["$(rootpath {})".format(src) for src in srcs] + args,
         data = data + ["//:pyproject.toml"],
         deps = deps + [
-            "//tests:support",
+            "//tests/support",
             "@pypi_tests//pytest",
         ],
         **kwargs

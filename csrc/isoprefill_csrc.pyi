@@ -202,11 +202,6 @@ def request_from_tokens(
 def check_no_delimiter(*, delimiter_id: int, query: _Ints, items: Iterable[_Ints]) -> None:
     """Raises ValueError, with the place, if content holds the delimiter."""
 
-def segment_tokens(
-    *, tokens: _Ints, delimiter_id: int, delimiter: Literal["hidden", "prefix_first"]
-) -> tuple[_Int32, _Int32]:
-    """(segment_ids, positions) of packed tokens; what follows the last delimiter is padding."""
-
 def choose_local_block(
     *, item_lens: _Ints, block_q: int, block_kv: int, candidates: Sequence[int] = ...
 ) -> int:

@@ -12,15 +12,15 @@ import statistics
 import time
 from typing import Any
 
-import callers_directory
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from cpu_workloads import WORKLOADS
 
+import callers_directory
+from cpu_workloads import WORKLOADS
 from isoprefill import PackedLayout, multi_item_attention
-from isoprefill.layout import bucket_size
+from isoprefill.attention.layout import bucket_size
 from isoprefill_pallas.heads import check_heads
 from isoprefill_pallas.workloads import useful_pairs
 

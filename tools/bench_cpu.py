@@ -15,9 +15,10 @@ import statistics
 import sys
 from typing import Any
 
-import callers_directory
 import numpy as np
 from absl import app, flags
+
+import callers_directory
 from cpu_contestants import NAMES, Dtype
 from cpu_measurement import Measured, MeasurementError, Task, measure_apart
 from cpu_plot import draw_items

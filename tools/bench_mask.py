@@ -21,11 +21,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import callers_directory
 import numpy as np
 import numpy.typing as npt
 from absl import app, flags, logging
 
+import callers_directory
 import isoprefill_csrc as csrc
 
 _JSON = flags.DEFINE_string("json", None, "file to write the rows to, as JSON")

@@ -28,8 +28,9 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
-import callers_directory
 from absl import app, flags
+
+import callers_directory
 
 HERE = pathlib.Path(__file__).parent
 SERVE = (sys.executable, "-m", "isoprefill.cli", "serve")

@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-import callers_directory
 from absl import app, flags
 
+import callers_directory
 from isoprefill_pallas.chips import CHIPS
 from isoprefill_pallas.workloads import WORKLOADS
 

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from isoprefill import PackedLayout, multi_item_attention
-from isoprefill.head import logprobs_at
 from isoprefill.models.assembly import layer_shapes
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.decoder import LayerParams, Params, decode
+from isoprefill.models.head import logprobs_at
 from isoprefill_pallas.estimate import SPLASH_BLOCKS, splash_attention
 from isoprefill_pallas.workloads import WORKLOADS, Workload
 

@@ -9,10 +9,10 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-import callers_directory
 import numpy as np
 from absl import app, flags
 
+import callers_directory
 from isoprefill import ScoringEngine
 from isoprefill.models.pinned import FetchError
 

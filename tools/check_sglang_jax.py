@@ -18,12 +18,12 @@ import subprocess
 import sys
 import tempfile
 
+from absl import app, flags
+
 import callers_directory
 import sglang_jax_models
 import sglang_jax_results
-from absl import app, flags
-
-from isoprefill.integrations import source_interface
+from isoprefill_sglang_jax import source_interface
 
 _SOURCE = flags.DEFINE_string(
     "source", None, "A checkout of sglang-jax, or the directory that holds sgl_jax.", required=True
@@ -34,7 +34,7 @@ _PYTHON = flags.DEFINE_string(
     "The Python to read and to run with. To run, it needs sglang-jax's packages and isoprefill's wheel. By default "
     "the first on PATH of a version that sglang-jax takes.",
 )
-INTERFACE = pathlib.Path(source_interface.__file__).with_name("sglang_jax_interface.json")
+INTERFACE = pathlib.Path(source_interface.__file__).with_name("interface.json")
 # Of XLA on a CPU, by default one a core: a callback of the interpreter holds one while it waits for a copy, which takes
 # another, so that two devices on two cores would wait for ever.
 XLA_THREADS = "16"
@@ -111,9 +111,7 @@ def differences(python: str, root: pathlib.Path) -> list[str]:
 
 def missing(python: str, root: pathlib.Path) -> str | None:
     """Why this Python cannot run the link; None if it can."""
-    program = (
-        "import sgl_jax.srt.entrypoints.engine; import isoprefill.integrations.sglang_jax.install"
-    )
+    program = "import sgl_jax.srt.entrypoints.engine; import isoprefill_sglang_jax.hooks"
     done = subprocess.run(
         [python, "-c", program], env=environment(python, root), text=True, capture_output=True
     )

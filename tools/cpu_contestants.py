@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
+
 from cpu_workloads import LABELS, Kind, Sizes
 
 MATMULS = 8

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
+
 from cpu_contestants import ITEM_BY_ITEM, MATMULS, Dtype, Ours, Peer, contestant
 from cpu_workloads import Kind, Workload
 

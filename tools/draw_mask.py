@@ -2,9 +2,9 @@
 
 import pathlib
 
-import callers_directory
 from absl import app, flags
 
+import callers_directory
 from isoprefill import PackedLayout
 
 _PREFIX = flags.DEFINE_integer("prefix", 5, "tokens of the query", lower_bound=1)

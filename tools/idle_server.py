@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from isoprefill.request import TokenRequest
-from isoprefill.result import RequestLogprobs
+from isoprefill.request.result import RequestLogprobs
+from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import launch, scheduler
 from isoprefill.server.settings import BatchSettings, EngineSettings, ServerSettings
 

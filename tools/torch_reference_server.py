@@ -8,12 +8,12 @@ For experiments on your own machine: one request at a time, no authentication.
 
 import sys
 
-import callers_directory
 import torch
 import transformers
 import uvicorn
 from absl import app, flags
 
+import callers_directory
 from isoprefill.models.pinned import FetchError
 from isoprefill.models.source import load_tokenizer
 from isoprefill_torch import METHODS, TorchScorer, flashinfer_cuda, load_model

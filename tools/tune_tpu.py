@@ -13,9 +13,9 @@ import sys
 import tempfile
 from typing import Any
 
-import callers_directory
 from absl import app, flags, logging
 
+import callers_directory
 from isoprefill_pallas.chips import CHIPS
 
 # Of a pack of long prefixes, and of one of short ones, which has no full step: block_sizes.py.

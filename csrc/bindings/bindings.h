@@ -18,7 +18,6 @@ using LayoutClass = pybind11::class_<Layout, std::shared_ptr<Layout>>;
 LayoutClass BindLayout(pybind11::module_& module);
 void BindMask(LayoutClass& layout);
 void BindFlashInfer(LayoutClass& layout);
-void BindSegmentTokens(pybind11::module_& module);
 void BindFfi(pybind11::module_& module);
 void BindAttention(pybind11::module_& module);
 void BindAlignedSchedule(pybind11::module_& module, LayoutClass& layout);

@@ -9,7 +9,6 @@ PYBIND11_MODULE(isoprefill_csrc, module) {
   isoprefill::LayoutClass layout = isoprefill::BindLayout(module);
   isoprefill::BindMask(layout);
   isoprefill::BindFlashInfer(layout);
-  isoprefill::BindSegmentTokens(module);
   isoprefill::BindFfi(module);
   isoprefill::BindAttention(module);
   isoprefill::BindAlignedSchedule(module, layout);

@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isoprefill.attention import multi_item_attention
-    from isoprefill.engine import ScoringEngine
-    from isoprefill.labels import LabelSets
-    from isoprefill.layout import PackedLayout
-    from isoprefill.mesh import MeshShape
-    from isoprefill.request_error import MissingLogprobError, RequestError
-    from isoprefill.result import ScoreResult, Usage
-    from isoprefill.warm_up import Workload
+    from isoprefill.attention.layout import PackedLayout
+    from isoprefill.execution.engine import ScoringEngine
+    from isoprefill.execution.mesh import MeshShape
+    from isoprefill.execution.warm_up import Workload
+    from isoprefill.request.errors import MissingLogprobError, RequestError
+    from isoprefill.request.labels import LabelSets
+    from isoprefill.request.result import ScoreResult, Usage
 
 _HOMES = {
-    "LabelSets": "isoprefill.labels",
-    "MeshShape": "isoprefill.mesh",
-    "MissingLogprobError": "isoprefill.request_error",
-    "PackedLayout": "isoprefill.layout",
-    "RequestError": "isoprefill.request_error",
-    "ScoreResult": "isoprefill.result",
-    "ScoringEngine": "isoprefill.engine",
-    "Usage": "isoprefill.result",
-    "Workload": "isoprefill.warm_up",
+    "LabelSets": "isoprefill.request.labels",
+    "MeshShape": "isoprefill.execution.mesh",
+    "MissingLogprobError": "isoprefill.request.errors",
+    "PackedLayout": "isoprefill.attention.layout",
+    "RequestError": "isoprefill.request.errors",
+    "ScoreResult": "isoprefill.request.result",
+    "ScoringEngine": "isoprefill.execution.engine",
+    "Usage": "isoprefill.request.result",
+    "Workload": "isoprefill.execution.warm_up",
     "multi_item_attention": "isoprefill.attention",
 }
 

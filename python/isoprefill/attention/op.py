@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 import isoprefill_csrc
 from isoprefill.attention.cpu import cpu_attention
+from isoprefill.attention.layout import PackedLayout
 from isoprefill.attention.xla import xla_attention
-from isoprefill.layout import PackedLayout
 from isoprefill.modes import Backend
 from isoprefill_pallas.heads import Heads, check_heads
 from isoprefill_pallas.op import pallas_attention

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from isoprefill.layout import AlignedSchedule, PackedLayout
+from isoprefill.attention.layout import AlignedSchedule, PackedLayout
 
 HIDDEN_SCORE = -1e30  # finite, so that a row that has seen nothing yet stays free of NaN
 LOCAL_SCORES_AT_ONCE = (

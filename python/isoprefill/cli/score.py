@@ -111,8 +111,8 @@ def _score() -> dict[str, Any]:
 
     # After the cheap checks: importing jax takes a second.
     from isoprefill.cli.progress import progress_bar
-    from isoprefill.engine import ScoringEngine
-    from isoprefill.mesh import MeshShape
+    from isoprefill.execution.engine import ScoringEngine
+    from isoprefill.execution.mesh import MeshShape
 
     engine = ScoringEngine.from_pretrained(
         _MODEL.value,

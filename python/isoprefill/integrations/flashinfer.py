@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
+from isoprefill.attention.layout import PackedLayout
 from isoprefill.integers import flat_integers
-from isoprefill.layout import PackedLayout
 from isoprefill.modes import Delimiter
 
 PARAMETERS = (

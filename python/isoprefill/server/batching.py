@@ -19,9 +19,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from isoprefill.labels import LabelSets
-from isoprefill.request import TokenRequest
-from isoprefill.result import RequestLogprobs
+from isoprefill.request.labels import LabelSets
+from isoprefill.request.result import RequestLogprobs
+from isoprefill.request.token_request import TokenRequest
 from isoprefill.server.settings import BatchSettings
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 
-from isoprefill.engine import ScoringEngine
-from isoprefill.mesh import MeshShape
-from isoprefill.request import TokenRequest
-from isoprefill.result import RequestLogprobs
+from isoprefill.execution.engine import ScoringEngine
+from isoprefill.execution.mesh import MeshShape
+from isoprefill.request.result import RequestLogprobs
+from isoprefill.request.token_request import TokenRequest
 from isoprefill.server.settings import EngineSettings
 
 

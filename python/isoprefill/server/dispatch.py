@@ -8,8 +8,8 @@ import time
 import zmq
 import zmq.asyncio
 
-from isoprefill.request import TokenRequest
-from isoprefill.result import RequestLogprobs
+from isoprefill.request.result import RequestLogprobs
+from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import logs, protocol
 from isoprefill.server.errors import ApiError
 from isoprefill.server.metrics import Metrics

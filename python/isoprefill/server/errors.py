@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from isoprefill.request_error import RequestError
+from isoprefill.request.errors import RequestError
 
 ErrorType = Literal[
     "missing_parameter_error",

@@ -3,8 +3,8 @@
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from isoprefill.request import TokenRequest
-from isoprefill.result import RequestLogprobs
+from isoprefill.request.result import RequestLogprobs
+from isoprefill.request.token_request import TokenRequest
 from isoprefill.server.protocol import BatchDone
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST

@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 from jaxtyping import Float64, Int32
 
-from isoprefill.labels import LabelSets
 from isoprefill.modes import Algorithm, Delimiter, Isolation
-from isoprefill.request import TokenRequest
-from isoprefill.result import RequestLogprobs
+from isoprefill.request.labels import LabelSets
+from isoprefill.request.result import RequestLogprobs
+from isoprefill.request.token_request import TokenRequest
 
 
 class Score(msgspec.Struct, tag="score", array_like=True, frozen=True):

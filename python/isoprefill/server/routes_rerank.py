@@ -14,12 +14,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from isoprefill.labels import LabelSets
 from isoprefill.models.tokenizer import Tokenizer
-from isoprefill.prepare import Preparer
-from isoprefill.request import TokenRequest
-from isoprefill.request_error import RequestError
-from isoprefill.scores import score_result
+from isoprefill.request.errors import RequestError
+from isoprefill.request.labels import LabelSets
+from isoprefill.request.preparer import Preparer
+from isoprefill.request.scores import score_result
+from isoprefill.request.token_request import TokenRequest
 from isoprefill.server.api_models import RerankRequest, RerankResponse
 from isoprefill.server.errors import ApiError
 from isoprefill.server.openapi import body_of, responses

@@ -11,11 +11,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from isoprefill.labels import LabelSets
-from isoprefill.prepare import Preparer
-from isoprefill.request import TokenRequest
-from isoprefill.result import ScoreResult
-from isoprefill.scores import check_score_options, score_result
+from isoprefill.request.labels import LabelSets
+from isoprefill.request.preparer import Preparer
+from isoprefill.request.result import ScoreResult
+from isoprefill.request.scores import check_score_options, score_result
+from isoprefill.request.token_request import TokenRequest
 from isoprefill.server.api_models import ScoreRequest, ScoreResponse
 from isoprefill.server.errors import ApiError
 from isoprefill.server.openapi import body_of, responses

@@ -22,12 +22,12 @@ import msgspec
 import numpy as np
 import zmq
 
-from isoprefill.labels import LabelSets
+from isoprefill.execution.packing import pieces
 from isoprefill.models.pinned import FetchError
 from isoprefill.modes import CACHING_ALGORITHMS
-from isoprefill.packing import pieces
-from isoprefill.request import TokenRequest
-from isoprefill.result import RequestLogprobs
+from isoprefill.request.labels import LabelSets
+from isoprefill.request.result import RequestLogprobs
+from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import logs, protocol
 from isoprefill.server.batching import Line, Slice, joined
 from isoprefill.server.settings import BatchSettings, EngineSettings, LogFormat

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from isoprefill.models.tokenizer import Tokenizer
-from isoprefill.prepare import Preparer
-from isoprefill.request import TokenRequest
-from isoprefill.request_error import RequestError
-from isoprefill.result import RequestLogprobs
+from isoprefill.request.errors import RequestError
+from isoprefill.request.preparer import Preparer
+from isoprefill.request.result import RequestLogprobs
+from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import protocol
 from isoprefill.server.api_models import RerankRequest, ScoreRequest
 from isoprefill.server.dispatch import RETRY_AFTER_S, Dispatcher, request_timeout

@@ -1,1 +1,0 @@
-"""The ways to compute the same log-probabilities, and the choice between them."""

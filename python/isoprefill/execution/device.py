@@ -1,0 +1,70 @@
+"""A model on its devices."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from jax.sharding import Mesh
+
+from isoprefill.attention.layout import PackedLayout
+from isoprefill.attention.op import with_schedules_of
+from isoprefill.bits import as_held, dtype_name
+from isoprefill.execution.mesh import DATA, TENSOR, MeshShape, make_mesh, shard_params
+from isoprefill.execution.steps import Steps, steps
+from isoprefill.models.config import ModelConfig
+from isoprefill.models.decoder import Params
+from isoprefill.modes import Backend
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Device:
+    """Weights where they are used, and the functions that use them.
+
+    Attributes:
+        params: weights, shared out over the mesh if there is one.
+        config: sizes and switches of the model.
+        attention: back end.
+        mesh: devices; None is JAX's default device.
+        steps: compiled functions.
+        lanes: packs that are computed side by side.
+    """
+
+    params: Params
+    config: ModelConfig
+    attention: Backend
+    mesh: Mesh | None
+    steps: Steps
+    lanes: int
+
+    @classmethod
+    def of(
+        cls, params: Params, config: ModelConfig, attention: Backend, shape: MeshShape | None
+    ) -> "Device":
+        """Puts a model on a mesh, or leaves it on the default device.
+
+        Raises:
+            ValueError: if the devices or the model's heads do not allow the mesh; with the numbers.
+        """
+        params = as_held(params)
+        if shape is None:
+            return cls(params, config, attention, None, steps(config, attention, None), 1)
+        mesh = make_mesh(shape, config)
+        return cls(
+            shard_params(params, mesh),
+            config,
+            attention,
+            mesh,
+            steps(config, attention, mesh),
+            mesh.shape[DATA],
+        )
+
+    def with_schedules(self, layouts: Sequence[PackedLayout]) -> list[PackedLayout]:
+        """Layouts of one size with what the attention of one device needs, all of one kind."""
+        tensor = 1 if self.mesh is None else self.mesh.shape[TENSOR]
+        return with_schedules_of(
+            self.attention,
+            layouts,
+            query_heads=self.config.num_query_heads // tensor,
+            kv_heads=self.config.num_kv_heads // tensor,
+            head_dim=self.config.head_dim,
+            dtype=dtype_name(self.params.final_norm),
+        )

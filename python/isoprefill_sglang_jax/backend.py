@@ -1,0 +1,184 @@
+"""The attention back end: ours for passes with multi-item requests, sglang-jax's own for all others."""
+
+import logging
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from sgl_jax.srt.layers.attention.base_attn_backend import AttentionBackend
+
+from isoprefill_pallas.heads import Heads
+from isoprefill_pallas.paged import MAX_PAGE_SIZE, paged_attention, write_columns
+from isoprefill_pallas.schedule import KernelSchedule
+from isoprefill_sglang_jax.metadata import MultiItemMetadata
+from isoprefill_sglang_jax.xla import xla_paged_attention
+
+logger = logging.getLogger(__name__)
+Attention = Literal["auto", "pallas", "xla"]
+
+
+class MultiItemAttention(AttentionBackend):
+    """Wraps the back end that sglang-jax chose.
+
+    In a pass without multi-item requests every call goes to that back end as it came.
+    """
+
+    def __init__(
+        self, own: AttentionBackend, *, page_size: int, mesh: Mesh, kernel_heads: Heads | None
+    ) -> None:
+        """Wraps a back end.
+
+        Args:
+            own: sglang-jax's.
+            page_size: tokens of a page of the KV cache.
+            mesh: with the axes "data" and "tensor".
+            kernel_heads: the heads of one device, for the TPU kernel; None has XLA compute the attention.
+        """
+        self.own = own
+        self.page_size = page_size
+        self.mesh = mesh
+        self.kernel_heads = kernel_heads
+        self._forward_metadata = nnx.data(MultiItemMetadata())
+
+    def get_forward_metadata(self, batch: Any) -> MultiItemMetadata:
+        """The metadata of a pass, of a ModelWorkerBatch."""
+        own = self.own.get_forward_metadata(batch)
+        return MultiItemMetadata.make(own, batch, self.page_size, self.mesh, self.kernel_heads)
+
+    @property
+    def forward_metadata(self) -> MultiItemMetadata:
+        """The metadata of the pass that comes next; sglang-jax assigns it before each."""
+        return self._forward_metadata
+
+    @forward_metadata.setter
+    def forward_metadata(self, value: MultiItemMetadata) -> None:
+        self._forward_metadata = value
+        self.own.forward_metadata = value.own
+
+    def __call__(
+        self,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        layer: Any,
+        forward_batch: Any,
+        token_to_kv_pool: Any,
+        **kwargs: Any,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Attention of one layer.
+
+        Args:
+            q: `[T, Hq, D]` or `[T, Hq * D]`; k and v likewise with Hkv heads.
+            layer: sglang-jax's RadixAttention.
+            forward_batch: its ForwardBatch.
+            token_to_kv_pool: its KV cache.
+
+        Returns:
+            The output `[T, Hq * D]` and the layer's fused cache with the new keys and values in it.
+        """
+        metadata = self._forward_metadata
+        if metadata.row_intervals is None:
+            return self.own(q, k, v, layer, forward_batch, token_to_kv_pool, **kwargs)
+        _check_layer(layer, kwargs)
+        head_dim = layer.head_dim
+        scale = head_dim**-0.5 if layer.scaling is None else layer.scaling
+
+        def attend(
+            q: jax.Array,
+            k: jax.Array,
+            v: jax.Array,
+            kv_pages: jax.Array,
+            slots: jax.Array,
+            columns: tuple[jax.Array, jax.Array, jax.Array],
+            schedule: KernelSchedule | None,
+        ) -> tuple[jax.Array, jax.Array]:
+            kv_pages = write_columns(kv_pages, k, v, slots)
+            options = {"scale": scale, "soft_cap": layer.logit_cap}
+            if schedule is None:
+                out = xla_paged_attention(q, kv_pages, *columns, **options)
+            else:
+                page_indices, page_lens, _ = columns
+                out, _ = paged_attention(q, kv_pages, page_indices, page_lens, schedule, **options)
+            return out.reshape(out.shape[0], -1), kv_pages
+
+        heads, rows = P("data", "tensor"), P("data")
+        pages = P("data", None, "tensor", None, None)
+        return jax.shard_map(
+            attend,
+            mesh=self.mesh,
+            in_specs=(heads, heads, heads, pages, rows, (rows, rows, P(None, "data")), P()),
+            out_specs=(heads, pages),
+            check_vma=False,
+        )(
+            q.reshape(q.shape[0], -1, head_dim),
+            k.reshape(k.shape[0], -1, head_dim),
+            v.reshape(v.shape[0], -1, head_dim),
+            token_to_kv_pool.get_fused_kv_buffer(layer.layer_id),
+            forward_batch.out_cache_loc,
+            (metadata.page_indices, metadata.page_lens, metadata.row_intervals),
+            metadata.schedule,
+        )
+
+    def get_max_running_reqests(self, max_context_len: int, page_size: int) -> int:
+        """As sglang-jax's back end says (and spells)."""
+        return self.own.get_max_running_reqests(max_context_len, page_size)
+
+
+def kernel_heads(runner: Any, attention: Attention) -> Heads | None:
+    """The heads of one device if the TPU kernel is to compute the attention of a ModelRunner; None for XLA.
+
+    Raises:
+        ValueError: "pallas" was asked for, and the kernel does not take this model; names the value.
+    """
+    if attention == "xla" or (attention == "auto" and jax.default_backend() != "tpu"):
+        return None
+    shards = runner.mesh.shape["tensor"]
+    dtype = jnp.dtype(runner.model_config.dtype)
+    try:
+        if runner.mesh.shape["data"] != 1:
+            raise ValueError("the kernel's schedule is for one data-parallel rank")
+        page_size = runner.server_args.page_size
+        if page_size > MAX_PAGE_SIZE:
+            raise ValueError(f"page_size must be at most {MAX_PAGE_SIZE}, got {page_size}")
+        cache = runner.server_args.kv_cache_dtype
+        if cache != "auto" and {"bf16": "bfloat16"}.get(cache, cache) != dtype.name:
+            raise ValueError(f"the KV cache must have the model's dtype {dtype}, got {cache}")
+        return Heads(
+            runner.num_attn_heads // shards,
+            runner.num_kv_heads // shards,
+            runner.model_config.head_dim,
+            dtype.name,
+        )
+    except ValueError as error:
+        if attention == "pallas":
+            raise
+        logger.warning("XLA, not the TPU kernel, computes the attention of items: %s", error)
+        return None
+
+
+def unsupported_layer(layer: Any) -> str | None:
+    """What our attention lacks for a RadixAttention; None if nothing."""
+    attn_type = getattr(layer.attn_type, "value", layer.attn_type)
+    if attn_type != "decoder":
+        return f"attention type {attn_type!r}"
+    if layer.sliding_window_size is not None and layer.sliding_window_size > 0:
+        return f"a sliding window of {layer.sliding_window_size}"
+    if layer.xai_temperature_len > 0:
+        return f"xai_temperature_len {layer.xai_temperature_len}"
+    if layer.v_head_dim != layer.head_dim:
+        return f"values of {layer.v_head_dim} beside keys of {layer.head_dim}"
+    return None
+
+
+def _check_layer(layer: Any, kwargs: dict[str, Any]) -> None:
+    """Requests are refused before they get here (requests.py); this is for what only the call shows."""
+    lacking = unsupported_layer(layer)
+    given = sorted(name for name, value in kwargs.items() if value is not None)
+    if lacking or given:
+        raise NotImplementedError(
+            f"layer {layer.layer_id} has {lacking or f'the arguments {given}'}, which multi-item attention does not "
+            "support"
+        )

@@ -1,0 +1,96 @@
+"""Multi-item requests in sglang-jax's scheduler: accepted or refused when they arrive, given their scores when done."""
+
+from http import HTTPStatus
+from typing import Any
+
+import numpy as np
+from sgl_jax.srt.layers.radix_attention import RadixAttention
+from sgl_jax.srt.managers.schedule_batch import FINISH_ABORT
+
+from isoprefill_sglang_jax.backend import MultiItemAttention, unsupported_layer
+from isoprefill_sglang_jax.items import RequestItems
+
+
+def accept(scheduler: Any, request: Any) -> None:
+    """Gives a request its items. One that cannot be served is marked as aborted, with the reason.
+
+    Args:
+        scheduler: sglang-jax's Scheduler.
+        request: its Req, before it is queued.
+    """
+    request.isoprefill_items = None
+    request.isoprefill_shares = []
+    if request.to_finish is not None:
+        return
+    try:
+        items = RequestItems.decode(request.extra_key)
+        if items is None:
+            return
+        _check(scheduler, request, items)
+    except ValueError as error:
+        request.set_finish_with_abort(str(error))
+        request.to_finish = FINISH_ABORT(str(error), HTTPStatus.BAD_REQUEST, "BadRequestError")
+    else:
+        request.isoprefill_items = items
+
+
+def unsupported(scheduler: Any) -> str | None:
+    """Why this server cannot take multi-item requests; None if it can."""
+    arguments = scheduler.server_args
+    if arguments.speculative_algorithm is not None:
+        return f"speculative decoding ({arguments.speculative_algorithm})"
+    for name in ("disaggregation_mode", "pd_disaggregation"):
+        mode = getattr(arguments, name, None)
+        if mode and mode != "null":
+            return f"{name} {mode!r}"
+    if arguments.enable_mixed_chunk:
+        return "enable_mixed_chunk"
+    runner = scheduler.tp_worker.get_model_runner()
+    if not isinstance(runner.attn_backend, MultiItemAttention):
+        return f"the attention back end {type(runner.attn_backend).__name__}"
+    for _, module in runner.model.iter_modules():
+        if isinstance(module, RadixAttention):
+            lacking = unsupported_layer(module)
+            if lacking is not None:
+                return f"layer {module.layer_id} with {lacking}"
+        elif getattr(module, "attention_sink_bias", None) is not None:
+            return "attention sinks"
+    return None
+
+
+def _check(scheduler: Any, request: Any, items: RequestItems) -> None:
+    tokens = len(request.origin_input_ids)
+    if items.num_tokens != tokens:
+        raise ValueError(
+            f"query and items have {items.num_tokens} tokens, the request has {tokens}"
+        )
+    vocab = scheduler.model_config.vocab_size
+    if max(items.labels) >= vocab:
+        raise ValueError(
+            f"label token id {max(items.labels)} is not below the vocabulary's size {vocab}"
+        )
+    if request.sampling_params.max_new_tokens != 0:
+        raise ValueError(
+            f"a multi-item request must have max_new_tokens 0, got {request.sampling_params.max_new_tokens}"
+        )
+    if request.lora_id not in (None, "0"):
+        raise ValueError("multi-item requests do not take a LoRA adapter")
+    if not hasattr(scheduler, "isoprefill_unsupported"):
+        scheduler.isoprefill_unsupported = unsupported(scheduler)
+    if scheduler.isoprefill_unsupported is not None:
+        raise ValueError(f"multi-item scoring does not support {scheduler.isoprefill_unsupported}")
+
+
+def attach_scores(request: Any) -> None:
+    """Puts the log-probabilities of a finished request, float32 [N, L], where sglang-jax sends them back.
+
+    `routed_experts` is the one array that it passes from a request to the front end unchanged, and requests that do
+    not ask for routed experts leave it empty.
+    """
+    items: RequestItems | None = getattr(request, "isoprefill_items", None)
+    if items is None:
+        return
+    shares, request.isoprefill_shares = request.isoprefill_shares, []
+    if sum(share.num_rows for share in shares) == len(items.item_lens):  # fewer if it was aborted
+        logprobs = np.concatenate([share.take() for share in shares])
+        request.routed_experts = np.ascontiguousarray(logprobs, np.float32)

@@ -1,0 +1,42 @@
+"""Whether this sglang-jax is the one that the wrappers of hooks.py were made for."""
+
+import pathlib
+import sys
+
+import jax
+import sgl_jax
+
+from isoprefill_sglang_jax import source_interface
+
+EXPECTED = pathlib.Path(__file__).with_name("interface.json")
+
+
+class IncompatibleSglangJaxError(RuntimeError):
+    """This sglang-jax is not the one that this was made for; the message lists the differences."""
+
+
+def check_versions(*, allow_untested: bool) -> None:
+    """Compares sglang-jax's source, jax and Python with those that this was made for and tested with.
+
+    Args:
+        allow_untested: accept other versions of jax and Python.
+
+    Raises:
+        IncompatibleSglangJaxError: listing every difference.
+    """
+    expected = source_interface.load(EXPECTED)
+    root = pathlib.Path(next(iter(sgl_jax.__path__))).parent
+    found = [
+        str(difference) for difference in source_interface.differences(root, expected["interface"])
+    ]
+    if not allow_untested:
+        python = f"{sys.version_info.major}.{sys.version_info.minor}"
+        if python not in expected["python"]:
+            found.append(f"Python {python}: expected {' or '.join(expected['python'])}")
+        if jax.__version__ != expected["jax"]:
+            found.append(f"jax {jax.__version__}: expected {expected['jax']}")
+    if found:
+        raise IncompatibleSglangJaxError(
+            f"this was made for sglang-jax at {expected['commit']}; the one in {root} differs:\n"
+            + "\n".join(f"- {line}" for line in found)
+        )

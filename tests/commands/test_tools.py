@@ -1,0 +1,57 @@
+"""What the tools say of a command line that they cannot take: the reason in the last line, and no traceback."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+TOOLS = pathlib.Path(__file__).parents[2] / "tools"
+REFUSED = {
+    "two numbers for heads": ("bench_attention", ["--heads=9,3"], "--heads must be three integers"),
+    "heads that are words": ("bench_attention", ["--heads=9,3,x"], "--heads must be three integers"),
+    "heads that no group shares": ("bench_attention", ["--heads=9,2,64"], "got '9,2,64'"),
+    "an item that is a word": ("draw_mask", ["--items=a"], "--items must be integers of at least 1"),
+    "an item of nothing": ("draw_mask", ["--items=3,0"], "of at least 1, such as 3,2,4, got '3,0'"),
+    "no such directory": ("draw_mask", ["--output=/nonexistent/m.svg"], "--output: "),
+    "no such model": ("causal_effect", ["--model=nope"], "smollm2-135m"),
+    "no such device": ("torch_reference_server", ["--device=tpu"], "<cpu|cuda>"),
+    "a delimiter for nothing": (
+        "torch_reference_server", ["--delimiter-token-id=0"], "--delimiter-token-id needs --delimiter"
+    ),
+    "rows": ("bench_mask", ["--max-rows=1"], "--max-rows=1"),
+    "head_dim": ("tune_tpu", ["--head-dim=x"], "--head-dim=x"),
+} | {
+    f"{tool} and a stray argument": (tool, [*required, "stray"], "unexpected arguments ['stray']")
+    for tool, *required in (
+        ["bench_attention"],
+        ["bench_cpu"],
+        ["bench_mask"],
+        ["bench_server"],
+        ["bench_tpu"],
+        ["causal_effect"],
+        ["check_sglang_jax", "--source=."],
+        ["draw_mask"],
+        ["torch_reference_server"],
+        ["tune_tpu", "--output=."],
+    )
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("tool", "arguments", "reason"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_command_line_is_refused_with_the_reason(tool, arguments, reason, tmp_path):
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
+    environment = os.environ | {"PYTHONPATH": path}
+    environment.pop("BUILD_WORKING_DIRECTORY", None)
+    done = subprocess.run(
+        [sys.executable, str(TOOLS / f"{tool}.py"), *arguments],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert any(reason in line for line in done.stderr.splitlines()[-3:]), done.stderr
+    assert not list(tmp_path.iterdir())
