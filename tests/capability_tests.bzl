@@ -2,7 +2,7 @@
 
 load("//bazel:pytest.bzl", "pytest_test")
 
-def capability_tests(deps, exceptions = {}):
+def capability_tests(deps, exceptions = {}, suites = {}):
     """Makes //tests/FOLDER:NAME of every test_NAME.py.
 
     Args:
@@ -10,6 +10,7 @@ def capability_tests(deps, exceptions = {}):
       exceptions: for each NAME that needs it a dict of `size` (default "medium"), `deps` (instead of the folder's),
         `data`, `shard_count`, and `full`: True makes full_NAME too, which takes every case instead of a pairwise
         cover and runs only when it is named.
+      suites: for each capability that has several test files, under its name the NAMEs of these files.
     """
     names = [src[len("test_"):-len(".py")] for src in native.glob(["test_*.py"])]
     for name in exceptions:
@@ -33,3 +34,5 @@ def capability_tests(deps, exceptions = {}):
                 tags = ["manual"],
                 **attributes
             )
+    for suite, members in suites.items():
+        native.test_suite(name = suite, tests = [":" + member for member in members])
