@@ -33,7 +33,7 @@ from absl import app, flags
 import callers_directory
 
 HERE = pathlib.Path(__file__).parent
-SERVE = (sys.executable, "-m", "isoprefill.cli", "serve")
+SERVE = (sys.executable, "-m", "isoprefill", "serve")
 SERVERS: dict[str, tuple[str, ...]] = {
     "packed": (),
     "unpacked": ("--max-batch-requests=1",),
