@@ -888,12 +888,13 @@ def last_words(capsys, *arguments: str) -> str:
     """The last line on stderr of a start that is refused."""
     from absl import flags
 
+    from isoprefill.cli import serve
     from isoprefill.cli.main import execute
 
     values = flags.FLAGS.flag_values_dict()
     try:
         rest = flags.FLAGS([*SERVE[3:], *arguments])
-        status = execute("serve", rest)
+        status = execute(serve, rest)
     finally:
         flags.FLAGS.unparse_flags()
         for name, value in values.items():

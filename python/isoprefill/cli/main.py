@@ -4,6 +4,7 @@ import functools
 import importlib
 import logging
 import sys
+from types import ModuleType
 
 from absl import app, flags
 
@@ -56,22 +57,21 @@ def run(command: str, argv: list[str] | None = None) -> None:
             print(f"{command}: {error} (--help lists the flags)", file=sys.stderr)
             sys.exit(2)
 
-    app.run(functools.partial(execute, command), argv=argv, flags_parser=parse)
+    app.run(functools.partial(execute, module), argv=argv, flags_parser=parse)
 
 
-def execute(command: str, argv: list[str]) -> int:
+def execute(command: ModuleType, argv: list[str]) -> int:
     """Runs a command whose flags are parsed; returns the exit status.
 
     Bad input is one line on stderr and exit status 2: a command raises ValueError, OSError or FetchError for it.
 
     Args:
-        command: its name.
+        command: its module.
         argv: what the flags leave of the command line: a name and arguments.
     """
-    module = importlib.import_module(f"isoprefill.cli.{command}")
     try:
-        status: int = module.main(argv[1:])
+        status: int = command.main(argv[1:])
     except (ValueError, OSError, FetchError) as error:
-        print(f"{command}: {error}", file=sys.stderr)
+        print(f"{command.__name__.rpartition('.')[2]}: {error}", file=sys.stderr)
         return 2
     return status
