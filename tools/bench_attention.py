@@ -1,15 +1,12 @@
 """Times the attention back ends on packs of one prefix and many items: `bazel run //tools:bench_attention`.
 
-One attention call (one layer) with SmolLM2's heads, unless --heads says otherwise. In each repeat all
-implementations of a workload run one after another; a row shows the median. A useful pair is a row and a column
-that it sees. Memory is what the compiled program needs beside its inputs and output; the C++ of `cpu` takes half a
-megabyte for each thread, which is not in it.
+One attention call (one layer) with SmolLM2's heads, or with those of --heads. In each repeat all back ends run one
+after another; a row shows the median. A useful pair is a row and a column that it sees. Memory is what the compiled
+program needs beside its inputs and output. It does not include the half megabyte that the C++ of `cpu` takes for each
+thread.
 """
 
-import json
-import pathlib
 import statistics
-import time
 from typing import Any
 
 import jax
@@ -18,25 +15,36 @@ import numpy as np
 from absl import app, flags
 
 import callers_directory
-from cpu_workloads import WORKLOADS
+from bench_cpu.workloads import WORKLOADS
+from benchmark import Table, alternating_seconds, write_json
 from isoprefill import PackedLayout, multi_item_attention
 from isoprefill.attention.layout import bucket_size
 from isoprefill_pallas.heads import check_heads
-from isoprefill_pallas.workloads import useful_pairs
 
 MAX_DENSE_ROWS = 4096  # beyond, the dense back end's scores take over 600 MB a call
 
-_WORKLOAD = flags.DEFINE_multi_enum("workload", list(WORKLOADS), list(WORKLOADS), "what to measure")
-_HEADS = flags.DEFINE_string("heads", "9,3,64", "query heads, KV heads, head_dim")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of q, k and v")
-_REPEATS = flags.DEFINE_integer(
-    "repeats", 5, "calls per implementation; the median counts", lower_bound=1
+_WORKLOAD = flags.DEFINE_multi_enum(
+    "workload", list(WORKLOADS), list(WORKLOADS), "Packs to measure; may be repeated."
 )
-_JSON = flags.DEFINE_string("json", None, "file to write the rows to, as JSON")
+_HEADS = flags.DEFINE_string("heads", "9,3,64", "Query heads, KV heads and head_dim.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of q, k and v.")
+_REPEATS = flags.DEFINE_integer(
+    "repeats", 5, "Measured calls of each back end; the median counts.", lower_bound=1
+)
+_JSON = flags.DEFINE_string("json", None, "Write the rows to this file, as JSON.")
+
+TABLE = Table(
+    ("workload", "<9", "workload"),
+    ("back end", "<9", "implementation"),
+    ("rows", ">8", "rows"),
+    ("ms", ">9.1f", lambda row: 1e3 * row["seconds"]),
+    ("GFLOP/s", ">9.1f", "useful_gflop_per_s"),
+    ("temporary MB", ">13.1f", "temporary_mb"),
+)
 
 
 def parse_heads(text: str) -> tuple[int, int, int]:
-    """Query heads, KV heads and head_dim."""
+    """Returns the numbers of query heads and KV heads, and head_dim."""
     try:
         query_heads, kv_heads, head_dim = map(int, text.split(","))
         check_heads(query_heads, kv_heads, head_dim)
@@ -51,13 +59,13 @@ def parse_heads(text: str) -> tuple[int, int, int]:
 def measure(
     workload: str, heads: tuple[int, int, int], dtype: str, repeats: int
 ) -> list[dict[str, Any]]:
-    """One row for each back end that can take the workload."""
-    prefix, item_lens = WORKLOADS[workload].query_len, WORKLOADS[workload].item_lens
+    """Returns a row for each back end that can compute the workload."""
+    pack = WORKLOADS[workload]
     query_heads, kv_heads, head_dim = heads
-    rows = prefix + sum(item_lens)
-    layout = PackedLayout.from_lengths(prefix, item_lens, pad_to=bucket_size(rows)).with_schedule(
-        "xla"
-    )
+    rows = pack.query_len + sum(pack.item_lens)
+    layout = PackedLayout.from_lengths(
+        pack.query_len, pack.item_lens, pad_to=bucket_size(rows)
+    ).with_schedule("xla")
     rng = np.random.default_rng(0)
     q, k, v = (
         jnp.asarray(rng.standard_normal((layout.num_rows, count, head_dim), np.float32), dtype)
@@ -72,32 +80,21 @@ def measure(
                 q, k, v, layout, backend=backend
             )
         )
-        calls[backend] = call.lower(q, k, v, layout).compile()
-        memory[backend] = calls[backend].memory_analysis().temp_size_in_bytes
-        jax.block_until_ready(calls[backend](q, k, v, layout))
-    seconds: dict[str, list[float]] = {backend: [] for backend in calls}
-    for _ in range(repeats):
-        for backend, call in calls.items():
-            began = time.perf_counter()
-            jax.block_until_ready(call(q, k, v, layout))
-            seconds[backend].append(time.perf_counter() - began)
-    pairs = useful_pairs(layout.row_intervals)
+        compiled = call.lower(q, k, v, layout).compile()
+        memory[backend] = compiled.memory_analysis().temp_size_in_bytes
+        calls[backend] = lambda compiled=compiled: jax.block_until_ready(compiled(q, k, v, layout))
+    flop = 4 * head_dim * query_heads * pack.pairs
     return [
         {
             "workload": workload,
             "implementation": backend,
             "rows": rows,
-            "useful_pairs": pairs,
-            "seconds": statistics.median(times),
-            "useful_gflop_per_s": 4
-            * head_dim
-            * query_heads
-            * pairs
-            / statistics.median(times)
-            / 1e9,
+            "useful_pairs": pack.pairs,
+            "seconds": (seconds := statistics.median(times)),
+            "useful_gflop_per_s": flop / seconds / 1e9,
             "temporary_mb": memory[backend] / 2**20,
         }
-        for backend, times in seconds.items()
+        for backend, times in alternating_seconds(calls, repeats).items()
     ]
 
 
@@ -112,16 +109,12 @@ def main(argv: list[str]) -> None:
     print(
         f"{jax.devices()[0].device_kind}, {_DTYPE.value}, heads {_HEADS.value}, {_REPEATS.value} repeats"
     )
-    print(f"{'workload':10}{'back end':10}{'rows':>8}{'ms':>10}{'GFLOP/s':>10}{'temporary MB':>14}")
+    TABLE.print_titles()
     rows = []
     for workload in _WORKLOAD.value:
         for row in measure(workload, heads, _DTYPE.value, _REPEATS.value):
             rows.append(row)
-            print(
-                f"{row['workload']:10}{row['implementation']:10}{row['rows']:8}{1e3 * row['seconds']:10.1f}"
-                f"{row['useful_gflop_per_s']:10.1f}{row['temporary_mb']:14.1f}",
-                flush=True,
-            )
+            TABLE.print(row)
     by_name = {(row["workload"], row["implementation"]): row for row in rows}
     for workload, backend in by_name:
         if backend != "dense" and (workload, "dense") in by_name:
@@ -135,8 +128,7 @@ def main(argv: list[str]) -> None:
     if {("W", "xla"), ("G", "xla")} <= by_name.keys():
         ratio = _per_pair_ratio(by_name, "xla", "temporary_mb")
         print(f"xla, G / W per useful pair: temporary memory {ratio:.2f}")
-    if _JSON.value:
-        pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1) + "\n")
+    write_json(_JSON.value, rows)
 
 
 if __name__ == "__main__":

@@ -2,22 +2,20 @@
 
 Packs have the shape of workload W (2000 + 500 x 20): a sixth of the rows is prefix, the rest items of 20 tokens.
 
-- `dense_mask`: bool [T, T]. `numpy` is the rule for any pack, as the C++ is; `numpy short` what suffices for one
-  request without delimiters. Beside it `memset`: the same number of bytes allocated and filled by one call, which is
-  what memory allows; `memset warm` fills bytes that were used before.
+- `dense_mask`: bool [T, T]. `numpy` computes the rule for any pack, as the C++ does; `numpy short` only what one
+  request without delimiters needs. `memset` allocates and fills the same number of bytes in one call, which is as fast
+  as memory allows; `memset warm` fills bytes that were used before.
 - `schedule`: which tiles have a visible pair and which are wholly visible. The C++ writes the aligned and the tile
   schedule from lengths; NumPy and the loop classify 512 x 512 tiles of the mask.
 
-In each repeat all implementations run one after another and free what they made. `x csrc` compares medians. Peak
-memory is how much the resident set of a fresh process grew at most during one call, its layout not counted.
+In each repeat all implementations run one after another and free their results. `x csrc` compares medians. Peak
+memory is the largest growth of a fresh process's resident set during one call; the layout does not count.
 """
 
 import concurrent.futures
-import json
 import multiprocessing
 import pathlib
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,12 +25,13 @@ from absl import app, flags, logging
 
 import callers_directory
 import isoprefill_csrc as csrc
+from benchmark import Table, alternating_seconds, write_json
 
-_JSON = flags.DEFINE_string("json", None, "file to write the rows to, as JSON")
+_JSON = flags.DEFINE_string("json", None, "Write the rows to this file, as JSON.")
 _REPEATS = flags.DEFINE_integer(
-    "repeats", 7, "calls per implementation; the median counts", lower_bound=1
+    "repeats", 7, "Measured calls of each implementation; the median counts.", lower_bound=1
 )
-_MAX_ROWS = flags.DEFINE_integer("max-rows", 131_072, "largest pack", lower_bound=1024)
+_MAX_ROWS = flags.DEFINE_integer("max-rows", 131_072, "Rows of the largest pack.", lower_bound=1024)
 
 W = (2000, 500)  # prefix, items of 20
 TILE = 512
@@ -45,7 +44,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 def pack(rows: int) -> tuple[int, int]:
-    """Prefix length and number of 20-token items that make up `rows` rows."""
+    """Returns the prefix length and the number of 20-token items that make up `rows` rows."""
     items = rows * 5 // 6 // 20
     return rows - 20 * items, items
 
@@ -55,7 +54,7 @@ def build(prefix: int, items: int) -> csrc.Layout:
 
 
 def numpy_mask(layout: csrc.Layout) -> Bools:
-    """The mask of any pack by broadcasting the rule of docs/design.md; bool [T, S]."""
+    """Computes the mask of any pack by broadcasting the rule of docs/design.md; bool [T, S]."""
     segment, key_segment = layout.segment_ids[:, None], layout.key_segment_ids[None, :]
     request, key_request = layout.request_ids[:, None], layout.key_request_ids[None, :]
     one_request = (request == key_request) & (request >= 0)
@@ -68,7 +67,7 @@ def numpy_mask(layout: csrc.Layout) -> Bools:
 
 
 def numpy_mask_of_one_request(layout: csrc.Layout) -> Bools:
-    """What is left of the rule for one request without delimiters, padding or a cached prefix; bool [T, T]."""
+    """Computes the mask of one request without delimiters, padding or a cached prefix; bool [T, T]."""
     segment = layout.segment_ids
     row = np.arange(segment.size, dtype=np.int32)
     seen = (segment == 0)[None, :] | (segment[None, :] == segment[:, None])
@@ -77,7 +76,7 @@ def numpy_mask_of_one_request(layout: csrc.Layout) -> Bools:
 
 
 def loop_mask(layout: csrc.Layout) -> list[list[bool]]:
-    """The mask by a Python loop over all pairs."""
+    """Computes the mask by a Python loop over all pairs."""
     segments = layout.segment_ids.tolist()
     return [
         [j <= i and (key == 0 or key == segment) for j, key in enumerate(segments)]
@@ -86,7 +85,7 @@ def loop_mask(layout: csrc.Layout) -> list[list[bool]]:
 
 
 def numpy_tiles(layout: csrc.Layout) -> tuple[Bools, Bools]:
-    """Which tiles have a visible pair and which have only such, from the mask; bool [T / 512, S / 512] each."""
+    """Finds in the mask the tiles with a visible pair, and those with only such; bool [T / 512, S / 512] each."""
     mask = numpy_mask(layout)
     padding = [(0, -size % TILE) for size in mask.shape]
     some = np.pad(mask, padding)
@@ -108,7 +107,7 @@ def loop_tiles(layout: csrc.Layout) -> list[list[tuple[bool, bool]]]:
 
 
 def aligned_schedule(layout: csrc.Layout) -> csrc.AlignedSchedule:
-    """With the local block chosen for these items, as the XLA back end does."""
+    """Builds the schedule with the local block chosen for these items, as the XLA back end does."""
     block = layout.choose_local_block(block_q=TILE, block_kv=TILE, candidates=(64, 256))
     return layout.aligned_schedule(block_q=TILE, block_kv=TILE, local_block=block)
 
@@ -118,7 +117,7 @@ def tile_schedule(layout: csrc.Layout) -> csrc.TileSchedule:
 
 
 def calls(prefix: int, items: int) -> dict[tuple[str, str], Call]:
-    """What is measured on one pack: (operation, implementation) -> call."""
+    """Returns what is measured on one pack: (operation, implementation) -> call."""
     layout = build(prefix, items)
     rows = layout.num_rows
     measured: dict[tuple[str, str], Call] = {
@@ -145,7 +144,7 @@ def calls(prefix: int, items: int) -> dict[tuple[str, str], Call]:
 
 
 def check_same(prefix: int, items: int) -> None:
-    """What is compared must be the same mask."""
+    """Raises RuntimeError unless all implementations compute the same mask."""
     layout = build(prefix, items)
     others: list[Callable[[csrc.Layout], Any]] = []
     if layout.num_rows <= MAX_NUMPY_ROWS:
@@ -159,28 +158,6 @@ def check_same(prefix: int, items: int) -> None:
             )
 
 
-def seconds_of(call: Call, number: int) -> float:
-    begin = time.perf_counter()
-    for _ in range(number):
-        call()
-    return (time.perf_counter() - begin) / number
-
-
-def alternating_timings(
-    measured: dict[tuple[str, str], Call], repeats: int
-) -> dict[tuple[str, str], list[float]]:
-    """Seconds per call; the first round only warms up and tells how often a short call is repeated."""
-    numbers = {
-        key: max(1, int(SHORTEST_TIMING / max(seconds_of(call, 1), 1e-9)))
-        for key, call in measured.items()
-    }
-    timings: dict[tuple[str, str], list[float]] = {key: [] for key in measured}
-    for _ in range(repeats):
-        for key, call in measured.items():
-            timings[key].append(seconds_of(call, numbers[key]))
-    return timings
-
-
 def _status_kib(field: str) -> int:
     for line in pathlib.Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
@@ -189,7 +166,7 @@ def _status_kib(field: str) -> int:
 
 
 def peak_bytes(prefix: int, items: int, key: tuple[str, str]) -> int:
-    """Growth of the resident set at its highest during one call; run in a fresh process."""
+    """Returns the largest growth of the resident set during one call; for a fresh process."""
     call = calls(prefix, items)[key]
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _status_kib("VmRSS")
@@ -200,7 +177,7 @@ def peak_bytes(prefix: int, items: int, key: tuple[str, str]) -> int:
 
 
 def peak_in_fresh_process(prefix: int, items: int, key: tuple[str, str]) -> int | None:
-    """None where the system does not tell (it is Linux's /proc that does)."""
+    """Returns `peak_bytes`, or None on systems without Linux's /proc."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
@@ -215,7 +192,7 @@ def measure(name: str, prefix: int, items: int) -> Iterator[dict[str, Any]]:
     check_same(prefix, items)
     rows = prefix + 20 * items
     measured = calls(prefix, items)
-    timings = alternating_timings(measured, _REPEATS.value)
+    timings = alternating_seconds(measured, _REPEATS.value, SHORTEST_TIMING)
     medians = {key: statistics.median(values) for key, values in timings.items()}
     references = {"layout": "csrc", "schedule": "csrc aligned", "dense_mask": "csrc"}
     for (operation, implementation), seconds in sorted(medians.items()):
@@ -237,19 +214,21 @@ def measure(name: str, prefix: int, items: int) -> Iterator[dict[str, Any]]:
         }
 
 
-HEADER = "{:>5} {:>10} {:>12} {:>12} {:>12} {:>10} {:>10} {:>6} {:>9}".format(
-    "pack", "operation", "by", "median us", "fastest us", "x csrc", "ns per row", "GB/s", "peak MiB"
+def _peak_mib(row: dict[str, Any]) -> float | None:
+    return None if row["peak_bytes"] is None else row["peak_bytes"] / 2**20
+
+
+TABLE = Table(
+    ("pack", "<5", "pack"),
+    ("operation", "<10", "operation"),
+    ("by", "<12", "implementation"),
+    ("median us", ">12.1f", lambda row: row["seconds"] * 1e6),
+    ("fastest us", ">12.1f", lambda row: row["fastest_seconds"] * 1e6),
+    ("x csrc", ">10.2f", "times_csrc"),
+    ("ns per row", ">10.2f", "nanoseconds_per_row"),
+    ("GB/s", ">6.2f", "gigabytes_per_second"),
+    ("peak MiB", ">9.1f", _peak_mib),
 )
-
-
-def line(row: dict[str, Any]) -> str:
-    cells = [f"{row['pack']:>5} {row['operation']:>10} {row['implementation']:>12}"]
-    cells.append(f"{row['seconds'] * 1e6:>12.1f} {row['fastest_seconds'] * 1e6:>12.1f}")
-    cells.append(f"{row['times_csrc']:>10.2f} {row['nanoseconds_per_row']:>10.2f}")
-    rate, peak = row["gigabytes_per_second"], row["peak_bytes"]
-    cells.append(" " * 6 if rate is None else f"{rate:>6.2f}")
-    cells.append("" if peak is None else f"{peak / 2**20:>9.1f}")
-    return " ".join(cells)
 
 
 def main(argv: list[str]) -> None:
@@ -260,14 +239,13 @@ def main(argv: list[str]) -> None:
     print(
         f"{_REPEATS.value} calls each, alternating; peak: growth of a fresh process's resident set in a call"
     )
-    print(HEADER)
+    TABLE.print_titles()
     rows = []
     for name, prefix, items in packs:
         for row in measure(name, prefix, items):
             rows.append(row)
-            print(line(row), flush=True)
-    if _JSON.value:
-        pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1) + "\n")
+            TABLE.print(row)
+    write_json(_JSON.value, rows)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
 """The directory from which the user called a tool."""
 
 import os
+from collections.abc import Sequence
 
 from absl import app
 
 
-def enter(argv: list[str]) -> None:
+def enter(argv: Sequence[str] = ()) -> None:
     """Makes it the working directory, so that flags may name files relative to it.
 
     `bazel run` starts programs in a tree of its own and leaves the user's directory in the environment.
 
     Args:
-        argv: what absl left of the command line: the program's name, as tools take flags only.
+        argv: what absl left of the command line of a tool that takes flags only: the program's name.
 
     Raises:
         app.UsageError: there is more.

@@ -1,8 +1,8 @@
-"""By how much plain causal attention over a packed list changes rankings.
+"""Measures how much plain causal attention over a packed list changes rankings.
 
 Ranks the items of 60 queries (ranking_queries.json, written for this) with isolation and with causal attention, by
-likelihood and by likelihood per token, and compares the rankings. Every query's items are the answers of its group,
-in a shuffled order. Prints a Markdown table.
+likelihood and by likelihood per token, and compares the rankings. A query's items are the answers of its group, in
+random order. Prints a Markdown table.
 """
 
 import json
@@ -19,28 +19,30 @@ from isoprefill.models.pinned import FetchError
 _MODEL = flags.DEFINE_string(
     "model", "smollm2-135m", "A pinned model's name, a .gguf file, or a directory with safetensors."
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of the order of the items.")
-_OUTPUT = flags.DEFINE_string("output", None, "Write every query's numbers to this file, as JSON.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the order of the items.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Write the results of each query to this file, as JSON."
+)
 
 QUERIES = pathlib.Path(__file__).with_name("ranking_queries.json")
 
 
 def ranks(scores: np.ndarray) -> np.ndarray:
-    """0 for the largest score."""
+    """Returns the rank of each score; 0 is the largest."""
     places = np.empty(scores.size, int)
     places[np.argsort(-scores, kind="stable")] = np.arange(scores.size)
     return places
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's: the correlation of the ranks."""
+    """Returns Spearman's correlation, which is that of the ranks."""
     return float(np.corrcoef(ranks(first), ranks(second))[0, 1])
 
 
 def compare(
     engine: ScoringEngine, query: str, items: Sequence[str], answer: str
 ) -> dict[str, dict[str, float | bool]]:
-    """Isolated and causal rankings of one query's items: by likelihood, and by likelihood per token."""
+    """Compares isolated and causal rankings of one query's items, by likelihood and by likelihood per token."""
     isolated = engine.score(query, items)
     causal = engine.score(query, items, isolation="causal")
     backward = engine.score(query, items[::-1], isolation="causal")
@@ -62,7 +64,7 @@ def compare(
 
 
 def table(results: list[dict]) -> list[str]:
-    """Lines of a Markdown table: a row for each group and way of scoring."""
+    """Returns the lines of a Markdown table with a row for each group and way of scoring."""
     lines = [
         "| queries | scored by | n | rank correlation, mean (least) | top-1 flipped | top-1 changes with the order | "
         "right, isolated | right, causal | mean change of a score |",

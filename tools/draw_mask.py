@@ -7,12 +7,12 @@ from absl import app, flags
 import callers_directory
 from isoprefill import PackedLayout
 
-_PREFIX = flags.DEFINE_integer("prefix", 5, "tokens of the query", lower_bound=1)
-_ITEMS = flags.DEFINE_list("items", ["3", "2", "4"], "tokens of each item")
+_PREFIX = flags.DEFINE_integer("prefix", 5, "Tokens of the query.", lower_bound=1)
+_ITEMS = flags.DEFINE_list("items", ["3", "2", "4"], "Tokens of each item.")
 _DELIMITER = flags.DEFINE_enum(
-    "delimiter", "none", ["none", "hidden", "prefix_first"], "delimiter mode"
+    "delimiter", "none", ["none", "hidden", "prefix_first"], "Delimiter mode (docs/design.md)."
 )
-_OUTPUT = flags.DEFINE_string("output", "mask.svg", "file to write")
+_OUTPUT = flags.DEFINE_string("output", "mask.svg", "File to write.")
 
 CELL = 22
 MARGIN = 64
@@ -23,7 +23,7 @@ HIDDEN_COLOR = "#f1f1f1"
 
 
 def draw(layout: PackedLayout) -> str:
-    """Rows from top to bottom, columns from left to right; a cell is coloured where the row sees the column."""
+    """Draws rows from top to bottom and columns from left to right, with a colour where a row sees a column."""
     mask = layout.dense_mask()
     segments = layout.key_segment_ids
     size = MARGIN + CELL * len(segments) + 8

@@ -1,9 +1,9 @@
-"""A /v1/score server over PyTorch with the attention of your choice, to audit and to compare with.
+"""Serves /v1/score over PyTorch, with a choice of attention, to audit and to compare with.
 
     bazel run //tools:torch_reference_server -- --attention causal --port 30001
     bazel run //tools:audit -- --server-url http://127.0.0.1:30001
 
-For experiments on your own machine: one request at a time, no authentication.
+It is for experiments on your own machine: it takes one request at a time and has no authentication.
 """
 
 import sys
@@ -24,22 +24,27 @@ _ATTENTION = flags.DEFINE_enum(
     "isolated-dense",
     METHODS,
     "How items are scored. serial, batched and extend keep items apart by construction; isolated-dense, flex and "
-    "flashinfer-rule pack them under an isolation mask; causal has no such mask; leaky-first-item shows the first "
-    "item to every later one, a published fault; flashinfer is FlashInfer's own kernel (CUDA).",
+    "flashinfer-rule pack them with an isolation mask; causal has no such mask; with leaky-first-item, a published "
+    "fault, every item sees the first one; flashinfer is FlashInfer's own kernel (CUDA).",
 )
 _MODEL = flags.DEFINE_string(
     "model", "smollm2-135m", "A pinned model's name, a .gguf file, or a directory with safetensors."
 )
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the weights.")
 _DEVICE = flags.DEFINE_enum(
-    "device", None, ["cpu", "cuda"], "By default cpu, and cuda for --attention flashinfer."
+    "device",
+    None,
+    ["cpu", "cuda"],
+    "Device of the model. Default: cuda for --attention flashinfer, else cpu.",
 )
 _DELIMITER = flags.DEFINE_enum(
-    "delimiter", "none", ["none", "hidden", "prefix_first"], "Where delimiter tokens lie."
+    "delimiter", "none", ["none", "hidden", "prefix_first"], "Delimiter mode (docs/design.md)."
 )
-_DELIMITER_TOKEN_ID = flags.DEFINE_integer("delimiter-token-id", None, "The delimiter's token.")
-_HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen at.")
-_PORT = flags.DEFINE_integer("port", 30001, "Port to listen at.", lower_bound=0, upper_bound=65535)
+_DELIMITER_TOKEN_ID = flags.DEFINE_integer("delimiter-token-id", None, "The delimiter's token id.")
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on.")
+_PORT = flags.DEFINE_integer(
+    "port", 30001, "Port to listen on; 0 takes a free one.", lower_bound=0, upper_bound=65535
+)
 
 
 def check_flags() -> None:

@@ -18,7 +18,7 @@ from absl import app, flags, logging
 import callers_directory
 from isoprefill_pallas.chips import CHIPS
 
-# Of a pack of long prefixes, and of one of short ones, which has no full step: block_sizes.py.
+# For packs of long prefixes, and of short ones, which have no full step: block_sizes.py.
 CANDIDATES = {
     "long": {
         "stacked_rows": (2048, 4096, 4608, 5120),
@@ -37,25 +37,25 @@ CANDIDATES = {
         "window_keys": (144, 160, 192, 256),
     },
 }
-# What the sizes are judged by.
+# The workload that the sizes are judged by.
 JUDGES = {"long": "W", "short": "P"}
 
-_CHIP = flags.DEFINE_enum("chip", "v6e", list(CHIPS), "chip to tune for")
+_CHIP = flags.DEFINE_enum("chip", "v6e", list(CHIPS), "Chip to tune for.")
 _HEAD_DIM = flags.DEFINE_multi_integer(
-    "head-dim", [128], "head dimensions to tune; may be repeated"
+    "head-dim", [128], "Head dimensions to tune; may be repeated."
 )
 _DTYPE = flags.DEFINE_multi_enum(
-    "dtype", ["bfloat16"], ["bfloat16", "float32"], "dtypes to tune; may be repeated"
+    "dtype", ["bfloat16"], ["bfloat16", "float32"], "Types of q, k and v to tune; may be repeated."
 )
 _PREFIXES = flags.DEFINE_multi_enum(
-    "prefixes", list(JUDGES), list(JUDGES), "kinds of pack to tune for; may be repeated"
+    "prefixes", list(JUDGES), list(JUDGES), "Kinds of pack to tune for; may be repeated."
 )
 _SIZE = flags.DEFINE_multi_enum(
-    "size", None, sorted(CANDIDATES["long"]), "sizes to try, by default all; may be repeated"
+    "size", None, sorted(CANDIDATES["long"]), "Sizes to change; may be repeated. Default: all."
 )
-_START = flags.DEFINE_string("start", None, "sizes to start from, as JSON; by default those in use")
-_OUTPUT = flags.DEFINE_string("output", None, "directory of the JSON files", required=True)
-_ROUNDS = flags.DEFINE_integer("rounds", 2, "times that every size is tried", lower_bound=0)
+_START = flags.DEFINE_string("start", None, "Sizes to start from, as JSON. Default: those in use.")
+_OUTPUT = flags.DEFINE_string("output", None, "Directory of the JSON files.", required=True)
+_ROUNDS = flags.DEFINE_integer("rounds", 2, "How many times to try every size.", lower_bound=0)
 
 
 def main(argv: list[str]) -> None:
@@ -89,7 +89,7 @@ def _key(entry: dict[str, Any]) -> tuple[int, str, str]:
 def tune(
     head_dim: int, dtype: str, prefixes: str, sizes: dict[str, int] | None, dump: str
 ) -> dict[str, Any]:
-    """The entry of the JSON file for a head_dim, dtype and kind of pack, from `sizes` on."""
+    """Returns the entry of the JSON file for a head_dim, dtype and kind of pack; starts from `sizes`."""
     from isoprefill_pallas.block_sizes import UNTUNED
     from isoprefill_pallas.workloads import WORKLOADS
 
@@ -138,7 +138,7 @@ def tune(
 
 
 def _changed(sizes: dict[str, int], name: str, value: int) -> dict[str, int]:
-    """`sizes` with another value of one of them, and what has to follow."""
+    """Returns the sizes with another value of one of them, and of those that depend on it."""
     changed = sizes | {name: value}
     if changed["full_keys"]:
         changed["full_keys"] = changed["block_kv"] // 2
@@ -148,7 +148,7 @@ def _changed(sizes: dict[str, int], name: str, value: int) -> dict[str, int]:
 
 
 def cycles(workload: Any, sizes: dict[str, int], dump: str) -> int | None:
-    """Static cycles of the kernel with these sizes, or None if it does not compile."""
+    """Returns the static cycles of the kernel with these sizes, or None if it does not compile."""
     from isoprefill_pallas.block_sizes import cut_to_pack
     from isoprefill_pallas.estimate import estimate_kernel
 

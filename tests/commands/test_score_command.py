@@ -12,7 +12,7 @@ import pytest
 import isoprefill
 from small_models import byte_tokenizer, random_model, save_directory
 
-COMMAND = [sys.executable, "-m", "isoprefill.cli", "score"]
+COMMAND = [sys.executable, "-m", "isoprefill", "score"]
 FRANCE = ["--query", "The capital of France is"]
 CITIES = [" Paris", " London", " Berlin"]
 LIKELIHOODS = [-0.2581, -4.3844, -6.9207]
@@ -241,10 +241,9 @@ def test_usage_lists_the_commands():
     assert "no command 'rank'" in done.stderr
 
 
-@pytest.mark.parametrize("module", ["isoprefill", "isoprefill.cli"])
-def test_the_package_is_the_command_and_tells_its_version(module):
+def test_the_package_is_the_command_and_tells_its_version():
     done = subprocess.run(
-        [sys.executable, "-m", module, "--version"], capture_output=True, text=True
+        [sys.executable, "-m", "isoprefill", "--version"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"isoprefill {isoprefill.__version__}\n"

@@ -44,8 +44,9 @@ def test_a_command_line_is_refused_with_the_reason(tool, arguments, reason, tmp_
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
     environment = os.environ | {"PYTHONPATH": path}
     environment.pop("BUILD_WORKING_DIRECTORY", None)
+    program = TOOLS / tool / "main.py" if (TOOLS / tool).is_dir() else TOOLS / f"{tool}.py"
     done = subprocess.run(
-        [sys.executable, str(TOOLS / f"{tool}.py"), *arguments],
+        [sys.executable, str(program), *arguments],
         env=environment,
         cwd=tmp_path,
         capture_output=True,

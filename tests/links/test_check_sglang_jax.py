@@ -15,9 +15,8 @@ from absl import app
 STAND_IN = pathlib.Path(__file__).parents[1] / "support" / "sglang_stand_in"
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "tools"))
 
-import check_sglang_jax  # noqa: E402
-import sglang_jax_results  # noqa: E402
-from sglang_jax_run import ITEMS, LABELS, TEXT_ITEMS  # noqa: E402
+from check_sglang_jax import comparison, main  # noqa: E402
+from check_sglang_jax.run_engine import ITEMS, LABELS, TEXT_ITEMS  # noqa: E402
 
 
 @pytest.fixture
@@ -29,14 +28,14 @@ def checkout(tmp_path):
 
 def test_a_tree_as_expected_passes_and_says_what_was_not_run(checkout, capsys):
     """Else a check without sglang-jax's packages would look like one that ran it."""
-    assert check_sglang_jax.check(checkout, sys.executable) == 0
+    assert main.check(checkout, sys.executable) == 0
     printed = capsys.readouterr().out
     assert "interface: as expected\n" in printed
     assert (
         f"end to end: not run, because {sys.executable} says: ModuleNotFoundError: No module named 'flax'"
         in printed
     )
-    assert check_sglang_jax.check(checkout / "python", sys.executable) == 0
+    assert main.check(checkout / "python", sys.executable) == 0
 
 
 @pytest.mark.parametrize(
@@ -57,7 +56,7 @@ def test_a_planted_difference_fails_and_is_named(checkout, capsys, module, old, 
     source = path.read_text()
     assert old in source
     path.write_text(source.replace(old, new, 1))
-    assert check_sglang_jax.check(checkout, sys.executable) == 1
+    assert main.check(checkout, sys.executable) == 1
     printed = capsys.readouterr().out
     assert f"- sgl_jax.srt.{module.replace('/', '.')}" in printed
     assert named in printed
@@ -66,32 +65,30 @@ def test_a_planted_difference_fails_and_is_named(checkout, capsys, module, old, 
 
 def test_a_directory_without_sglang_jax_is_refused(tmp_path):
     with pytest.raises(app.UsageError, match="holds neither sgl_jax nor python/sgl_jax"):
-        check_sglang_jax.check(tmp_path, sys.executable)
+        main.check(tmp_path, sys.executable)
 
 
 def test_a_python_of_a_wanted_version_is_found():
     """sglang-jax's source has syntax that older Pythons cannot read."""
     this = f"{sys.version_info.major}.{sys.version_info.minor}"
-    assert check_sglang_jax.find_python([this]) == sys.executable
-    assert check_sglang_jax.find_python(["2.1"]) == sys.executable
+    assert main.find_python([this]) == sys.executable
+    assert main.find_python(["2.1"]) == sys.executable
 
 
 def test_an_engine_that_fails_says_why(checkout):
     """What the engine printed is all that tells why."""
-    case = check_sglang_jax.CASES[0]
+    case = main.CASES[0]
     with pytest.raises(RuntimeError, match=r"engine failed \(1\):(.|\n)*No module named 'flax'"):
-        check_sglang_jax.answers(sys.executable, checkout / "python", checkout, case, None)
+        main.answers(sys.executable, checkout / "python", checkout, case, None)
 
 
 def test_an_engine_that_does_not_answer_is_ended(tmp_path, monkeypatch):
     """sglang-jax's front end waits for ever if its scheduler dies."""
-    monkeypatch.setattr(check_sglang_jax, "RUN", tmp_path / "run.py")
-    monkeypatch.setattr(check_sglang_jax, "ENGINE_TIMEOUT_S", 1)
+    monkeypatch.setattr(main, "RUN", tmp_path / "run.py")
+    monkeypatch.setattr(main, "ENGINE_TIMEOUT_S", 1)
     (tmp_path / "run.py").write_text("import time\nprint('started', flush=True)\ntime.sleep(600)\n")
     with pytest.raises(RuntimeError, match=r"no answer in 1 s\):\nstarted"):
-        check_sglang_jax.answers(
-            sys.executable, tmp_path, tmp_path, check_sglang_jax.CASES[0], None
-        )
+        main.answers(sys.executable, tmp_path, tmp_path, main.CASES[0], None)
 
 
 # The comparison of answers
@@ -124,7 +121,7 @@ def answers():
 
 
 def test_answers_in_agreement_pass(answers):
-    result = sglang_jax_results.compare(*answers)
+    result = comparison.compare(*answers)
     assert result.problems == ()
     assert 0 < result.difference < 1e-5
     assert result.contamination == pytest.approx(-np.log(0.9))
@@ -140,7 +137,7 @@ def one_score(name):
 @pytest.mark.parametrize(
     ("plant", "problem"),
     [
-        *((one_score(name), f"scores of '{name}' differ by 0.001") for name in (*sglang_jax_results.SCORES, "alone")),
+        *((one_score(name), f"scores of '{name}' differ by 0.001") for name in (*comparison.SCORES, "alone")),
         (lambda own, ours: ours.update({"text": ours["text"][:-1]}), "scores of 'text' differ by inf"),
         (lambda own, ours: ours["text"].fill(np.nan), "scores of 'text' differ by nan"),
         (lambda own, ours: ours.update(prefills=5), "5 prefills"),
@@ -153,6 +150,6 @@ def one_score(name):
 def test_a_planted_answer_is_named(answers, plant, problem):
     """The comparison must be able to fail, in each of its parts."""
     plant(*answers)
-    problems = sglang_jax_results.compare(*answers).problems
+    problems = comparison.compare(*answers).problems
     assert len(problems) == 1
     assert problem in problems[0]

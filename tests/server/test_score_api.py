@@ -889,17 +889,17 @@ def last_words(capsys, *arguments: str) -> str:
     from absl import flags
 
     from isoprefill.cli import serve
+    from isoprefill.cli.main import execute
 
     values = flags.FLAGS.flag_values_dict()
     try:
         rest = flags.FLAGS([*SERVE[3:], *arguments])
-        with pytest.raises(SystemExit) as ended:
-            serve.main(rest)
+        status = execute(serve, rest)
     finally:
         flags.FLAGS.unparse_flags()
         for name, value in values.items():
             flags.FLAGS[name].value = value
-    assert ended.value.code == 2
+    assert status == 2
     last: str = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("serve: ")
     return last

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-SERVE = (sys.executable, "-m", "isoprefill.cli", "serve", "--port=0", "--log-format=json")
+SERVE = (sys.executable, "-m", "isoprefill", "serve", "--port=0", "--log-format=json")
 PATIENCE_S = 120  # for what takes a second on a machine that does nothing else
 
 

@@ -11,7 +11,6 @@ import httpx
 import numpy as np
 from jaxtyping import Float64
 
-from isoprefill.api_key import check_api_key
 from isoprefill.audit.log_scores import (
     MalformedScoresError,
     Scale,
@@ -19,6 +18,7 @@ from isoprefill.audit.log_scores import (
     parse_scores,
     to_log,
 )
+from isoprefill.settings import check_api_key
 
 PATH = "/v1/score"
 CONNECT_S = 10.0

@@ -3,47 +3,38 @@
 import dataclasses
 
 from isoprefill.audit import texts
-
-MAX_REPEATS = 100
-MAX_ITEMS = 10_000
-MAX_WORDS = 100_000
+from isoprefill.settings import check_bounds, setting
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AuditSettings:
     """What an audit does.
 
-    Attributes:
-        repeats: how often the noise is measured, and everything else if there is noise.
-        tolerance: differences of log scores up to this never count.
-        max_items: items of the longest list.
-        max_words: words of the longest query; halved until the server takes it.
-        delimiter_texts: texts that may be delimiters, to be put into an item.
-        delimiter_token_id: the server's delimiter, to be put into an item of token ids.
-        compare_tolerance: two servers agree if their log scores differ by at most this. The default is what SGLang's
-            own tests allow; bfloat16 changes those of improbable labels by more.
+    The default of `compare_tolerance` is what SGLang's own tests allow; bfloat16 changes the log scores of improbable
+    labels by more.
     """
 
-    repeats: int = 5
-    tolerance: float = 1e-3
-    max_items: int = 500
-    max_words: int = 3000
-    delimiter_texts: tuple[str, ...] = texts.SPECIAL_TEXTS
-    delimiter_token_id: int | None = None
-    compare_tolerance: float = 0.05
+    repeats: int = setting(
+        5, "Measurements of the noise, and of everything else if there is noise.", ge=2, le=100
+    )
+    tolerance: float = setting(
+        1e-3, "Differences of log scores up to this never count.", gt=0, le=1
+    )
+    max_items: int = setting(500, "Items of the longest list.", ge=10, le=10_000)
+    max_words: int = setting(
+        3000, "Words of the longest query; halved until the server takes it.", ge=0, le=100_000
+    )
+    delimiter_texts: tuple[str, ...] = setting(
+        texts.SPECIAL_TEXTS,
+        "A text that may be the server's delimiter, to put into an item; repeat for more.",
+        flag="delimiter-text",
+    )
+    delimiter_token_id: int | None = setting(
+        None, "The server's delimiter, to put into an item of token ids.", ge=0
+    )
+    compare_tolerance: float = setting(
+        0.05, "Two servers agree if their log scores differ by at most this.", gt=0, le=10
+    )
 
     def __post_init__(self) -> None:
-        if not 2 <= self.repeats <= MAX_REPEATS:
-            raise ValueError(f"repeats must be in [2, {MAX_REPEATS}], got {self.repeats}")
-        if not 0 < self.tolerance <= 1:
-            raise ValueError(f"tolerance must be in (0, 1], got {self.tolerance}")
-        if not 0 < self.compare_tolerance <= 10:
-            raise ValueError(f"compare-tolerance must be in (0, 10], got {self.compare_tolerance}")
-        if not 10 <= self.max_items <= MAX_ITEMS:
-            raise ValueError(f"max-items must be in [10, {MAX_ITEMS}], got {self.max_items}")
-        if not 0 <= self.max_words <= MAX_WORDS:
-            raise ValueError(f"max-words must be in [0, {MAX_WORDS}], got {self.max_words}")
-        if self.delimiter_token_id is not None and self.delimiter_token_id < 0:
-            raise ValueError(
-                f"delimiter-token-id must be at least 0, got {self.delimiter_token_id}"
-            )
+        check_bounds(self)

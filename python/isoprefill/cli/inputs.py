@@ -1,11 +1,11 @@
-"""Reads queries and items from files."""
+"""Reads queries, items and API keys from files."""
 
 import json
 from pathlib import Path
 
 
 def read_text(path: Path) -> str:
-    """The file's text, without a byte order mark and without one newline at its end.
+    """Returns a file's text, without a byte order mark and without one newline at its end.
 
     Raises:
         ValueError: if it cannot be read or is no UTF-8.
@@ -20,9 +20,9 @@ def read_text(path: Path) -> str:
 
 
 def read_items(path: Path) -> list[str]:
-    """Items, one a line; in a .jsonl file each line is a JSON string or an object with the key "item".
+    """Returns items, one per line; a line of a .jsonl file is a JSON string or an object with the key "item".
 
-    Spaces at a line's ends belong to the item.
+    Spaces at the ends of a line belong to the item.
 
     Raises:
         ValueError: naming the file and the line.
@@ -53,3 +53,18 @@ def _json_item(path: Path, number: int, line: str) -> str:
     if not isinstance(item, str):
         raise ValueError(f'{path}:{number}: expected a string or an object with a string "item"')
     return item
+
+
+def read_api_key(path: Path) -> str:
+    """Returns the key in a file, without white space around it.
+
+    Raises:
+        ValueError: the file cannot be read, or holds nothing else.
+    """
+    try:
+        key = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read the API key from {path}: {error}") from error
+    if not key:
+        raise ValueError(f"the API key is empty: {path} holds nothing but white space")
+    return key

@@ -1,12 +1,15 @@
 """`isoprefill <command> [flags]`: finds the command and runs it."""
 
+import functools
 import importlib
 import logging
 import sys
+from types import ModuleType
 
 from absl import app, flags
 
 import isoprefill
+from isoprefill.models.pinned import FetchError
 
 COMMANDS = {
     "audit": "tell whether a /v1/score server isolates items",
@@ -41,7 +44,7 @@ def run(command: str, argv: list[str] | None = None) -> None:
     if {"--help", "-h"} & set(argv[1:]):
         print(f"{module.__doc__}{flags.FLAGS.module_help(module)}")
         return
-    # absl shows INFO, at which jax tells of every kind of device that is not there, and httpx of every request.
+    # At INFO, which absl shows, jax logs every kind of device that is absent, and httpx every request.
     for library in ("jax", "httpx"):
         logging.getLogger(library).setLevel(logging.WARNING)
     if command != "serve":  # no log beside a table; a flag of the caller's overrides this one
@@ -54,4 +57,21 @@ def run(command: str, argv: list[str] | None = None) -> None:
             print(f"{command}: {error} (--help lists the flags)", file=sys.stderr)
             sys.exit(2)
 
-    app.run(module.main, argv=argv, flags_parser=parse)
+    app.run(functools.partial(execute, module), argv=argv, flags_parser=parse)
+
+
+def execute(command: ModuleType, argv: list[str]) -> int:
+    """Runs a command whose flags are parsed; returns the exit status.
+
+    Bad input is one line on stderr and exit status 2: a command raises ValueError, OSError or FetchError for it.
+
+    Args:
+        command: its module.
+        argv: what the flags leave of the command line: a name and arguments.
+    """
+    try:
+        status: int = command.main(argv[1:])
+    except (ValueError, OSError, FetchError) as error:
+        print(f"{command.__name__.rpartition('.')[2]}: {error}", file=sys.stderr)
+        return 2
+    return status

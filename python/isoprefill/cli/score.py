@@ -5,7 +5,6 @@ query + item, and items are ranked by the first label.
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -14,25 +13,26 @@ import numpy as np
 from absl import flags
 
 from isoprefill.cli.inputs import read_items, read_text
-from isoprefill.models.pinned import FetchError
-from isoprefill.modes import AlgorithmChoice, Backend, Delimiter, Isolation, Tokenization
+from isoprefill.cli.setting_flags import define_flags
+from isoprefill.modes import Delimiter, Isolation, Tokenization
+from isoprefill.server.settings import EngineSettings
 
 _QUERY = flags.DEFINE_string("query", None, "The query: text that every item is scored against.")
 _QUERY_FILE = flags.DEFINE_string("query-file", None, "Read the query from this file.")
 _ITEM = flags.DEFINE_multi_string(
     "item",
     [],
-    "An item; repeat the flag for more. Begin it with its space if it continues the query.",
+    "An item; repeat for more. Begin it with a space if it continues the query.",
 )
 _ITEMS_FILE = flags.DEFINE_string(
     "items-file",
     None,
-    'Read items from this file: one a line, or, if it ends in .jsonl, {"item": …} a line.',
+    'Read items from this file: one per line; in a .jsonl file, {"item": …} per line.',
 )
 _LABELS = flags.DEFINE_multi_string(
-    "labels", [], "A label (one token of text); repeat for more. Scores P(label | query, item)."
+    "labels", [], "Score P(label | query, item) for this label, one token of text; repeat for more."
 )
-_SOFTMAX = flags.DEFINE_bool("softmax", False, "With labels: normalise over the labels.")
+_SOFTMAX = flags.DEFINE_bool("softmax", False, "With --labels: normalise over the labels.")
 _TEMPERATURE = flags.DEFINE_float(
     "temperature", None, "With --softmax: divides the log-probabilities first."
 )
@@ -41,23 +41,13 @@ _TOKENIZATION = flags.DEFINE_enum(
     "tokenization",
     "separate",
     get_args(Tokenization),
-    "joint tokenises query + item as one text, so that a word may cross the border.",
-)
-_MODEL = flags.DEFINE_string(
-    "model", "smollm2-135m", "A pinned model's name, a .gguf file, or a directory with safetensors."
-)
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the weights.")
-_ALGORITHM = flags.DEFINE_enum(
-    "algorithm",
-    "auto",
-    get_args(AlgorithmChoice),
-    "How to compute the scores (docs/scoring.md); what auto chooses, and why, is logged.",
+    "joint tokenises query + item as one text, so that a token may span both.",
 )
 _ISOLATION = flags.DEFINE_enum(
     "isolation",
     "isolated",
     get_args(Isolation),
-    "causal lets items see each other: contaminated scores.",
+    "causal lets items see each other, which contaminates their scores.",
 )
 _DELIMITER = flags.DEFINE_enum(
     "delimiter",
@@ -65,43 +55,29 @@ _DELIMITER = flags.DEFINE_enum(
     get_args(Delimiter),
     "Whether a delimiter token stands between items, and who sees it (docs/design.md).",
 )
-_DELIMITER_ID = flags.DEFINE_integer("delimiter-token-id", None, "The delimiter token.")
+_DELIMITER_ID = flags.DEFINE_integer("delimiter-token-id", None, "The delimiter's token id.")
 flags.DEFINE_alias("delimiter-id", "delimiter-token-id")
-_MESH = flags.DEFINE_string(
-    "mesh", None, "Devices to share the work out to, such as data=2,tensor=3; without, one."
-)
-_PREFIX_CACHE_BYTES = flags.DEFINE_integer(
-    "prefix-cache-bytes",
-    None,
-    "What the keys and values of the query may take once it is scored; 0 keeps none.",
-    lower_bound=0,
-)
-_ATTENTION = flags.DEFINE_enum("attention", "auto", get_args(Backend), "Attention back end.")
+_ENGINE = define_flags(EngineSettings, without={"warmup_tokens"})
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
 
 
-def main(argv: list[str]) -> None:
-    """Runs the command. Bad input ends with one line on stderr and exit status 2."""
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns the exit status. Raises an error on bad input."""
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    try:
-        # `bazel run` starts programs elsewhere and leaves the user's directory here; files are relative to it.
-        os.chdir(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
-        if len(argv) > 1:
-            raise ValueError(
-                f"unexpected argument {argv[1]!r}: items are given with --item or --items-file"
-            )
-        report = _score()
-    except (ValueError, OSError, FetchError) as error:
-        print(f"score: {error}", file=sys.stderr)
-        sys.exit(2)
+    if arguments:
+        raise ValueError(
+            f"unexpected argument {arguments[0]!r}: items are given with --item or --items-file"
+        )
+    report = _score()
     if _JSON.value:
         print(json.dumps(report))
     else:
         _print_table(report)
+    return 0
 
 
 def _score() -> dict[str, Any]:
-    query, items = _query(), _items()
+    settings, query, items = _ENGINE(), _query(), _items()
     if _SOFTMAX.value and not _LABELS.value:
         raise ValueError("--softmax needs --labels")
     if _TEMPERATURE.value is not None and not _SOFTMAX.value:
@@ -115,27 +91,30 @@ def _score() -> dict[str, Any]:
     from isoprefill.execution.mesh import MeshShape
 
     engine = ScoringEngine.from_pretrained(
-        _MODEL.value,
-        _choice(_DTYPE),
-        attention=_choice(_ATTENTION),
-        mesh=None if _MESH.value is None else MeshShape.parse(_MESH.value),
-        prefix_cache_bytes=_PREFIX_CACHE_BYTES.value,
+        settings.model,
+        settings.dtype,
+        attention=settings.attention,
+        mesh=None if settings.mesh is None else MeshShape.parse(settings.mesh),
+        prefix_cache_bytes=settings.prefix_cache_bytes,
     )
+    options: dict[str, Any] = {
+        "apply_softmax": _SOFTMAX.value,
+        "temperature": _TEMPERATURE.value,
+        "item_first": _ITEM_FIRST.value,
+        "isolation": _ISOLATION.value,
+        "delimiter": _DELIMITER.value,
+        "delimiter_id": _DELIMITER_ID.value,
+        "tokenization": _TOKENIZATION.value,
+    }
     labels = [engine.label_id(label) for label in _LABELS.value]
     with progress_bar("items scored") as on_progress:
         result = engine.score(
             query,
             items,
-            label_token_ids=labels or None,
-            apply_softmax=_SOFTMAX.value,
-            item_first=_ITEM_FIRST.value,
-            isolation=_choice(_ISOLATION),
-            algorithm=_choice(_ALGORITHM),
+            labels or None,
+            algorithm=settings.algorithm,
             on_progress=on_progress,
-            temperature=_TEMPERATURE.value,
-            delimiter=_choice(_DELIMITER),
-            delimiter_id=_DELIMITER_ID.value,
-            tokenization=_choice(_TOKENIZATION),
+            **options,
         )
     by_label = result.scores.ndim == 2
     ranking_scores = result.scores[:, 0] if by_label else result.scores
@@ -171,10 +150,6 @@ def _score() -> dict[str, Any]:
             "total_tokens": usage.total_tokens,
         },
     }
-
-
-def _choice(flag: flags.FlagHolder[str]) -> Any:
-    return flag.value  # absl has checked that it is one of the literals that the engine takes
 
 
 def _query() -> str:

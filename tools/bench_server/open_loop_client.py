@@ -1,6 +1,6 @@
-"""Sends HTTP requests at given times, whether or not earlier ones are answered, and says what became of them.
+"""Sends HTTP requests at given times, whether or not earlier ones are answered, and reports each answer's latency.
 
-A program of its own, so that it takes no time from what it measures. Standard input is one JSON object
+It is a program of its own, so that it takes no time from what it measures. Standard input is one JSON object
     {"port": 30000, "path": "/v1/score", "bodies": ["{…}", …], "times": [0.0, …]}
 with seconds from the start, ascending; standard output is a list of [latency in seconds, HTTP status] in that order.
 Latency counts from the time at which the request was due: a request that had to wait here waited too. Status 0 is a
@@ -16,7 +16,7 @@ HEAD_END = b"\r\n\r\n"
 
 
 class Connections:
-    """Connections that are kept and used again; as many as there are requests in flight."""
+    """Connections that are kept and reused; as many as there are requests in flight."""
 
     def __init__(self, port: int) -> None:
         """Takes the port of a server on this machine."""
@@ -24,7 +24,7 @@ class Connections:
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(self, request: bytes) -> int:
-        """Sends a request and reads the whole answer; its status."""
+        """Sends a request and reads the whole answer; returns its status."""
         reader, writer = self._take() or await asyncio.open_connection("127.0.0.1", self._port)
         writer.write(request)
         head = await reader.readuntil(HEAD_END)

@@ -1,4 +1,4 @@
-"""Our engine and PyTorch, as tools/bench_cpu.py sees them. Each imports its library when it is made."""
+"""Our engine and PyTorch, as bench_cpu measures them. Each imports its library when it is made."""
 
 import shutil
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cpu_workloads import LABELS, Kind, Sizes
+from bench_cpu.workloads import LABELS, Kind, Sizes
 
 MATMULS = 8
 Dtype = Literal["float32", "bfloat16"]
@@ -40,15 +40,15 @@ class Ours:
         )
 
     def score(self, query: list[int], items: list[list[int]], kind: Kind) -> np.ndarray:
-        """Log-probabilities: items by labels, or items."""
+        """Returns log-probabilities: items by labels, or items."""
         self._engine.clear_prefix_cache()
         labels = list(LABELS) if kind == "labels" else None
         return self._engine.score(query, items, labels, algorithm=self._algorithm).logprobs
 
     def matmuls(self, rows: int, outer: int, inner: int) -> Callable[[], Any]:
-        """The library's products of [rows, inner] and [outer, inner]^T, and of that and [inner, outer]^T, in turn.
+        """Returns a call that multiplies [rows, inner] by [outer, inner]^T, and that by [inner, outer]^T, in turn.
 
-        MATMULS of them one after another, as in a model: a single one would also pay for the memory of its output.
+        There are MATMULS products, one after another, as in a model: a single one would also pay for the memory of its output.
         """
         import jax
         import jax.numpy as jnp
@@ -96,14 +96,14 @@ class Peer:
         )
 
     def score(self, query: list[int], items: list[list[int]], kind: Kind) -> np.ndarray:
-        """Log-probabilities: items by labels, or items."""
+        """Returns log-probabilities: items by labels, or items."""
         labels = list(LABELS) if kind == "labels" else None
         return self._scorer.logprobs(
             query, items, labels, method=self._method, batch_size=self.batch_size
         )
 
     def matmuls(self, rows: int, outer: int, inner: int) -> Callable[[], Any]:
-        """As `Ours.matmuls`."""
+        """Does what `Ours.matmuls` does."""
         import torch
 
         ones = torch.ones(rows, inner, dtype=self._dtype)
@@ -121,6 +121,6 @@ class Peer:
 
 
 def contestant(name: str, dtype: Dtype, model: str) -> Ours | Peer:
-    """The implementation of that name: "ours-" and an algorithm, or "torch-" and a method."""
+    """Makes the implementation of that name: "ours-" and an algorithm, or "torch-" and a method."""
     library, _, way = name.partition("-")
     return (Ours if library == "ours" else Peer)(way, dtype, model)

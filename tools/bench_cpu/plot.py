@@ -1,9 +1,10 @@
-"""Time of a request against its number of items, ours and PyTorch's."""
+"""Plots the time of a request against its number of items, ours and PyTorch's."""
 
 import sys
 from typing import Literal
 
-from cpu_measurement import Measured, MeasurementError, Task, measure_apart
+from bench_cpu.measurement import Measured, MeasurementError, Task, measure_apart
+from bench_cpu.workloads import RandomRequest
 
 QUERY, ITEM = 300, 20
 NUMBERS = (1, 3, 10, 30, 100, 300, 1000, 2000)
@@ -54,7 +55,9 @@ def draw_items(path: str, model: str, clock: Literal["wall", "cpu"]) -> int:
 
 
 def _curve(name: str, model: str, clock: Literal["wall", "cpu"]) -> list[Measured]:
-    workloads = [(f"{QUERY} + {number} x {ITEM}", QUERY, (ITEM,) * number) for number in NUMBERS]
+    workloads = [
+        RandomRequest(f"{QUERY} + {number} x {ITEM}", QUERY, (ITEM,) * number) for number in NUMBERS
+    ]
     return measure_apart(
         Task(
             name,

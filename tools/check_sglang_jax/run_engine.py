@@ -1,6 +1,6 @@
-"""Runs one sglang-jax engine on the CPU and writes what it answers as JSON; check_sglang_jax starts it.
+"""Runs one sglang-jax engine on the CPU and writes what it answers as JSON; main.py starts it.
 
-    python sglang_jax_run.py '{"attention": "auto", "engine": {"model_path": …}}' OUTPUT_FILE
+    python run_engine.py '{"attention": "auto", "engine": {"model_path": …}}' OUTPUT_FILE
 
 `attention` is install()'s argument; null leaves sglang-jax as it is.
 

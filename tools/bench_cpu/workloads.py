@@ -1,4 +1,4 @@
-"""The requests that speed on a CPU is judged by, and the work that each of them is."""
+"""The requests that benchmarks on a CPU score, and how much work each of them is."""
 
 import dataclasses
 from typing import Literal
@@ -12,7 +12,7 @@ LABELS = (100, 200)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sizes:
-    """What of a model decides the work."""
+    """The sizes of a model that decide how much work a request is."""
 
     num_layers: int
     hidden_size: int
@@ -23,36 +23,41 @@ class Sizes:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Workload:
+class RandomRequest:
     """One query and items of random tokens."""
 
     name: str
     query_len: int
     item_lens: tuple[int, ...]
 
-    def first(self, count: int) -> "Workload":
-        """The same query with the first `count` items; the name says so."""
+    def first(self, count: int) -> "RandomRequest":
+        """Returns the same query with the first `count` items; the name says so."""
         if count >= len(self.item_lens):
             return self
-        return Workload(f"{self.name}, first {count}", self.query_len, self.item_lens[:count])
+        return RandomRequest(f"{self.name}, first {count}", self.query_len, self.item_lens[:count])
 
     def tokens(self, vocab_size: int) -> tuple[list[int], list[list[int]]]:
-        """The query and the items, the same in every process."""
+        """Returns the query and the items, the same in every process."""
         rng = np.random.default_rng(0)
         lowest = vocab_size // 100  # below are control tokens
         query = rng.integers(lowest, vocab_size, self.query_len).tolist()
         items = [rng.integers(lowest, vocab_size, length).tolist() for length in self.item_lens]
         return query, items
 
+    @property
+    def pairs(self) -> int:
+        """Pairs of a token and one that it sees."""
+        lens = np.asarray(self.item_lens, np.int64)
+        own = self.query_len * (self.query_len + 1) // 2
+        return own + int((lens * self.query_len + lens * (lens + 1) // 2).sum())
+
     def gflop(self, sizes: Sizes, kind: Kind) -> float:
-        """The useful work: every token's projections once, pairs that see each other, the head where it is read."""
+        """Returns the useful work: every token's projections once, visible pairs, and the head where it is read."""
         lens = np.asarray(self.item_lens, np.int64)
         rows = self.query_len + int(lens.sum())
-        pairs = self.query_len * (self.query_len + 1) // 2
-        pairs += int((lens * self.query_len + lens * (lens + 1) // 2).sum())
         scored = int(lens.sum()) if kind == "likelihoods" else lens.size
         widths = 2 * sizes.query_width + 2 * sizes.kv_width + 3 * sizes.intermediate_size
-        layer = 2 * rows * sizes.hidden_size * widths + 4 * pairs * sizes.query_width
+        layer = 2 * rows * sizes.hidden_size * widths + 4 * self.pairs * sizes.query_width
         head = 2 * scored * sizes.hidden_size * sizes.vocab_size
         return (sizes.num_layers * layer + head) / 1e9
 
@@ -60,10 +65,10 @@ class Workload:
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload("demo", 256, (16,) * 32),
-        Workload("pr", 300, (20,) * 10),
-        Workload("mid", 1000, (20,) * 100),
-        Workload("W", 2000, (20,) * 500),
-        Workload("G", 2000, (20,) * 499 + (4000,)),
+        RandomRequest("demo", 256, (16,) * 32),
+        RandomRequest("pr", 300, (20,) * 10),
+        RandomRequest("mid", 1000, (20,) * 100),
+        RandomRequest("W", 2000, (20,) * 500),
+        RandomRequest("G", 2000, (20,) * 499 + (4000,)),
     )
 }

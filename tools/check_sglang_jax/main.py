@@ -1,10 +1,11 @@
-"""Checks a source tree of sglang-jax: is its interface the one that our link expects, and does the link work with it?
+"""Checks a source tree of sglang-jax: does it have the interface that our link expects, and does the link work with it?
 
     bazel run //tools:check_sglang_jax -- --source=$HOME/sglang-jax [--python=$HOME/venv/bin/python]
 
-First reads the source and names each difference: a class, method or argument that is missing, or in another order.
-Then, if the Python can import sglang-jax and isoprefill, starts engines on the CPU, without and with `install()`, and
-compares what they answer. The tree is only read. Exits with 1 if anything differs; says so if it could not run.
+It first reads the source and names each difference: a class, method or argument that is missing, or in another order.
+Then, if the Python can import sglang-jax and isoprefill, it starts engines on the CPU, with and without `install()`,
+and compares their answers. It does not change the tree. It exits with 1 if anything differs, and says so if it could
+not start engines.
 """
 
 import contextlib
@@ -21,8 +22,7 @@ import tempfile
 from absl import app, flags
 
 import callers_directory
-import sglang_jax_models
-import sglang_jax_results
+from check_sglang_jax import comparison, hf_models
 from isoprefill_sglang_jax import source_interface
 
 _SOURCE = flags.DEFINE_string(
@@ -31,15 +31,15 @@ _SOURCE = flags.DEFINE_string(
 _PYTHON = flags.DEFINE_string(
     "python",
     None,
-    "The Python to read and to run with. To run, it needs sglang-jax's packages and isoprefill's wheel. By default "
-    "the first on PATH of a version that sglang-jax takes.",
+    "The Python to read and to run with. To run, it needs sglang-jax's packages and isoprefill's wheel. Default: the "
+    "first on PATH of a version that sglang-jax supports.",
 )
 INTERFACE = pathlib.Path(source_interface.__file__).with_name("interface.json")
-# Of XLA on a CPU, by default one a core: a callback of the interpreter holds one while it waits for a copy, which takes
-# another, so that two devices on two cores would wait for ever.
+# XLA's threads on a CPU, by default one for each core. A callback of the interpreter holds one while it waits for a
+# copy, which needs another; two devices on two cores would wait for ever.
 XLA_THREADS = "16"
 ENGINE_TIMEOUT_S = 1800  # an engine whose scheduler died waits for it forever
-RUN = pathlib.Path(__file__).with_name("sglang_jax_run.py")
+RUN = pathlib.Path(__file__).with_name("run_engine.py")
 ENGINE = {
     "device": "cpu",
     "attention_backend": "fa",
@@ -58,7 +58,7 @@ ENGINE = {
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One comparison: a model of sglang_jax_models, and how it is served."""
+    """One comparison: a model of hf_models, and how it is served."""
 
     model: str
     page_size: int
@@ -79,7 +79,7 @@ CASES = (
 
 
 def find_python(versions: list[str]) -> str:
-    """The first Python on PATH of one of these versions, or this one."""
+    """Returns the first Python on PATH of one of these versions, or this one."""
     for version in versions:
         if f"{sys.version_info.major}.{sys.version_info.minor}" == version:
             return sys.executable
@@ -90,7 +90,7 @@ def find_python(versions: list[str]) -> str:
 
 
 def environment(python: str, root: pathlib.Path) -> dict[str, str]:
-    """For a Python that imports sglang-jax from `root`; another Python than this has its own packages."""
+    """Returns the environment for a Python that imports sglang-jax from `root`; only this one gets our packages."""
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     path = [str(root)]
     if python == sys.executable:
@@ -103,14 +103,14 @@ def environment(python: str, root: pathlib.Path) -> dict[str, str]:
 
 
 def differences(python: str, root: pathlib.Path) -> list[str]:
-    """How the interface differs; the source may need a newer Python than this one to parse."""
+    """Returns how the interface differs; to parse the source may need a newer Python than this one."""
     command = [python, source_interface.__file__, str(INTERFACE), str(root)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return done.stdout.splitlines()
 
 
 def missing(python: str, root: pathlib.Path) -> str | None:
-    """Why this Python cannot run the link; None if it can."""
+    """Returns why this Python cannot run the link; None if it can."""
     program = "import sgl_jax.srt.entrypoints.engine; import isoprefill_sglang_jax.hooks"
     done = subprocess.run(
         [python, "-c", program], env=environment(python, root), text=True, capture_output=True
@@ -121,7 +121,7 @@ def missing(python: str, root: pathlib.Path) -> str | None:
 def answers(
     python: str, root: pathlib.Path, model: pathlib.Path, case: Case, attention: str | None
 ) -> dict:
-    """What one engine answers; `attention` is install()'s, None runs sglang-jax as it is."""
+    """Returns what one engine answers; `attention` is install()'s argument, None runs sglang-jax as it is."""
     settings = {
         "model_path": str(model),
         "page_size": case.page_size,
@@ -161,7 +161,7 @@ def run_cases(python: str, root: pathlib.Path) -> int:
         for case in CASES:
             model = pathlib.Path(work) / case.model
             if not model.exists():
-                sglang_jax_models.save_model(case.model, model)
+                hf_models.save_model(case.model, model)
             served = (case.model, case.page_size, case.tensor_parallel)
             name = (
                 f"{case.model}, page size {case.page_size}, tensor parallel {case.tensor_parallel}, "
@@ -175,7 +175,7 @@ def run_cases(python: str, root: pathlib.Path) -> int:
                 print(f"{name}: {error}", flush=True)
                 failed += 1
                 continue
-            result = sglang_jax_results.compare(own[served], ours)
+            result = comparison.compare(own[served], ours)
             print(
                 f"{name}: scores differ by {result.difference:.1e} (causal attention: {result.contamination:.2f}), "
                 f"generation by {result.generation:.0e}",
@@ -184,7 +184,7 @@ def run_cases(python: str, root: pathlib.Path) -> int:
             for problem in result.problems:
                 print(f"  PROBLEM: {problem}", flush=True)
             failed += bool(result.problems)
-    print(f"end to end: {len(CASES) - failed} of {len(CASES)} cases as they must be")
+    print(f"end to end: {len(CASES) - failed} of {len(CASES)} cases passed")
     return failed
 
 

@@ -1,11 +1,10 @@
-"""What bench_tpu measures where there is a TPU, or CUDA: one attention call, and the whole scoring step of a model.
+"""Measures, on a TPU or with CUDA, one attention call and the whole scoring step of a model.
 
 With CUDA only the xla back end runs, and the dense mask. This file has not run on either yet.
 """
 
 import functools
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmark import alternating_seconds
 from isoprefill import PackedLayout, multi_item_attention
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.decoder import Params, decode
@@ -34,7 +34,7 @@ MAX_DENSE_ROWS = 16_384
 
 
 def measure(workloads: list[str], repeats: int) -> Iterator[dict[str, Any]]:
-    """A row for every implementation that runs; what does not is a row with its error."""
+    """Yields a row for every implementation; one that does not run has a row with its error."""
     device = jax.devices()[0].device_kind
     print(f"Measured on one {device}: median of {repeats} calls after a warm-up.", flush=True)
     for name in workloads:
@@ -50,25 +50,16 @@ def measure(workloads: list[str], repeats: int) -> Iterator[dict[str, Any]]:
                 "source": "measured",
             }
             try:
-                row["seconds"] = median_seconds(call, repeats)
+                row["seconds"] = statistics.median(
+                    alternating_seconds({label: call}, repeats)[label]
+                )
             except Exception as error:  # what does not fit or compile is part of the answer
                 row["error"] = (str(error).splitlines() or [type(error).__name__])[0][:200]
             yield row
 
 
-def median_seconds(call: Callable[[], Any], repeats: int) -> float:
-    """Of `repeats` calls, after one that compiles."""
-    jax.block_until_ready(call())
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
 def calls(workload: Workload) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """What is measured on a workload: (label, a call that returns its result)."""
+    """Yields what is measured on a workload: (label, a call that returns when its result is there)."""
     layout = PackedLayout.concat(
         [
             PackedLayout.from_lengths(prefix, list(lens))
@@ -87,10 +78,10 @@ def calls(workload: Workload) -> Iterator[tuple[str, Callable[[], Any]]]:
     )
     label = "isoprefill" if on_tpu else "isoprefill xla back end"
     attend = jax.jit(multi_item_attention)
-    yield label, lambda: attend(*arrays, ours)
+    yield label, lambda: jax.block_until_ready(attend(*arrays, ours))
     if rows <= MAX_DENSE_ROWS:
         dense = jax.jit(functools.partial(multi_item_attention, backend="dense"))
-        yield "dense mask", lambda: dense(*arrays, layout)
+        yield "dense mask", lambda: jax.block_until_ready(dense(*arrays, layout))
     if on_tpu:
         yield from _splash_calls(workload, arrays)
     config = MODELS.get((*heads[:2], dim))
@@ -111,11 +102,14 @@ def _splash_calls(
             heads_first = (jnp.pad(x, pad).swapaxes(0, 1) for x in (q * scale, k, v))
             return splash(*heads_first).swapaxes(0, 1)
 
-        yield "splash " + "/".join(map(str, blocks)), functools.partial(attend, blocks, *arrays)
+        yield (
+            "splash " + "/".join(map(str, blocks)),
+            lambda attend=attend, blocks=blocks: jax.block_until_ready(attend(blocks, *arrays)),
+        )
 
 
 def _step(config: ModelConfig, layout: PackedLayout) -> Callable[[], Any]:
-    """All layers of a model over the pack, and the log-probabilities of one token at each read-out row."""
+    """Returns a call of all layers over the pack, and of the log-probabilities of one token at each read-out row."""
     rng = np.random.default_rng(0)
 
     def random(*shape: int) -> jax.Array:
@@ -140,4 +134,4 @@ def _step(config: ModelConfig, layout: PackedLayout) -> Callable[[], Any]:
             params, config, hidden, readout, jnp.asarray(readout.shape[0], jnp.int32), wanted
         )
 
-    return lambda: step(params, tokens, layout)
+    return lambda: jax.block_until_ready(step(params, tokens, layout))

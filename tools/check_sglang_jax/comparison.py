@@ -1,4 +1,4 @@
-"""Compares what an engine with our scoring answered (sglang_jax_run.py) with what sglang-jax answers by itself."""
+"""Compares the answers of an engine with our scoring (run_engine.py) with those of sglang-jax itself."""
 
 import dataclasses
 from typing import Any
@@ -14,14 +14,14 @@ CONTAMINATION = (
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What came out.
+    """The result of a comparison.
 
     Attributes:
         difference: the largest difference of log-probabilities between one prefill of all items and sglang-jax's
             prompt an item.
         generation: the largest difference of log-probabilities in ordinary generation.
         contamination: the largest difference that plain causal attention over the same tokens would make.
-        problems: what is not as it must be.
+        problems: what is wrong, a sentence each.
     """
 
     difference: float

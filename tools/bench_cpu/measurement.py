@@ -5,7 +5,6 @@
 
 import dataclasses
 import itertools
-import json
 import os
 import resource
 import subprocess
@@ -14,10 +13,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
-from cpu_contestants import ITEM_BY_ITEM, MATMULS, Dtype, Ours, Peer, contestant
-from cpu_workloads import Kind, Workload
+from bench_cpu.contestants import ITEM_BY_ITEM, MATMULS, Dtype, Ours, Peer, contestant
+from bench_cpu.workloads import Kind, RandomRequest
 
 MATMUL_ROWS = 4096
 MOST_RUNS = 5
@@ -31,21 +31,21 @@ class Task:
     """What to measure.
 
     Attributes:
-        implementation: one of cpu_contestants.NAMES.
+        implementation: one of bench_cpu.contestants.NAMES.
         dtype: of the weights.
         model: which.
-        workloads: name, query length and item lengths of each.
+        workloads: the requests.
         kinds: of scores.
-        seconds: repeat a workload until its runs took this long; once at least.
-        limit: scale a run down that would take longer than this.
-        stop_after: nothing more is measured from the first workload on that, linear in its items, would take longer.
+        seconds: a workload is repeated until its runs took this long; it runs at least once.
+        limit: a run that would take longer than this is scaled down.
+        stop_after: the measurement ends before the first workload that would take longer, if time is linear in items.
         clock: "wall", or "cpu": processor time of all threads, divided by the cores.
     """
 
     implementation: str
     dtype: Dtype
     model: str
-    workloads: list[tuple[str, int, tuple[int, ...]]]
+    workloads: list[RandomRequest]
     kinds: list[Kind]
     seconds: float
     limit: float
@@ -79,7 +79,7 @@ class Measured:
 
 
 class MeasurementError(RuntimeError):
-    """The process of a measurement failed; the message is the end of what it said.
+    """The process of a measurement failed; the message is the end of its stderr.
 
     Attributes:
         reason: why, in one line.
@@ -101,7 +101,7 @@ def measure_apart(task: Task) -> list[Measured]:
     if task.clock == "cpu":
         env["OMP_WAIT_POLICY"] = "passive"  # a thread that spins while it waits does not work
     done = subprocess.run(
-        [sys.executable, __file__, json.dumps(dataclasses.asdict(task))],
+        [sys.executable, __file__, msgspec.json.encode(task).decode()],
         env=env,
         capture_output=True,
         text=True,
@@ -110,7 +110,7 @@ def measure_apart(task: Task) -> list[Measured]:
         reason = _reason(done)
         said = f"{task.implementation} {task.dtype}: {reason}\n{done.stderr[-2000:]}"
         raise MeasurementError(reason, said)
-    return [Measured(**one) for one in json.loads(done.stdout.splitlines()[-1])]
+    return msgspec.json.decode(done.stdout.splitlines()[-1], type=list[Measured])
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
@@ -121,8 +121,8 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def measure(task: Task) -> list[Measured]:
-    """Everything that the task asks for, in its order."""
-    workloads = [Workload(name, query, tuple(lens)) for name, query, lens in task.workloads]
+    """Measures everything in the task, in its order."""
+    workloads = task.workloads
     one = contestant(task.implementation, task.dtype, task.model)
     _choose_batch_size(one, workloads[-1], task)
     hidden, intermediate = one.sizes.hidden_size, one.sizes.intermediate_size
@@ -165,7 +165,7 @@ def measure(task: Task) -> list[Measured]:
     return results
 
 
-def _choose_batch_size(one: Ours | Peer, workload: Workload, task: Task) -> None:
+def _choose_batch_size(one: Ours | Peer, workload: RandomRequest, task: Task) -> None:
     """Sets the batch size that scores the first items of the workload fastest, in the better of two runs.
 
     Every size scores the same items, as many as fill the largest (256 at most, or all if there are fewer), because a
@@ -183,8 +183,8 @@ def _choose_batch_size(one: Ours | Peer, workload: Workload, task: Task) -> None
     one.batch_size = min(sizes, key=lambda size: min(times[size], default=0.0))
 
 
-def _batch_sizes(one: Peer, workload: Workload, task: Task) -> list[int]:
-    """The peer's sizes that fit in memory, up to the first that takes all items at once; one at least."""
+def _batch_sizes(one: Peer, workload: RandomRequest, task: Task) -> list[int]:
+    """Returns the peer's sizes that fit in memory, up to the first that takes all items at once; at least one."""
     sizes: list[int] = []
     for size in one.batch_sizes:
         tokens = size * (workload.query_len + workload.item_lens[0])
@@ -195,8 +195,8 @@ def _batch_sizes(one: Peer, workload: Workload, task: Task) -> list[int]:
     return sizes
 
 
-def _scaled(one: Ours | Peer, workload: Workload, kind: Kind, task: Task) -> Workload:
-    """The workload, or its first items if all would take longer than the limit."""
+def _scaled(one: Ours | Peer, workload: RandomRequest, kind: Kind, task: Task) -> RandomRequest:
+    """Returns the workload, or its first items if all would take longer than the limit."""
     if task.implementation not in ITEM_BY_ITEM:
         return workload
     query, items = workload.first(8).tokens(one.sizes.vocab_size)
@@ -215,4 +215,5 @@ def _time(call: Callable[[], Any], task: Task) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps([dataclasses.asdict(one) for one in measure(Task(**json.loads(sys.argv[1])))]))
+    task = msgspec.json.decode(sys.argv[1], type=Task)
+    print(msgspec.json.encode(measure(task)).decode())

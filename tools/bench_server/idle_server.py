@@ -1,6 +1,6 @@
-"""A server whose engine does nothing: what is left is the front end and its way to the scheduler and back.
+"""A server whose engine does nothing: its time is that of the front end and of the way to the scheduler and back.
 
-With a model (whose tokenizer is used) as its argument it is the server, at a free port that it logs; without, the
+With a model as its argument, whose tokenizer it uses, it is the server, at a free port that it logs. Without, it is the
 server's scheduler.
 """
 

@@ -1,11 +1,10 @@
-"""Speed of the TPU kernel against JAX's splash attention and a dense mask: `bazel run //tools:bench_tpu`.
+"""Compares the TPU kernel with JAX's splash attention and a dense mask: `bazel run //tools:bench_tpu`.
 
-On a TPU it measures: the median of repeats after a warm-up. With CUDA it measures the xla back end. Anywhere else it
-compiles for the chip with libtpu and prints what the compiler's static schedule comes to, which is an estimate and
-says so in its first line. The dense mask is XLA's, estimated by the operations and bytes that its compiler counts.
+On a TPU it measures the median of several calls after a warm-up. With CUDA it measures the xla back end. Anywhere else
+it compiles for the chip with libtpu and prints the cycles of the compiler's static schedule, which is an estimate, as
+its first line says. The dense mask is XLA's, estimated by the operations and bytes that its compiler counts.
 """
 
-import json
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -14,18 +13,19 @@ from typing import Any
 from absl import app, flags
 
 import callers_directory
+from benchmark import Table, write_json
 from isoprefill_pallas.chips import CHIPS
 from isoprefill_pallas.workloads import WORKLOADS
 
-_CHIP = flags.DEFINE_enum("chip", "v6e", list(CHIPS), "chip to estimate for, without a TPU")
+_CHIP = flags.DEFINE_enum("chip", "v6e", list(CHIPS), "Chip to estimate for, without a TPU.")
 _WORKLOAD = flags.DEFINE_multi_enum(
-    "workload", list(WORKLOADS), list(WORKLOADS), "workloads; may be repeated"
+    "workload", list(WORKLOADS), list(WORKLOADS), "Packs to measure; may be repeated."
 )
-_JSON = flags.DEFINE_string("json", None, "file to write the rows to, as JSON")
+_JSON = flags.DEFINE_string("json", None, "Write the rows to this file, as JSON.")
 _REPEATS = flags.DEFINE_integer(
-    "repeats", 10, "calls that are measured, on a device", lower_bound=1
+    "repeats", 10, "Measured calls of each implementation, on a device.", lower_bound=1
 )
-_REGIONS = flags.DEFINE_bool("regions", True, "print the regions of our kernel, without a TPU")
+_REGIONS = flags.DEFINE_bool("regions", True, "Print the regions of our kernel, without a TPU.")
 
 Row = dict[str, Any]
 
@@ -33,15 +33,14 @@ Row = dict[str, Any]
 def main(argv: list[str]) -> None:
     callers_directory.enter(argv)
     if _has_accelerator():
-        import bench_tpu_measure
+        from bench_tpu import measurement
 
-        rows = list(bench_tpu_measure.measure(_WORKLOAD.value, _REPEATS.value))
+        rows = list(measurement.measure(_WORKLOAD.value, _REPEATS.value))
     else:
         rows = list(estimate())
     print_table(rows)
-    if _JSON.value:
-        fields = [{k: v for k, v in row.items() if not k.startswith("_")} for row in rows]
-        pathlib.Path(_JSON.value).write_text(json.dumps(fields, indent=1) + "\n")
+    fields = [{k: v for k, v in row.items() if not k.startswith("_")} for row in rows]
+    write_json(_JSON.value, fields)
 
 
 def _has_accelerator() -> bool:
@@ -112,7 +111,7 @@ def _reason(error: Exception) -> str:
 
 
 def _row(workload: str, chip: str, implementation: str, cost: Any, bound: float) -> Row:
-    """A row of the JSON file; what begins with _ is for the table only."""
+    """Returns a row of the JSON file; keys that begin with _ are for the table only."""
     known = cost is not None
     return {
         "workload": workload,
@@ -143,15 +142,9 @@ def print_regions(title: str, cost: Any, heads: int) -> None:
 
 
 def print_table(rows: list[Row]) -> None:
-    print(
-        f"{'workload':10} {'implementation':28} {'cycles':>12} {'vs best splash':>14} {'ms':>8} "
-        f"{'of bound':>8} {'useful':>7} {'HBM MB':>8}"
-    )
-    for row in rows:
-        head = f"{row['workload']:10} {row['implementation']:28}"
-        if row.get("error"):
-            print(f"{head} does not compile: {row['error'][:70]}")
-            continue
+    """Prints all rows; the fastest splash attention of a workload is known only then."""
+
+    def against_splash(row: Row) -> str:
         basis = "static_cycles" if row["static_cycles"] is not None else "seconds"
         splash = [
             other[basis]
@@ -160,14 +153,23 @@ def print_table(rows: list[Row]) -> None:
             and other["implementation"].startswith("splash")
             and other[basis] is not None
         ]
-        ratio = f"{row[basis] / min(splash):.3f}" if splash else ""
-        cycles = f"{row['static_cycles']:,}" if row["static_cycles"] is not None else ""
-        share = f"{row['useful_share']:.3f}" if row["useful_share"] is not None else ""
-        moved = f"{row['hbm_bytes'] / 1e6:.0f}" if row["hbm_bytes"] is not None else ""
-        reached = f"{row['_bound'] / row['seconds']:.3f}" if row.get("_bound") else ""
-        print(
-            f"{head} {cycles:>12} {ratio:>14} {row['seconds'] * 1e3:8.3f} {reached:>8} {share:>7} {moved:>8}"
-        )
+        return f"{row[basis] / min(splash):.3f}" if splash else ""
+
+    table = Table(
+        ("workload", "<10", "workload"),
+        ("implementation", "<28", "implementation"),
+        ("cycles", ">12,", "static_cycles"),
+        ("vs best splash", ">14", against_splash),
+        ("ms", ">8.3f", lambda row: row["seconds"] * 1e3),
+        ("of bound", ">8.3f", lambda row: row.get("_bound") and row["_bound"] / row["seconds"]),
+        ("useful", ">7.3f", "useful_share"),
+        ("HBM MB", ">8.0f", lambda row: row["hbm_bytes"] and row["hbm_bytes"] / 1e6),
+    )
+    table.print_titles()
+    for row in rows:
+        if row.get("error"):
+            row = row | {"error": f"does not compile: {row['error'][:70]}"}
+        table.print(row)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The server under load: `bazel run //tools:bench_server`.
+"""Measures the server under load: `bazel run //tools:bench_server`.
 
 An open-loop client in a process of its own sends requests over loopback sockets at random times (Poisson, fixed
 seed), at rates that rise from a quarter of what one request after another gives, until the 99th percentile of the
@@ -6,12 +6,12 @@ latency passes a second or a request is not answered with 200; then once more at
 queue must answer 429 and nothing else may go wrong. This for three servers on the same machine, one after another,
 which get the same requests, and none of them twice:
 
-    packed      as it is
+    packed      with its defaults
     unpacked    one request in each prefill
     serial      query + item one by one, one request after another
 
-and for a server whose engine does nothing: the front end's own time. Every request is a query and items of random
-tokens, with two labels. What is sent is compiled before it is measured.
+and for a server whose engine does nothing, which is the front end's own time. Every request is a query and items of
+random tokens, with two labels. Everything is compiled before it is measured.
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Sequence
-from typing import Any
 
 from absl import app, flags
 
 import callers_directory
+from benchmark import Table, write_json
 
 HERE = pathlib.Path(__file__).parent
-SERVE = (sys.executable, "-m", "isoprefill.cli", "serve")
+SERVE = (sys.executable, "-m", "isoprefill", "serve")
 SERVERS: dict[str, tuple[str, ...]] = {
     "packed": (),
     "unpacked": ("--max-batch-requests=1",),
@@ -43,24 +43,32 @@ FIRST_RATE = 0.25  # over that of one request after another
 OVERLOAD = 3  # times the first rate that is not held
 FRONT_END_RATES = (20, 100)
 
-_MODEL = flags.DEFINE_string("model", "smollm2-135m", "the served model")
-_SERVERS = flags.DEFINE_multi_enum("server", list(SERVERS), list(SERVERS), "what to measure")
-_QUERY = flags.DEFINE_integer("query-tokens", 24, "tokens of a query", lower_bound=1)
-_ITEMS = flags.DEFINE_integer("items", 4, "items of a request", lower_bound=1)
-_ITEM = flags.DEFINE_integer("item-tokens", 4, "tokens of an item", lower_bound=1)
-_BATCH = flags.DEFINE_integer("max-batch-tokens", 512, "token budget of a prefill", lower_bound=1)
-_QUEUE = flags.DEFINE_integer("max-queue-requests", 24, "requests that may wait", lower_bound=1)
-_LATENCY = flags.DEFINE_float("latency", 1.0, "seconds that the 99th percentile may have")
-_SEED = flags.DEFINE_integer("seed", 0, "of tokens and times")
-_QUICK = flags.DEFINE_bool(
-    "quick", False, "fewer and shorter steps: rates double, 3 seconds each instead of 8"
+_MODEL = flags.DEFINE_string(
+    "model", "smollm2-135m", "A pinned model's name, a .gguf file, or a directory with safetensors."
 )
-_JSON = flags.DEFINE_string("json", None, "file to write the rows to, as JSON")
+_SERVERS = flags.DEFINE_multi_enum(
+    "server", list(SERVERS), list(SERVERS), "Servers to measure; may be repeated."
+)
+_QUERY = flags.DEFINE_integer("query-tokens", 24, "Tokens of a query.", lower_bound=1)
+_ITEMS = flags.DEFINE_integer("items", 4, "Items of a request.", lower_bound=1)
+_ITEM = flags.DEFINE_integer("item-tokens", 4, "Tokens of an item.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("max-batch-tokens", 512, "Token budget of a prefill.", lower_bound=1)
+_QUEUE = flags.DEFINE_integer(
+    "max-queue-requests", 24, "Most requests accepted and not yet answered.", lower_bound=1
+)
+_LATENCY = flags.DEFINE_float(
+    "latency", 1.0, "Seconds that the 99th percentile of the latency may reach."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the tokens and of the times.")
+_QUICK = flags.DEFINE_bool(
+    "quick", False, "Fewer and shorter steps: rates double, 3 seconds each instead of 8."
+)
+_JSON = flags.DEFINE_string("json", None, "Write the rows to this file, as JSON.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """How rates rise: the factor from one to the next, and how long each is kept up."""
+    """How rates rise: the factor from one to the next, and how long each lasts."""
 
     factor: float
     seconds: float
@@ -92,6 +100,23 @@ class Row:
     @property
     def held(self) -> bool:
         return self.ok == self.requests and self.p99 <= _LATENCY.value
+
+
+TABLE = Table(
+    ("server", "<9", "server"),
+    ("rate/s", ">8.2f", "rate"),
+    ("sent", ">5", "requests"),
+    ("200", ">5", "ok"),
+    ("429", ">5", "refused"),
+    ("other", ">6", "failed"),
+    ("done/s", ">7.2f", "throughput"),
+    ("p50 s", ">7.3f", "p50"),
+    ("p95 s", ">7.3f", "p95"),
+    ("p99 s", ">7.3f", "p99"),
+    ("req/batch", ">10.2f", "requests_per_batch"),
+    ("fill", ">6.2f", "batch_fill"),
+    ("compiled", ">8", "compilations"),
+)
 
 
 class BenchedServer:
@@ -132,7 +157,7 @@ class BenchedServer:
         return sum(float(line.split()[1]) for line in lines if line.split()[0] == name)
 
     def send(self, bodies: Sequence[str], times: Sequence[float]) -> list[tuple[float, int]]:
-        """Sends requests at these times; latency and status of each."""
+        """Sends requests at these times; returns the latency and status of each."""
         plan = {"port": self.port, "path": "/v1/score", "bodies": bodies, "times": times}
         done = subprocess.run(
             [sys.executable, str(HERE / "open_loop_client.py")],
@@ -145,7 +170,7 @@ class BenchedServer:
 
 
 def bodies(chance: random.Random, number: int) -> list[str]:
-    """Requests of one size, each of other tokens, which every vocabulary has."""
+    """Makes requests of one size, each of other tokens, which every vocabulary has."""
 
     def tokens(length: int) -> list[int]:
         return [chance.randrange(3, 250) for _ in range(length)]
@@ -169,19 +194,19 @@ def arrivals(chance: random.Random, rate: float, number: int) -> list[float]:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that so many percent do not exceed; NaN of nothing."""
+    """Returns the smallest value that so many percent do not exceed; NaN if there are no values."""
     if not values:
         return float("nan")
     return sorted(values)[max(0, -int(-percent * len(values) // 100) - 1)]
 
 
 def chance_of(purpose: str) -> random.Random:
-    """Random numbers for one purpose: what was sent before would be answered from the server's prefix cache."""
+    """Returns random numbers for one purpose: tokens sent before would be answered from the prefix cache."""
     return random.Random(f"{_SEED.value} {purpose}")
 
 
 def measure(server: BenchedServer, name: str, step: int, rate: float, steps: Steps) -> Row:
-    """One rate, the `step`-th, whose number decides which requests are sent."""
+    """Measures one rate, the `step`-th; the step's number decides which requests are sent."""
     number = max(steps.least_requests, round(rate * steps.seconds))
     times = arrivals(chance_of(f"times {step}"), rate, number)
     counters = (
@@ -229,23 +254,14 @@ def warm_up(server: BenchedServer, name: str) -> None:
 
 
 def lone_latency(server: BenchedServer) -> float:
-    """The median of requests that are sent one after another."""
+    """Returns the median latency of requests that are sent one after another."""
     chance = chance_of("one after another")
     answers = [server.send(bodies(chance, 1), [0.0]) for _ in range(5)]
     return statistics.median(latency for ((latency, _),) in answers)
 
 
-def print_row(row: Row) -> None:
-    print(
-        f"{row.server:10}{row.rate:8.2f}{row.requests:6}{row.ok:6}{row.refused:6}{row.failed:7}{row.throughput:8.2f}"
-        f"{row.p50:8.3f}{row.p95:8.3f}{row.p99:8.3f}{row.requests_per_batch:11.2f}{row.batch_fill:7.2f}"
-        f"{row.compilations:9}",
-        flush=True,
-    )
-
-
 def rising_rates(name: str) -> list[Row]:
-    """One server's rows, the last of which is the overload."""
+    """Measures one server; the last row is the overload."""
     steps = QUICK if _QUICK.value else FULL
     command = [
         *SERVE,
@@ -263,15 +279,15 @@ def rising_rates(name: str) -> list[Row]:
         rate = FIRST_RATE / lone_latency(server)
         while not rows or rows[-1].held:
             rows.append(measure(server, name, len(rows), rate, steps))
-            print_row(rows[-1])
+            TABLE.print(dataclasses.asdict(rows[-1]))
             rate *= steps.factor
         rows.append(measure(server, name, len(rows), OVERLOAD * rows[-1].rate, steps))
-        print_row(rows[-1])
+        TABLE.print(dataclasses.asdict(rows[-1]))
     return rows
 
 
 def front_end() -> list[dict[str, float]]:
-    """Latencies of a server whose engine does nothing, for text as clients send it."""
+    """Measures a server whose engine does nothing, with text as clients send it."""
     body = json.dumps(
         {
             "query": "Is this a fruit? " * 6,
@@ -303,17 +319,14 @@ def front_end() -> list[dict[str, float]]:
 
 
 def main(argv: list[str]) -> None:
-    """Prints the table, the highest rates held, and how they compare."""
+    """Prints the table, the highest rates held, and their ratios."""
     callers_directory.enter(argv)
     print(
         f"{_MODEL.value}, {os.cpu_count()} cores, query {_QUERY.value} + {_ITEMS.value} x {_ITEM.value} tokens, "
         f"batches of {_BATCH.value} tokens, queue of {_QUEUE.value}"
     )
     idle = front_end()
-    print(
-        f"{'server':10}{'rate/s':>8}{'sent':>6}{'200':>6}{'429':>6}{'other':>7}{'done/s':>8}{'p50 s':>8}{'p95 s':>8}"
-        f"{'p99 s':>8}{'req/batch':>11}{'fill':>7}{'compiled':>9}"
-    )
+    TABLE.print_titles()
     rows = [row for name in _SERVERS.value for row in rising_rates(name)]
     held = {
         name: max((row.rate for row in rows if row.server == name and row.held), default=0.0)
@@ -322,20 +335,18 @@ def main(argv: list[str]) -> None:
     for name, rate in held.items():
         lowest = min(row.rate for row in rows if row.server == name)
         says = f"{rate:.2f}/s" if rate else f"under {lowest:.2f}/s, the lowest tried"
-        print(f"{name}: highest rate held with p99 under {_LATENCY.value:g} s: {says}")
+        print(f"{name}: highest rate held with p99 up to {_LATENCY.value:g} s: {says}")
         if name != "packed" and "packed" in held:
             more = "" if rate else "more than "
             print(f"  packed holds {more}{held['packed'] / (rate or lowest):.2f} times that")
-    if _JSON.value:
-        report: dict[str, Any] = {
-            "flags": {
-                flag.name: flag.value for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])
-            },
-            "front_end": idle,
-            "rows": [dataclasses.asdict(row) | {"held": row.held} for row in rows],
-            "highest_rate_held": held,
-        }
-        pathlib.Path(_JSON.value).write_text(json.dumps(report, indent=1) + "\n")
+    own_flags = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+    report = {
+        "flags": {flag.name: flag.value for flag in own_flags},
+        "front_end": idle,
+        "rows": [dataclasses.asdict(row) | {"held": row.held} for row in rows],
+        "highest_rate_held": held,
+    }
+    write_json(_JSON.value, report)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 Every implementation runs in a process of its own, in rounds of alternating order; a row shows the median of all its
 runs. A run is one request of random tokens with an empty prefix cache. Rates count useful work only: every token's
-projections once, pairs that see each other, and the head where it is read. Implementations that would take longer
-than --limit score the first items only, and the workload's name says so. One that fails gets a row that says why; the
-others go on, and the exit status is 1.
+projections once, visible pairs, and the head where it is read. Implementations that would take longer than --limit
+score only the first items, and the workload's name says so. One that fails gets a row that says why; the others go on,
+and the exit status is 1.
 """
 
 import json
@@ -19,42 +19,63 @@ import numpy as np
 from absl import app, flags
 
 import callers_directory
-from cpu_contestants import NAMES, Dtype
-from cpu_measurement import Measured, MeasurementError, Task, measure_apart
-from cpu_plot import draw_items
-from cpu_workloads import KINDS, WORKLOADS, Kind
+from bench_cpu.contestants import NAMES, Dtype
+from bench_cpu.measurement import Measured, MeasurementError, Task, measure_apart
+from bench_cpu.plot import draw_items
+from bench_cpu.workloads import KINDS, WORKLOADS, Kind
+from benchmark import Table, write_json
 
 _WORKLOAD = flags.DEFINE_multi_enum(
-    "workload", list(WORKLOADS), list(WORKLOADS), "Requests; may be repeated."
+    "workload", list(WORKLOADS), list(WORKLOADS), "Requests to score; may be repeated."
 )
 _IMPLEMENTATION = flags.DEFINE_multi_enum(
-    "implementation", list(NAMES), list(NAMES), "What to measure; may be repeated."
+    "implementation", list(NAMES), list(NAMES), "Implementations to measure; may be repeated."
 )
 _DTYPE = flags.DEFINE_multi_enum(
-    "dtype", ["float32", "bfloat16"], ["float32", "bfloat16"], "Of the weights; may be repeated."
+    "dtype",
+    ["float32", "bfloat16"],
+    ["float32", "bfloat16"],
+    "Types of the weights; may be repeated.",
 )
-_KIND = flags.DEFINE_multi_enum("kind", list(KINDS), list(KINDS), "Of scores; may be repeated.")
+_KIND = flags.DEFINE_multi_enum(
+    "kind", list(KINDS), list(KINDS), "Kinds of scores; may be repeated."
+)
 _MODEL = flags.DEFINE_string(
     "model", "smollm2-135m", "A pinned model's name, a .gguf file, or a directory with safetensors."
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 2, "Processes of each implementation.", lower_bound=1)
-_SECONDS = flags.DEFINE_float("seconds", 4, "Time to repeat a run for, in each process.")
-_LIMIT = flags.DEFINE_float("limit", 600, "Seconds a run may take before it is scaled down.")
+_SECONDS = flags.DEFINE_float("seconds", 4, "Seconds for which each process repeats a run.")
+_LIMIT = flags.DEFINE_float(
+    "limit", 600, "Most seconds of a run; a longer one is scaled down to fewer items."
+)
 _JSON = flags.DEFINE_string(
-    "json", None, "File for the rows. Rows of other runs in it are kept, and compared with."
+    "json", None, "Write the rows to this file. It keeps the rows of other runs, to compare with."
 )
 _PLOT = flags.DEFINE_string(
-    "plot", None, "Only draw time against the number of items into this file (.svg, .png)."
+    "plot", None, "Only plot time against the number of items, to this file (.svg or .png)."
 )
 _CLOCK = flags.DEFINE_enum(
     "clock",
     "wall",
     ["wall", "cpu"],
-    "What is measured; cpu is processor time over cores, for a machine that others use too: a lower bound of the wall "
-    "time on a free one.",
+    "wall, or cpu: processor time divided by cores, a lower bound of the wall time, for a busy machine.",
 )
-_QUICK = flags.DEFINE_bool("quick", False, "A look in under two minutes: demo, labels, float32.")
+_QUICK = flags.DEFINE_bool(
+    "quick", False, "Measure demo with labels in float32 only; takes under two minutes."
+)
 
+TABLE = Table(
+    ("workload", "<17", "workload"),
+    ("implementation", "<33", "implementation"),
+    ("dtype", "<9", "dtype"),
+    ("items/s", ">8.1f", "items_per_s"),
+    ("s", ">7.2f", "seconds"),
+    ("MB", ">6.0f", "peak_rss_mb"),
+    ("diff", ">8.1e", "max_score_diff"),
+    ("x peer", ">7.2f", "ratio_to_best_peer"),
+    ("GFLOP", ">7.0f", "gflop"),
+    ("share", ">6.2f", "gemm_share"),
+)
 QUICK = ("ours-packed", "torch-serial", "torch-extend", "torch-dense")
 
 Row = dict[str, Any]
@@ -77,8 +98,7 @@ def main(argv: list[str]) -> int:
         names = quick_names()
     kept = _kept()
     print(f"{_processor()}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
-    print(f"{'workload':<18}{'implementation':<34}{'dtype':<10}{'items/s':>8}{'s':>8}{'MB':>7}"
-          f"{'diff':>9}{'x peer':>8}{'GFLOP':>8}{'share':>7}")  # fmt: skip
+    TABLE.print_titles()
     complete = True
     for workload in workloads:
         who = [(name, dtype) for dtype in dtypes for name in names]
@@ -88,16 +108,14 @@ def main(argv: list[str]) -> int:
         kept[workload] = with_ratios(rows)
         for row in kept[workload]:
             if _identity(row) in new:
-                print_row(row)
+                TABLE.print(row)
                 complete &= row["max_score_diff"] is not None  # nor is one that failed
-        if _JSON.value:
-            everything = [row for rows in kept.values() for row in rows]
-            pathlib.Path(_JSON.value).write_text(json.dumps(everything, indent=1) + "\n")
+        write_json(_JSON.value, [row for rows in kept.values() for row in rows])
     return 0 if complete else 1
 
 
 def quick_names() -> list[str]:
-    """What --quick measures: all of its own, or those that --implementation names."""
+    """Returns what --quick measures: all of QUICK, or those that --implementation names."""
     if not _IMPLEMENTATION.present:
         return list(QUICK)
     if others := [name for name in _IMPLEMENTATION.value if name not in QUICK]:
@@ -108,7 +126,7 @@ def quick_names() -> list[str]:
 
 
 def compare(workload: str, who: list[Contestant], kinds: list[Kind], rounds: int) -> list[Row]:
-    """Rows of one workload, without their ratios. Whoever fails in one round has rows that say why, and no others."""
+    """Returns the rows of one workload, without ratios. An implementation that failed has rows that say why."""
     runs, failed = _measure_all(workload, who, kinds, rounds)
     reference = runs[REFERENCE] if REFERENCE in runs else _reference_apart(workload, kinds)
     return [
@@ -123,7 +141,7 @@ def compare(workload: str, who: list[Contestant], kinds: list[Kind], rounds: int
 def _measure_all(
     workload: str, who: list[Contestant], kinds: list[Kind], rounds: int
 ) -> tuple[dict[Contestant, Runs], dict[Contestant, str]]:
-    """What was measured of each, and why those failed that did; they are not tried again."""
+    """Returns what was measured of each, and why the others failed; those are not tried again."""
     runs: dict[Contestant, Runs] = {one: {} for one in who}
     failed: dict[Contestant, str] = {}
     for index in range(rounds):
@@ -140,17 +158,17 @@ def _measure_all(
 
 
 def _reference_apart(workload: str, kinds: list[Kind]) -> Runs:
-    """The scores to compare with, if they are nobody's row; none if that fails."""
+    """Returns the scores to compare with, if no row has them; none if the measurement fails."""
     try:
         found = measure_apart(_task(*REFERENCE, workload, kinds, 0))
     except MeasurementError as error:
-        print(f"{workload}: scores are compared with nothing: {error}", file=sys.stderr)
+        print(f"{workload}: there are no scores to compare with: {error}", file=sys.stderr)
         return {}
     return {one.kind: [one] for one in found}
 
 
 def row_of(who: Contestant, rounds: list[Measured], reference: list[Measured] | None) -> Row:
-    """What the rounds come to, and the largest difference to the reference's scores."""
+    """Returns the row of all rounds, with the largest difference from the reference's scores."""
     first = rounds[0]
     # A round may scale down to another number of items: the rate of each is what counts.
     each = statistics.median(seconds / one.num_items for one in rounds for seconds in one.seconds)
@@ -174,14 +192,14 @@ def row_of(who: Contestant, rounds: list[Measured], reference: list[Measured] | 
 
 
 def failed_row(workload: str, who: Contestant, kind: Kind, reason: str) -> Row:
-    """A row without numbers."""
+    """Returns a row without numbers."""
     numbers = ("items_per_s", "seconds", "peak_rss_mb", "max_score_diff", "gflop", "gemm_share")
     named = {"workload": workload, "implementation": f"{who[0]}/{kind}", "dtype": who[1]}
     return named | dict.fromkeys(numbers) | {"error": f"failed: {reason}"}
 
 
 def with_ratios(rows: list[Row]) -> list[Row]:
-    """The rows of one workload with items/s relative to the best peer of the same dtype and kind of scores."""
+    """Adds to the rows of one workload their items/s relative to the best peer of the same dtype and kind."""
     best: dict[tuple[str, str], float] = {}
     for row in rows:
         name, kind = row["implementation"].split("/")
@@ -195,27 +213,12 @@ def with_ratios(rows: list[Row]) -> list[Row]:
     return rows
 
 
-def print_row(row: Row) -> None:
-    head = f"{row['workload']:<18}{row['implementation']:<34}{row['dtype']:<10}"
-    if row.get("error"):
-        print(f"{head}{row['error']}", flush=True)
-        return
-    difference, ratio = row["max_score_diff"], row["ratio_to_best_peer"]
-    print(
-        f"{head}{row['items_per_s']:8.1f}{row['seconds']:8.2f}{row['peak_rss_mb']:7.0f}"
-        f"{'' if difference is None else f'{difference:.1e}':>9}{'' if ratio is None else f'{ratio:.2f}':>8}"
-        f"{row['gflop']:8.0f}{row['gemm_share']:7.2f}",
-        flush=True,
-    )
-
-
 def _task(name: str, dtype: Dtype, workload: str, kinds: list[Kind], seconds: float) -> Task:
-    one = WORKLOADS[workload]
     return Task(
         name,
         dtype,
         _MODEL.value,
-        [(one.name, one.query_len, one.item_lens)],
+        [WORKLOADS[workload]],
         kinds,
         seconds,
         _LIMIT.value,
@@ -231,7 +234,7 @@ def _processor() -> str:
 
 
 def _kept() -> dict[str, list[Row]]:
-    """The rows in the file, by workload."""
+    """Returns the rows in the file, by workload."""
     rows: dict[str, list[Row]] = {}
     if _JSON.value and pathlib.Path(_JSON.value).exists():
         for row in json.loads(pathlib.Path(_JSON.value).read_text()):

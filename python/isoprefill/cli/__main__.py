@@ -1,6 +1,0 @@
-"""`python -m isoprefill.cli`: the same as the console script."""
-
-from isoprefill.cli.main import main
-
-if __name__ == "__main__":
-    main()
