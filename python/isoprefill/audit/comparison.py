@@ -32,7 +32,7 @@ class ItemDifference:
 class Comparison:
     """Two servers' scores of the same items.
 
-    `agree` says whether log scores differ by at most the tolerance.
+    `agree` says whether log scores differ by at most `AuditSettings.compare_tolerance`.
     """
 
     server_url: str
@@ -43,8 +43,8 @@ class Comparison:
     agree: bool
 
 
-def compare(first: Instrument, second: Instrument, tolerance: float) -> Comparison:
-    """Scores the same items with both servers; they agree if log scores differ by at most `tolerance`.
+def compare(first: Instrument, second: Instrument) -> Comparison:
+    """Scores the same items with both servers.
 
     Raises:
         ServerError: of either server.
@@ -76,5 +76,5 @@ def compare(first: Instrument, second: Instrument, tolerance: float) -> Comparis
         largest,
         max(probability_diffs),
         float(np.mean(probability_diffs)),
-        largest <= tolerance,
+        largest <= first.settings.compare_tolerance,
     )

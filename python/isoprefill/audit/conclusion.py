@@ -1,9 +1,11 @@
 """What follows from all findings together."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
+from isoprefill.audit import texts
 from isoprefill.audit.finding import Finding
 
 Verdict = Literal["ISOLATED", "PARTIAL", "NO_ISOLATION", "INCONCLUSIVE"]
@@ -52,23 +54,6 @@ class Conclusion:
         return EXIT_CODES[self.verdict]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Reach:
-    """The largest requests that the server answered.
-
-    Attributes:
-        items: of one request.
-        tokens: of one request as the server counts them, or None if it does not say.
-    """
-
-    items: int
-    tokens: int | None
-
-    def __str__(self) -> str:
-        tokens = "" if self.tokens is None else f" and {self.tokens} tokens"
-        return f"up to {self.items} items{tokens} in a request"
-
-
 # Without these nothing can be said about a server that passes all others.
 INDISPENSABLE = (
     "order_sensitivity",
@@ -77,29 +62,34 @@ INDISPENSABLE = (
     "item_alone",
 )
 
+# What these change of another item, in the order in which they run.
+MUTATIONS: dict[str, Literal["content", "length"]] = {
+    "same_length_mutation": "content",
+    "changed_length_mutation": "length",
+}
+
 # These change the number of items before an item.
 COUNTING = ("scaling_contamination", "position_in_list", "item_alone", "item_count")
 
 
-def conclude(findings: Sequence[Finding], *, sees_items: bool, reach: Reach) -> Conclusion:
+def conclude(
+    findings: Sequence[Finding], *, sees_items: bool, most_items: int, most_tokens: int | None
+) -> Conclusion:
     """Draws the conclusion.
 
     Args:
         findings: of all probes.
         sees_items: whether scores show an item's own text (`Instrument.sees_items`).
-        reach: what was asked.
+        most_items: of one request that the server answered.
+        most_tokens: likewise, as the server counts them; None if it does not say.
     """
-    by_name = {finding.name: finding for finding in findings}
-    leaks = find_leaks(by_name)
     leaking = [finding.name for finding in findings if finding.verdict == "leak"]
     if leaking:
-        content = {(leak.source, leak.target) for leak in leaks if leak.by == "content"}
-        size = _num_items(by_name)
-        earlier = {(i, j) for j in range(size) for i in range(j)}
-        total = size > 1 and earlier <= content
-        verdict: Verdict = "NO_ISOLATION" if total else "PARTIAL"
-        return Conclusion(verdict, _explain(content, leaks, size, leaking), leaks)
-    missing = [name for name in INDISPENSABLE if not _tells(by_name.get(name))]
+        leaks = _find_leaks(findings)
+        verdict, explanation = _pattern(leaks, leaking)
+        return Conclusion(verdict, explanation, leaks)
+    telling = {finding.name for finding in findings if finding.has_isolation is not None}
+    missing = [name for name in INDISPENSABLE if name not in telling]
     noisy = [finding.name for finding in findings if finding.verdict == "inconclusive"]
     if missing or noisy:
         reason = "the scores vary too much" if noisy else "the server refused the input"
@@ -111,59 +101,60 @@ def conclude(findings: Sequence[Finding], *, sees_items: bool, reach: Reach) -> 
             "not show what an item sees. Ask for other labels, or for log-probabilities."
         )
         return Conclusion("INCONCLUSIVE", reason, ())
-    return Conclusion("ISOLATED", _cleared(findings, reach), ())
+    return Conclusion("ISOLATED", _cleared(findings, most_items, most_tokens), ())
 
 
-def _cleared(findings: Sequence[Finding], reach: Reach) -> str:
-    """What an isolated server was cleared of, and what was not told."""
+def _cleared(findings: Sequence[Finding], most_items: int, most_tokens: int | None) -> str:
+    """Says what an isolated server was cleared of, and which probes gave no answer."""
     coarsest = max(finding.threshold or 0.0 for finding in findings)
-    silent = [f"{finding.name} ({finding.verdict})" for finding in findings if not _tells(finding)]
+    silent = [
+        f"{finding.name} ({finding.verdict})"
+        for finding in findings
+        if finding.has_isolation is None
+    ]
+    tokens = "" if most_tokens is None else f" and {most_tokens} tokens"
     told = (
         "No item's score depends on any other item, as far as was asked: "
-        f"{reach}; effects above {coarsest:.2g} would have been seen."
+        f"up to {most_items} items{tokens} in a request; effects above {coarsest:.2g} would have been seen."
     )
     return told if not silent else f"{told} Nothing was told by {', '.join(silent)}."
 
 
-def find_leaks(by_name: dict[str, Finding]) -> tuple[Leak, ...]:
-    """The pairs of items of which one influences the other, by the two mutation probes."""
+def _find_leaks(findings: Sequence[Finding]) -> tuple[Leak, ...]:
+    """Returns the pairs of items of which one influences the other, by the two mutation probes."""
     leaks: dict[tuple[int, int], Leak] = {}
-    for name, by in (("same_length_mutation", "content"), ("changed_length_mutation", "length")):
-        finding = by_name.get(name)
-        if finding is None or finding.verdict != "leak" or finding.threshold is None:
+    for finding in findings:
+        by = MUTATIONS.get(finding.name)
+        if by is None or finding.verdict != "leak" or finding.threshold is None:
             continue
         for source, row in enumerate(finding.details["influence"]):
             for target, effect in enumerate(row):
-                if effect > finding.threshold and (source, target) not in leaks:
-                    leaks[source, target] = Leak(source, target, effect, by)  # type: ignore[arg-type]
+                if effect > finding.threshold:
+                    leaks.setdefault((source, target), Leak(source, target, effect, by))
     return tuple(leaks[pair] for pair in sorted(leaks))
 
 
-def _tells(finding: Finding | None) -> bool:
-    return finding is not None and finding.has_isolation is not None
-
-
-def _num_items(by_name: dict[str, Finding]) -> int:
-    finding = by_name.get("same_length_mutation")
-    return len(finding.details.get("influence", ())) if finding else 0
-
-
-def _explain(
-    content: set[tuple[int, int]], leaks: tuple[Leak, ...], size: int, leaking: list[str]
-) -> str:
-    earlier = {(i, j) for j in range(size) for i in range(j)}
-    lengths = {(leak.source, leak.target) for leak in leaks if leak.by == "length"}
-    if size and earlier <= content:
+def _pattern(leaks: Sequence[Leak], leaking: Sequence[str]) -> tuple[Verdict, str]:
+    """Returns the verdict on a server with these leaks, and says what they have in common."""
+    content = {(leak.source, leak.target) for leak in leaks if leak.by == "content"}
+    earlier = set(itertools.combinations(range(len(texts.PLACES)), 2))
+    if earlier <= content:
         later = " and the items after it" if content - earlier else ""
-        return (
+        return "NO_ISOLATION", (
             f"Every item sees all items before it{later}: plain causal attention looks like this."
         )
-    if content and content == {(0, j) for j in range(1, size)}:
+    return "PARTIAL", _partial_pattern(content, leaks, leaking)
+
+
+def _partial_pattern(
+    content: set[tuple[int, int]], leaks: Sequence[Leak], leaking: Sequence[str]
+) -> str:
+    if content == {(0, j) for j in range(1, len(texts.PLACES))}:
         return "Item 1 leaks into every later item: it is taken for a part of the query."
     if content:
         pairs = ", ".join(f"{i + 1} into {j + 1}" for i, j in sorted(content))
         return f"Some items leak into others: {pairs}."
-    if lengths:
+    if leaks:
         return (
             "No item sees another's content, but the lengths of other items change an item's score: positions do not "
             "restart at each item."

@@ -14,13 +14,13 @@ class Measurement:
 
     Attributes:
         effect: largest difference of log scores that should have been equal.
-        shape_changes: the requests compared differ in number or length of items, so that rounding may differ.
         details: more numbers, as JSON.
+        shape_changes: the requests compared differ in number or length of items, so that rounding may differ.
     """
 
     effect: float
-    shape_changes: bool
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    shape_changes: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from jaxtyping import Float64
 from isoprefill.audit import texts
 from isoprefill.audit.client import Rejected, ScoreClient, TextOrTokens
 from isoprefill.audit.log_scores import LOG_FLOOR
+from isoprefill.audit.settings import AuditSettings
 
 MARGIN = 3.0  # an effect must exceed noise and rounding this many times
 LARGEST_ROUNDING = 0.05  # a larger change is not taken for rounding
@@ -47,28 +48,15 @@ class Calibration:
 class Instrument:
     """Measures scores, and says what counts as an effect."""
 
-    def __init__(
-        self,
-        client: ScoreClient,
-        *,
-        repeats: int,
-        tolerance: float,
-    ) -> None:
-        """Measures nothing yet: `calibrate` comes first.
-
-        Args:
-            client: the server.
-            repeats: requests for each measurement, if the server is not deterministic.
-            tolerance: an effect must exceed it in any case.
-        """
+    def __init__(self, client: ScoreClient, settings: AuditSettings) -> None:
+        """Measures nothing yet: `calibrate` comes first."""
         self.client = client
-        self.repeats = repeats
-        self.tolerance = tolerance
+        self.settings = settings
         self.calibration = Calibration(0.0, 0.0, 0.0)
         self.model = ""
         self.prompt_tokens: int | None = None  # of the last answer, as the server counts them
 
-    def calibrate(self) -> Calibration:
+    def calibrate(self) -> None:
         """Measures noise, rounding and signal.
 
         Raises:
@@ -77,7 +65,7 @@ class Instrument:
         """
         few, many = list(texts.CAPITALS), [*texts.CAPITALS, *texts.PLACES, *texts.CAPITALS]
         samples = [
-            np.stack([self.once(texts.CAPITAL_QUERY, items) for _ in range(self.repeats)])
+            np.stack([self.once(texts.CAPITAL_QUERY, items) for _ in range(self.settings.repeats)])
             for items in (few, many)
         ]
         spread = max(float(np.ptp(sample, axis=0).max()) for sample in samples)
@@ -91,7 +79,6 @@ class Instrument:
             lists.append(self.measure(texts.PLACE_QUERY, texts.PLACES))
         signal = min(map(_signal, lists))
         self.calibration = Calibration(spread, rounding, signal)
-        return self.calibration
 
     def threshold(self, *, shape_changes: bool) -> float:
         """What an effect must exceed.
@@ -100,7 +87,7 @@ class Instrument:
             shape_changes: the requests that are compared differ in number or length of items.
         """
         rounding = min(self.calibration.rounding, LARGEST_ROUNDING) if shape_changes else 0.0
-        return max(self.tolerance, MARGIN * self.calibration.spread, MARGIN * rounding)
+        return max(self.settings.tolerance, MARGIN * self.calibration.spread, MARGIN * rounding)
 
     @property
     def sees_items(self) -> bool:
@@ -120,7 +107,7 @@ class Instrument:
         self, query: TextOrTokens, items: Sequence[TextOrTokens]
     ) -> Float64[np.ndarray, "N L"]:
         """Log scores: the median over the repeats, or of one request if the server is deterministic."""
-        repeats = self.repeats if self.calibration.spread else 1
+        repeats = self.settings.repeats if self.calibration.spread else 1
         return np.median([self.once(query, items) for _ in range(repeats)], axis=0)
 
 
