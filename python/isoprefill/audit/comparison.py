@@ -1,4 +1,4 @@
-"""Test 4 of the plan in docs/isolation-investigation.md: two servers, or two back ends, item by item."""
+"""Compares two servers, or two back ends, item by item: test 4 of docs/isolation-investigation.md."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ LISTS = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ItemDifference:
-    """One item, scored by two servers; differences over all labels."""
+    """One item as two servers score it; the differences are the largest over all labels."""
 
     query: str
     item: str
@@ -47,9 +47,9 @@ def compare(first: Instrument, second: Instrument) -> Comparison:
     """Scores the same items with both servers.
 
     Raises:
-        ServerError: of either server.
-        Rejected: one of them does not take the input.
-        ValueError: they do not send the same number of scores for an item.
+        ServerError: one of them cannot be reached, or does not follow the API.
+        Rejected: one of them refuses the input.
+        ValueError: they send different numbers of scores for an item.
     """
     items = []
     for query, texts_ in LISTS:

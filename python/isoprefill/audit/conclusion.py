@@ -1,4 +1,4 @@
-"""What follows from all findings together."""
+"""Draws a conclusion from all findings together."""
 
 import dataclasses
 import itertools
@@ -17,14 +17,14 @@ EXIT_CODES: dict[Verdict, int] = {
     "INCONCLUSIVE": 5,
 }
 EXIT_SERVER_ERROR = 2
-EXIT_DIFFERENT = 6  # isolated, but the server compared with has other scores
+EXIT_DIFFERENT = 6  # isolated, but the other server has other scores
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Leak:
-    """Item `source` changes item `target`'s score; counted from 0.
+    """Item `source` changes the score of item `target`; both are counted from 0.
 
-    `by` is "content" if a text of the same length does it, "length" if only a longer or shorter one does.
+    `by` is "content" if a text of the same length changes it, "length" if only a longer or shorter text does.
     """
 
     source: int
@@ -35,14 +35,14 @@ class Leak:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Conclusion:
-    """What follows from all findings.
+    """The conclusion of an audit.
 
     Attributes:
         verdict: ISOLATED: no probe found an effect. NO_ISOLATION: every item sees all items before it. PARTIAL: some
-            effect, but not all of these. INCONCLUSIVE: too noisy to tell, too little of it could be asked, or scores
-            do not even show an item's own text.
+            effect, but not all of these. INCONCLUSIVE: scores are too noisy, the server refused too much, or scores do
+            not depend even on the item's own text.
         explanation: the pattern of the leaks in words.
-        leaks: which item influences which.
+        leaks: which item changes the score of which.
     """
 
     verdict: Verdict
@@ -54,7 +54,7 @@ class Conclusion:
         return EXIT_CODES[self.verdict]
 
 
-# Without these nothing can be said about a server that passes all others.
+# Without an answer to each of these a server is not cleared.
 INDISPENSABLE = (
     "order_sensitivity",
     "same_length_mutation",
@@ -94,11 +94,11 @@ def conclude(
     if missing or noisy:
         reason = "the scores vary too much" if noisy else "the server refused the input"
         names = ", ".join(noisy or missing)
-        return Conclusion("INCONCLUSIVE", f"Nothing follows from {names}: {reason}.", ())
+        return Conclusion("INCONCLUSIVE", f"No answer from {names}: {reason}.", ())
     if not sees_items:
         reason = (
-            "Scores hardly differ from item to item, or are too small for the digits that the server sends: they do "
-            "not show what an item sees. Ask for other labels, or for log-probabilities."
+            "Scores hardly differ from item to item, or are smaller than the digits that the server sends can show, "
+            "so a leak would not show either. Use other labels, or log-probabilities."
         )
         return Conclusion("INCONCLUSIVE", reason, ())
     return Conclusion("ISOLATED", _cleared(findings, most_items, most_tokens), ())
@@ -114,10 +114,10 @@ def _cleared(findings: Sequence[Finding], most_items: int, most_tokens: int | No
     ]
     tokens = "" if most_tokens is None else f" and {most_tokens} tokens"
     told = (
-        "No item's score depends on any other item, as far as was asked: "
-        f"up to {most_items} items{tokens} in a request; effects above {coarsest:.2g} would have been seen."
+        "No item's score was found to depend on another item. The largest request had "
+        f"{most_items} items{tokens}; an effect above {coarsest:.2g} would have been found."
     )
-    return told if not silent else f"{told} Nothing was told by {', '.join(silent)}."
+    return told if not silent else f"{told} No answer came from {', '.join(silent)}."
 
 
 def _find_leaks(findings: Sequence[Finding]) -> tuple[Leak, ...]:
@@ -141,7 +141,7 @@ def _pattern(leaks: Sequence[Leak], leaking: Sequence[str]) -> tuple[Verdict, st
     if earlier <= content:
         later = " and the items after it" if content - earlier else ""
         return "NO_ISOLATION", (
-            f"Every item sees all items before it{later}: plain causal attention looks like this."
+            f"Every item sees all items before it{later}, as with plain causal attention."
         )
     return "PARTIAL", _partial_pattern(content, leaks, leaking)
 
@@ -150,20 +150,20 @@ def _partial_pattern(
     content: set[tuple[int, int]], leaks: Sequence[Leak], leaking: Sequence[str]
 ) -> str:
     if content == {(0, j) for j in range(1, len(texts.PLACES))}:
-        return "Item 1 leaks into every later item: it is taken for a part of the query."
+        return "Item 1 leaks into every later item: the server treats it as a part of the query."
     if content:
         pairs = ", ".join(f"{i + 1} into {j + 1}" for i, j in sorted(content))
         return f"Some items leak into others: {pairs}."
     if leaks:
         return (
-            "No item sees another's content, but the lengths of other items change an item's score: positions do not "
+            "No item sees the content of another, but the lengths of other items change its score: positions do not "
             "restart at each item."
         )
     if leaking == ["concurrent_requests"]:
-        return "Items of one request are isolated, but requests at the same time change each other's scores."
+        return "Items of one request are isolated, but simultaneous requests change each other's scores."
     if not set(leaking).isdisjoint(COUNTING):
         return (
-            "No item sees another's content or length, but the number of other items changes an item's score: items "
+            "No item sees the content or length of another, but the number of other items changes its score: items "
             "see delimiters."
         )
-    return f"An effect was found by {', '.join(leaking)} alone."
+    return f"Only {', '.join(leaking)} found an effect."

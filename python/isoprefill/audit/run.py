@@ -19,19 +19,19 @@ ProgressCallback = Callable[[int, int, str], None]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AuditReport:
-    """Everything that an audit found out.
+    """The result of an audit.
 
     Attributes:
-        server_url: the server.
-        model: the model's name in its answers.
+        server_url: of the audited server.
+        model: the name of the model in its answers.
         scale: whether it sends probabilities or log-probabilities.
-        started: when, UTC, ISO 8601.
-        seconds: how long it took.
-        num_requests: how many requests it made.
-        settings: what was to be done.
-        calibration: what changes a score although nothing leaks.
+        started: UTC time, ISO 8601.
+        seconds: duration of the audit.
+        num_requests: to this server.
+        settings: of the audit.
+        calibration: how much scores change although nothing leaks.
         findings: one for each probe.
-        conclusion: what follows.
+        conclusion: from all findings.
         comparison: with another server, if there was one.
     """
 
@@ -49,7 +49,7 @@ class AuditReport:
 
     @property
     def exit_code(self) -> int:
-        """The conclusion's, but for an isolated server that another one contradicts."""
+        """The exit status of the conclusion, or EXIT_DIFFERENT if only the comparison found a difference."""
         if self.comparison is not None and not self.comparison.agree:
             return self.conclusion.exit_code or EXIT_DIFFERENT
         return self.conclusion.exit_code
@@ -65,13 +65,13 @@ def run_audit(
     """Audits a server.
 
     Args:
-        client: the server.
-        settings: what to do.
-        compare_to: another server to compare with.
+        client: of the server.
+        settings: the default ones if None.
+        compare_to: client of another server to compare with.
         on_progress: called before each step and at the end.
 
     Raises:
-        ServerError: a server cannot be reached, or does not do what the API says, before it has shown a leak.
+        ServerError: a server cannot be reached, or stops following the API before a leak was found.
         ValueError: two servers cannot be compared.
     """
     settings = settings or AuditSettings()
@@ -82,7 +82,7 @@ def run_audit(
     _calibrate(instrument)
     model = instrument.model
     comparison = None
-    if compare_to is not None:  # first: that the other server is not there shows at once
+    if compare_to is not None:  # first, so that an unreachable server is noticed at once
         on_progress(1, total, "backend_comparison")
         other = Instrument(compare_to, settings)
         _calibrate(other)
@@ -115,19 +115,17 @@ def _calibrate(instrument: Instrument) -> None:
     try:
         instrument.calibrate()
     except Rejected as error:
-        labels = (
-            "" if instrument.client.sends_labels else "; does it score labels only, and need them?"
-        )
+        labels = "" if instrument.client.sends_labels else "; give labels if it scores labels only"
         raise ServerError(
             f"{instrument.client.server_url} refuses an ordinary request: {error}{labels}"
         ) from error
 
 
 def _run_probes(instrument: Instrument, on_progress: Callable[[int, str], None]) -> list[Finding]:
-    """Returns the findings of all probes; once the server breaks on an ordinary one, the rest have failed.
+    """Returns the findings of all probes. If the server breaks on an ordinary one, that one and the rest have failed.
 
     Raises:
-        ServerError: it broke and no leak had been found.
+        ServerError: the server broke before a leak was found.
     """
     findings: list[Finding] = []
     for probe in PROBES:
@@ -146,7 +144,7 @@ def _run_probe(probe: Probe, instrument: Instrument) -> Finding:
     finding = _measure(probe, instrument)
     if finding.verdict != "leak" or probe.sporadic:
         return finding
-    # A leak is there again. What is not was noise that the calibration did not meet.
+    # A leak appears again; noise that the calibration missed does not.
     again = _measure(probe, instrument)
     if again.verdict == "leak":
         return finding
@@ -154,7 +152,7 @@ def _run_probe(probe: Probe, instrument: Instrument) -> Finding:
     if again.effect is None:
         reason = f"{seen} could not be measured again: {again.reason}"
     else:
-        reason = f"{seen} was not there again"
+        reason = f"{seen} did not appear again"
     return dataclasses.replace(finding, verdict="inconclusive", reason=reason)
 
 

@@ -1,4 +1,4 @@
-"""What an audit does."""
+"""The settings of an audit."""
 
 import dataclasses
 
@@ -11,17 +11,17 @@ MAX_WORDS = 100_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AuditSettings:
-    """What an audit does.
+    """The settings of an audit.
 
     Attributes:
-        repeats: how often the noise is measured, and everything else if there is noise.
-        tolerance: differences of log scores up to this never count.
+        repeats: requests for each measurement of noise, and for every measurement if there is noise.
+        tolerance: smaller differences of log scores never count.
         max_items: items of the longest list.
-        max_words: words of the longest query; halved until the server takes it.
-        delimiter_texts: texts that may be delimiters, to be put into an item.
-        delimiter_token_id: the server's delimiter, to be put into an item of token ids.
+        max_words: words of the longest query; halved until the server accepts it.
+        delimiter_texts: possible delimiters, which one probe puts into an item.
+        delimiter_token_id: the server's delimiter, which it puts into an item of token ids.
         compare_tolerance: two servers agree if their log scores differ by at most this. The default is what SGLang's
-            own tests allow; bfloat16 changes those of improbable labels by more.
+            own tests allow; with bfloat16 the scores of improbable labels differ by more.
     """
 
     repeats: int = 5

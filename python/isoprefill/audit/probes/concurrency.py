@@ -36,9 +36,7 @@ def concurrent_requests(instrument: Instrument) -> Measurement:
         for _ in range(instrument.settings.repeats):
             together = list(threads.map(score_together, *zip(*REQUESTS, strict=True)))
             diffs.append([difference(a, b) for a, b in zip(alone, together, strict=True)])
-    return Measurement(
-        max(map(max, diffs)), {"requests": len(REQUESTS), "diffs_by_round": diffs}
-    )
+    return Measurement(max(map(max, diffs)), {"requests": len(REQUESTS), "diffs_by_round": diffs})
 
 
 def _with_a_new_item(items: Sequence[str]) -> list[str]:

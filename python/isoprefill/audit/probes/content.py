@@ -12,7 +12,7 @@ CONTAMINATING = "Paris is a beautiful city"
 
 
 def content_contamination(instrument: Instrument) -> Measurement:
-    """Does an item before that names the answer change the next item's score?"""
+    """Does an earlier item that names the answer change the next item's score?"""
     target = texts.CAPITALS[0]
     neutral = instrument.measure(texts.CAPITAL_QUERY, [NEUTRAL, target])
     contaminated = instrument.measure(texts.CAPITAL_QUERY, [CONTAMINATING, target])
@@ -52,19 +52,17 @@ def one_token_items(instrument: Instrument) -> Measurement:
 def _influence(
     instrument: Instrument, items: Sequence[str], changed: Sequence[str]
 ) -> tuple[list[list[float]], bool]:
-    """Changes every item in turn.
+    """Changes every item in turn, and looks at the others.
 
     Returns:
         influence[i][j]: how much item j's score changes when item i's text does, 0 on the diagonal; and whether the
-        server counts as many tokens in every list, False if it does not say.
+        server counts the same number of tokens in every list, False if it does not say.
     """
     base = instrument.measure(texts.PLACE_QUERY, items)
     tokens = [instrument.prompt_tokens]
     influence = []
     for index, text in enumerate(changed):
-        scores = instrument.measure(
-            texts.PLACE_QUERY, [*items[:index], text, *items[index + 1 :]]
-        )
+        scores = instrument.measure(texts.PLACE_QUERY, [*items[:index], text, *items[index + 1 :]])
         tokens.append(instrument.prompt_tokens)
         row = [difference(*pair) for pair in zip(scores, base, strict=True)]
         influence.append([*row[:index], 0.0, *row[index + 1 :]])

@@ -14,7 +14,7 @@ from isoprefill.audit.log_scores import as_json
 
 COMPLAINTS = (0, 1, 5, 10, 20)
 ITEM_COUNTS = (1, 2, 10, 100, 500)
-ITEM_SHARE = 10  # an item has so many times fewer words than the query
+WORDS_RATIO = 10  # words of the query for each word of an item
 LEAST_WORDS = 50
 
 
@@ -46,7 +46,7 @@ def item_alone(instrument: Instrument) -> Measurement:
 
 
 def item_count(instrument: Instrument) -> Measurement:
-    """Do scores change with the number of items, or differ between an item's copies all over the list?"""
+    """Do scores change with the number of items, or differ between copies of an item all over the list?"""
     target, most = texts.PLACES[0], instrument.settings.max_items
     fillers = list(itertools.islice(itertools.cycle(texts.FILLERS), most))
     counts = sorted({min(count, most) for count in ITEM_COUNTS})
@@ -58,7 +58,7 @@ def item_count(instrument: Instrument) -> Measurement:
             scores = instrument.measure(texts.PLACE_QUERY, items)
         except MiscountedError:
             raise
-        except (Rejected, ServerError) as error:  # of a long list only, perhaps
+        except (Rejected, ServerError) as error:  # perhaps only of long lists
             refused[str(count)] = str(error)
             continue
         first, last = difference(scores[0], alone), difference(scores[-1], alone)
@@ -98,7 +98,7 @@ def _measure_long_request(
     instrument: Instrument, words: int, refused: dict[str, str]
 ) -> Measurement:
     query = _story(words, 0)
-    *items, changed = (_story(words // ITEM_SHARE, start) for start in (1, 2, 3, 4))
+    *items, changed = (_story(words // WORDS_RATIO, start) for start in (1, 2, 3, 4))
     base = instrument.measure(query, items)
     tokens = instrument.prompt_tokens
     diffs = {
@@ -111,5 +111,5 @@ def _measure_long_request(
 
 
 def _story(words: int, start: int) -> str:
-    """Returns so many words of an endless story, from the given word on."""
+    """Returns a number of words of an endless story, from the word `start` on."""
     return " ".join(itertools.islice(itertools.cycle(texts.STORY.split()), start, start + words))
