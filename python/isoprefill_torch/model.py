@@ -56,13 +56,13 @@ class CausalLM:
         mask: Tensor | None = None,
         cache: transformers.DynamicCache | None = None,
     ) -> Float[Tensor, "B L hidden"]:
-        """The last layer's output after its norm, by transformers' own SDPA attention.
+        """Returns the last layer's output after its norm, with transformers' own SDPA attention.
 
         Args:
             token_ids: the tokens.
             positions: of the tokens, for all sequences; 0, 1, 2, … if None.
             mask: bool [1, 1, L, L], or None for causal attention.
-            cache: is filled with the keys and values.
+            cache: receives the keys and values.
         """
         self.torch_model.config._attn_implementation = "sdpa"
         return self._run(
@@ -76,7 +76,7 @@ class CausalLM:
     def hidden_states_with(
         self, attend: Attend, token_ids: Int[Tensor, "B L"], positions: Int[Tensor, "L"]
     ) -> Float[Tensor, "B L hidden"]:
-        """The same with an attention function of the caller's."""
+        """Returns the same with the caller's attention function."""
         self.torch_model.config._attn_implementation = _CUSTOM
         return self._run(
             token_ids, position_ids=positions[None], use_cache=False, isoprefill_attend=attend

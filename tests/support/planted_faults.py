@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from fastapi import FastAPI
 
-from isoprefill_torch import packed
+from isoprefill_torch import masks, packed
 from isoprefill_torch.head import item_logprobs
 from isoprefill_torch.packing import DELIMITER_SEGMENT, Packing, pack
 from isoprefill_torch.scorer import TorchScorer
@@ -25,14 +25,14 @@ class MaskFault(Backend):
         return pack(query, items)
 
     def mask(self, packing: Packing) -> torch.Tensor:
-        own, seen = packing.segments[:, None], packing.segments[None, :]
-        return not_later(packing) & ((seen == 0) | ((seen == own) & (own > 0)))
+        return masks.isolated(packing)
 
     def logprobs(self, query, items, labels):
         packing = self.packing(query, items)
-        forward = packed.dense(self.mask(packing))
+        model, rows = self.scorer.model, (packing.context_rows, packing.first_rows)
         with torch.inference_mode():
-            return packed.logprobs(self.scorer.model, packing, forward, items, labels)
+            hidden = packed.dense(model, packing, self.mask(packing))
+            return item_logprobs(model, hidden, *rows, items, labels)
 
 
 class PositionsRunOn(MaskFault):
@@ -51,7 +51,7 @@ class DelimitersVisible(MaskFault):
 
     def mask(self, packing):
         delimiters = (packing.segments == DELIMITER_SEGMENT)[None, :]
-        return super().mask(packing) | (not_later(packing) & delimiters)
+        return super().mask(packing) | (masks.not_later(packing) & delimiters)
 
 
 class SeesItemBefore(MaskFault):
@@ -83,11 +83,6 @@ class Noisy(Backend):
 
 class SlightlyNoisy(Noisy):
     deviation = 1e-4
-
-
-def not_later(packing: Packing) -> torch.Tensor:
-    length = packing.segments.numel()
-    return torch.ones(length, length, dtype=torch.bool).tril()
 
 
 def batching_app(scorer: TorchScorer, wait_seconds: float = 0.05, leak: bool = True) -> FastAPI:
