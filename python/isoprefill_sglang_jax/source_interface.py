@@ -12,8 +12,8 @@ Arguments are compared in order; `attributes` are fields of the class or names t
 
     python source_interface.py INTERFACE.json ROOT
 
-prints the differences, one a line. It is a program and needs nothing but Python, because a source may be for a newer
-Python than the one that asks.
+prints the differences, one a line. It is a program that needs nothing but Python, because the source may be for a newer
+Python than the one that isoprefill runs in.
 """
 
 import ast
@@ -29,7 +29,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """One thing that is not as expected."""
+    """One difference from the expected interface."""
 
     where: str  # package.module, package.module.Class.method, …
     expected: str
@@ -40,13 +40,13 @@ class Difference:
 
 
 def load(path: pathlib.Path) -> dict[str, Any]:
-    """An expected interface from its file."""
+    """Reads an expected interface from its file."""
     interface: dict[str, Any] = json.loads(path.read_text())
     return interface
 
 
 def differences(root: pathlib.Path, interface: Mapping[str, Any]) -> list[Difference]:
-    """How the package under `root` differs from `interface`, in the interface's order.
+    """Lists how the package under `root` differs from `interface`, in the interface's order.
 
     Args:
         root: the directory that holds the package, as it would stand in sys.path.
@@ -109,7 +109,7 @@ def _function(where: str, node: Function | None, expected: list[str]) -> Iterato
 
 
 def argument_names(arguments: ast.arguments) -> Iterator[str]:
-    """The names of a function's arguments, in order, with `/`, `*`, `*args` and `**kwargs` as they are written."""
+    """Yields the names of a function's arguments, in order, with `/`, `*`, `*args` and `**kwargs` as in the source."""
     yield from (argument.arg for argument in arguments.posonlyargs)
     if arguments.posonlyargs:
         yield "/"

@@ -252,7 +252,7 @@ def test_child_processes_install_too():
     written = []
     target(None, None, None, written)
     assert written == ["the original ran"]
-    assert target.func.__module__ == "isoprefill_sglang_jax.processes"
+    assert target.func.__module__ == "isoprefill_sglang_jax.hooks"
     assert target.args == ({"attention": "auto", "allow_untested": True},)
 
 
