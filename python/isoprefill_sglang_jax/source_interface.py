@@ -125,10 +125,7 @@ def argument_names(arguments: ast.arguments) -> Iterator[str]:
 
 def _attributes(node: ast.ClassDef) -> Iterator[str]:
     for part in node.body:
-        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
-            yield part.target.id
-        elif isinstance(part, ast.Assign):
-            yield from (target.id for target in part.targets if isinstance(target, ast.Name))
+        yield from _assigned_names(part)
     for inner in ast.walk(node):
         if (
             isinstance(inner, ast.Attribute)
@@ -141,14 +138,20 @@ def _attributes(node: ast.ClassDef) -> Iterator[str]:
 
 def _bound_names(tree: ast.Module) -> Iterator[str]:
     for node in tree.body:
+        yield from _assigned_names(node)
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield from ((alias.asname or alias.name).split(".")[0] for alias in node.names)
         elif isinstance(node, Function | ast.ClassDef):
             yield node.name
-        elif isinstance(node, ast.Assign):
-            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            yield node.target.id
+
+
+def _assigned_names(node: ast.stmt) -> Iterator[str]:
+    targets: list[ast.expr] = []
+    if isinstance(node, ast.Assign):
+        targets = node.targets
+    elif isinstance(node, ast.AnnAssign):
+        targets = [node.target]
+    yield from (target.id for target in targets if isinstance(target, ast.Name))
 
 
 def main(arguments: list[str]) -> None:

@@ -34,8 +34,8 @@ def logprobs(
     def score(batch: Sequence[Sequence[int]]) -> Float64[np.ndarray, "B *L"]:
         tokens = padded(batch)
         length = tokens.shape[1]
-        positions = torch.arange(len(prefix), len(prefix) + length, device=model.device)
-        hidden = model.hidden_states_with(attend, tokens, positions).flatten(0, 1)
+        positions = torch.arange(len(prefix), len(prefix) + length)
+        hidden = model.hidden_states(tokens, positions=positions, attend=attend).flatten(0, 1)
         context_rows = [len(batch) * length] * len(batch)
         first_rows = range(0, len(batch) * length, length)
         rows = torch.cat([hidden, last])

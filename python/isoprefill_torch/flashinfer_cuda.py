@@ -9,11 +9,9 @@ import importlib.util
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from isoprefill_torch.model import CausalLM
-from isoprefill_torch.packed import with_attention
+from isoprefill_torch.model import Attend, CausalLM
 from isoprefill_torch.packing import Packing
 
 WORKSPACE_BYTES = 128 << 20
@@ -29,8 +27,8 @@ def unavailable() -> str | None:
     return None
 
 
-def hidden_states(model: CausalLM, packing: Packing) -> Float[Tensor, "T hidden"]:
-    """Runs FlashInfer's paged prefill over a packing with delimiter mode "hidden".
+def attention(packing: Packing, model: CausalLM) -> Attend:
+    """Returns FlashInfer's paged prefill over a packing with delimiter mode "hidden".
 
     Raises:
         ValueError: FlashInfer cannot be used here, the weights are float32, or an item is too long.
@@ -43,14 +41,14 @@ def hidden_states(model: CausalLM, packing: Packing) -> Float[Tensor, "T hidden"
         raise ValueError(
             f"method 'flashinfer' takes items of at most {MAX_ITEM_LEN} tokens, got {max(packing.item_lens)}"
         )
-    wrapper = _planned_wrapper(model, packing)
+    wrapper = _planned_wrapper(packing, model)
 
     def attend(_: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         # One page holds the sequence: [1 page, T, Hkv, D].
         q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
         return wrapper.run(q[0], (k, v))[None].transpose(1, 2)
 
-    return with_attention(model, packing, attend)
+    return attend
 
 
 def token_pos_in_items(packing: Packing) -> list[int]:
@@ -61,7 +59,7 @@ def token_pos_in_items(packing: Packing) -> list[int]:
     ]
 
 
-def _planned_wrapper(model: CausalLM, packing: Packing) -> Any:
+def _planned_wrapper(packing: Packing, model: CausalLM) -> Any:
     flashinfer = importlib.import_module("flashinfer")
     config, device = model.torch_model.config, model.device
     length = packing.token_ids.numel()

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from isoprefill_torch import extend, flashinfer_cuda, masks, packed, unpacked
+from isoprefill_torch import extend, flashinfer_cuda, flex, masks, unpacked
 from isoprefill_torch.head import item_logprobs
 from isoprefill_torch.model import CausalLM
 from isoprefill_torch.packing import Delimiter, Packing, pack, prefix_tokens
@@ -109,13 +109,18 @@ class TorchScorer:
             return np.concatenate(parts)
 
     def _hidden_states(self, method: Method, packing: Packing) -> Float[Tensor, "T hidden"]:
+        tokens = packing.token_ids[None]
         if method == "causal":
-            return packed.causal(self.model, packing)
+            return self.model.hidden_states(tokens)[0]
+        mask = attend = None
         if method == "flex":
-            return packed.flex(self.model, packing, compiled=self._compile_flex)
-        if method == "flashinfer":
-            return flashinfer_cuda.hidden_states(self.model, packing)
-        return packed.dense(self.model, packing, _MASKS[method](packing))
+            attend = flex.attention(packing, self.model.device, compiled=self._compile_flex)
+        elif method == "flashinfer":
+            attend = flashinfer_cuda.attention(packing, self.model)
+        else:
+            mask = _MASKS[method](packing)
+        positions = packing.positions
+        return self.model.hidden_states(tokens, positions=positions, mask=mask, attend=attend)[0]
 
     def _check(
         self,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from fastapi import FastAPI
 
-from isoprefill_torch import masks, packed
+from isoprefill_torch import masks
 from isoprefill_torch.head import item_logprobs
 from isoprefill_torch.packing import DELIMITER_SEGMENT, Packing, pack
 from isoprefill_torch.scorer import TorchScorer
@@ -31,8 +31,10 @@ class MaskFault(Backend):
         packing = self.packing(query, items)
         model, rows = self.scorer.model, (packing.context_rows, packing.first_rows)
         with torch.inference_mode():
-            hidden = packed.dense(model, packing, self.mask(packing))
-            return item_logprobs(model, hidden, *rows, items, labels)
+            hidden = model.hidden_states(
+                packing.token_ids[None], positions=packing.positions, mask=self.mask(packing)
+            )
+            return item_logprobs(model, hidden[0], *rows, items, labels)
 
 
 class PositionsRunOn(MaskFault):
@@ -135,9 +137,7 @@ def _score_together(
     mask = torch.ones(len(request), len(request), dtype=torch.bool).tril()
     mask &= own | (prefix if leak else prefix & same_request)
     with torch.inference_mode():
-        hidden = scorer.model.hidden_states(
-            token_ids[None], positions=positions, mask=mask[None, None]
-        )[0]
+        hidden = scorer.model.hidden_states(token_ids[None], positions=positions, mask=mask)[0]
         return [
             item_logprobs(
                 scorer.model,
