@@ -1,4 +1,4 @@
-"""The attention back end: ours for passes with multi-item requests, sglang-jax's own for all others."""
+"""The attention back end: ours for passes with multi-item requests, sglang-jax's own for all other passes."""
 
 import logging
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from sgl_jax.srt.layers.attention.base_attn_backend import AttentionBackend
 from isoprefill_pallas.heads import Heads
 from isoprefill_pallas.paged import MAX_PAGE_SIZE, paged_attention, write_columns
 from isoprefill_pallas.schedule import KernelSchedule
-from isoprefill_sglang_jax.metadata import MultiItemMetadata
+from isoprefill_sglang_jax.metadata import MultiItemMetadata, PagedColumns
 from isoprefill_sglang_jax.xla import xla_paged_attention
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ Attention = Literal["auto", "pallas", "xla"]
 class MultiItemAttention(AttentionBackend):
     """Wraps the back end that sglang-jax chose.
 
-    In a pass without multi-item requests every call goes to that back end as it came.
+    In a pass without multi-item requests every call goes on to that back end unchanged.
     """
 
     def __init__(
@@ -32,10 +32,10 @@ class MultiItemAttention(AttentionBackend):
         """Wraps a back end.
 
         Args:
-            own: sglang-jax's.
+            own: sglang-jax's back end.
             page_size: tokens of a page of the KV cache.
             mesh: with the axes "data" and "tensor".
-            kernel_heads: the heads of one device, for the TPU kernel; None has XLA compute the attention.
+            kernel_heads: the heads of one device, for the TPU kernel; if None, XLA computes the attention.
         """
         self.own = own
         self.page_size = page_size
@@ -44,13 +44,13 @@ class MultiItemAttention(AttentionBackend):
         self._forward_metadata = nnx.data(MultiItemMetadata())
 
     def get_forward_metadata(self, batch: Any) -> MultiItemMetadata:
-        """The metadata of a pass, of a ModelWorkerBatch."""
+        """Makes the metadata of a pass from its ModelWorkerBatch."""
         own = self.own.get_forward_metadata(batch)
         return MultiItemMetadata.make(own, batch, self.page_size, self.mesh, self.kernel_heads)
 
     @property
     def forward_metadata(self) -> MultiItemMetadata:
-        """The metadata of the pass that comes next; sglang-jax assigns it before each."""
+        """The metadata of the next pass; sglang-jax assigns it before each pass."""
         return self._forward_metadata
 
     @forward_metadata.setter
@@ -68,7 +68,7 @@ class MultiItemAttention(AttentionBackend):
         token_to_kv_pool: Any,
         **kwargs: Any,
     ) -> tuple[jax.Array, jax.Array]:
-        """Attention of one layer.
+        """Computes the attention of one layer.
 
         Args:
             q: `[T, Hq, D]` or `[T, Hq * D]`; k and v likewise with Hkv heads.
@@ -80,7 +80,7 @@ class MultiItemAttention(AttentionBackend):
             The output `[T, Hq * D]` and the layer's fused cache with the new keys and values in it.
         """
         metadata = self._forward_metadata
-        if metadata.row_intervals is None:
+        if metadata.columns is None:
             return self.own(q, k, v, layer, forward_batch, token_to_kv_pool, **kwargs)
         _check_layer(layer, kwargs)
         head_dim = layer.head_dim
@@ -92,25 +92,26 @@ class MultiItemAttention(AttentionBackend):
             v: jax.Array,
             kv_pages: jax.Array,
             slots: jax.Array,
-            columns: tuple[jax.Array, jax.Array, jax.Array],
+            columns: PagedColumns,
             schedule: KernelSchedule | None,
         ) -> tuple[jax.Array, jax.Array]:
             kv_pages = write_columns(kv_pages, k, v, slots)
             options = {"scale": scale, "soft_cap": layer.logit_cap}
             if schedule is None:
-                out = xla_paged_attention(q, kv_pages, *columns, **options)
+                out = xla_paged_attention(q, kv_pages, columns, **options)
             else:
-                page_indices, page_lens, _ = columns
-                out, _ = paged_attention(q, kv_pages, page_indices, page_lens, schedule, **options)
+                pages = (columns.page_indices, columns.page_lens)
+                out, _ = paged_attention(q, kv_pages, *pages, schedule, **options)
             return out.reshape(out.shape[0], -1), kv_pages
 
         heads, rows = P("data", "tensor"), P("data")
-        pages = P("data", None, "tensor", None, None)
+        cache = P("data", None, "tensor", None, None)
+        columns = PagedColumns(rows, rows, P(None, "data"))  # type: ignore[arg-type]
         return jax.shard_map(
             attend,
             mesh=self.mesh,
-            in_specs=(heads, heads, heads, pages, rows, (rows, rows, P(None, "data")), P()),
-            out_specs=(heads, pages),
+            in_specs=(heads, heads, heads, cache, rows, columns, P()),
+            out_specs=(heads, cache),
             check_vma=False,
         )(
             q.reshape(q.shape[0], -1, head_dim),
@@ -118,20 +119,20 @@ class MultiItemAttention(AttentionBackend):
             v.reshape(v.shape[0], -1, head_dim),
             token_to_kv_pool.get_fused_kv_buffer(layer.layer_id),
             forward_batch.out_cache_loc,
-            (metadata.page_indices, metadata.page_lens, metadata.row_intervals),
+            metadata.columns,
             metadata.schedule,
         )
 
     def get_max_running_reqests(self, max_context_len: int, page_size: int) -> int:
-        """As sglang-jax's back end says (and spells)."""
+        """Returns what sglang-jax's back end returns; the name is spelled as there."""
         return self.own.get_max_running_reqests(max_context_len, page_size)
 
 
 def kernel_heads(runner: Any, attention: Attention) -> Heads | None:
-    """The heads of one device if the TPU kernel is to compute the attention of a ModelRunner; None for XLA.
+    """Returns the heads of one device if the TPU kernel is to compute the attention of a ModelRunner; None for XLA.
 
     Raises:
-        ValueError: "pallas" was asked for, and the kernel does not take this model; names the value.
+        ValueError: `attention` is "pallas", and the kernel does not take this model; names the value.
     """
     if attention == "xla" or (attention == "auto" and jax.default_backend() != "tpu"):
         return None
@@ -160,7 +161,7 @@ def kernel_heads(runner: Any, attention: Attention) -> Heads | None:
 
 
 def unsupported_layer(layer: Any) -> str | None:
-    """What our attention lacks for a RadixAttention; None if nothing."""
+    """Says what our attention lacks for a RadixAttention; returns None if nothing."""
     attn_type = getattr(layer.attn_type, "value", layer.attn_type)
     if attn_type != "decoder":
         return f"attention type {attn_type!r}"
@@ -174,7 +175,7 @@ def unsupported_layer(layer: Any) -> str | None:
 
 
 def _check_layer(layer: Any, kwargs: dict[str, Any]) -> None:
-    """Requests are refused before they get here (requests.py); this is for what only the call shows."""
+    """Refuses what only the call shows; requests.py has checked the rest when the request came."""
     lacking = unsupported_layer(layer)
     given = sorted(name for name, value in kwargs.items() if value is not None)
     if lacking or given:

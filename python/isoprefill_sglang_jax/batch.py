@@ -1,4 +1,4 @@
-"""The multi-item requests of one forward pass: restarted positions, read-out rows, and the way back for results."""
+"""The multi-item requests of one forward pass: restarted positions, read-out rows, and where the results go."""
 
 import dataclasses
 from typing import Any
@@ -10,24 +10,25 @@ from jaxtyping import Float32, Int32
 from isoprefill.attention.layout import next_power_of_two
 from isoprefill_sglang_jax.items import RequestItems
 
-# Read-out rows and labels are padded to one of few sizes, so that requests share compilations.
+# Read-out rows and labels are padded to a few sizes, so that requests share compilations.
 LEAST_READOUTS = 16
 
 
 class Readouts:
-    """Log-probabilities at the read-out rows of a pass: set by the forward pass, taken by its requests."""
+    """Log-probabilities at the read-out rows of a pass. The forward pass sets them, and its requests take them."""
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: int) -> None:
+        self._ranks = ranks
         self._on_device: jax.Array | None = None
-        self._on_host: Float32[np.ndarray, "R L"] | None = None
+        self._on_host: Float32[np.ndarray, "ranks R L"] | None = None
 
     def set(self, logprobs: jax.Array) -> None:
-        """Called by the thread that runs the model; starts the transfer to the host."""
+        """Keeps `[ranks * R, L]` and starts the transfer to the host; the thread that runs the model calls it."""
         logprobs.copy_to_host_async()
         self._on_device = logprobs
 
-    def take(self, rows: slice, num_labels: int) -> Float32[np.ndarray, "n L"]:
-        """The log-probabilities of some read-out rows.
+    def on_host(self) -> Float32[np.ndarray, "ranks R L"]:
+        """Returns the log-probabilities; waits for the device.
 
         Raises:
             RuntimeError: the pass returned no log-probabilities.
@@ -38,23 +39,26 @@ class Readouts:
                     "the forward pass of a multi-item request returned no log-probabilities: the model does not "
                     "use sglang-jax's LogitsProcessor"
                 )
-            self._on_host, self._on_device = np.asarray(self._on_device), None
-        return self._on_host[rows, :num_labels]
+            logprobs = np.asarray(self._on_device)
+            self._on_host = logprobs.reshape(self._ranks, -1, logprobs.shape[-1])
+            self._on_device = None
+        return self._on_host
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Share:
-    """The part of a pass's read-outs that belongs to one request."""
+    """The read-outs of a pass that belong to one request: some rows of its rank."""
 
     readouts: Readouts
+    rank: int
     first_row: int
     num_rows: int
     num_labels: int
 
     def take(self) -> Float32[np.ndarray, "n L"]:
-        """The log-probabilities; waits for the device."""
+        """Returns the log-probabilities; waits for the device."""
         rows = slice(self.first_row, self.first_row + self.num_rows)
-        return self.readouts.take(rows, self.num_labels)
+        return self.readouts.on_host()[self.rank, rows, : self.num_labels]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,10 +68,9 @@ class Extent:
     Attributes:
         request: sglang-jax's Req.
         items: None for an ordinary request.
-        start, end: the tokens, counted from the request's first; those before are in the cache.
+        start, end: the tokens, counted from the request's first; earlier tokens are in the cache.
         rank: the data-parallel rank that computes them.
         row: the row of token `start` within the rank.
-        slot: index of the request in the padded batch.
     """
 
     request: Any
@@ -76,7 +79,6 @@ class Extent:
     end: int
     rank: int
     row: int
-    slot: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,17 +89,17 @@ class MultiItemBatch:
         extents: all requests of the pass, ordinary ones included.
         readout_rows: rows within their rank whose logits score an item; one section a rank, padded with row 0.
         readout_labels: the label ids to take there, padded with 0.
-        readouts: where the results go.
+        readouts: receives the results.
     """
 
     extents: tuple[Extent, ...]
-    readout_rows: Int32[np.ndarray, "R"]
-    readout_labels: Int32[np.ndarray, "R L"]
+    readout_rows: Int32[np.ndarray, "ranks*R"]
+    readout_labels: Int32[np.ndarray, "ranks*R L"]
     readouts: Readouts
 
 
 def make_multi_item(schedule_batch: Any, worker_batch: Any) -> MultiItemBatch | None:
-    """Restarts the positions of a pass and gives its requests their share of the read-outs to come.
+    """Restarts the positions of a pass at each item, and gives requests their shares of the read-outs to come.
 
     Args:
         schedule_batch: sglang-jax's ScheduleBatch, whose requests went through `requests.accept`.
@@ -109,51 +111,47 @@ def make_multi_item(schedule_batch: Any, worker_batch: Any) -> MultiItemBatch | 
     if not worker_batch.forward_mode.is_extend():
         return None
     extents = _extents(schedule_batch, worker_batch)
-    multi_item = [extent for extent in extents if extent.items is not None]
-    if not multi_item:
+    if all(extent.items is None for extent in extents):
         return None
-    rows_per_rank = len(worker_batch.input_ids) // worker_batch.dp_size
-    rows: list[list[int]] = [[] for _ in range(worker_batch.dp_size)]
-    labels: list[list[tuple[int, ...]]] = [[] for _ in range(worker_batch.dp_size)]
-    parts = []
-    for extent in multi_item:
-        items, start, end = extent.items, extent.start, extent.end
-        assert items is not None
-        first = extent.rank * rows_per_rank + extent.row
-        worker_batch.positions[first : first + end - start] = items.positions(start, end)
-        found = items.readouts(start, end) - start + extent.row
-        parts.append((extent, len(rows[extent.rank]), len(found)))
-        rows[extent.rank] += found.tolist()
-        labels[extent.rank] += [items.labels] * len(found)
+    ranks = worker_batch.dp_size
+    readouts = Readouts(ranks)
+    rows: list[list[int]] = [[] for _ in range(ranks)]
+    labels: list[list[tuple[int, ...]]] = [[] for _ in range(ranks)]
+    for extent in extents:
+        if extent.items is None:
+            continue
+        rank, start, end = extent.rank, extent.start, extent.end
+        first = rank * (len(worker_batch.input_ids) // ranks) + extent.row
+        worker_batch.positions[first : first + end - start] = extent.items.positions(start, end)
+        found = extent.items.readouts(start, end) - start + extent.row
+        if start == 0:  # anew, if sglang-jax had retracted the request
+            extent.request.isoprefill_shares = []
+        if found.size:
+            num_labels = len(extent.items.labels)
+            share = Share(readouts, rank, len(rows[rank]), found.size, num_labels)
+            extent.request.isoprefill_shares.append(share)
+        rows[rank] += found.tolist()
+        labels[rank] += [extent.items.labels] * found.size
 
     room = bucket(max(map(len, rows)), LEAST_READOUTS)
-    widest = bucket(max((len(ids) for of_rank in labels for ids in of_rank), default=1))
-    readout_rows = np.zeros((len(rows), room), np.int32)
-    readout_labels = np.zeros((len(rows), room, widest), np.int32)
-    for rank, ids_of_rows in enumerate(labels):
-        readout_rows[rank, : len(ids_of_rows)] = rows[rank]
-        for row, ids in enumerate(ids_of_rows):
+    widest = bucket(max((len(ids) for section in labels for ids in section), default=1))
+    readout_rows = np.zeros((ranks, room), np.int32)
+    readout_labels = np.zeros((ranks, room, widest), np.int32)
+    for rank, section in enumerate(labels):
+        readout_rows[rank, : len(section)] = rows[rank]
+        for row, ids in enumerate(section):
             readout_labels[rank, row, : len(ids)] = ids
-    readouts = Readouts()
-    for extent, first, count in parts:
-        assert extent.items is not None
-        if extent.start == 0:  # anew, if sglang-jax had retracted it
-            extent.request.isoprefill_shares = []
-        if count:
-            first += extent.rank * room
-            share = Share(readouts, first, count, len(extent.items.labels))
-            extent.request.isoprefill_shares.append(share)
     return MultiItemBatch(
-        tuple(extents), readout_rows.reshape(-1), readout_labels.reshape(-1, widest), readouts
+        extents, readout_rows.reshape(-1), readout_labels.reshape(-1, widest), readouts
     )
 
 
 def bucket(count: int, least: int = 1) -> int:
-    """The power of two, at least `least`, that holds `count`."""
+    """Returns the power of two, at least `least`, that holds `count`."""
     return max(least, next_power_of_two(count))
 
 
-def _extents(schedule_batch: Any, worker_batch: Any) -> list[Extent]:
+def _extents(schedule_batch: Any, worker_batch: Any) -> tuple[Extent, ...]:
     extents = []
     for rank, info in enumerate(schedule_batch.reqs_info):
         row = 0
@@ -161,6 +159,6 @@ def _extents(schedule_batch: Any, worker_batch: Any) -> list[Extent]:
             start = int(worker_batch.extend_prefix_lens[slot])
             end = start + int(worker_batch.extend_seq_lens[slot])
             items = getattr(request, "isoprefill_items", None)
-            extents.append(Extent(request, items, start, end, rank, row, slot))
+            extents.append(Extent(request, items, start, end, rank, row))
             row += end - start
-    return extents
+    return tuple(extents)

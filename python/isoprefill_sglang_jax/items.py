@@ -1,4 +1,4 @@
-"""What a multi-item request is, and how it travels from the tokenizer process to the scheduler."""
+"""The items of a request, and how they travel from the tokenizer process to the scheduler."""
 
 import dataclasses
 import functools
@@ -45,32 +45,32 @@ class RequestItems:
 
     @functools.cached_property
     def item_ends(self) -> Int64[np.ndarray, "N"]:
-        """One past the last token of each item, counted from the query's first token."""
+        """The end of each item: one past its last token, counted from the query's first token."""
         return self.prefix_len + np.cumsum(self.item_lens, dtype=np.int64)
 
     def own_begins(self, start: int, end: int) -> Int64[np.ndarray, "n"]:
-        """For tokens `start` to `end`: the first token of the token's item, or `prefix_len` in the query."""
+        """Returns for tokens `start` to `end` the first token of the token's item, or `prefix_len` in the query."""
         ends = self.item_ends
         item = np.searchsorted(ends, np.arange(start, end), side="right")
         return np.concatenate(([self.prefix_len], ends))[item]
 
     def positions(self, start: int, end: int) -> Int32[np.ndarray, "n"]:
-        """The positions of tokens `start` to `end`; they restart at `prefix_len` for every item."""
+        """Returns the positions of tokens `start` to `end`; they restart at `prefix_len` for every item."""
         tokens = np.arange(start, end)
         restarted = self.prefix_len + tokens - self.own_begins(start, end)
         return np.where(tokens < self.prefix_len, tokens, restarted).astype(np.int32)
 
     def readouts(self, start: int, end: int) -> Int64[np.ndarray, "n"]:
-        """The last tokens of the items that end inside tokens `start` to `end`."""
+        """Returns the last tokens of the items that end inside tokens `start` to `end`."""
         last = self.item_ends - 1
         return last[(last >= start) & (last < end)]
 
     def encode(self) -> str:
-        """The request as the `extra_key` of an sglang-jax request.
+        """Returns the items as the `extra_key` of an sglang-jax request.
 
-        sglang-jax carries this string from the front end to the scheduler, on all hosts, and keys its prefix cache
-        by it. It is different each time: the keys and values of items must not be found by another request, because
-        they depend on more than the tokens before them.
+        sglang-jax carries this string from the front end to the scheduler, on all hosts, and its prefix cache is keyed
+        by it. It differs each time, so that no other request finds the keys and values of items, which depend on more
+        than the tokens before them.
         """
         return (
             f"{_MARK}{json.dumps([uuid.uuid4().hex, self.prefix_len, self.item_lens, self.labels])}"
@@ -78,10 +78,10 @@ class RequestItems:
 
     @classmethod
     def decode(cls, extra_key: str | None) -> "RequestItems | None":
-        """The items that `extra_key` carries; None for an ordinary request.
+        """Returns the items that `extra_key` carries; None for an ordinary request.
 
         Raises:
-            ValueError: it carries what is no valid request.
+            ValueError: it carries no valid request.
         """
         if extra_key is None or not extra_key.startswith(_MARK):
             return None

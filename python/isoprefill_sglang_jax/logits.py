@@ -1,9 +1,10 @@
-"""Log-probabilities at the read-out rows: the LM head runs there and nowhere else.
+"""Computes log-probabilities at the read-out rows, and at no others.
 
-sglang-jax can give log-probabilities of prompt tokens, but computes the logits of all rows for it.
+sglang-jax can return log-probabilities of prompt tokens, but computes the logits of all rows for them.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,28 +24,26 @@ from sgl_jax.srt.utils.jax_utils import device_array
 from isoprefill_sglang_jax.batch import MultiItemBatch, Readouts
 
 
-@jax.tree_util.register_pytree_node_class
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("own", "rows", "labels"),
+    meta_fields=(),
+    drop_fields=("readouts",),
+)
 @dataclasses.dataclass(eq=False)
 class ReadoutLogitsMetadata:
-    """Stands where sglang-jax's LogitsMetadata stands, with the read-out rows beside it.
+    """Takes the place of sglang-jax's LogitsMetadata, and adds the read-out rows.
 
     Attributes:
         own: sglang-jax's.
         rows, labels: as in MultiItemBatch.
-        readouts: for the host only; it does not travel into jitted functions.
+        readouts: for the host only; jitted functions do not see it.
     """
 
     own: LogitsMetadata
     rows: Int32[Array, "R"]
     labels: Int32[Array, "R L"]
     readouts: Readouts | None = None
-
-    def tree_flatten(self) -> tuple[tuple[Any, ...], None]:
-        return (self.own, self.rows, self.labels), None
-
-    @classmethod
-    def tree_unflatten(cls, aux_data: None, children: tuple[Any, ...]) -> "ReadoutLogitsMetadata":
-        return cls(*children)
 
     @classmethod
     def make(
@@ -57,20 +56,13 @@ class ReadoutLogitsMetadata:
         return cls(own, rows, labels, items.readouts)
 
 
-@jax.tree_util.register_pytree_node_class
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(eq=False)
 class ReadoutLogitsOutput:
-    """Stands where sglang-jax's LogitsProcessorOutput stands, with the log-probabilities beside it."""
+    """Takes the place of sglang-jax's LogitsProcessorOutput, and adds the log-probabilities."""
 
     own: LogitsProcessorOutput
     logprobs: Float[Array, "R L"]
-
-    def tree_flatten(self) -> tuple[tuple[Any, ...], None]:
-        return (self.own, self.logprobs), None
-
-    @classmethod
-    def tree_unflatten(cls, aux_data: None, children: tuple[Any, ...]) -> "ReadoutLogitsOutput":
-        return cls(*children)
 
 
 def readout_logprobs(
@@ -79,7 +71,10 @@ def readout_logprobs(
     lm_head: Any,
     metadata: ReadoutLogitsMetadata,
 ) -> Float[Array, "R L"]:
-    """log P(label | query, item) over the whole vocabulary, float32, at each read-out row and label; replicated."""
+    """Returns log P(label | query, item) at each read-out row and label, over the whole vocabulary.
+
+    The result is float32 and replicated over the mesh.
+    """
     replicated = NamedSharding(processor.mesh, P())
     labels = jax.sharding.reshard(metadata.labels, replicated)
     states = processor._select_hidden_states(hidden_states, metadata.rows)
@@ -89,20 +84,17 @@ def readout_logprobs(
     return of_labels - normalisers[:, None]
 
 
-def with_readouts(call: Callable[..., Any]) -> Callable[..., Any]:
-    """LogitsProcessor.__call__ that also takes ReadoutLogitsMetadata and then returns ReadoutLogitsOutput."""
-
-    def process(
-        self: LogitsProcessor,
-        hidden_states: jax.Array,
-        lm_head: Any,
-        logits_metadata: LogitsMetadata | ReadoutLogitsMetadata,
-        aux_hidden_states: jax.Array | None = None,
-    ) -> LogitsProcessorOutput | ReadoutLogitsOutput:
-        if not isinstance(logits_metadata, ReadoutLogitsMetadata):
-            return call(self, hidden_states, lm_head, logits_metadata, aux_hidden_states)
-        own = call(self, hidden_states, lm_head, logits_metadata.own, aux_hidden_states)
-        logprobs = readout_logprobs(self, hidden_states, lm_head, logits_metadata)
-        return ReadoutLogitsOutput(own, logprobs)
-
-    return process
+def process(
+    call: Callable[..., Any],
+    self: LogitsProcessor,
+    hidden_states: jax.Array,
+    lm_head: Any,
+    logits_metadata: LogitsMetadata | ReadoutLogitsMetadata,
+    aux_hidden_states: jax.Array | None = None,
+) -> LogitsProcessorOutput | ReadoutLogitsOutput:
+    """Wraps LogitsProcessor.__call__: returns ReadoutLogitsOutput if it gets ReadoutLogitsMetadata."""
+    if not isinstance(logits_metadata, ReadoutLogitsMetadata):
+        return call(self, hidden_states, lm_head, logits_metadata, aux_hidden_states)
+    own = call(self, hidden_states, lm_head, logits_metadata.own, aux_hidden_states)
+    logprobs = readout_logprobs(self, hidden_states, lm_head, logits_metadata)
+    return ReadoutLogitsOutput(own, logprobs)

@@ -1,4 +1,4 @@
-"""What the attention of a multi-item pass needs beside q, k, v and the cache: made on the host, once a pass."""
+"""What attention needs in a multi-item pass besides q, k, v and the cache. The host makes it once a pass."""
 
 import dataclasses
 from typing import Any
@@ -20,97 +20,82 @@ from isoprefill_sglang_jax.batch import MultiItemBatch, bucket
 LEAST_PAGES = 16
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class PagedColumns:
-    """Where the columns of a pass lie in the cache, and which of them each row sees, for one rank.
+    """Where the columns of a pass lie in the cache, and which of them each row sees: one section a data-parallel rank.
 
-    Requests follow one another; each starts on a page of its own. Column c is slot `c % page_size` of page
-    `page_indices[c // page_size]`.
+    The requests of a rank follow one another; each starts on a page of its own. Column c of a rank is slot
+    `c % page_size` of its page `page_indices[c // page_size]`.
+
+    The arrays are NumPy's on the host, and jax's after `to_devices`.
 
     Attributes:
         page_indices: padded with page 0.
-        page_lens: how many tokens of each page count; behind them, and in padding, pages hold anything.
+        page_lens: the number of tokens of each page that count; the rest of a page, and of padding, may hold anything.
         row_intervals: prefix_begin, prefix_end, own_begin, own_end of each row, in columns, half open; padding rows
             see nothing.
     """
 
-    page_indices: Int32[np.ndarray, "n"]
-    page_lens: Int32[np.ndarray, "n"]
-    row_intervals: Int32[np.ndarray, "4 T"]
+    page_indices: Int32[Array, "ranks*n"]
+    page_lens: Int32[Array, "ranks*n"]
+    row_intervals: Int32[Array, "4 ranks*T"]
+
+    def to_devices(self, mesh: jax.sharding.Mesh) -> "PagedColumns":
+        """Puts the section of each rank on its devices."""
+        pages = (self.page_indices, self.page_lens)
+        page_indices, page_lens = device_array(pages, sharding=NamedSharding(mesh, P("data")))
+        sharding = NamedSharding(mesh, P(None, "data"))
+        return PagedColumns(page_indices, page_lens, device_array(self.row_intervals, sharding))
 
 
-def paged_columns(
-    worker_batch: Any, items: MultiItemBatch, page_size: int
-) -> tuple[PagedColumns, ...]:
-    """The columns of each data-parallel rank, from sglang-jax's ModelWorkerBatch."""
+def paged_columns(worker_batch: Any, items: MultiItemBatch, page_size: int) -> PagedColumns:
+    """Finds the columns of a pass, from sglang-jax's ModelWorkerBatch."""
     ranks = worker_batch.dp_size
-    rows = len(worker_batch.input_ids) // ranks
     # Requests of a rank lie one after another in cache_loc, each from a multiple of page_size on.
     pages_of_ranks = worker_batch.cache_loc.reshape(ranks, -1)[:, ::page_size] // page_size
-    num_pages = np.zeros(ranks, np.int64)
+    num_pages = [0] * ranks
     for extent in items.extents:
         num_pages[extent.rank] += -(-extent.end // page_size)
-    room = bucket(int(num_pages.max()), LEAST_PAGES)
-    made = []
-    for rank in range(ranks):
-        page_indices = np.zeros(room, np.int32)
-        page_indices[: num_pages[rank]] = pages_of_ranks[rank, : num_pages[rank]]
-        page_lens = np.zeros(room, np.int32)
-        intervals = np.zeros((4, rows), np.int32)
-        page = 0
-        for extent in items.extents:
-            if extent.rank != rank:
-                continue
-            start, end = extent.start, extent.end
-            pages = -(-end // page_size)
-            page_lens[page : page + pages] = page_size
-            page_lens[page + pages - 1] = end - page_size * (pages - 1)
-            seen_up_to = np.arange(start, end) + 1
-            here = intervals[:, extent.row : extent.row + end - start]
-            here[1] = seen_up_to
-            if extent.items is not None:
-                in_item = seen_up_to > extent.items.prefix_len
-                here[1] = np.minimum(seen_up_to, extent.items.prefix_len)
-                here[2] = np.where(in_item, extent.items.own_begins(start, end), 0)
-                here[3] = np.where(in_item, seen_up_to, 0)
-            here += page * page_size
-            page += pages
-        made.append(PagedColumns(page_indices, page_lens, intervals))
-    return tuple(made)
+    room = bucket(max(num_pages), LEAST_PAGES)
+    page_indices = np.zeros((ranks, room), np.int32)
+    for rank, count in enumerate(num_pages):
+        page_indices[rank, :count] = pages_of_ranks[rank, :count]
+    page_lens = np.zeros((ranks, room), np.int32)
+    intervals = np.zeros((4, ranks, len(worker_batch.input_ids) // ranks), np.int32)
+    next_page = [0] * ranks
+    for extent in items.extents:
+        rank, start, end = extent.rank, extent.start, extent.end
+        page, pages = next_page[rank], -(-end // page_size)
+        next_page[rank] += pages
+        page_lens[rank, page : page + pages] = page_size
+        page_lens[rank, page + pages - 1] = end - page_size * (pages - 1)
+        here = intervals[:, rank, extent.row : extent.row + end - start]
+        here[1] = seen_up_to = np.arange(start, end) + 1
+        if extent.items is not None:
+            in_item = seen_up_to > extent.items.prefix_len
+            here[1] = np.minimum(seen_up_to, extent.items.prefix_len)
+            here[2] = np.where(in_item, extent.items.own_begins(start, end), 0)
+            here[3] = np.where(in_item, seen_up_to, 0)
+        here += page * page_size
+    made: Any = (page_indices.reshape(-1), page_lens.reshape(-1), intervals.reshape(4, -1))
+    return PagedColumns(*made)
 
 
-@jax.tree_util.register_pytree_node_class
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(eq=False)
 class MultiItemMetadata(AttentionBackendMetadata):
     """Metadata of a pass: of sglang-jax's own back end, and of ours if there are multi-item requests.
 
     Attributes:
-        own: what sglang-jax's back end made for the pass; it may be None.
-        page_indices, page_lens, row_intervals: as in PagedColumns, one section a data-parallel rank; None in an
-            ordinary pass.
+        own: from sglang-jax's back end; it may be None.
+        columns: None in an ordinary pass.
         schedule: of the TPU kernel; None if XLA computes the attention.
     """
 
     own: Any = None
-    page_indices: Int32[Array, "n"] | None = None
-    page_lens: Int32[Array, "n"] | None = None
-    row_intervals: Int32[Array, "4 T"] | None = None
+    columns: PagedColumns | None = None
     schedule: KernelSchedule | None = None
-
-    def tree_flatten(self) -> tuple[tuple[Any, ...], None]:
-        """For jax."""
-        return (
-            self.own,
-            self.page_indices,
-            self.page_lens,
-            self.row_intervals,
-            self.schedule,
-        ), None
-
-    @classmethod
-    def tree_unflatten(cls, aux_data: None, children: tuple[Any, ...]) -> "MultiItemMetadata":
-        """For jax."""
-        return cls(*children)
 
     @classmethod
     def make(
@@ -126,34 +111,25 @@ class MultiItemMetadata(AttentionBackendMetadata):
         Args:
             own: of sglang-jax's back end.
             worker_batch: its ModelWorkerBatch.
+            page_size: tokens of a page.
+            mesh: with the axes "data" and "tensor"; "data" is 1 if the TPU kernel computes the attention.
             kernel_heads: heads of a device if the TPU kernel computes the attention.
         """
         items: MultiItemBatch | None = getattr(worker_batch, "isoprefill_items", None)
         if items is None:
             return cls(own)
-        ranks = paged_columns(worker_batch, items, page_size)
-        page_indices, page_lens = device_array(
-            (
-                np.concatenate([rank.page_indices for rank in ranks]),
-                np.concatenate([rank.page_lens for rank in ranks]),
-            ),
-            sharding=NamedSharding(mesh, P("data")),
-        )
-        row_intervals = device_array(
-            np.concatenate([rank.row_intervals for rank in ranks], axis=1),
-            sharding=NamedSharding(mesh, P(None, "data")),
-        )
+        columns = paged_columns(worker_batch, items, page_size)
         schedule = None
         if kernel_heads is not None:
-            (rank,) = ranks
             schedule = device_array(
-                kernel_schedule(rank, page_size, kernel_heads), sharding=NamedSharding(mesh, P())
+                kernel_schedule(columns, page_size, kernel_heads), NamedSharding(mesh, P())
             )
-        return cls(own, page_indices, page_lens, row_intervals, schedule)
+        return cls(own, columns.to_devices(mesh), schedule)
 
 
 def kernel_schedule(columns: PagedColumns, page_size: int, heads: Heads) -> KernelSchedule:
-    """What the TPU kernel visits, with the tuned block sizes of the chip that is there."""
+    """Schedules the TPU kernel for one rank, with the tuned block sizes of the chip that is present."""
     num_columns = columns.page_indices.size * page_size
-    sizes = choose_block_sizes(present_chip(), heads, columns.row_intervals, num_columns)
-    return KernelSchedule.of_intervals(columns.row_intervals, num_columns, sizes)
+    intervals = np.asarray(columns.row_intervals)
+    sizes = choose_block_sizes(present_chip(), heads, intervals, num_columns)
+    return KernelSchedule.of_intervals(intervals, num_columns, sizes)

@@ -1,4 +1,4 @@
-"""Multi-item requests in sglang-jax's scheduler: accepted or refused when they arrive, given their scores when done."""
+"""Accepts or refuses multi-item requests in sglang-jax's scheduler, and attaches their scores in the end."""
 
 from http import HTTPStatus
 from typing import Any
@@ -12,7 +12,7 @@ from isoprefill_sglang_jax.items import RequestItems
 
 
 def accept(scheduler: Any, request: Any) -> None:
-    """Gives a request its items. One that cannot be served is marked as aborted, with the reason.
+    """Gives a request its items. A request that cannot be served is marked as aborted, with the reason.
 
     Args:
         scheduler: sglang-jax's Scheduler.
@@ -35,7 +35,7 @@ def accept(scheduler: Any, request: Any) -> None:
 
 
 def unsupported(scheduler: Any) -> str | None:
-    """Why this server cannot take multi-item requests; None if it can."""
+    """Says why this server cannot take multi-item requests; returns None if it can."""
     arguments = scheduler.server_args
     if arguments.speculative_algorithm is not None:
         return f"speculative decoding ({arguments.speculative_algorithm})"
@@ -82,10 +82,10 @@ def _check(scheduler: Any, request: Any, items: RequestItems) -> None:
 
 
 def attach_scores(request: Any) -> None:
-    """Puts the log-probabilities of a finished request, float32 [N, L], where sglang-jax sends them back.
+    """Puts the log-probabilities of a finished request, float32 [N, L], into a field that sglang-jax sends back.
 
-    `routed_experts` is the one array that it passes from a request to the front end unchanged, and requests that do
-    not ask for routed experts leave it empty.
+    `routed_experts` is the only array that sglang-jax passes from a request to the front end unchanged. It is empty
+    unless a request asks for routed experts.
     """
     items: RequestItems | None = getattr(request, "isoprefill_items", None)
     if items is None:

@@ -1,4 +1,4 @@
-"""`score_request` in sglang-jax's front end: all items in one prefill, softmax on the host."""
+"""Scores a request in sglang-jax's front end: all items in one prefill, softmax on the host."""
 
 import asyncio
 import base64
@@ -14,56 +14,52 @@ from isoprefill.request.softmax import softmax
 from isoprefill_sglang_jax.items import RequestItems
 
 
-def multi_item(item_by_item: Callable[..., Any]) -> Callable[..., Any]:
-    """TokenizerManager.score_request with the same arguments and results, in as few prefills as they fit into.
+async def score_request(
+    item_by_item: Callable[..., Any],
+    self: Any,
+    query: str | list[int] | None = None,
+    items: str | list[str] | list[list[int]] | None = None,
+    label_token_ids: list[int] | None = None,
+    apply_softmax: bool = False,
+    item_first: bool = False,
+    request: Any | None = None,
+) -> list[list[float]]:
+    """Wraps TokenizerManager.score_request: same arguments and results, in as few prefills as the items fit into.
 
     The prompts are those that sglang-jax makes, tokenised as it does. What they have in common is computed once and
-    the rest of each is an item, so that the scores are those of scoring each prompt alone.
+    the rest of each is an item, so that the scores are those of each prompt alone.
 
     Args:
-        item_by_item: sglang-jax's score_request. It serves prompts with the item first or that begin differently.
+        item_by_item: sglang-jax's score_request. It serves prompts with the item first, or that begin differently.
     """
-
-    async def score_request(
-        self: Any,
-        query: str | list[int] | None = None,
-        items: str | list[str] | list[list[int]] | None = None,
-        label_token_ids: list[int] | None = None,
-        apply_softmax: bool = False,
-        item_first: bool = False,
-        request: Any | None = None,
-    ) -> list[list[float]]:
-        labels = _labels(label_token_ids, self.model_config.vocab_size)
-        prompts = _prompts(self.tokenizer, query, items, item_first)
-        prefix_len = common_prefix(prompts)
-        # With the item first, prompts share no query: a token that begins every text, or what items share by chance.
-        if item_first or prefix_len == 0:
-            scores: list[list[float]] = await item_by_item(
-                self, query, items, label_token_ids, apply_softmax, item_first, request
-            )
-            return scores
-        longest = max(map(len, prompts))
-        if longest >= self.context_len:
-            raise ValueError(
-                f"query and item ({longest} tokens) are longer than the model's context length "
-                f"({self.context_len} tokens)"
-            )
-        packs = _packs(self, prompts, prefix_len)
-        results = await asyncio.gather(
-            *(_score_pack(self, pack, prefix_len, labels, request) for pack in packs)
+    labels = _labels(label_token_ids, self.model_config.vocab_size)
+    prompts = _prompts(self.tokenizer, query, items, item_first)
+    prefix_len = common_prefix(prompts)
+    # With the item first, prompts share no query: only a token that begins every text, or what items share by chance.
+    if item_first or prefix_len == 0:
+        scores: list[list[float]] = await item_by_item(
+            self, query, items, label_token_ids, apply_softmax, item_first, request
         )
-        logprobs = np.concatenate(results).astype(np.float64)
-        return (softmax(logprobs) if apply_softmax else np.exp(logprobs)).tolist()
-
-    return score_request
+        return scores
+    longest = max(map(len, prompts))
+    if longest >= self.context_len:
+        raise ValueError(
+            f"query and item ({longest} tokens) are longer than the model's context length "
+            f"({self.context_len} tokens)"
+        )
+    packs = _packs(self, prompts, prefix_len)
+    results = await asyncio.gather(
+        *(_score_pack(self, pack, prefix_len, labels, request) for pack in packs)
+    )
+    logprobs = np.concatenate(results).astype(np.float64)
+    return (softmax(logprobs) if apply_softmax else np.exp(logprobs)).tolist()
 
 
 def common_prefix(prompts: Sequence[list[int]]) -> int:
-    """How many first tokens all prompts share, leaving each at least one token of its own."""
+    """Returns how many first tokens all prompts share, leaving each at least one token of its own."""
     limit = min(map(len, prompts)) - 1
-    pairs = zip(
-        min(prompts), max(prompts), strict=False
-    )  # in lexical order: all others are between
+    # All others lie between these two in lexical order.
+    pairs = zip(min(prompts), max(prompts), strict=False)
     differing = (index for index, (first, last) in enumerate(pairs) if first != last)
     return min(limit, next(differing, limit))
 
@@ -85,7 +81,7 @@ def _prompts(
     items: str | list[str] | list[list[int]] | None,
     item_first: bool,
 ) -> list[list[int]]:
-    """The tokens of each item's prompt."""
+    """Returns the tokens of each item's prompt."""
     if isinstance(items, str):
         items = [items]
     if not isinstance(items, list) or not items:
@@ -107,7 +103,7 @@ def _prompts(
 
 
 def _packs(manager: Any, prompts: list[list[int]], prefix_len: int) -> list[list[list[int]]]:
-    """The prompts in order, in as few groups as the server's limits allow."""
+    """Groups the prompts, in order, into as few prefills as the server's limits allow."""
     limit = min(manager.context_len, manager.max_req_input_len) - 1
     if manager.server_args.chunked_prefill_size <= 0:
         limit = min(limit, manager.server_args.max_prefill_tokens)
@@ -134,7 +130,7 @@ async def _score_pack(
     labels: tuple[int, ...],
     request: Any | None,
 ) -> Float32[np.ndarray, "N L"]:
-    """The log-probabilities of one prefill."""
+    """Returns the log-probabilities of one prefill."""
     lengths = tuple(len(prompt) - prefix_len for prompt in prompts)
     items = RequestItems(prefix_len, lengths, labels)
     tokens = prompts[0][:prefix_len]

@@ -12,8 +12,8 @@ Arguments are compared in order; `attributes` are fields of the class or names t
 
     python source_interface.py INTERFACE.json ROOT
 
-prints the differences, one a line. It is a program and needs nothing but Python, because a source may be for a newer
-Python than the one that asks.
+prints the differences, one a line. It is a program that needs nothing but Python, because the source may be for a newer
+Python than the one that isoprefill runs in.
 """
 
 import ast
@@ -29,7 +29,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """One thing that is not as expected."""
+    """One difference from the expected interface."""
 
     where: str  # package.module, package.module.Class.method, …
     expected: str
@@ -40,13 +40,13 @@ class Difference:
 
 
 def load(path: pathlib.Path) -> dict[str, Any]:
-    """An expected interface from its file."""
+    """Reads an expected interface from its file."""
     interface: dict[str, Any] = json.loads(path.read_text())
     return interface
 
 
 def differences(root: pathlib.Path, interface: Mapping[str, Any]) -> list[Difference]:
-    """How the package under `root` differs from `interface`, in the interface's order.
+    """Lists how the package under `root` differs from `interface`, in the interface's order.
 
     Args:
         root: the directory that holds the package, as it would stand in sys.path.
@@ -109,7 +109,7 @@ def _function(where: str, node: Function | None, expected: list[str]) -> Iterato
 
 
 def argument_names(arguments: ast.arguments) -> Iterator[str]:
-    """The names of a function's arguments, in order, with `/`, `*`, `*args` and `**kwargs` as they are written."""
+    """Yields the names of a function's arguments, in order, with `/`, `*`, `*args` and `**kwargs` as in the source."""
     yield from (argument.arg for argument in arguments.posonlyargs)
     if arguments.posonlyargs:
         yield "/"
@@ -125,10 +125,7 @@ def argument_names(arguments: ast.arguments) -> Iterator[str]:
 
 def _attributes(node: ast.ClassDef) -> Iterator[str]:
     for part in node.body:
-        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
-            yield part.target.id
-        elif isinstance(part, ast.Assign):
-            yield from (target.id for target in part.targets if isinstance(target, ast.Name))
+        yield from _assigned_names(part)
     for inner in ast.walk(node):
         if (
             isinstance(inner, ast.Attribute)
@@ -141,14 +138,20 @@ def _attributes(node: ast.ClassDef) -> Iterator[str]:
 
 def _bound_names(tree: ast.Module) -> Iterator[str]:
     for node in tree.body:
+        yield from _assigned_names(node)
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield from ((alias.asname or alias.name).split(".")[0] for alias in node.names)
         elif isinstance(node, Function | ast.ClassDef):
             yield node.name
-        elif isinstance(node, ast.Assign):
-            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            yield node.target.id
+
+
+def _assigned_names(node: ast.stmt) -> Iterator[str]:
+    targets: list[ast.expr] = []
+    if isinstance(node, ast.Assign):
+        targets = node.targets
+    elif isinstance(node, ast.AnnAssign):
+        targets = [node.target]
+    yield from (target.id for target in targets if isinstance(target, ast.Name))
 
 
 def main(arguments: list[str]) -> None:

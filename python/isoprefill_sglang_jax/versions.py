@@ -1,4 +1,4 @@
-"""Whether this sglang-jax is the one that the wrappers of hooks.py were made for."""
+"""Checks that this sglang-jax has the interface that the wrappers of hooks.py expect."""
 
 import pathlib
 import sys
@@ -12,11 +12,11 @@ EXPECTED = pathlib.Path(__file__).with_name("interface.json")
 
 
 class IncompatibleSglangJaxError(RuntimeError):
-    """This sglang-jax is not the one that this was made for; the message lists the differences."""
+    """The interface or a version differs from the expected one; the message lists the differences."""
 
 
 def check_versions(*, allow_untested: bool) -> None:
-    """Compares sglang-jax's source, jax and Python with those that this was made for and tested with.
+    """Compares sglang-jax's source, jax and Python with the expected interface and the tested versions.
 
     Args:
         allow_untested: accept other versions of jax and Python.

@@ -1,15 +1,16 @@
-"""Attention of a multi-item pass over the paged cache in XLA, for where the TPU kernel cannot compute it.
+"""Computes the attention of a multi-item pass over the paged cache in XLA, where the TPU kernel cannot.
 
-Every row looks at every column of the pass, a block of rows at a time: time grows with rows times columns.
+Every row looks at every column of the pass, a block of rows at a time, so time grows with rows times columns.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float
 
 from isoprefill_pallas.paged import FusedCache, gather_columns
 from isoprefill_pallas.reference import dense_attention
+from isoprefill_sglang_jax.metadata import PagedColumns
 
 ROW_BLOCK = 128  # rows whose scores are in memory at a time
 
@@ -17,30 +18,32 @@ ROW_BLOCK = 128  # rows whose scores are in memory at a time
 def xla_paged_attention(
     q: Float[Array, "T Hq D"],
     kv_pages: FusedCache,
-    page_indices: Int32[Array, "n"],
-    page_lens: Int32[Array, "n"],
-    row_intervals: Int32[Array, "4 T"],
+    columns: PagedColumns,
     *,
     scale: float,
     soft_cap: float | None,
 ) -> Float[Array, "T Hq D"]:
-    """As `isoprefill_pallas.paged.paged_attention`, without a schedule: every row looks at every column."""
+    """Computes what `isoprefill_pallas.paged.paged_attention` does, without a schedule, for one rank."""
     k, v = (
         x.astype(q.dtype)
-        for x in gather_columns(kv_pages, page_indices, page_lens, head_dim=q.shape[-1])
+        for x in gather_columns(
+            kv_pages, columns.page_indices, columns.page_lens, head_dim=q.shape[-1]
+        )
     )
-    columns = jnp.arange(k.shape[0], dtype=jnp.int32)
+    column = jnp.arange(k.shape[0], dtype=jnp.int32)
     rows = q.shape[0]
     padding = -rows % ROW_BLOCK
     blocks = (
         jnp.pad(q, ((0, padding), (0, 0), (0, 0))).reshape(-1, ROW_BLOCK, *q.shape[1:]),
-        jnp.pad(row_intervals, ((0, 0), (0, padding))).reshape(4, -1, ROW_BLOCK).swapaxes(0, 1),
+        jnp.pad(columns.row_intervals, ((0, 0), (0, padding)))
+        .reshape(4, -1, ROW_BLOCK)
+        .swapaxes(0, 1),
     )
 
     def block(args: tuple[jax.Array, jax.Array]) -> jax.Array:
         q_block, (prefix_begin, prefix_end, own_begin, own_end) = args
-        prefix = (columns >= prefix_begin[:, None]) & (columns < prefix_end[:, None])
-        own = (columns >= own_begin[:, None]) & (columns < own_end[:, None])
+        prefix = (column >= prefix_begin[:, None]) & (column < prefix_end[:, None])
+        own = (column >= own_begin[:, None]) & (column < own_end[:, None])
         return dense_attention(q_block, k, v, prefix | own, scale=scale, soft_cap=soft_cap)[0]
 
     return lax.map(block, blocks).reshape(-1, *q.shape[1:])[:rows]

@@ -1,7 +1,8 @@
-"""PyTorch's side of every comparison: the same weights scored by transformers and by other systems' masks.
+"""Scores the same weights with PyTorch: with transformers, and under the masks of other systems.
 
-An oracle and a peer for isoprefill, written from the definitions in docs/design.md and sharing no mask, layout or
-attention code with it. Nothing else in the product imports torch, and the wheel does not hold this package.
+An oracle for the tests and a peer for the benchmarks, written from the definitions in docs/design.md. It shares no
+mask, layout or attention code with isoprefill. Nothing else in the product imports torch, and the wheel does not hold
+this package.
 """
 
 from isoprefill_torch.model import CausalLM, load_model

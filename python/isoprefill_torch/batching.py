@@ -1,4 +1,4 @@
-"""Batches of items of similar length."""
+"""Groups items of similar length into batches."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,8 +9,7 @@ from torch import Tensor
 
 ScoreBatch = Callable[[Sequence[Sequence[int]]], Float64[np.ndarray, "B *L"]]
 
-
-LITTLE_PADDING = 64  # tokens; up to this length a batch holds what comes
+LITTLE_PADDING = 64  # tokens; items up to this length share batches whatever their lengths
 
 
 def by_length(
@@ -35,6 +34,6 @@ def by_length(
 
 
 def padded(sequences: Sequence[Sequence[int]]) -> Int[Tensor, "B L"]:
-    """The sequences with zeros to their right."""
+    """Pads the sequences with zeros on the right."""
     longest = max(map(len, sequences))
     return torch.tensor([[*tokens, *[0] * (longest - len(tokens))] for tokens in sequences])

@@ -1,4 +1,4 @@
-"""Prefill once, then extend: batches of items over the prefix's keys and values, which are never copied.
+"""Prefills the query once, then scores batches of items over its keys and values, which are never copied.
 
 Every item row sees the whole prefix, so all rows of a batch attend to it together, as if they were one sequence,
 without a mask; each item attends to itself alone; and the two results are merged by their log-sum-exp.
@@ -34,8 +34,8 @@ def logprobs(
     def score(batch: Sequence[Sequence[int]]) -> Float64[np.ndarray, "B *L"]:
         tokens = padded(batch)
         length = tokens.shape[1]
-        positions = torch.arange(len(prefix), len(prefix) + length, device=model.device)
-        hidden = model.hidden_states_with(attend, tokens, positions).flatten(0, 1)
+        positions = torch.arange(len(prefix), len(prefix) + length)
+        hidden = model.hidden_states(tokens, positions=positions, attend=attend).flatten(0, 1)
         context_rows = [len(batch) * length] * len(batch)
         first_rows = range(0, len(batch) * length, length)
         rows = torch.cat([hidden, last])
@@ -45,7 +45,7 @@ def logprobs(
 
 
 def attention_over(cache: transformers.DynamicCache) -> Attend:
-    """Attention of items to the cached prefix and to themselves."""
+    """Returns attention of items to the cached prefix and to themselves."""
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         prefix_k, prefix_v = cache.layers[layer].keys, cache.layers[layer].values
@@ -84,7 +84,7 @@ def attention_with_lse(
     *,
     causal: bool,
 ) -> tuple[Float[Tensor, "B H L D"], Float[Tensor, "B H L"]]:
-    """Attention and the log-sum-exp of its scores, which PyTorch's public function does not return."""
+    """Computes attention and the log-sum-exp of its scores, which PyTorch's public function does not return."""
     if q.device.type != "cpu":
         return plain_attention_with_lse(q, k, v, scale, causal=causal)
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
@@ -100,7 +100,7 @@ def plain_attention_with_lse(
     *,
     causal: bool,
 ) -> tuple[Float[Tensor, "B H L D"], Float[Tensor, "B H L"]]:
-    """The same by its definition, for devices without that kernel; with `causal`, L = S."""
+    """Computes the same from the definition, for devices without that kernel; `causal` needs L = S."""
     scores = (q @ k.transpose(-1, -2)).float() * scale
     if causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)

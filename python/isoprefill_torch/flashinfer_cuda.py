@@ -1,7 +1,7 @@
-"""FlashInfer's own multi-item attention. Needs CUDA and the package flashinfer-python.
+"""Runs FlashInfer's own multi-item attention, which needs CUDA and the package flashinfer-python.
 
-Untried: no machine with CUDA was at hand when this was written. It calls the paged wrapper, the only one of
-FlashInfer's that takes the multi-item parameters and applies them.
+It has not run on CUDA yet. It calls the paged wrapper, the only one of FlashInfer's wrappers that applies the
+multi-item parameters.
 """
 
 import importlib
@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isoprefill_torch.model import CausalLM
-from isoprefill_torch.packed import PackedForward, with_attention
+from isoprefill_torch.model import Attend, CausalLM
 from isoprefill_torch.packing import Packing
 
 WORKSPACE_BYTES = 128 << 20
@@ -20,7 +19,7 @@ MAX_ITEM_LEN = 65_535  # FlashInfer keeps positions in items as uint16
 
 
 def unavailable() -> str | None:
-    """Why FlashInfer cannot be used here, or None if it can."""
+    """Says why FlashInfer cannot be used here; returns None if it can."""
     if not torch.cuda.is_available():
         return "method 'flashinfer' needs CUDA, which is not available"
     if importlib.util.find_spec("flashinfer") is None:
@@ -28,8 +27,8 @@ def unavailable() -> str | None:
     return None
 
 
-def attention(packing: Packing, model: CausalLM) -> PackedForward:
-    """FlashInfer's paged prefill over a packing with delimiter mode "hidden".
+def attention(packing: Packing, model: CausalLM) -> Attend:
+    """Returns FlashInfer's paged prefill over a packing with delimiter mode "hidden".
 
     Raises:
         ValueError: FlashInfer cannot be used here, the weights are float32, or an item is too long.
@@ -49,11 +48,11 @@ def attention(packing: Packing, model: CausalLM) -> PackedForward:
         q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
         return wrapper.run(q[0], (k, v))[None].transpose(1, 2)
 
-    return with_attention(attend)
+    return attend
 
 
 def token_pos_in_items(packing: Packing) -> list[int]:
-    """From the first delimiter on: 0 on a delimiter, 1, 2, … inside an item."""
+    """Returns, from the first delimiter on, 0 for a delimiter and 1, 2, … for the tokens of an item."""
     return [
         0,
         *(position for length in packing.item_lens for position in (*range(1, length + 1), 0)),

@@ -1,4 +1,4 @@
-"""The LM head at the rows that are scored, a block of rows at a time.
+"""Runs the LM head at the rows that are scored, a block of rows at a time.
 
 R rows, N items, L labels.
 """
@@ -23,10 +23,10 @@ def item_logprobs(
     items: Sequence[Sequence[int]],
     labels: Sequence[int] | None,
 ) -> Float64[np.ndarray, "N *L"]:
-    """log P(label) after each item, or each item's log-likelihood if there are no labels.
+    """Returns log P(label) after each item, or each item's log-likelihood if there are no labels.
 
     Args:
-        model: whose head it is.
+        model: the model with the LM head.
         hidden: rows of hidden states.
         context_rows: the row that predicts each item's first token.
         first_rows: the row of each item's first token.

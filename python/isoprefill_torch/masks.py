@@ -1,6 +1,6 @@
-"""Who sees whom, by several systems' rules, each as a dense bool mask [T rows, T columns].
+"""Builds dense masks by the rules of several systems: which row sees which column.
 
-The first is the definition; the others are what published systems compute.
+The first rule is the definition of isolation; the others are what published systems compute.
 """
 
 from collections.abc import Callable
@@ -15,22 +15,19 @@ MaskRule = Callable[[Packing], Bool[Tensor, "T T"]]
 
 
 def isolated(packing: Packing) -> Bool[Tensor, "T T"]:
-    """Row i sees column j iff `j <= i` and `seg(j) = 0` or `seg(j) = seg(i) > 0`."""
+    """Lets row i see column j iff `j <= i` and `seg(j) = 0` or `seg(j) = seg(i) > 0`."""
     own = packing.segments[:, None]
     seen = packing.segments[None, :]
-    return _not_later(packing) & ((seen == 0) | ((seen == own) & (own > 0)))
+    return not_later(packing) & ((seen == 0) | ((seen == own) & (own > 0)))
 
 
 def leaky_first_item(packing: Packing) -> Bool[Tensor, "T T"]:
-    """A published fault: a builder that takes blocks 0 and 1 for the prefix shows item 1 to every later item."""
-    own = packing.segments[:, None]
-    seen = packing.segments[None, :]
-    prefix = (seen == 0) | (seen == 1)
-    return _not_later(packing) & (prefix | ((seen == own) & (own > 0)))
+    """Shows item 1 to every later item: a published fault, of a builder that takes blocks 0 and 1 for the prefix."""
+    return isolated(packing) | (not_later(packing) & (packing.segments == 1))
 
 
 def flashinfer_rule(packing: Packing) -> Bool[Tensor, "T T"]:
-    """FlashInfer's multi-item rule in its own variables.
+    """Applies FlashInfer's multi-item rule in its own variables.
 
     `token_pos_in_items` is 0 on a delimiter and 1, 2, … inside an item. A row at or after `prefix_len` sees the
     columns before `prefix_len`, and of the later ones those in `(row - token_pos_in_items, row]`.
@@ -51,6 +48,7 @@ def flashinfer_rule(packing: Packing) -> Bool[Tensor, "T T"]:
     return torch.where(rows < prefix_len, columns <= rows, item_row)
 
 
-def _not_later(packing: Packing) -> Bool[Tensor, "T T"]:
+def not_later(packing: Packing) -> Bool[Tensor, "T T"]:
+    """Lets every row see itself and the rows before it."""
     length = packing.segments.numel()
     return torch.ones(length, length, dtype=torch.bool).tril()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 import transformers
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from isoprefill.models.source import find_model
@@ -53,37 +53,28 @@ class CausalLM:
         token_ids: Int[Tensor, "B L"],
         *,
         positions: Int[Tensor, "L"] | None = None,
-        mask: Tensor | None = None,
+        mask: Bool[Tensor, "L L"] | None = None,
         cache: transformers.DynamicCache | None = None,
+        attend: Attend | None = None,
     ) -> Float[Tensor, "B L hidden"]:
-        """The last layer's output after its norm, by transformers' own SDPA attention.
+        """Returns the last layer's output after its norm.
 
         Args:
             token_ids: the tokens.
             positions: of the tokens, for all sequences; 0, 1, 2, … if None.
-            mask: bool [1, 1, L, L], or None for causal attention.
-            cache: is filled with the keys and values.
+            mask: for transformers' SDPA attention, which is causal if None.
+            cache: receives the keys and values.
+            attend: takes the place of that attention.
         """
-        self.torch_model.config._attn_implementation = "sdpa"
-        return self._run(
-            token_ids,
-            position_ids=None if positions is None else positions[None],
-            attention_mask=mask,
+        self.torch_model.config._attn_implementation = _CUSTOM if attend else "sdpa"
+        result = self.torch_model.base_model(
+            input_ids=token_ids.to(self.device),
+            position_ids=None if positions is None else positions[None].to(self.device),
+            attention_mask=None if mask is None else mask[None, None].to(self.device),
             past_key_values=cache,
             use_cache=cache is not None,
+            **({"isoprefill_attend": attend} if attend else {}),
         )
-
-    def hidden_states_with(
-        self, attend: Attend, token_ids: Int[Tensor, "B L"], positions: Int[Tensor, "L"]
-    ) -> Float[Tensor, "B L hidden"]:
-        """The same with an attention function of the caller's."""
-        self.torch_model.config._attn_implementation = _CUSTOM
-        return self._run(
-            token_ids, position_ids=positions[None], use_cache=False, isoprefill_attend=attend
-        )
-
-    def _run(self, token_ids: Tensor, **kwargs: Any) -> Tensor:
-        result = self.torch_model.base_model(input_ids=token_ids.to(self.device), **kwargs)
         return result.last_hidden_state
 
 

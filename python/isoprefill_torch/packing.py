@@ -1,4 +1,4 @@
-"""One row of tokens that holds a query and its items, written from the definition in docs/design.md.
+"""Packs a query and its items into one row of tokens, by the definition in docs/design.md.
 
 T rows, N items.
 """
@@ -42,7 +42,7 @@ class Packing:
 def prefix_tokens(
     query: Sequence[int], delimiter: Delimiter, delimiter_id: int | None
 ) -> list[int]:
-    """The tokens that every item sees: the query, and with `prefix_first` the first delimiter.
+    """Returns the tokens that every item sees: the query, and with `prefix_first` the first delimiter.
 
     Raises:
         ValueError: a delimiter mode without a token for it.

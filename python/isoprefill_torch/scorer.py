@@ -1,13 +1,15 @@
-"""The ways to score a request, by name."""
+"""Scores a request in one of several ways, by name."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
+from torch import Tensor
 
-from isoprefill_torch import extend, flashinfer_cuda, masks, packed, unpacked
+from isoprefill_torch import extend, flashinfer_cuda, flex, masks, unpacked
+from isoprefill_torch.head import item_logprobs
 from isoprefill_torch.model import CausalLM
 from isoprefill_torch.packing import Delimiter, Packing, pack, prefix_tokens
 
@@ -24,7 +26,7 @@ Method = Literal[
 ]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-_MASKED: dict[Method, masks.MaskRule] = {
+_MASKS: dict[Method, masks.MaskRule] = {
     "isolated-dense": masks.isolated,
     "flashinfer-rule": masks.flashinfer_rule,
     "leaky-first-item": masks.leaky_first_item,
@@ -37,12 +39,12 @@ class TorchScorer:
     """Scores items against a query with PyTorch.
 
     Methods:
-        serial: query + item, one by one.
+        serial: query + item, one after another.
         batched: query + item, in padded batches.
         extend: the query once, then padded batches of items over its keys and values.
         isolated-dense: packed, with a dense isolation mask.
         flex: packed, flex_attention with the same rule.
-        causal: packed, plain causal attention: every item sees those before it.
+        causal: packed, plain causal attention: every item sees the items before it.
         flashinfer-rule: packed with delimiters, FlashInfer's rule as a dense mask.
         leaky-first-item: packed, a published fault: every item sees the first.
         flashinfer: packed with delimiters, FlashInfer's own kernel; CUDA only.
@@ -55,8 +57,8 @@ class TorchScorer:
 
         Args:
             model: see `load_model`.
-            compile_flex: compile flex_attention, once for each length; without, it is slow and takes
-                O(T^2) memory.
+            compile_flex: compile flex_attention, once for each length; uncompiled it is slow and takes O(T^2)
+                memory.
         """
         self.model = model
         self._compile_flex = compile_flex
@@ -72,23 +74,23 @@ class TorchScorer:
         delimiter_id: int | None = None,
         batch_size: int | None = None,
     ) -> Float64[np.ndarray, "N *L"]:
-        """Natural log-probabilities of N items, in their order.
+        """Returns natural log-probabilities of N items, in their order.
 
         Args:
             query: token ids.
             items: token ids of each item.
-            labels: log P(label | query, item) for these tokens; without, log P(item | query).
+            labels: token ids for log P(label | query, item); None for log P(item | query).
             method: see the class.
-            delimiter: where delimiters lie, as in docs/design.md. FlashInfer's methods are always "hidden".
+            delimiter: where delimiters lie, as in docs/design.md. The FlashInfer methods always use "hidden".
             delimiter_id: the delimiter's token.
-            batch_size: items that are computed together; all if None. Not for `causal`, whose scores depend on it.
+            batch_size: number of items computed together; all if None. `causal`, whose scores depend on it, takes none.
 
         Raises:
-            ValueError: naming the argument, its value and the limit.
+            ValueError: an argument is out of range; names it, its value and the limit.
         """
         self._check(query, items, labels, method, batch_size)
         if method in ("flashinfer-rule", "flashinfer"):
-            # Nobody sees the delimiter, so any token will do.
+            # No token sees the delimiter, so any token will do.
             delimiter, delimiter_id = "hidden", 0 if delimiter_id is None else delimiter_id
         prefix = prefix_tokens(query, delimiter, delimiter_id)
         size = 1 if method == "serial" else batch_size or len(items)
@@ -98,20 +100,27 @@ class TorchScorer:
             if method in ("serial", "batched"):
                 return unpacked.logprobs(self.model, prefix, items, labels, size)
             parts = []
-            for chunk in _chunks(items, size):
+            for start in range(0, len(items), size):
+                chunk = items[start : start + size]
                 packing = pack(query, chunk, delimiter, delimiter_id, causal=method == "causal")
-                forward = self._packed_forward(method, packing)
-                parts.append(packed.logprobs(self.model, packing, forward, chunk, labels))
+                hidden = self._hidden_states(method, packing)
+                rows = (packing.context_rows, packing.first_rows)
+                parts.append(item_logprobs(self.model, hidden, *rows, chunk, labels))
             return np.concatenate(parts)
 
-    def _packed_forward(self, method: Method, packing: Packing) -> packed.PackedForward:
+    def _hidden_states(self, method: Method, packing: Packing) -> Float[Tensor, "T hidden"]:
+        tokens = packing.token_ids[None]
         if method == "causal":
-            return packed.causal
+            return self.model.hidden_states(tokens)[0]
+        mask = attend = None
         if method == "flex":
-            return packed.flex(packing, self.model.device, self._compile_flex)
-        if method == "flashinfer":
-            return flashinfer_cuda.attention(packing, self.model)
-        return packed.dense(_MASKED[method](packing).to(self.model.device))
+            attend = flex.attention(packing, self.model.device, compiled=self._compile_flex)
+        elif method == "flashinfer":
+            attend = flashinfer_cuda.attention(packing, self.model)
+        else:
+            mask = _MASKS[method](packing)
+        positions = packing.positions
+        return self.model.hidden_states(tokens, positions=positions, mask=mask, attend=attend)[0]
 
     def _check(
         self,
@@ -141,8 +150,3 @@ class TorchScorer:
                     f"{name} must hold token ids in [0, {self.model.vocab_size}), "
                     f"got {min(tokens)} to {max(tokens)}"
                 )
-
-
-def _chunks(items: Sequence[Tokens], size: int) -> Iterator[Sequence[Tokens]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -1,7 +1,7 @@
-"""A /v1/score server over PyTorch, to audit and to compare with: one attention, chosen at the start.
+"""A /v1/score server over PyTorch, to audit and to compare with. Its attention is chosen at the start.
 
-Requests and answers are those of SGLang's endpoint; without labels an item's score is an object. One request
-at a time; loopback is the caller's choice of host.
+Requests and answers are those of SGLang's endpoint; without labels the score of an item is an object. It scores one
+request at a time.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class InvalidRequestError(ValueError):
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Backend:
-    """What scores: a model with one attention.
+    """A model with one attention.
 
     Attributes:
         scorer: the model.
@@ -54,7 +54,7 @@ class Backend:
     def logprobs(
         self, query: Sequence[int], items: Sequence[Sequence[int]], labels: Sequence[int] | None
     ) -> np.ndarray:
-        """See `TorchScorer.logprobs`."""
+        """Scores as `TorchScorer.logprobs` does."""
         return self.scorer.logprobs(
             query,
             items,
@@ -66,7 +66,7 @@ class Backend:
 
 
 def create_app(backend: Backend) -> FastAPI:
-    """The server's application."""
+    """Returns the application of the server."""
     app = FastAPI(title="isoprefill torch reference server", docs_url=None, redoc_url=None)
     one_at_a_time = threading.Lock()
 

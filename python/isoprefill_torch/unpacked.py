@@ -1,4 +1,4 @@
-"""Scoring without packing: every sequence is prefix + item, alone or in padded batches."""
+"""Scores without packing: every sequence is prefix + item, alone or in padded batches."""
 
 from collections.abc import Sequence
 

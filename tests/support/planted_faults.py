@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from fastapi import FastAPI
 
-from isoprefill_torch import packed
+from isoprefill_torch import masks
 from isoprefill_torch.head import item_logprobs
 from isoprefill_torch.packing import DELIMITER_SEGMENT, Packing, pack
 from isoprefill_torch.scorer import TorchScorer
@@ -25,14 +25,16 @@ class MaskFault(Backend):
         return pack(query, items)
 
     def mask(self, packing: Packing) -> torch.Tensor:
-        own, seen = packing.segments[:, None], packing.segments[None, :]
-        return not_later(packing) & ((seen == 0) | ((seen == own) & (own > 0)))
+        return masks.isolated(packing)
 
     def logprobs(self, query, items, labels):
         packing = self.packing(query, items)
-        forward = packed.dense(self.mask(packing))
+        model, rows = self.scorer.model, (packing.context_rows, packing.first_rows)
         with torch.inference_mode():
-            return packed.logprobs(self.scorer.model, packing, forward, items, labels)
+            hidden = model.hidden_states(
+                packing.token_ids[None], positions=packing.positions, mask=self.mask(packing)
+            )
+            return item_logprobs(model, hidden[0], *rows, items, labels)
 
 
 class PositionsRunOn(MaskFault):
@@ -51,7 +53,7 @@ class DelimitersVisible(MaskFault):
 
     def mask(self, packing):
         delimiters = (packing.segments == DELIMITER_SEGMENT)[None, :]
-        return super().mask(packing) | (not_later(packing) & delimiters)
+        return super().mask(packing) | (masks.not_later(packing) & delimiters)
 
 
 class SeesItemBefore(MaskFault):
@@ -83,11 +85,6 @@ class Noisy(Backend):
 
 class SlightlyNoisy(Noisy):
     deviation = 1e-4
-
-
-def not_later(packing: Packing) -> torch.Tensor:
-    length = packing.segments.numel()
-    return torch.ones(length, length, dtype=torch.bool).tril()
 
 
 def batching_app(scorer: TorchScorer, wait_seconds: float = 0.05, leak: bool = True) -> FastAPI:
@@ -140,9 +137,7 @@ def _score_together(
     mask = torch.ones(len(request), len(request), dtype=torch.bool).tril()
     mask &= own | (prefix if leak else prefix & same_request)
     with torch.inference_mode():
-        hidden = scorer.model.hidden_states(
-            token_ids[None], positions=positions, mask=mask[None, None]
-        )[0]
+        hidden = scorer.model.hidden_states(token_ids[None], positions=positions, mask=mask)[0]
         return [
             item_logprobs(
                 scorer.model,

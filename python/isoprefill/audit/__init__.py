@@ -1,6 +1,6 @@
 """Tells whether a /v1/score server isolates items: whether an item's score depends on its neighbours.
 
-Only HTTP is used, so any server can be audited, whatever computes its scores.
+It uses only HTTP, so it can audit any server, whatever computes the scores.
 """
 
 from isoprefill.audit.client import Rejected, ScoreClient, ServerError

@@ -1,4 +1,4 @@
-"""Stored results side by side: reports of this auditor, and files of the test_pytorch_isolation.py script."""
+"""Shows stored results side by side: our reports, and files of the script test_pytorch_isolation.py."""
 
 import json
 from pathlib import Path
@@ -14,10 +14,10 @@ class UnreadableResultError(ValueError):
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A stored result.
+    """Reads a stored result.
 
     Raises:
-        UnreadableResultError: it cannot be read, or is no result; says which file and what is missing.
+        UnreadableResultError: the file cannot be read, or holds no result; names the file and what is missing.
     """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
@@ -36,7 +36,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def side_by_side(paths: list[Path]) -> str:
-    """A Markdown table: a row for each test, a column for each file.
+    """Returns a Markdown table with a row for each test and a column for each file.
 
     Raises:
         UnreadableResultError: a file holds no results.
@@ -58,7 +58,7 @@ def _conclusion(result: dict[str, Any]) -> str:
     return str(summary.get("conclusion", "")) if isinstance(summary, dict) else ""
 
 
-# The number in which that script puts each test's effect.
+# Where the script puts the effect of each test.
 _SCRIPT_EFFECTS = ("max_diff", "paris_diff", "score_variance")
 
 
@@ -69,4 +69,4 @@ def _cell(test: dict[str, Any]) -> str:
     numbers = details if isinstance(details, dict) else {}
     effects = [test.get("effect"), *(numbers.get(key) for key in _SCRIPT_EFFECTS)]
     effect = next((value for value in effects if isinstance(value, int | float)), None)
-    return f"{verdict}" if effect is None else f"{verdict} ({effect:.3g})"
+    return verdict if effect is None else f"{verdict} ({effect:.3g})"

@@ -1,4 +1,4 @@
-"""Asks a /v1/score server, with a limit on everything."""
+"""Sends requests to a /v1/score server, with limits on time and size."""
 
 import asyncio
 import dataclasses
@@ -24,31 +24,35 @@ PATH = "/v1/score"
 CONNECT_S = 10.0
 MAX_RESPONSE_BYTES = 64 << 20
 MAX_ERROR_CHARS = 300
-REFUSALS = (400, 413, 422)  # of the input; other codes are the server's or the caller's trouble
+REFUSALS = (
+    400,
+    413,
+    422,
+)  # the input is refused; other codes are faults of the server or the caller
 
 TextOrTokens = str | list[int]
 
 
 class ServerError(RuntimeError):
-    """The server cannot be reached, or does not do what the API says; the message says which and how."""
+    """The server cannot be reached, or does not follow the API; the message says how."""
 
 
 class MiscountedError(ServerError):
     """The answer has scores, but not one for each item."""
 
 
-class Rejected(ValueError):  # noqa: N818 - an answer that the API foresees
-    """The server does not take this input, and says so."""
+class Rejected(ValueError):  # noqa: N818 - the API provides for this answer
+    """The server refuses this input."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """A server's answer.
+    """The answer of a server.
 
     Attributes:
         log_scores: natural logarithms, a row for each item and a column for each label.
         prompt_tokens: as the server counts them, or None if it does not say.
-        model: the model's name in the answer.
+        model: the name of the model in the answer.
     """
 
     log_scores: Float64[np.ndarray, "N L"]
@@ -69,18 +73,18 @@ class ScoreClient:
         timeout: float = 120.0,
         scale: Scale | None = None,
     ) -> None:
-        """Connects to nothing yet.
+        """Opens no connection yet.
 
         Args:
             server_url: without the path, such as http://127.0.0.1:30000.
-            model: the model to ask for.
-            label_token_ids: score these labels; without, the server must have a score of its own for an item.
+            model: the name of the model in requests.
+            label_token_ids: the labels to score; if None, the server must score items without labels.
             api_key: sent as a bearer token.
-            timeout: seconds for a request, from its first byte to the answer's last.
-            scale: what the scores are; found out from the first answer if None.
+            timeout: seconds from the first byte of a request to the last byte of its answer.
+            scale: of the scores; detected in the first answer if None.
 
         Raises:
-            ValueError: the address is not an http one, or the key cannot travel in a header.
+            ValueError: the address is not an HTTP address, or the key does not fit into a header.
         """
         _check_url(server_url)
         if api_key is not None:
@@ -96,12 +100,12 @@ class ScoreClient:
             self._fields["label_token_ids"] = list(label_token_ids)
         self._timeout = timeout
         self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(None, connect=CONNECT_S),  # the rest: `_ask`
+            timeout=httpx.Timeout(None, connect=CONNECT_S),  # `_send` limits the rest
             headers={} if api_key is None else {"authorization": f"Bearer {api_key}"},
             follow_redirects=False,
         )
-        # A thread of its own, so that a request can be given up wherever it is. httpx's own time-outs are of single
-        # reads, which a server that sends a byte now and then never exceeds.
+        # An event loop in a thread, so that a request can be cancelled at any point. The timeouts of httpx limit
+        # single reads, and a server that sends a byte now and then never exceeds them.
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -116,9 +120,9 @@ class ScoreClient:
         """Scores items.
 
         Raises:
-            Rejected: the server does not take this input.
+            Rejected: the server refuses this input.
             MiscountedError: there are more or fewer scores than items.
-            ServerError: there is no server, or its answer is not what the API says.
+            ServerError: the server cannot be reached, or its answer does not follow the API.
         """
         self.num_requests += 1
         body = {**self._fields, "query": query, "items": list(items)}
@@ -155,9 +159,9 @@ class ScoreClient:
         )
 
     def _post(self, body: dict[str, Any]) -> tuple[int, bytes]:
-        asked = asyncio.run_coroutine_threadsafe(self._ask(body), self._loop)
+        answer = asyncio.run_coroutine_threadsafe(self._send(body), self._loop)
         try:
-            return asked.result()
+            return answer.result()
         except httpx.ConnectTimeout as error:
             raise ServerError(
                 f"{self.server_url} cannot be reached within {CONNECT_S:g} seconds"
@@ -169,9 +173,9 @@ class ScoreClient:
                 f"{self.server_url} did not answer in time: {self._timeout:g} seconds"
             ) from error
         finally:
-            asked.cancel()  # if this was interrupted
+            answer.cancel()  # if this thread was interrupted
 
-    async def _ask(self, body: dict[str, Any]) -> tuple[int, bytes]:
+    async def _send(self, body: dict[str, Any]) -> tuple[int, bytes]:
         content = bytearray()
         async with (
             asyncio.timeout(self._timeout),
@@ -187,10 +191,14 @@ class ScoreClient:
 
 
 def _check_url(server_url: str) -> None:
-    """Raises ValueError unless it is the address of a server and nothing else."""
+    """Checks that this is the address of a server and nothing else.
+
+    Raises:
+        ValueError: it is not.
+    """
     if "@" in server_url:
         raise ValueError(
-            "server-url must not hold a user name or a password: reports show it. A key goes into --api-key-file"
+            "server-url must not hold a user name or a password, because reports show it; put a key into --api-key-file"
         )
     reason = ""
     try:
@@ -205,7 +213,7 @@ def _check_url(server_url: str) -> None:
 
 
 def _error_message(content: bytes) -> str:
-    """The message of an error in the shapes that servers use, or the beginning of the text."""
+    """Returns the message of an error in the forms that servers use, or the beginning of the text."""
     try:
         error = json.loads(content)
         for key in ("error", "detail", "message"):

@@ -1,4 +1,4 @@
-"""Test 4 of the plan in docs/isolation-investigation.md: two servers, or two back ends, item by item."""
+"""Compares two servers, or two back ends, item by item: test 4 of docs/isolation-investigation.md."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ LISTS = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ItemDifference:
-    """One item, scored by two servers; differences over all labels."""
+    """One item as two servers score it; the differences are the largest over all labels."""
 
     query: str
     item: str
@@ -32,7 +32,7 @@ class ItemDifference:
 class Comparison:
     """Two servers' scores of the same items.
 
-    `agree` says whether log scores differ by at most the tolerance.
+    `agree` says whether log scores differ by at most `AuditSettings.compare_tolerance`.
     """
 
     server_url: str
@@ -43,13 +43,13 @@ class Comparison:
     agree: bool
 
 
-def compare(first: Instrument, second: Instrument, tolerance: float) -> Comparison:
-    """Scores the same items with both servers; they agree if log scores differ by at most `tolerance`.
+def compare(first: Instrument, second: Instrument) -> Comparison:
+    """Scores the same items with both servers.
 
     Raises:
-        ServerError: of either server.
-        Rejected: one of them does not take the input.
-        ValueError: they do not send the same number of scores for an item.
+        ServerError: one of them cannot be reached, or does not follow the API.
+        Rejected: one of them refuses the input.
+        ValueError: they send different numbers of scores for an item.
     """
     items = []
     for query, texts_ in LISTS:
@@ -76,5 +76,5 @@ def compare(first: Instrument, second: Instrument, tolerance: float) -> Comparis
         largest,
         max(probability_diffs),
         float(np.mean(probability_diffs)),
-        largest <= tolerance,
+        largest <= first.settings.compare_tolerance,
     )

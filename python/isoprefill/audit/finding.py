@@ -1,26 +1,26 @@
-"""What a probe measured, and what follows from it."""
+"""The measurement of a probe, and the finding that follows from it."""
 
 import dataclasses
 from typing import Any, Literal
 
 Verdict = Literal["isolated", "leak", "inconclusive", "rejected", "failed"]
 
-COARSEST_THRESHOLD = 0.2  # above, the absence of an effect shows nothing
+COARSEST_THRESHOLD = 0.2  # above it, the absence of an effect shows nothing
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a probe measured.
+    """The measurement of a probe.
 
     Attributes:
-        effect: largest difference of log scores that should have been equal.
-        shape_changes: the requests compared differ in number or length of items, so that rounding may differ.
+        effect: the largest difference of log scores that should have been equal.
         details: more numbers, as JSON.
+        shape_changes: the requests compared differ in number or length of items, so that rounding may differ.
     """
 
     effect: float
-    shape_changes: bool
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    shape_changes: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,15 +28,15 @@ class Finding:
     """The result of one probe.
 
     Attributes:
-        name: the probe's.
-        question: what it asks.
+        name: of the probe.
+        question: of the probe.
         verdict: "leak" if the effect exceeds the threshold; "inconclusive" if it does not, but the
-            threshold is so high that this shows nothing; "rejected" if the server does not take the input;
+            threshold is so high that this shows nothing; "rejected" if the server refuses the input;
             "failed" if it answered with a server error.
-        effect: largest difference of log scores that should have been equal.
-        threshold: what it had to exceed.
+        effect: the largest difference of log scores that should have been equal.
+        threshold: what the effect had to exceed.
         details: more numbers, as JSON.
-        reason: why the verdict is "rejected" or "failed".
+        reason: why the verdict is "rejected", "failed", or "inconclusive" despite an effect.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Finding:
 
     @property
     def has_isolation(self) -> bool | None:
-        """True or False, or None if the probe does not tell."""
+        """Whether this probe found isolation; None if it gave no answer."""
         return {"isolated": True, "leak": False}.get(self.verdict)
 
 

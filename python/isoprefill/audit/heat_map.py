@@ -1,4 +1,4 @@
-"""A picture of which item influences which."""
+"""Draws which item influences which."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 
 from isoprefill.audit.run import AuditReport
 
-SMALLEST = 1e-6  # smaller effects have its colour
+SMALLEST = 1e-6  # smaller effects take its colour
 
 
 class NothingToDrawError(ValueError):
-    """The audit could not measure influence."""
+    """The audit could not measure the influence of items on one another."""
 
 
 def draw_heat_map(report: AuditReport, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A report as JSON: what report.schema.json describes, a superset of what test_pytorch_isolation.py writes."""
+"""Turns a report into the JSON of report.schema.json, which extends what test_pytorch_isolation.py writes."""
 
 import dataclasses
 from typing import Any
@@ -11,9 +11,9 @@ SCHEMA_VERSION = 2
 
 
 def to_json(report: AuditReport) -> dict[str, Any]:
-    """The report as JSON values."""
+    """Returns the report as JSON values."""
     findings, conclusion = report.findings, report.conclusion
-    told = [finding.has_isolation for finding in findings if finding.has_isolation is not None]
+    answers = [finding.has_isolation for finding in findings if finding.has_isolation is not None]
     return {
         "schema_version": SCHEMA_VERSION,
         "auditor": {"name": "isoprefill audit", "version": __version__},
@@ -29,8 +29,8 @@ def to_json(report: AuditReport) -> dict[str, Any]:
         "leaks": [dataclasses.asdict(leak) for leak in conclusion.leaks],
         "comparison": None if report.comparison is None else dataclasses.asdict(report.comparison),
         "summary": {
-            "all_tests_show_isolation": bool(told) and all(told),
-            "any_test_shows_isolation": any(told),
+            "all_tests_show_isolation": bool(answers) and all(answers),
+            "any_test_shows_isolation": any(answers),
             "conclusion": conclusion.verdict,
             "explanation": conclusion.explanation,
             "exit_code": report.exit_code,
@@ -42,7 +42,7 @@ def _test(finding: Finding) -> dict[str, Any]:
     return {
         "name": finding.name,
         "question": finding.question,
-        # As in that script: whether the test could be carried out.
+        # As in the script: whether the test could be carried out.
         "passed": finding.verdict not in ("rejected", "failed"),
         "has_isolation": finding.has_isolation,
         "verdict": finding.verdict,

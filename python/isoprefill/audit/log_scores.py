@@ -1,4 +1,4 @@
-"""Scores in log space, whatever a server sends.
+"""Turns the scores that a server sends into log scores.
 
 SGLang sends probabilities, others log-probabilities, or {"score": …} objects with either.
 """
@@ -14,11 +14,11 @@ LOG_FLOOR = -1e4  # stands for log 0, so that differences stay finite
 
 
 class MalformedScoresError(ValueError):
-    """The `scores` of an answer are not what the API says."""
+    """The `scores` of an answer do not follow the API."""
 
 
 def parse_scores(scores: Any) -> Float64[np.ndarray, "N L"]:
-    """The numbers of an answer as they were sent: a row for each entry, a column for each label.
+    """Returns the numbers of an answer as the server sent them: a row for each item, a column for each label.
 
     An item's score may be a number, a list of numbers, or an object with the key "score" or "scores"; null is log 0.
 
@@ -35,7 +35,7 @@ def parse_scores(scores: Any) -> Float64[np.ndarray, "N L"]:
 
 
 def detect_scale(scores: Float64[np.ndarray, "N L"]) -> Scale:
-    """Probabilities lie in [0, 1], log-probabilities below 0.
+    """Tells probabilities, which lie in [0, 1], from log-probabilities, which are at most 0.
 
     Raises:
         MalformedScoresError: they are neither.
@@ -51,7 +51,7 @@ def detect_scale(scores: Float64[np.ndarray, "N L"]) -> Scale:
 
 
 def to_log(scores: Float64[np.ndarray, "N L"], scale: Scale) -> Float64[np.ndarray, "N L"]:
-    """Natural logarithms, at least LOG_FLOOR."""
+    """Returns natural logarithms, at least LOG_FLOOR."""
     if scale == "probability":
         with np.errstate(divide="ignore", invalid="ignore"):
             scores = np.log(np.maximum(scores, 0.0))
@@ -59,7 +59,7 @@ def to_log(scores: Float64[np.ndarray, "N L"], scale: Scale) -> Float64[np.ndarr
 
 
 def as_json(row: Float64[np.ndarray, "L"]) -> float | list[float]:
-    """An item's scores as JSON: a number if there is only one, as test_pytorch_isolation.py writes it."""
+    """Returns the scores of an item as JSON: a number if there is only one, as in test_pytorch_isolation.py."""
     return float(row[0]) if row.size == 1 else row.tolist()
 
 

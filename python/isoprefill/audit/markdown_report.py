@@ -1,4 +1,4 @@
-"""A report for people, in Markdown."""
+"""Turns a report into Markdown."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ from isoprefill.audit.run import AuditReport
 
 
 def to_markdown(report: AuditReport) -> str:
-    """The report as a Markdown page."""
+    """Returns the report as a Markdown page."""
     conclusion, calibration = report.conclusion, report.calibration
     lines = [
         f"# Isolation audit: {conclusion.verdict}",
@@ -16,8 +16,8 @@ def to_markdown(report: AuditReport) -> str:
         f"{report.server_url}, model {report.model or 'unnamed'}, sends {_SCALES[report.scale]}; "
         f"{report.num_requests} requests in {report.seconds:.1f} s from {report.started}.",
         "",
-        f"The same request differs by up to {_number(calibration.spread)}; adding items after an item changes its "
-        f"score by {_number(calibration.rounding)}; another item's score differs by {_number(calibration.signal)}. All "
+        f"Repeating a request changes a score by up to {_number(calibration.spread)}, adding items after an item by "
+        f"{_number(calibration.rounding)}. Scores of different items differ by {_number(calibration.signal)}. All "
         "differences are of natural logarithms.",
         "",
         *table(
@@ -53,7 +53,7 @@ def to_markdown(report: AuditReport) -> str:
             f"## Compared with {comparison.server_url}: they {agreement}",
             "",
             f"Log scores differ by up to {_number(comparison.max_log_diff)}; probabilities by up to "
-            f"{_number(comparison.max_probability_diff)}, by {_number(comparison.mean_probability_diff)} in the mean.",
+            f"{_number(comparison.max_probability_diff)}, by {_number(comparison.mean_probability_diff)} on average.",
             "",
             *table(
                 [
@@ -72,7 +72,7 @@ def to_markdown(report: AuditReport) -> str:
 
 
 def table(head: list[str], rows: Iterable[Iterable[object]]) -> list[str]:
-    """Lines of a Markdown table."""
+    """Returns the lines of a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return [f"| {' | '.join(map(_cell, line))} |" for line in lines]
 

@@ -4,14 +4,13 @@ import dataclasses
 import datetime
 import time
 from collections.abc import Callable
-from typing import Literal
 
 from isoprefill.audit.client import Rejected, ScoreClient, ServerError
 from isoprefill.audit.comparison import Comparison, compare
-from isoprefill.audit.conclusion import EXIT_DIFFERENT, Conclusion, Reach, conclude
-from isoprefill.audit.finding import Finding, Measurement, judge
+from isoprefill.audit.conclusion import EXIT_DIFFERENT, Conclusion, conclude
+from isoprefill.audit.finding import Finding, judge
 from isoprefill.audit.instrument import Calibration, Instrument
-from isoprefill.audit.probes import HOSTILE, PROBES, SPORADIC, Probe
+from isoprefill.audit.probes import PROBES, Probe
 from isoprefill.audit.settings import AuditSettings
 
 # Called with (probes done, probes in all, the next one's name).
@@ -20,19 +19,19 @@ ProgressCallback = Callable[[int, int, str], None]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AuditReport:
-    """Everything that an audit found out.
+    """The result of an audit.
 
     Attributes:
-        server_url: the server.
-        model: the model's name in its answers.
+        server_url: of the audited server.
+        model: the name of the model in its answers.
         scale: whether it sends probabilities or log-probabilities.
-        started: when, UTC, ISO 8601.
-        seconds: how long it took.
-        num_requests: how many requests it made.
-        settings: what was to be done.
-        calibration: what changes a score although nothing leaks.
+        started: UTC time, ISO 8601.
+        seconds: duration of the audit.
+        num_requests: to this server.
+        settings: of the audit.
+        calibration: how much scores change although nothing leaks.
         findings: one for each probe.
-        conclusion: what follows.
+        conclusion: from all findings.
         comparison: with another server, if there was one.
     """
 
@@ -50,7 +49,7 @@ class AuditReport:
 
     @property
     def exit_code(self) -> int:
-        """The conclusion's, but for an isolated server that another one contradicts."""
+        """The exit status of the conclusion, or EXIT_DIFFERENT if only the comparison found a difference."""
         if self.comparison is not None and not self.comparison.agree:
             return self.conclusion.exit_code or EXIT_DIFFERENT
         return self.conclusion.exit_code
@@ -66,31 +65,30 @@ def run_audit(
     """Audits a server.
 
     Args:
-        client: the server.
-        settings: what to do.
-        compare_to: another server to compare with.
+        client: of the server.
+        settings: the default ones if None.
+        compare_to: client of another server to compare with.
         on_progress: called before each step and at the end.
 
     Raises:
-        ServerError: a server cannot be reached, or does not do what the API says, before it has shown a leak.
+        ServerError: a server cannot be reached, or stops following the API before a leak was found.
         ValueError: two servers cannot be compared.
     """
     settings = settings or AuditSettings()
     began, started = time.monotonic(), datetime.datetime.now(datetime.UTC)
-    instrument = _instrument(client, settings)
+    instrument = Instrument(client, settings)
     total = 1 + len(PROBES) + (compare_to is not None)
     on_progress(0, total, "noise")
-    calibration, model = _calibrate(instrument)
+    _calibrate(instrument)
+    model = instrument.model
     comparison = None
-    if compare_to is not None:  # first: that the other server is not there shows at once
+    if compare_to is not None:  # first, so that an unreachable server is noticed at once
         on_progress(1, total, "backend_comparison")
-        other = _instrument(compare_to, settings)
+        other = Instrument(compare_to, settings)
         _calibrate(other)
-        comparison = compare(instrument, other, settings.compare_tolerance)
+        comparison = compare(instrument, other)
     findings = _run_probes(
-        instrument,
-        settings,
-        lambda done, name: on_progress(total - len(PROBES) + done, total, name),
+        instrument, lambda done, name: on_progress(total - len(PROBES) + done, total, name)
     )
     on_progress(total, total, "")
     return AuditReport(
@@ -101,96 +99,75 @@ def run_audit(
         seconds=time.monotonic() - began,
         num_requests=client.num_requests,
         settings=settings,
-        calibration=calibration,
+        calibration=instrument.calibration,
         findings=tuple(findings),
         conclusion=conclude(
             findings,
             sees_items=instrument.sees_items,
-            reach=Reach(client.most_items, client.most_tokens),
+            most_items=client.most_items,
+            most_tokens=client.most_tokens,
         ),
         comparison=comparison,
     )
 
 
-def _instrument(client: ScoreClient, settings: AuditSettings) -> Instrument:
-    return Instrument(client, repeats=settings.repeats, tolerance=settings.tolerance)
-
-
-def _calibrate(instrument: Instrument) -> tuple[Calibration, str]:
+def _calibrate(instrument: Instrument) -> None:
     try:
-        return instrument.calibrate(), instrument.model
+        instrument.calibrate()
     except Rejected as error:
-        labels = (
-            "" if instrument.client.sends_labels else "; does it score labels only, and need them?"
-        )
+        labels = "" if instrument.client.sends_labels else "; give labels if it scores labels only"
         raise ServerError(
             f"{instrument.client.server_url} refuses an ordinary request: {error}{labels}"
         ) from error
 
 
-def _run_probes(
-    instrument: Instrument, settings: AuditSettings, on_progress: Callable[[int, str], None]
-) -> list[Finding]:
-    """The findings of all probes; if the server breaks on an ordinary one, of those before it.
+def _run_probes(instrument: Instrument, on_progress: Callable[[int, str], None]) -> list[Finding]:
+    """Returns the findings of all probes. If the server breaks on an ordinary one, that one and the rest have failed.
 
     Raises:
-        ServerError: it broke and no leak had been found.
+        ServerError: the server broke before a leak was found.
     """
     findings: list[Finding] = []
     for probe in PROBES:
-        on_progress(len(findings), _name(probe))
+        on_progress(len(findings), probe.name)
         try:
-            findings.append(_run_probe(probe, instrument, settings))
+            findings.append(_run_probe(probe, instrument))
         except ServerError as error:
             if all(finding.verdict != "leak" for finding in findings):
                 raise
-            for missing in PROBES[len(findings) :]:
-                findings.append(
-                    Finding(_name(missing), _question(missing), "failed", reason=str(error))
-                )
+            findings += [_failed(one, error) for one in PROBES[len(findings) :]]
             break
     return findings
 
 
-def _run_probe(probe: Probe, instrument: Instrument, settings: AuditSettings) -> Finding:
-    name = _name(probe)
-    question = _question(probe)
-    measurement = _measured(probe, instrument, settings)
-    if not isinstance(measurement, Measurement):
-        verdict, reason = measurement
-        return Finding(name, question, verdict, reason=reason)
-    threshold = instrument.threshold(shape_changes=measurement.shape_changes)
-    finding = judge(name, question, measurement, threshold)
-    if finding.verdict != "leak" or probe in SPORADIC:
+def _run_probe(probe: Probe, instrument: Instrument) -> Finding:
+    finding = _measure(probe, instrument)
+    if finding.verdict != "leak" or probe.sporadic:
         return finding
-    # A leak is there again. What is not was noise that the calibration did not meet.
-    again = _measured(probe, instrument, settings)
-    if not isinstance(again, Measurement):
-        reason = f"an effect of {finding.effect:.3g} could not be measured again: {again[1]}"
-    elif judge(name, question, again, threshold).verdict == "leak":
+    # A leak appears again; noise that the calibration missed does not.
+    again = _measure(probe, instrument)
+    if again.verdict == "leak":
         return finding
+    seen = f"an effect of {finding.effect:.3g}"
+    if again.effect is None:
+        reason = f"{seen} could not be measured again: {again.reason}"
     else:
-        reason = f"an effect of {finding.effect:.3g} was not there again"
+        reason = f"{seen} did not appear again"
     return dataclasses.replace(finding, verdict="inconclusive", reason=reason)
 
 
-def _measured(
-    probe: Probe, instrument: Instrument, settings: AuditSettings
-) -> Measurement | tuple[Literal["rejected", "failed"], str]:
-    """What the probe measured, or what the server did instead, and why."""
+def _measure(probe: Probe, instrument: Instrument) -> Finding:
     try:
-        return probe(instrument, settings)
+        measurement = probe.measure(instrument)
     except Rejected as error:
-        return "rejected", str(error)
+        return Finding(probe.name, probe.question, "rejected", reason=str(error))
     except ServerError as error:
-        if probe not in HOSTILE:
+        if not probe.hostile:
             raise
-        return "failed", str(error)
+        return _failed(probe, error)
+    threshold = instrument.threshold(shape_changes=measurement.shape_changes)
+    return judge(probe.name, probe.question, measurement, threshold)
 
 
-def _name(probe: Probe) -> str:
-    return probe.__name__
-
-
-def _question(probe: Probe) -> str:
-    return (probe.__doc__ or "").splitlines()[0]
+def _failed(probe: Probe, error: ServerError) -> Finding:
+    return Finding(probe.name, probe.question, "failed", reason=str(error))

@@ -1,4 +1,4 @@
-"""What an audit does."""
+"""The settings of an audit."""
 
 import dataclasses
 
@@ -8,10 +8,10 @@ from isoprefill.settings import check_bounds, setting
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AuditSettings:
-    """What an audit does.
+    """The settings of an audit.
 
-    The default of `compare_tolerance` is what SGLang's own tests allow; bfloat16 changes the log scores of improbable
-    labels by more.
+    The default of `compare_tolerance` is what SGLang's own tests allow; with bfloat16 the scores of improbable labels
+    differ by more.
     """
 
     repeats: int = setting(

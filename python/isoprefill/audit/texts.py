@@ -1,6 +1,6 @@
-"""The texts that probes send. The first ones are those of the question's first test plan.
+"""The texts that probes send. The first ones come from docs/isolation-investigation.md.
 
-No digits: tokenizers of one vocabulary disagree about them.
+They hold no digits: tokenizers of one vocabulary disagree about them.
 """
 
 CAPITAL_QUERY = "What is the capital of France?"
@@ -18,7 +18,7 @@ PLACES = (
     " Very warm",
     " We would like to come back in the summer",
 )
-# As many bytes, and in common vocabularies as many tokens.
+# The same numbers of bytes, and in common vocabularies the same numbers of tokens.
 SAME_LENGTH = (
     " The room was cold.",
     " A noisy house to rent",
@@ -39,7 +39,7 @@ ONE_TOKEN_OTHERS = (" I", " a", " y", " x")
 
 SPECIAL_TEXTS = ("<|endoftext|>", "<|im_end|>", "</s>", "<s>")
 
-# Of several tokens each: a likelihood of one token may be read from the query alone.
+# Several tokens each: the likelihood of one token may follow from the query alone.
 FILLERS = (
     " A red door",
     " The green room",

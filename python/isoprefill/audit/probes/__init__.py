@@ -1,46 +1,50 @@
-"""The probes. Each is a function of the instrument and the settings, and asks what its docstring's first line says."""
+"""The table of probes. A new probe is a function in one of these modules and a row here."""
 
+import dataclasses
 from collections.abc import Callable
 
 from isoprefill.audit.finding import Measurement
 from isoprefill.audit.instrument import Instrument
-from isoprefill.audit.probes.concurrent_requests import concurrent_requests
-from isoprefill.audit.probes.content_contamination import content_contamination
-from isoprefill.audit.probes.delimiter_in_item import delimiter_in_item
-from isoprefill.audit.probes.duplicated_item import duplicated_item
-from isoprefill.audit.probes.empty_item import empty_item
-from isoprefill.audit.probes.item_alone import item_alone
-from isoprefill.audit.probes.item_count import item_count
-from isoprefill.audit.probes.long_request import long_request
-from isoprefill.audit.probes.mutation import changed_length_mutation, same_length_mutation
-from isoprefill.audit.probes.one_token_items import one_token_items
-from isoprefill.audit.probes.order_sensitivity import order_sensitivity
-from isoprefill.audit.probes.position_in_list import position_in_list
-from isoprefill.audit.probes.scaling_contamination import scaling_contamination
-from isoprefill.audit.settings import AuditSettings
+from isoprefill.audit.probes import concurrency, content, list_size, odd_items, placement
 
-Probe = Callable[[Instrument, AuditSettings], Measurement]
 
-# In the order in which they are run.
-PROBES: tuple[Probe, ...] = (
-    order_sensitivity,
-    content_contamination,
-    scaling_contamination,
-    same_length_mutation,
-    changed_length_mutation,
-    position_in_list,
-    duplicated_item,
-    item_alone,
-    one_token_items,
-    item_count,
-    long_request,
-    empty_item,
-    delimiter_in_item,
-    concurrent_requests,
+@dataclasses.dataclass(frozen=True, slots=True)
+class Probe:
+    """One question about a server.
+
+    Attributes:
+        measure: takes the measurement. Its name is the probe's name, its docstring's first line the question.
+        hostile: a server may refuse the input, or break on it, and still isolate.
+        sporadic: an effect need not appear every time.
+    """
+
+    measure: Callable[[Instrument], Measurement]
+    hostile: bool = False
+    sporadic: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.measure.__name__
+
+    @property
+    def question(self) -> str:
+        return (self.measure.__doc__ or "").splitlines()[0]
+
+
+# In the order in which they run.
+PROBES = (
+    Probe(placement.order_sensitivity),
+    Probe(content.content_contamination),
+    Probe(list_size.scaling_contamination),
+    Probe(content.same_length_mutation),
+    Probe(content.changed_length_mutation),
+    Probe(placement.position_in_list),
+    Probe(placement.duplicated_item),
+    Probe(list_size.item_alone),
+    Probe(content.one_token_items),
+    Probe(list_size.item_count, hostile=True),
+    Probe(list_size.long_request, hostile=True),
+    Probe(odd_items.empty_item, hostile=True),
+    Probe(odd_items.delimiter_in_item, hostile=True),
+    Probe(concurrency.concurrent_requests, hostile=True, sporadic=True),
 )
-# Input that a server may refuse, or break on, and still isolate.
-HOSTILE: frozenset[Probe] = frozenset(
-    {item_count, long_request, empty_item, delimiter_in_item, concurrent_requests}
-)
-# Effects that need not be there every time.
-SPORADIC: frozenset[Probe] = frozenset({concurrent_requests})

@@ -1,4 +1,4 @@
-"""Requests at the same time, which a server may compute in one batch."""
+"""Do requests change each other's scores when a server computes them in one batch?"""
 
 import secrets
 import threading
@@ -11,7 +11,6 @@ from jaxtyping import Float64
 from isoprefill.audit import texts
 from isoprefill.audit.finding import Measurement
 from isoprefill.audit.instrument import Instrument, difference
-from isoprefill.audit.settings import AuditSettings
 
 BARRIER_S = 60.0
 REQUESTS = (
@@ -22,25 +21,24 @@ REQUESTS = (
 )
 
 
-def concurrent_requests(instrument: Instrument, settings: AuditSettings) -> Measurement:
+def concurrent_requests(instrument: Instrument) -> Measurement:
     """Do requests that arrive at the same time change each other's scores?"""
     barrier = threading.Barrier(len(REQUESTS))
 
-    def ask(query: str, items: Sequence[str]) -> Float64[np.ndarray, "N L"]:
+    def score_together(query: str, items: Sequence[str]) -> Float64[np.ndarray, "N L"]:
         barrier.wait(timeout=BARRIER_S)
-        return instrument.once(query, _never_asked(items))[:-1]
+        return instrument.once(query, _with_a_new_item(items))[:-1]
 
-    alone = [instrument.measure(query, _never_asked(items))[:-1] for query, items in REQUESTS]
+    alone = [instrument.measure(query, _with_a_new_item(items))[:-1] for query, items in REQUESTS]
     diffs = []
     with ThreadPoolExecutor(len(REQUESTS)) as threads:
         # Every round counts: requests share a batch in some only.
-        for _ in range(settings.repeats):
-            together = list(threads.map(ask, *zip(*REQUESTS, strict=True)))
+        for _ in range(instrument.settings.repeats):
+            together = list(threads.map(score_together, *zip(*REQUESTS, strict=True)))
             diffs.append([difference(a, b) for a, b in zip(alone, together, strict=True)])
-    details = {"requests": len(REQUESTS), "diffs_by_round": diffs}
-    return Measurement(max(map(max, diffs)), True, details)
+    return Measurement(max(map(max, diffs)), {"requests": len(REQUESTS), "diffs_by_round": diffs})
 
 
-def _never_asked(items: Sequence[str]) -> list[str]:
-    """The items and one that is new, lest a server that keeps whole answers gives one of those."""
+def _with_a_new_item(items: Sequence[str]) -> list[str]:
+    """Appends an item that is new, so that a server that keeps whole answers has to compute this one."""
     return [*items, f" {secrets.token_hex(4)}"]
