@@ -74,8 +74,7 @@ class Executor:
                 if on_progress is not None:
                     on_progress(done, total)
         return [
-            collector.result(choice)
-            for collector, choice in zip(collectors, choices, strict=True)
+            collector.result(choice) for collector, choice in zip(collectors, choices, strict=True)
         ]
 
     def automatic_choice(self, request: TokenRequest, seen_before: bool | None = None) -> Choice:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Int32, Shaped
 
 from isoprefill.attention.layout import PackedLayout, bucket_size, next_power_of_two
 from isoprefill.attention.op import with_schedules_of
@@ -123,9 +123,9 @@ class ModelRunner:
         """Computes a prefix, or what follows its first `reused` tokens, which `begun` has."""
         new = tokens[reused:]
         rows = bucket_size(new.size)
-        state = None
-        layout = PackedLayout.from_lengths(tokens.size, [], pad_to=rows)
-        if begun is not None:
+        if begun is None:
+            state, layout = None, PackedLayout.from_lengths(tokens.size, [], pad_to=rows)
+        else:
             state = begun.state
             layout = PackedLayout.from_lengths(
                 reused,
@@ -136,10 +136,8 @@ class ModelRunner:
             )
         (pack,) = self._packs([new], [layout])
         last_row, columns = np.int32(new.size - 1), bucket_size(tokens.size)
-        return CachedPrefix(
-            tokens,
-            self.functions.prefix(self.params, pack, state, np.int32(reused), last_row, columns),
-        )
+        state = self.functions.prefix(self.params, pack, state, np.int32(reused), last_row, columns)
+        return CachedPrefix(tokens, state)
 
     def prefix_bytes(self, num_tokens: int) -> int:
         """Returns what a prefix of so many tokens takes in the cache (`CachedPrefix.num_bytes`)."""
@@ -154,13 +152,14 @@ class ModelRunner:
         """Computes the log-probabilities of each pack's read-out; its row -1 is the last hidden row."""
         count = bucket_size(max(readout.rows.size for readout in readouts))
         width = next_power_of_two(max(readout.token_ids.shape[1] for readout in readouts))
-        inputs = []
-        for readout in readouts:
-            token_ids = np.zeros((count, width), np.int32)
-            token_ids[: readout.rows.size, : readout.token_ids.shape[1]] = readout.token_ids
-            rows = np.where(readout.rows < 0, hidden.shape[1] - 1, readout.rows).astype(np.int32)
-            num_rows = np.asarray(rows.size, np.int32)
-            inputs.append(ReadoutInputs(_padded(rows, count), num_rows, token_ids))
+        inputs = [
+            ReadoutInputs(
+                _padded(readout.rows % hidden.shape[1], count),
+                np.asarray(readout.rows.size, np.int32),
+                _padded(readout.token_ids, count, width),
+            )
+            for readout in readouts
+        ]
         stacked = _stack(inputs, self.data_shards)
         logprobs = np.asarray(self.functions.read(self.params, hidden, stacked))
         return [
@@ -185,9 +184,9 @@ class ModelRunner:
         ]
 
 
-def _padded(array: Tokens, length: int) -> Tokens:
-    """Returns the array with zeros at its end."""
-    return np.pad(array, (0, length - array.size))
+def _padded(array: Int32[np.ndarray, "..."], *shape: int) -> Int32[np.ndarray, "..."]:
+    """Returns the array with zeros at the end of each axis."""
+    return np.pad(array, [(0, size - have) for size, have in zip(shape, array.shape, strict=True)])
 
 
 def _stack(trees: Sequence[_Tree], shards: int) -> _Tree:

@@ -39,7 +39,7 @@ class PrefixCacheStats:
         hits: lookups that found the whole prefix.
         extensions: lookups that found its beginning.
         misses: lookups that found nothing of use.
-        evictions: prefixes given up to stay within the budget.
+        evictions: prefixes removed to stay within the budget.
         tokens_asked, tokens_reused: of all lookups together.
         num_bytes: what the prefixes take now.
         num_prefixes: how many there are now.
@@ -63,27 +63,26 @@ class PrefixCache:
         if budget_bytes < 0:
             raise ValueError(f"budget_bytes must be at least 0, got {budget_bytes}")
         self.budget_bytes = budget_bytes
-        self._prefixes: OrderedDict[bytes, CachedPrefix] = (
-            OrderedDict()
-        )  # least recently used first
-        self._recent: OrderedDict[int, None] = OrderedDict()  # hashes, least recently asked first
+        # Both with the least recently used first; of recent queries only hashes.
+        self._prefixes: OrderedDict[bytes, CachedPrefix] = OrderedDict()
+        self._recent: OrderedDict[int, None] = OrderedDict()
         self._stats = PrefixCacheStats()
 
     @property
     def stats(self) -> PrefixCacheStats:
-        """A copy of the counters."""
+        """Returns a copy of the counters."""
         return dataclasses.replace(self._stats)
 
     def has_room_for(self, num_bytes: int) -> bool:
-        """Whether a prefix of so many bytes would be kept."""
+        """Returns whether a prefix of so many bytes would be kept."""
         return num_bytes <= self.budget_bytes
 
     def holds(self, tokens: Tokens) -> bool:
-        """Whether exactly this prefix is there. Counts as no use of it."""
+        """Returns whether exactly this prefix is kept. Does not count as a use."""
         return _key(tokens) in self._prefixes
 
     def seen_before(self, tokens: Tokens) -> bool:
-        """Whether this was called with the same prefix lately; remembers this one."""
+        """Returns whether this was called with the same prefix lately, and remembers it."""
         key = hash(_key(tokens))
         seen = key in self._recent
         self._recent[key] = None
@@ -93,7 +92,7 @@ class PrefixCache:
         return seen
 
     def find(self, tokens: Tokens) -> tuple[CachedPrefix | None, int]:
-        """The prefix with the longest beginning in common, and how many tokens of it can be reused.
+        """Returns the prefix with the longest beginning in common, and how many tokens of it can be reused.
 
         All of them if it is the same prefix, else a multiple of REUSE_STEP and at least one less than `tokens` has: the
         last one must be computed for its hidden state.
@@ -117,7 +116,7 @@ class PrefixCache:
         return self._prefixes[key], reused
 
     def keep(self, prefix: CachedPrefix) -> None:
-        """Keeps a prefix and gives up those used longest ago until all fit; one that is too large is not kept."""
+        """Keeps a prefix, and evicts those used longest ago until all fit. One that is too large is not kept."""
         if not self.has_room_for(prefix.num_bytes):
             return
         self._remove(_key(prefix.tokens))

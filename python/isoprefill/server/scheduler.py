@@ -45,23 +45,14 @@ class StartMessage(msgspec.Struct, frozen=True, kw_only=True):
 class Engine(Protocol):
     """What the scheduler needs of an engine."""
 
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def max_positions(self) -> int: ...
-
-    @property
-    def pack_tokens(self) -> int: ...
-
-    @property
-    def device(self) -> str: ...
-
-    @property
-    def compilations(self) -> int: ...
+    vocab_size: int
+    max_positions: int
+    pack_tokens: int
+    device: str
+    compilations: int
 
     def score(self, requests: Sequence[TokenRequest]) -> list[RequestLogprobs]:
-        """Log-probabilities of several requests, in their order."""
+        """Returns the log-probabilities of several requests, in their order."""
 
 
 def run(make_engine: Callable[[EngineSettings], Engine], stdin: IO[bytes] | None = None) -> None:
