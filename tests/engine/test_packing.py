@@ -71,7 +71,7 @@ def test_packs_are_bounded_and_several_requests_share_one(budget):
         own = [group for pack in made for group in pack if group.request_index == index]
         check(own, len(one.items))
     for pack in made:
-        rows = sum(group.num_rows for group in pack)
+        rows = sum(group.tokens.size for group in pack)
         assert rows <= budget or (len(pack) == 1 and len(pack[0].items) == 1)
     assert (len(made) == 1) == (budget == 100_000)
 

@@ -1,6 +1,7 @@
 """A model on its devices: its weights, its compiled functions, and packs side by side on the data shards.
 
-Letters: see forward.py. A pack a data shard: arrays of one shape get a leading axis D. Without a mesh D is 1.
+Letters: see forward.py. Each data shard computes one pack: their arrays are stacked along a leading axis D, which is 1
+without a mesh.
 """
 
 import dataclasses

@@ -54,10 +54,6 @@ class ItemGroup:
         return lens + np.int32(self.request.delimiter != "none")
 
     @property
-    def num_rows(self) -> int:
-        return self.prefix_rows + int(self.item_rows.sum())
-
-    @property
     def packed_items(self) -> tuple[Tokens, ...]:
         """The items, with zeros at their ends if they are padded."""
         if not self.padded:
