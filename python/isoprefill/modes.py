@@ -6,6 +6,5 @@ Delimiter = Literal["none", "hidden", "prefix_first"]
 Isolation = Literal["isolated", "causal"]
 Algorithm = Literal["serial", "packed", "prefill_extend", "packed_extend"]
 AlgorithmChoice = Literal["auto", "serial", "packed", "prefill_extend", "packed_extend"]
-CACHING_ALGORITHMS: tuple[Algorithm, ...] = ("prefill_extend", "packed_extend")  # keep queries
 Backend = Literal["auto", "pallas", "cpu", "xla", "dense"]
 Tokenization = Literal["separate", "joint"]

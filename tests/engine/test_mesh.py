@@ -58,7 +58,7 @@ def test_there_are_eight_devices():
     ids=lambda case: "-".join(map(str, case.values())),
 )
 def test_a_mesh_scores_as_one_device(model, case):
-    """Packs of two or three items: some lanes of the last round have none."""
+    """Packs of two or three items: some data shards of the last round have none."""
     options = {
         "label_token_ids": LABELS if case["kind"] == "labels" else None,
         "algorithm": case["algorithm"],
@@ -82,12 +82,12 @@ def test_weights_and_keys_are_shared_out_and_not_copied(model):
     """Each of eight devices has an eighth of the heads."""
     engine = ScoringEngine(model, mesh=MeshShape(tensor=8))
     engine.score(QUERY, ITEMS, algorithm="packed_extend")
-    layers = engine._device.params.layers
+    layers = engine._executor.runner.params.layers
     for name, axis in (("query", 1), ("output", 2), ("gate", 1), ("down", 2), ("key_bias", 1)):
         weight = getattr(layers, name)
         local = weight.addressable_shards[0].data
         assert local.shape[axis] * 8 == weight.shape[axis], name
-    keys = next(iter(engine._cache._prefixes.values())).keys
+    keys = next(iter(engine._executor.cache._prefixes.values())).state.keys
     assert keys.addressable_shards[0].data.shape[2] == 1
 
 
@@ -106,7 +106,7 @@ def test_real_weights_on_two_devices():
 
 
 def test_the_kernel_takes_packs_of_different_kinds_side_by_side(tmp_path, monkeypatch):
-    """Long prefixes have other block sizes than short ones, and one program computes both lanes."""
+    """Long prefixes have other block sizes than short ones, and one program computes both shards."""
     random = small_models.random_model(
         "llama", num_hidden_layers=1, head_dim=64, num_attention_heads=4, num_key_value_heads=2
     )
@@ -122,8 +122,8 @@ def test_the_kernel_takes_packs_of_different_kinds_side_by_side(tmp_path, monkey
     monkeypatch.setattr("isoprefill.attention.layout.choose_block_sizes", choose)
     requests = [TokenRequest(np.arange(20, 20 + n, dtype=np.int32), items(n)) for n in (150, 30)]
     engine = ScoringEngine(one.model, attention="pallas", pack_tokens=200, mesh=MeshShape(data=2))
-    two_lanes = engine.score_batch(requests, algorithm="packed")
-    for request, seen in zip(requests, two_lanes, strict=True):
+    two_shards = engine.score_batch(requests, algorithm="packed")
+    for request, seen in zip(requests, two_shards, strict=True):
         (expected,) = one.score_batch([request], algorithm="serial")
         np.testing.assert_allclose(seen.logprobs, expected.logprobs, atol=TOLERANCE)
     assert chosen == [long]  # for both

@@ -6,6 +6,7 @@ If one of these fails, a server runs out of memory, computes queries again, or t
 import numpy as np
 import pytest
 
+from isoprefill.execution.forward import PrefixState
 from isoprefill.execution.prefix_cache import RECENT_QUERIES, REUSE_STEP, CachedPrefix, PrefixCache
 
 ARRAY_BYTES = 3 * 8 * 4
@@ -18,7 +19,7 @@ def tokens(*ids: int) -> np.ndarray:
 def prefix(ids: np.ndarray) -> CachedPrefix:
     """A prefix of 96 bytes whose values are its first token."""
     arrays = (np.full(shape, ids[0], np.float32) for shape in ((1, 8, 1, 1), (1, 8, 1, 1), (8,)))
-    return CachedPrefix(ids, *arrays)
+    return CachedPrefix(ids, PrefixState(*arrays))
 
 
 def long_tokens(first: int, length: int = 100) -> np.ndarray:
@@ -40,7 +41,7 @@ def test_the_least_recently_used_goes_when_the_budget_is_spent():
 def test_what_is_larger_than_the_budget_is_not_kept_and_drives_nothing_out():
     cache = PrefixCache(ARRAY_BYTES)
     cache.keep(prefix(tokens(1)))
-    large = CachedPrefix(tokens(2), *(np.zeros((1, 16, 1, 1), np.float32),) * 2, np.zeros(8))
+    large = CachedPrefix(tokens(2), PrefixState(*(np.zeros((1, 16, 1, 1)),) * 2, np.zeros(8)))
     cache.keep(large)
     assert cache.holds(tokens(1))
     assert not cache.holds(tokens(2))

@@ -270,6 +270,9 @@ def test_warm_up_scores_every_kind_of_batch_of_the_sizes_asked_for():
     engine = RecordingEngine()
     scheduler.warm_up(engine, [64, 512])
     kinds = set()
+    queries = [one.query for batch in engine.batches for one in batch]
+    begins = [tuple(query[:32]) for query in queries if query.size >= 32]
+    assert len(set(begins)) == len(begins), "scored over another's prefix"
     for batch in engine.batches:
         tokens = sum(one.num_tokens for one in batch)
         (size,) = (size for size in (64, 512) if 0.7 * size <= tokens <= size)

@@ -144,8 +144,8 @@ def step(chip: str, case: dict) -> dict:
     import numpy as np
 
     from isoprefill import PackedLayout
-    from isoprefill.execution.step_inputs import PackInputs, ReadoutInputs
-    from isoprefill.execution.steps import steps
+    from isoprefill.execution.forward import PackInputs, ReadoutInputs
+    from isoprefill.execution.model_runner import compiled_functions
     from isoprefill.models.config import ModelConfig
     from isoprefill_pallas.heads import Heads
 
@@ -154,7 +154,7 @@ def step(chip: str, case: dict) -> dict:
     heads = Heads(config.num_query_heads, config.num_kv_heads, config.head_dim, dtype)
     layout = PackedLayout.from_lengths(rows // 4, [20] * (rows // 40), pad_to=rows)
     layout = layout.with_schedule("pallas", heads=heads, chip=chip)
-    lane = jax.tree.map(
+    shard = jax.tree.map(
         lambda x: np.asarray(x)[None],
         (
             PackInputs(np.zeros(rows, np.int32), layout),
@@ -165,13 +165,14 @@ def step(chip: str, case: dict) -> dict:
             ),
         ),
     )
-    of_model = steps(config, "pallas", None)
+    functions = compiled_functions(config, "pallas", None)
 
-    def score(params, pack, asked):
-        return of_model.read(params, of_model.prefill(params, pack), asked)
+    def score(params, pack, readout):
+        hidden = functions.hidden_states(params, pack, None, np.int32(0))
+        return functions.read(params, hidden, readout)
 
     weights = parameters(config, jnp.dtype(dtype))
-    lowered = tpu_compiler.lower_for(chip, score, weights, *lane)
+    lowered = tpu_compiler.lower_for(chip, score, weights, *shard)
     return report(lowered)
 
 

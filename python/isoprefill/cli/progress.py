@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from isoprefill.execution.engine import ProgressCallback
+from isoprefill.execution.executor import ProgressCallback
 
 SHORTEST_LIST = 50  # items; shorter ones are done before a bar could be read
 

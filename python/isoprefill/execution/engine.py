@@ -1,37 +1,19 @@
 """The scoring engine: a model, and the ways to score items with it."""
 
 import itertools
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
-from absl import logging
-from jaxtyping import Float
-
 from isoprefill.execution import compilation_cache
-from isoprefill.execution.choice import Choice, choices_in_time, choose
-from isoprefill.execution.device import Device
-from isoprefill.execution.extend import extend_piece, prefix_bytes
+from isoprefill.execution.executor import Executor, ProgressCallback
 from isoprefill.execution.memory import free_bytes, rows_that_fit
 from isoprefill.execution.mesh import MeshShape
-from isoprefill.execution.packing import Piece, Tokens, one_by_one, packs, pieces
-from isoprefill.execution.prefill import prefill_packs
+from isoprefill.execution.model_runner import ModelRunner
 from isoprefill.execution.prefix_cache import PrefixCache, PrefixCacheStats
-from isoprefill.execution.readout import CollectedLogprobs, Readout
-from isoprefill.execution.warm_up import Workload
+from isoprefill.execution.warm_up import Workload, warm_up
 from isoprefill.models.pretrained import Pretrained, load_pretrained
-from isoprefill.modes import (
-    CACHING_ALGORITHMS,
-    Algorithm,
-    AlgorithmChoice,
-    Backend,
-    Delimiter,
-    Isolation,
-    Tokenization,
-)
-from isoprefill.request.errors import RequestError
+from isoprefill.modes import AlgorithmChoice, Backend, Delimiter, Isolation, Tokenization
 from isoprefill.request.labels import LabelSets
 from isoprefill.request.preparer import Preparer, check_items_type
 from isoprefill.request.result import RequestLogprobs, ScoreResult
@@ -43,8 +25,6 @@ PACK_TOKENS = 16_384
 CHUNK_TOKENS = 4_096
 PREFIX_CACHE_BYTES = 512 << 20  # 11,000 tokens of SmolLM2 in float32
 STREAM_ITEMS = 1_024
-
-ProgressCallback = Callable[[int, int], None]
 
 
 class ScoringEngine:
@@ -82,15 +62,16 @@ class ScoringEngine:
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self._model = model
-        self._device = Device.of(model.params, model.config, attention, mesh)
-        fitting = rows_that_fit(model.config, free_bytes(self._device.params))
-        self._pack_tokens = min(PACK_TOKENS, fitting) if pack_tokens is None else pack_tokens
-        self._chunk_tokens = min(CHUNK_TOKENS, fitting) if chunk_tokens is None else chunk_tokens
-        self._cache = PrefixCache(
-            PREFIX_CACHE_BYTES if prefix_cache_bytes is None else prefix_cache_bytes
+        runner = ModelRunner.load(model.params, model.config, attention, mesh)
+        fitting = rows_that_fit(model.config, free_bytes(runner.params))
+        self._executor = Executor(
+            runner,
+            PrefixCache(PREFIX_CACHE_BYTES if prefix_cache_bytes is None else prefix_cache_bytes),
+            min(PACK_TOKENS, fitting) if pack_tokens is None else pack_tokens,
+            min(CHUNK_TOKENS, fitting) if chunk_tokens is None else chunk_tokens,
         )
         self._preparer = Preparer(
-            model.tokenizer, model.config.vocab_size, model.config.max_positions, self._pack_tokens
+            model.tokenizer, model.config.vocab_size, model.config.max_positions, self.pack_tokens
         )
 
     @classmethod
@@ -125,11 +106,11 @@ class ScoringEngine:
     @property
     def prefix_cache_stats(self) -> PrefixCacheStats:
         """Hits, misses and size of the prefix cache."""
-        return self._cache.stats
+        return self._executor.cache.stats
 
     def clear_prefix_cache(self) -> None:
         """Forgets the keys and values of all queries."""
-        self._cache.clear()
+        self._executor.cache.clear()
 
     def warm_up(
         self, workloads: Sequence[Workload], on_progress: ProgressCallback | None = None
@@ -145,31 +126,7 @@ class ScoringEngine:
         Raises:
             RequestError: if the model cannot score such a request.
         """
-        kept, self._cache = self._cache, PrefixCache(self._cache.budget_bytes)
-        try:
-            for done, workload in enumerate(workloads):
-                if on_progress is not None:
-                    on_progress(done, len(workloads))
-                begin = time.monotonic()
-                request = workload.request(workload.num_items)
-                self._preparer.check(request)
-                algorithms: list[Algorithm]
-                if workload.algorithm == "auto":
-                    algorithms = choices_in_time(
-                        request,
-                        keeps=self._keeps(_prefix(request)),
-                        pack_tokens=self._pack_tokens,
-                    )
-                else:
-                    algorithms = [workload.algorithm]
-                for algorithm in algorithms:
-                    most = self._items_worth_computing(workload, algorithm)
-                    self._score_batch([workload.request(most)], algorithm, None)
-                logging.info("warm-up %s took %.1f s", workload, time.monotonic() - begin)
-            if on_progress is not None:
-                on_progress(len(workloads), len(workloads))
-        finally:
-            self._cache = kept
+        warm_up(self._executor, self._preparer, workloads, on_progress)
 
     def score(
         self,
@@ -232,7 +189,7 @@ class ScoringEngine:
             tokenization=tokenization,
             return_token_logprobs=return_token_logprobs,
         )
-        (logprobs,) = self._score_batch([request], algorithm, on_progress)
+        (logprobs,) = self._executor.run([request], algorithm, on_progress)
         return score_result(
             request,
             logprobs,
@@ -288,7 +245,7 @@ class ScoringEngine:
         algorithm: AlgorithmChoice = "auto",
         on_progress: ProgressCallback | None = None,
     ) -> list[RequestLogprobs]:
-        """Log-probabilities of several requests; "packed" puts as many of them as fit into one prefill.
+        """Returns the log-probabilities of several requests; "packed" puts as many of them as fit into one prefill.
 
         Args:
             requests: of any mixture of labels, likelihoods, delimiters and isolation.
@@ -301,120 +258,17 @@ class ScoringEngine:
         """
         for request in requests:
             self._preparer.check(request)
-        return self._score_batch(requests, algorithm, on_progress)
+        return self._executor.run(requests, algorithm, on_progress)
 
     @property
     def pack_tokens(self) -> int:
         """Rows of one prefill."""
-        return self._pack_tokens
+        return self._executor.pack_tokens
 
     def label_id(self, text: str) -> int:
-        """The token id of a label given as text.
+        """Returns the token id of a label given as text.
 
         Raises:
             RequestError: if the text is not a single token.
         """
         return self._preparer.label_id(text, f"label {text!r}")
-
-    def _score_batch(
-        self,
-        requests: Sequence[TokenRequest],
-        algorithm: AlgorithmChoice,
-        on_progress: ProgressCallback | None,
-    ) -> list[RequestLogprobs]:
-        if algorithm not in get_args(AlgorithmChoice):
-            raise RequestError(
-                f"algorithm must be one of {get_args(AlgorithmChoice)}, got {algorithm!r}",
-                code="invalid_algorithm",
-                param="algorithm",
-            )
-        choices = [self._choose(request, algorithm) for request in requests]
-        for request, choice in zip(requests, choices, strict=True):
-            self._check_causal(request, choice.algorithm)
-        collected = [CollectedLogprobs(request) for request in requests]
-        cached_tokens = [0] * len(requests)
-        done, total = 0, sum(len(request.items) for request in requests)
-        if on_progress is not None:
-            on_progress(done, total)
-        for readout, logprobs in self._answers(pieces(requests), choices, cached_tokens):
-            readout.scatter(logprobs, collected)
-            done += sum(len(piece.items) for piece in readout.pack)
-            if on_progress is not None:
-                on_progress(done, total)
-        return [
-            one.result(choice.algorithm, choice.reason, reused)
-            for one, choice, reused in zip(collected, choices, cached_tokens, strict=True)
-        ]
-
-    def _items_worth_computing(self, workload: Workload, algorithm: Algorithm) -> int:
-        if algorithm == "serial":
-            return self._device.lanes
-        rows = (
-            self._chunk_tokens
-            if algorithm in CACHING_ALGORITHMS
-            else self._pack_tokens - workload.query_tokens
-        )
-        return workload.items_worth_computing(rows, self._device.lanes)
-
-    def _choose(self, request: TokenRequest, algorithm: AlgorithmChoice) -> Choice:
-        if algorithm != "auto":
-            return Choice(algorithm, "asked for")
-        prefix = _prefix(request)
-        choice = choose(
-            request,
-            cached=self._cache.holds(prefix),
-            seen_before=self._cache.seen_before(prefix),
-            keeps=self._keeps(prefix),
-            pack_tokens=self._pack_tokens,
-        )
-        logging.info(
-            "%d items over %d query tokens: %s, because %s",
-            len(request.items),
-            request.query.size,
-            choice.algorithm,
-            choice.reason,
-        )
-        return choice
-
-    def _keeps(self, prefix: Tokens) -> bool:
-        """Whether the cache would keep a query, rather than find it too large."""
-        return self._cache.has_room_for(prefix_bytes(self._device, prefix.size))
-
-    def _answers(
-        self, all_pieces: Sequence[Piece], choices: Sequence[Choice], cached_tokens: list[int]
-    ) -> Iterator[tuple[Readout, Float[np.ndarray, "M K"]]]:
-        """Computes pack by pack; adds to `cached_tokens` for each request what the cache had."""
-
-        def chosen(algorithm: Algorithm) -> list[Piece]:
-            return [
-                piece for piece in all_pieces if choices[piece.request_index].algorithm == algorithm
-            ]
-
-        yield from prefill_packs(self._device, one_by_one(chosen("serial")))
-        yield from prefill_packs(self._device, packs(chosen("packed"), self._pack_tokens))
-        for algorithm in CACHING_ALGORITHMS:
-            for piece in chosen(algorithm):
-                reused, answers = extend_piece(
-                    self._device,
-                    self._cache,
-                    piece,
-                    self._chunk_tokens,
-                    padded=algorithm == "prefill_extend",
-                )
-                cached_tokens[piece.request_index] += reused
-                yield from answers
-
-    def _check_causal(self, request: TokenRequest, algorithm: Algorithm) -> None:
-        if request.isolation != "causal":
-            return
-        if algorithm != "packed":
-            raise RequestError(
-                f"isolation 'causal' has no meaning with algorithm {algorithm!r}: items are not all in one prefill",
-                code="invalid_isolation",
-                param="isolation",
-            )
-
-
-def _prefix(request: TokenRequest) -> Tokens:
-    """What the cache may keep of a request, by which it is found."""
-    return pieces([request])[0].cacheable_prefix

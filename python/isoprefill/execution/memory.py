@@ -1,4 +1,4 @@
-"""How many rows of a step the device's memory has room for."""
+"""How many rows of a pack the device's memory has room for."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ _GROUPS = Path("/sys/fs/cgroup")
 
 
 def rows_that_fit(config: ModelConfig, free_bytes: int) -> int:
-    """Rows of one step whose activations take at most a share of so many bytes: a power of two.
+    """Returns the rows of a pack whose activations take at most a share of so many bytes: a power of two.
 
     Args:
         config: sizes of the model.
@@ -28,7 +28,7 @@ def rows_that_fit(config: ModelConfig, free_bytes: int) -> int:
 
 
 def row_bytes(config: ModelConfig) -> int:
-    """About what the activations of a row take in a layer, all of them float32; 38 KB for SmolLM2."""
+    """Estimates the bytes that a row's activations take in a layer, all of them float32; 38 KB for SmolLM2."""
     heads = config.num_query_heads + 2 * config.num_kv_heads
     stream = 4 * config.hidden_size  # before, normalised, added, after
     attention = (2 * heads + config.num_query_heads) * config.head_dim  # projected, rotated; result
@@ -37,10 +37,10 @@ def row_bytes(config: ModelConfig) -> int:
 
 
 def free_bytes(params: Params) -> int:
-    """Memory of the default device beside the weights; of a CPU its share of all memory, used or not.
+    """Returns the bytes of the default device beside the weights; of a CPU its share of all memory, used or not.
 
     All memory of a CPU is what the process may have: in a container less than the machine has.
-    It does not depend on what else runs, lest the same list be cut differently from one start to the next.
+    It does not depend on what else runs, so that the same list is cut in the same way at every start.
     """
     device = jax.local_devices()[0]
     stats = device.memory_stats()
@@ -52,7 +52,7 @@ def free_bytes(params: Params) -> int:
 
 
 def _control_group_limits() -> list[int]:
-    """Memory limits, in bytes, of the process's control groups (versions 1 and 2) and those above them."""
+    """Returns the memory limits, in bytes, of the process's control groups (versions 1 and 2) and those above them."""
     try:
         lines = _OWN_GROUPS.read_text().splitlines()
     except OSError:  # not Linux
@@ -68,7 +68,7 @@ def _control_group_limits() -> list[int]:
 
 
 def _limits_upwards(root: Path, group: str, name: str) -> list[int]:
-    """The numbers in the files of that name from the group up to the root.
+    """Returns the numbers in the files of that name from the group up to the root.
 
     In a container the root may be the process's own group, under a path that only the machine knows.
     """

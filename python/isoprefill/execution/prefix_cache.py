@@ -4,7 +4,9 @@ import dataclasses
 from collections import OrderedDict
 
 import numpy as np
-from jaxtyping import Array, Float, Int32
+
+from isoprefill.execution.forward import PrefixState
+from isoprefill.execution.packing import Tokens
 
 RECENT_QUERIES = 1_024  # remembered by their hash alone
 # Tokens in common are reused in steps of so many: computing fewer again is as quick, and whoever is told how many were
@@ -14,24 +16,19 @@ REUSE_STEP = 32
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class CachedPrefix:
-    """A prefix that has been computed.
+    """A prefix that has been computed, and the tokens that it was computed of."""
 
-    Letters: L layers, P columns (the tokens and then padding), Hkv key and value heads, D head_dim, E hidden size.
+    tokens: Tokens
+    state: PrefixState
 
-    Attributes:
-        tokens: what was computed.
-        keys, values: arrays on the device.
-        last_hidden: hidden state of the last token after the final norm: it predicts every item's first token.
-    """
-
-    tokens: Int32[np.ndarray, "tokens"]
-    keys: Float[Array, "L P Hkv D"]
-    values: Float[Array, "L P Hkv D"]
-    last_hidden: Float[Array, "E"]
+    @property
+    def num_columns(self) -> int:
+        """Columns of the keys and values: the tokens and then padding."""
+        return self.state.keys.shape[1]
 
     @property
     def num_bytes(self) -> int:
-        return sum(array.nbytes for array in (self.keys, self.values, self.last_hidden))
+        return sum(array.nbytes for array in self.state)
 
 
 @dataclasses.dataclass(slots=True)
@@ -42,7 +39,7 @@ class PrefixCacheStats:
         hits: lookups that found the whole prefix.
         extensions: lookups that found its beginning.
         misses: lookups that found nothing of use.
-        evictions: prefixes given up to stay within the budget.
+        evictions: prefixes removed to stay within the budget.
         tokens_asked, tokens_reused: of all lookups together.
         num_bytes: what the prefixes take now.
         num_prefixes: how many there are now.
@@ -66,27 +63,26 @@ class PrefixCache:
         if budget_bytes < 0:
             raise ValueError(f"budget_bytes must be at least 0, got {budget_bytes}")
         self.budget_bytes = budget_bytes
-        self._prefixes: OrderedDict[bytes, CachedPrefix] = (
-            OrderedDict()
-        )  # least recently used first
-        self._recent: OrderedDict[int, None] = OrderedDict()  # hashes, least recently asked first
+        # Both with the least recently used first; of recent queries only hashes.
+        self._prefixes: OrderedDict[bytes, CachedPrefix] = OrderedDict()
+        self._recent: OrderedDict[int, None] = OrderedDict()
         self._stats = PrefixCacheStats()
 
     @property
     def stats(self) -> PrefixCacheStats:
-        """A copy of the counters."""
+        """Returns a copy of the counters."""
         return dataclasses.replace(self._stats)
 
     def has_room_for(self, num_bytes: int) -> bool:
-        """Whether a prefix of so many bytes would be kept."""
+        """Returns whether a prefix of so many bytes would be kept."""
         return num_bytes <= self.budget_bytes
 
-    def holds(self, tokens: Int32[np.ndarray, "tokens"]) -> bool:
-        """Whether exactly this prefix is there. Counts as no use of it."""
+    def holds(self, tokens: Tokens) -> bool:
+        """Returns whether exactly this prefix is kept. Does not count as a use."""
         return _key(tokens) in self._prefixes
 
-    def seen_before(self, tokens: Int32[np.ndarray, "tokens"]) -> bool:
-        """Whether this was called with the same prefix lately; remembers this one."""
+    def seen_before(self, tokens: Tokens) -> bool:
+        """Returns whether this was called with the same prefix lately, and remembers it."""
         key = hash(_key(tokens))
         seen = key in self._recent
         self._recent[key] = None
@@ -95,8 +91,8 @@ class PrefixCache:
             self._recent.popitem(last=False)
         return seen
 
-    def find(self, tokens: Int32[np.ndarray, "tokens"]) -> tuple[CachedPrefix | None, int]:
-        """The prefix with the longest beginning in common, and how many tokens of it can be reused.
+    def find(self, tokens: Tokens) -> tuple[CachedPrefix | None, int]:
+        """Returns the prefix with the longest beginning in common, and how many tokens of it can be reused.
 
         All of them if it is the same prefix, else a multiple of REUSE_STEP and at least one less than `tokens` has: the
         last one must be computed for its hidden state.
@@ -120,7 +116,7 @@ class PrefixCache:
         return self._prefixes[key], reused
 
     def keep(self, prefix: CachedPrefix) -> None:
-        """Keeps a prefix and gives up those used longest ago until all fit; one that is too large is not kept."""
+        """Keeps a prefix, and evicts those used longest ago until all fit. One that is too large is not kept."""
         if not self.has_room_for(prefix.num_bytes):
             return
         self._remove(_key(prefix.tokens))
@@ -142,11 +138,11 @@ class PrefixCache:
             self._stats.num_bytes -= prefix.num_bytes
 
 
-def _key(tokens: Int32[np.ndarray, "tokens"]) -> bytes:
+def _key(tokens: Tokens) -> bytes:
     return tokens.astype("<i4").tobytes()
 
 
-def _common_prefix(one: Int32[np.ndarray, "tokens"], other: Int32[np.ndarray, "tokens"]) -> int:
+def _common_prefix(one: Tokens, other: Tokens) -> int:
     length = min(one.size, other.size)
     differing = np.flatnonzero(one[:length] != other[:length])
     return int(differing[0]) if differing.size else length

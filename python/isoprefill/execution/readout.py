@@ -1,4 +1,4 @@
-"""Which log-probabilities a pack has to give, and whose they are. Importing this does not import jax."""
+"""Which log-probabilities a pack has to give, and to which request and item each belongs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float64, Int32
 
-from isoprefill.execution.packing import Piece
-from isoprefill.modes import Algorithm
+from isoprefill.attention.layout import PackedLayout
+from isoprefill.execution.algorithms import Choice
+from isoprefill.execution.packing import ItemGroup, Pack
 from isoprefill.request.errors import MissingLogprobError
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
@@ -26,84 +27,74 @@ class Readout:
         num_token_rows: how many of the rows are for items' tokens.
     """
 
-    pack: Sequence[Piece]
+    pack: Pack
     rows: Int32[np.ndarray, "M"]
     token_ids: Int32[np.ndarray, "M K"]
     num_token_rows: int
 
     @classmethod
-    def of(
-        cls,
-        pack: Sequence[Piece],
-        first_rows: Int32[np.ndarray, "n"],
-        context_rows: Int32[np.ndarray, "n"],
-    ) -> "Readout":
-        """The read-out of a pack.
-
-        Args:
-            pack: the items.
-            first_rows: the first row of each item, in pack order.
-            context_rows: the row that predicts each item's first token.
-        """
+    def of(cls, pack: Pack, layout: PackedLayout) -> "Readout":
+        """Returns the read-out of a pack with this layout."""
         token_rows, tokens = [], []
         label_rows, labels = [], []
-        item = 0
-        for piece in pack:
-            lens = np.asarray([one.size for one in piece.items], np.int32)
-            first = first_rows[item : item + lens.size]
-            if _needs_tokens(piece.request):
+        first_rows, context_rows = layout.item_first_rows, layout.item_context_rows
+        begin = 0
+        for group in pack:
+            lens = np.asarray([item.size for item in group.items], np.int32)
+            own = slice(begin, begin + lens.size)
+            begin += lens.size
+            if _needs_tokens(group.request):
                 # An item's first token is predicted by the row before the item, the others by the item itself.
                 ends = np.cumsum(lens)
                 starts = ends - lens
-                rows = np.repeat(first - starts, lens) + np.arange(ends[-1], dtype=np.int32) - 1
-                rows[starts] = context_rows[item : item + lens.size]
+                rows = np.repeat(first_rows[own] - starts, lens)
+                rows += np.arange(ends[-1], dtype=np.int32) - 1
+                rows[starts] = context_rows[own]
                 token_rows.append(rows)
-                tokens.append(np.concatenate(piece.items))
-            if piece.request.labels is not None:
-                label_rows.append(first + lens - 1)
-                ids = piece.request.labels.for_items(piece.indices)
-                labels.append(ids.reshape(lens.size, -1))
-            item += lens.size
-        num_token_rows = sum(rows.size for rows in token_rows)
+                tokens.append(np.concatenate(group.items))
+            if group.request.labels is not None:
+                label_rows.append(first_rows[own] + lens - 1)
+                labels.append(_label_ids(group).reshape(lens.size, -1))
         rows = np.concatenate([*token_rows, *label_rows]).astype(np.int32)
         width = max([1, *(ids.shape[1] for ids in labels)])
         token_ids = np.zeros((rows.size, width), np.int32)
-        if tokens:
-            token_ids[:num_token_rows, 0] = np.concatenate(tokens)
-        begin = num_token_rows
-        for ids in labels:
-            token_ids[begin : begin + ids.shape[0], : ids.shape[1]] = np.maximum(ids, 0)
-            begin += ids.shape[0]
-        return cls(pack, rows, token_ids, num_token_rows)
+        row = 0
+        for ids in [*(of_group[:, None] for of_group in tokens), *labels]:
+            token_ids[row : row + ids.shape[0], : ids.shape[1]] = np.maximum(ids, 0)
+            row += ids.shape[0]
+        return cls(pack, rows, token_ids, sum(of_group.size for of_group in token_rows))
 
     def scatter(
-        self, logprobs: Float[np.ndarray, "M K"], collected: Sequence["CollectedLogprobs"]
+        self, logprobs: Float[np.ndarray, "M K"], collectors: Sequence["LogprobCollector"]
     ) -> None:
-        """Hands each log-probability to the request that it belongs to."""
+        """Hands each log-probability to its request's collector."""
         logprobs = np.asarray(logprobs, np.float64)
         token, label = 0, self.num_token_rows
-        for piece in self.pack:
-            of_request = collected[piece.request_index]
-            if _needs_tokens(piece.request):
-                ends = np.cumsum([item.size for item in piece.items])
-                of_piece = logprobs[token : token + ends[-1], 0]
-                of_request.add_tokens(piece.indices, np.split(of_piece, ends[:-1]))
+        for group in self.pack:
+            collector = collectors[group.request_index]
+            if _needs_tokens(group.request):
+                ends = np.cumsum([item.size for item in group.items])
+                of_group = logprobs[token : token + ends[-1], 0]
+                collector.add_tokens(group.indices, np.split(of_group, ends[:-1]))
                 token += ends[-1]
-            if piece.request.labels is not None:
-                ids = piece.request.labels.for_items(piece.indices)
-                of_piece = logprobs[label : label + ids.shape[0], : ids[0].size].reshape(ids.shape)
-                of_request.add_labels(
-                    piece.indices, _log_sum(np.where(ids >= 0, of_piece, -np.inf))
-                )
+            if group.request.labels is not None:
+                ids = _label_ids(group)
+                of_group = logprobs[label : label + ids.shape[0], : ids[0].size].reshape(ids.shape)
+                collector.add_labels(group.indices, _log_sum(np.where(ids >= 0, of_group, -np.inf)))
                 label += ids.shape[0]
 
 
-class CollectedLogprobs:
-    """What has been computed of one request so far."""
+class LogprobCollector:
+    """What has been computed of one request so far.
+
+    Attributes:
+        cached_tokens: tokens of its prefixes that the cache had.
+    """
 
     def __init__(self, request: TokenRequest) -> None:
         """Begins with nothing."""
         num_items = len(request.items)
+        self.cached_tokens = 0
         self._request = request
         self._token_logprobs: list[np.ndarray | None] = [None] * num_items
         labels = request.labels
@@ -113,7 +104,7 @@ class CollectedLogprobs:
     def add_tokens(
         self, indices: Int32[np.ndarray, "n"], logprobs: Sequence[Float64[np.ndarray, "tokens"]]
     ) -> None:
-        """The log-probabilities of some items' tokens."""
+        """Takes the log-probabilities of some items' tokens."""
         request = self._request
         for index, of_item in zip(indices, logprobs, strict=True):
             if request.item_context_lens is not None:
@@ -126,11 +117,11 @@ class CollectedLogprobs:
     def add_labels(
         self, indices: Int32[np.ndarray, "n"], logprobs: Float64[np.ndarray, "n L"]
     ) -> None:
-        """The log-probabilities of some items' labels."""
+        """Takes the log-probabilities of some items' labels."""
         self._logprobs[indices] = logprobs
 
-    def result(self, algorithm: Algorithm, reason: str, cached_tokens: int) -> RequestLogprobs:
-        """Everything, if nothing is missing.
+    def result(self, choice: Choice) -> RequestLogprobs:
+        """Returns everything, if nothing is missing.
 
         Raises:
             MissingLogprobError: naming the request and the first item that has none, or not a number.
@@ -160,9 +151,9 @@ class CollectedLogprobs:
             num_tokens=num_tokens,
             num_labels=num_labels,
             token_logprobs=token_logprobs,
-            algorithm=algorithm,
-            reason=reason,
-            cached_tokens=cached_tokens,
+            algorithm=choice.algorithm,
+            reason=choice.reason,
+            cached_tokens=self.cached_tokens,
         )
 
 
@@ -170,8 +161,14 @@ def _needs_tokens(request: TokenRequest) -> bool:
     return request.labels is None or request.return_token_logprobs
 
 
+def _label_ids(group: ItemGroup) -> Int32[np.ndarray, "n L S"]:
+    """Returns the tokens of each item's labels; -1 where there is none."""
+    assert group.request.labels is not None
+    return group.request.labels.for_items(group.indices)
+
+
 def _log_sum(logprobs: Float64[np.ndarray, "n L S"]) -> Float64[np.ndarray, "n L"]:
-    """log(sum(exp(x))) over the tokens of each label; -inf if there are none."""
+    """Returns log(sum(exp(x))) over the tokens of each label; -inf if there are none."""
     if logprobs.shape[2] == 1:
         return logprobs[:, :, 0]
     return np.logaddexp.reduce(logprobs, axis=2)

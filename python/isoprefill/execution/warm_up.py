@@ -1,14 +1,23 @@
-"""Requests that make the engine compile what a workload needs. Importing this does not import jax."""
+"""Compiles before the first request what requests to come need. Importing this does not import jax."""
 
 import dataclasses
+import itertools
 import re
-from typing import Any, get_args
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
+from absl import logging
 
-from isoprefill.modes import AlgorithmChoice
+from isoprefill.execution.packing import item_groups
+from isoprefill.modes import Algorithm, AlgorithmChoice
 from isoprefill.request.labels import LabelSets
+from isoprefill.request.preparer import Preparer
 from isoprefill.request.token_request import TokenRequest
+
+if TYPE_CHECKING:
+    from isoprefill.execution.executor import Executor
 
 _FORM = re.compile(r"(\d+)\+(\d+)x(\d+)(?::(\d+))?(?:@(\w+))?")
 
@@ -58,22 +67,67 @@ class Workload:
         algorithm: Any = match[5] or "auto"  # checked below
         return cls(query, items, length, labels, algorithm)
 
-    def request(self, most_items: int) -> TokenRequest:
-        """A request of this size with no content, of at most so many items."""
-        labels = None
-        if self.num_labels:
-            labels = LabelSets.shared([0] * self.num_labels)
+    def request(self, num_items: int | None = None, first_token: int = 0) -> TokenRequest:
+        """Returns a request of this size with no content, or of another number of items."""
+        query = np.zeros(self.query_tokens, np.int32)
+        query[0] = first_token
         item = np.zeros(self.item_tokens, np.int32)
         return TokenRequest(
-            np.zeros(self.query_tokens, np.int32),
-            (item,) * min(self.num_items, most_items),
-            labels=labels,
+            query,
+            (item,) * (self.num_items if num_items is None else num_items),
+            labels=LabelSets.shared([0] * self.num_labels) if self.num_labels else None,
             request_id=f"warm-up {self}",
         )
 
-    def items_worth_computing(self, rows_at_once: int, lanes: int) -> int:
-        """So many items that a full step and the last, shorter one are computed, and no more."""
-        at_once = max(1, rows_at_once // self.item_tokens) * lanes
-        if self.num_items <= at_once:
-            return self.num_items
-        return at_once + self.num_items % at_once
+
+def warm_up(
+    executor: "Executor",
+    preparer: Preparer,
+    workloads: Sequence[Workload],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Compiles what workloads need; see `ScoringEngine.warm_up`. Leaves the executor's prefix cache alone.
+
+    Raises:
+        RequestError: if the model cannot score such a request.
+    """
+    for done, workload in enumerate(workloads):
+        if on_progress is not None:
+            on_progress(done, len(workloads))
+        begin = time.monotonic()
+        request = workload.request()
+        preparer.check(request)
+        # An empty cache, because a query that begins like an earlier one compiles something else.
+        empty = executor.with_empty_cache()
+        algorithms: list[Algorithm]
+        if workload.algorithm == "auto":
+            choices = [empty.automatic_choice(request, again) for again in (False, True)]
+            algorithms = list(dict.fromkeys(choice.algorithm for choice in choices))
+        else:
+            algorithms = [workload.algorithm]
+        for algorithm in algorithms:
+            # The first packs and the last, shorter one: those between are like the first.
+            pack = next(empty.packs(algorithm, item_groups([request])))
+            at_once = len(pack[0].items) * executor.runner.data_shards
+            full = max(0, workload.num_items // at_once - 1)
+            empty.run([workload.request(workload.num_items - full * at_once)], algorithm)
+        logging.info("warm-up %s took %.1f s", workload, time.monotonic() - begin)
+    if on_progress is not None:
+        on_progress(len(workloads), len(workloads))
+
+
+def batches_of_sizes(sizes: Sequence[int], vocab_size: int) -> Iterator[list[TokenRequest]]:
+    """Returns batches of so many tokens each: of one request and of four, likelihoods and labels.
+
+    What a batch compiles depends on its size, on its longest request and on what is read out. No query comes again or
+    begins like another, which would be scored otherwise.
+    """
+    first_tokens = itertools.count()
+    for size, num_labels, num_requests in itertools.product(sizes, (0, 2), (1, 4)):
+        length = max(1, size // num_requests // 2)
+        item_tokens = min(16, length)
+        workload = Workload(length, length // item_tokens, item_tokens, num_labels)
+        yield [
+            workload.request(first_token=next(first_tokens) % vocab_size)
+            for _ in range(num_requests)
+        ]

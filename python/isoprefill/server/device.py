@@ -14,42 +14,26 @@ from isoprefill.server.settings import EngineSettings
 
 
 class DeviceEngine:
-    """A scoring engine that counts its compilations."""
+    """A scoring engine that counts its compilations; a `scheduler.Engine`."""
 
     def __init__(self, engine: ScoringEngine, algorithm: Any) -> None:
         """Takes the engine and the algorithm of every batch."""
         self._engine = engine
         self._algorithm = algorithm
-        self._compilations = 0
+        self.vocab_size = engine.model.config.vocab_size
+        self.max_positions = engine.model.config.max_positions
+        self.pack_tokens = engine.pack_tokens
+        self.device = jax.devices()[0].device_kind
+        self.compilations = 0
         jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
-    @property
-    def vocab_size(self) -> int:
-        return self._engine.model.config.vocab_size
-
-    @property
-    def max_positions(self) -> int:
-        return self._engine.model.config.max_positions
-
-    @property
-    def pack_tokens(self) -> int:
-        return self._engine.pack_tokens
-
-    @property
-    def device(self) -> str:
-        return jax.devices()[0].device_kind
-
-    @property
-    def compilations(self) -> int:
-        return self._compilations
-
     def score(self, requests: Sequence[TokenRequest]) -> list[RequestLogprobs]:
-        """Log-probabilities of several requests, in their order."""
+        """Returns the log-probabilities of several requests, in their order."""
         return self._engine.score_batch(requests, algorithm=self._algorithm)
 
     def _on_event(self, event: str, duration_secs: float, **kwargs: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
-            self._compilations += 1
+            self.compilations += 1
 
 
 def make_engine(settings: EngineSettings) -> DeviceEngine:

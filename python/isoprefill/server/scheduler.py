@@ -7,7 +7,6 @@ closes, however the front end ended, this process ends too, within `LAST_SECONDS
 """
 
 import contextlib
-import itertools
 import math
 import os
 import pathlib
@@ -19,13 +18,12 @@ from collections.abc import Callable, Sequence
 from typing import IO, Protocol
 
 import msgspec
-import numpy as np
 import zmq
 
-from isoprefill.execution.packing import pieces
+from isoprefill.execution.algorithms import PLANS
+from isoprefill.execution.packing import item_groups
+from isoprefill.execution.warm_up import batches_of_sizes
 from isoprefill.models.pinned import FetchError
-from isoprefill.modes import CACHING_ALGORITHMS
-from isoprefill.request.labels import LabelSets
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import logs, protocol
@@ -47,23 +45,14 @@ class StartMessage(msgspec.Struct, frozen=True, kw_only=True):
 class Engine(Protocol):
     """What the scheduler needs of an engine."""
 
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def max_positions(self) -> int: ...
-
-    @property
-    def pack_tokens(self) -> int: ...
-
-    @property
-    def device(self) -> str: ...
-
-    @property
-    def compilations(self) -> int: ...
+    vocab_size: int
+    max_positions: int
+    pack_tokens: int
+    device: str
+    compilations: int
 
     def score(self, requests: Sequence[TokenRequest]) -> list[RequestLogprobs]:
-        """Log-probabilities of several requests, in their order."""
+        """Returns the log-probabilities of several requests, in their order."""
 
 
 def run(make_engine: Callable[[EngineSettings], Engine], stdin: IO[bytes] | None = None) -> None:
@@ -156,8 +145,8 @@ class Scheduler:
             for one, result in zip(batch, results, strict=True)
             if not isinstance(result, Exception)
         ]
-        asked = pieces(
-            [request for request, result in done if result.algorithm in CACHING_ALGORITHMS]
+        over_prefix = item_groups(
+            [request for request, result in done if PLANS[result.algorithm].over_prefix]
         )
         self._send(
             protocol.BatchDone(
@@ -166,7 +155,7 @@ class Scheduler:
                 budget=self._settings.max_tokens,
                 seconds=time.monotonic() - began,
                 cached_tokens=sum(result.cached_tokens for _, result in done),
-                query_tokens=sum(piece.cacheable_prefix.size for piece in asked),
+                query_tokens=sum(group.cacheable_prefix.size for group in over_prefix),
                 compilations=self._engine.compilations - before,
                 waiting=len(self._line),
             )
@@ -197,28 +186,14 @@ class Scheduler:
 
 
 def warm_up(engine: Engine, sizes: Sequence[int]) -> None:
-    """Scores batches of these sizes, of one request and of four, by likelihood and by labels.
-
-    What a batch compiles depends on its size, on its longest request and on what is read out.
-    """
-    first_tokens = itertools.count()  # no query came before, which would be scored otherwise
+    """Scores batches of these sizes, so that no request of such a size waits for a compilation."""
     for size in sizes:
         if size > engine.max_positions:
             raise ValueError(
                 f"warmup-tokens must be at most the model's {engine.max_positions} positions, got {size}"
             )
-        token = np.int32(engine.vocab_size - 1)
-        for labels in (None, LabelSets.shared([int(token), 0])):
-            for number in (1, 4):
-                length = max(1, size // number // 2)
-                item = np.full(max(1, min(16, length)), token)
-                items = (item,) * max(1, length // item.size)
-                requests = []
-                for _ in range(number):
-                    query = np.full(length, token)
-                    query[0] = next(first_tokens) % engine.vocab_size
-                    requests.append(TokenRequest(query, items, labels=labels))
-                engine.score(requests)
+    for batch in batches_of_sizes(sizes, engine.vocab_size):
+        engine.score(batch)
 
 
 def _end_with(stdin: int, address: str) -> None:

@@ -1,7 +1,16 @@
-"""What "auto" chooses, and why. Importing this does not import jax."""
+"""The algorithms, and which of them "auto" chooses and why. Importing this does not import jax."""
 
 import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
+from isoprefill.execution.packing import (
+    ItemGroup,
+    Pack,
+    equal_length_batches,
+    full_packs,
+    single_item_packs,
+)
 from isoprefill.modes import Algorithm
 from isoprefill.request.token_request import TokenRequest
 
@@ -9,6 +18,26 @@ from isoprefill.request.token_request import TokenRequest
 # at 300 + 10 x 20, none at 1000 + 100 x 20), and from which it pays when the query comes again.
 LONG_QUERY = 512
 REPEATED_QUERY = 64
+
+
+class Plan(NamedTuple):
+    """What an algorithm does.
+
+    Attributes:
+        cut: cuts groups into packs of a bounded number of rows.
+        over_prefix: whether the prefix is computed first and kept for later calls; packs hold what follows it.
+    """
+
+    cut: Callable[[Sequence[ItemGroup], int], Iterator[Pack]]
+    over_prefix: bool
+
+
+PLANS: Mapping[Algorithm, Plan] = {
+    "serial": Plan(single_item_packs, over_prefix=False),
+    "packed": Plan(full_packs, over_prefix=False),
+    "prefill_extend": Plan(equal_length_batches, over_prefix=True),
+    "packed_extend": Plan(full_packs, over_prefix=True),
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -19,16 +48,16 @@ class Choice:
     reason: str
 
 
-def choose(
-    request: TokenRequest, *, cached: bool, seen_before: bool, keeps: bool, pack_tokens: int
+def choose_algorithm(
+    request: TokenRequest, *, cached: bool, seen_before: bool, fits_cache: bool, pack_tokens: int
 ) -> Choice:
-    """The algorithm for one request.
+    """Chooses the algorithm for one request.
 
     Args:
-        request: what is asked.
-        cached: whether its query's keys and values are there from an earlier call.
-        seen_before: whether the same query was asked lately.
-        keeps: whether the cache has room for it.
+        request: what to score.
+        cached: whether the cache has the keys and values of its query.
+        seen_before: whether a recent request had the same query.
+        fits_cache: whether the cache is large enough for the query.
         pack_tokens: rows that fit into memory in one prefill.
     """
     rows = request.num_rows
@@ -44,22 +73,11 @@ def choose(
             f"{rows} rows are more than fit into one prefill ({pack_tokens})",
         )
     tokens = request.query.size
-    if keeps and tokens >= LONG_QUERY:
+    if fits_cache and tokens >= LONG_QUERY:
         return Choice(
             "packed_extend",
             f"a query of {tokens} tokens (from {LONG_QUERY}) is kept for later calls",
         )
-    if keeps and seen_before and tokens >= REPEATED_QUERY:
+    if fits_cache and seen_before and tokens >= REPEATED_QUERY:
         return Choice("packed_extend", "the query came before and is now kept for later calls")
     return Choice("packed", f"{rows} rows fit into one prefill")
-
-
-def choices_in_time(request: TokenRequest, *, keeps: bool, pack_tokens: int) -> list[Algorithm]:
-    """What is chosen for such a request when its query is new, and when it comes again."""
-    chosen = [
-        choose(
-            request, cached=False, seen_before=again, keeps=keeps, pack_tokens=pack_tokens
-        ).algorithm
-        for again in (False, True)
-    ]
-    return list(dict.fromkeys(chosen))

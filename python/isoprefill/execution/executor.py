@@ -1,0 +1,178 @@
+"""Runs a batch of requests: chooses algorithms, cuts the requests into packs, computes them, collects the results."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import get_args
+
+import numpy as np
+from absl import logging
+
+from isoprefill.attention.layout import PackedLayout, bucket_size
+from isoprefill.execution.algorithms import PLANS, Choice, choose_algorithm
+from isoprefill.execution.model_runner import ModelRunner
+from isoprefill.execution.packing import ItemGroup, Pack, Tokens, item_groups
+from isoprefill.execution.prefix_cache import CachedPrefix, PrefixCache
+from isoprefill.execution.readout import LogprobCollector, Readout
+from isoprefill.modes import Algorithm, AlgorithmChoice
+from isoprefill.request.errors import RequestError
+from isoprefill.request.result import RequestLogprobs
+from isoprefill.request.token_request import TokenRequest
+
+ProgressCallback = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Executor:
+    """What a batch is run with.
+
+    Attributes:
+        runner: the model.
+        cache: keys and values of earlier queries.
+        pack_tokens: rows of one prefill.
+        chunk_tokens: rows of one pack over a cached prefix.
+    """
+
+    runner: ModelRunner
+    cache: PrefixCache
+    pack_tokens: int
+    chunk_tokens: int
+
+    def run(
+        self,
+        requests: Sequence[TokenRequest],
+        algorithm: AlgorithmChoice,
+        on_progress: ProgressCallback | None = None,
+    ) -> list[RequestLogprobs]:
+        """Returns the log-probabilities of each request.
+
+        Args:
+            requests: checked against the model.
+            algorithm: of all of them; "auto" chooses for each.
+            on_progress: called with (items done, items in all) at the start and after each pack.
+
+        Raises:
+            RequestError: if there is no such algorithm, or a request cannot be scored by it.
+            MissingLogprobError: naming the request and the item.
+        """
+        if algorithm not in get_args(AlgorithmChoice):
+            raise RequestError(
+                f"algorithm must be one of {get_args(AlgorithmChoice)}, got {algorithm!r}",
+                code="invalid_algorithm",
+                param="algorithm",
+            )
+        choices = [self._choose(request, algorithm) for request in requests]
+        collectors = [LogprobCollector(request) for request in requests]
+        done, total = 0, sum(len(request.items) for request in requests)
+        if on_progress is not None:
+            on_progress(done, total)
+        groups = item_groups(requests)
+        for one in PLANS:
+            chosen = [group for group in groups if choices[group.request_index].algorithm == one]
+            for num_items in self._score(one, chosen, collectors):
+                done += num_items
+                if on_progress is not None:
+                    on_progress(done, total)
+        return [
+            collector.result(choice) for collector, choice in zip(collectors, choices, strict=True)
+        ]
+
+    def automatic_choice(self, request: TokenRequest, seen_before: bool | None = None) -> Choice:
+        """Returns what "auto" chooses; `seen_before` says instead of the cache whether the query came lately."""
+        prefix = item_groups([request])[0].cacheable_prefix
+        if seen_before is None:
+            seen_before = self.cache.seen_before(prefix)
+        return choose_algorithm(
+            request,
+            cached=self.cache.holds(prefix),
+            seen_before=seen_before,
+            fits_cache=self.cache.has_room_for(self.runner.prefix_bytes(prefix.size)),
+            pack_tokens=self.pack_tokens,
+        )
+
+    def packs(self, algorithm: Algorithm, groups: Sequence[ItemGroup]) -> Iterator[Pack]:
+        """Cuts groups into the packs in which an algorithm computes them."""
+        plan = PLANS[algorithm]
+        if not plan.over_prefix:
+            return plan.cut(groups, self.pack_tokens)
+        groups = [dataclasses.replace(group, prefix_cached=True) for group in groups]
+        return plan.cut(groups, self.chunk_tokens)
+
+    def with_empty_cache(self) -> "Executor":
+        """Returns the same with a prefix cache of its own."""
+        return dataclasses.replace(self, cache=PrefixCache(self.cache.budget_bytes))
+
+    def _choose(self, request: TokenRequest, algorithm: AlgorithmChoice) -> Choice:
+        if algorithm == "auto":
+            choice = self.automatic_choice(request)
+            logging.info(
+                "%d items over %d query tokens: %s, because %s",
+                len(request.items),
+                request.query.size,
+                choice.algorithm,
+                choice.reason,
+            )
+            return choice
+        if request.isolation == "causal" and algorithm != "packed":
+            raise RequestError(
+                f"isolation 'causal' has no meaning with algorithm {algorithm!r}: items are not all in one prefill",
+                code="invalid_isolation",
+                param="isolation",
+            )
+        return Choice(algorithm, "asked for")
+
+    def _score(
+        self,
+        algorithm: Algorithm,
+        groups: Sequence[ItemGroup],
+        collectors: Sequence[LogprobCollector],
+    ) -> Iterator[int]:
+        """Scores groups; yields how many items each pack had."""
+        if not PLANS[algorithm].over_prefix:
+            yield from self._score_packs(self.packs(algorithm, groups), None, collectors)
+            return
+        for group in groups:
+            prefix, reused = self._prefix(group.cacheable_prefix)
+            collectors[group.request_index].cached_tokens += reused
+            yield from self._score_packs(self.packs(algorithm, [group]), prefix, collectors)
+
+    def _prefix(self, tokens: Tokens) -> tuple[CachedPrefix, int]:
+        """Returns a prefix, computed as far as the cache does not have it, and how many tokens the cache had."""
+        found, reused = self.cache.find(tokens)
+        if found is not None and reused == tokens.size:
+            return found, reused
+        prefix = self.runner.prefix(tokens, found, reused)
+        self.cache.keep(prefix)
+        return prefix, reused
+
+    def _score_packs(
+        self,
+        packs: Iterator[Pack],
+        prefix: CachedPrefix | None,
+        collectors: Sequence[LogprobCollector],
+    ) -> Iterator[int]:
+        """Scores packs, as many side by side as there are data shards; yields how many items each had."""
+        while side_by_side := list(itertools.islice(packs, self.runner.data_shards)):
+            tokens = [np.concatenate([group.tokens for group in pack]) for pack in side_by_side]
+            rows = bucket_size(max(of_pack.size for of_pack in tokens))
+            columns = None if prefix is None else prefix.num_columns + rows
+            layouts = [_layout(pack, rows, columns) for pack in side_by_side]
+            readouts = [Readout.of(*one) for one in zip(side_by_side, layouts, strict=True)]
+            hidden = self.runner.hidden_states(tokens, layouts, prefix)
+            for readout, logprobs in zip(readouts, self.runner.read(hidden, readouts), strict=True):
+                readout.scatter(logprobs, collectors)
+                yield sum(len(group.items) for group in readout.pack)
+
+
+def _layout(pack: Pack, rows: int, columns: int | None) -> PackedLayout:
+    parts = [
+        PackedLayout.from_lengths(
+            group.prefix.size,
+            [item.size for item in group.packed_items],
+            delimiter=group.request.delimiter,
+            cached_prefix=group.prefix_cached,
+            isolation=group.request.isolation,
+        )
+        for group in pack
+    ]
+    return PackedLayout.concat(parts, pad_to=rows, pad_columns_to=columns)

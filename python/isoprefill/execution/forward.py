@@ -1,0 +1,154 @@
+"""What one data shard computes, before anything is compiled: the functions that every algorithm is made of.
+
+Letters, here and in model_runner.py: D data shards, T rows and S columns of a pack, L layers, P columns of a prefix,
+Hkv key and value heads, Hd head_dim, E hidden size, M rows of a read-out, K tokens at each. `*D` is there only in
+what has been stacked for all shards.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int32
+
+from isoprefill.attention import multi_item_attention
+from isoprefill.attention.layout import Ints, PackedLayout
+from isoprefill.bits import from_bits, to_bits
+from isoprefill.execution.mesh import TENSOR
+from isoprefill.models.config import ModelConfig
+from isoprefill.models.decoder import Params, decode
+from isoprefill.models.head import logprobs_at
+from isoprefill.modes import Backend
+
+
+class PackInputs(NamedTuple):
+    """The rows of a pack."""
+
+    token_ids: Int32[Ints, "*D T"]
+    layout: PackedLayout
+
+
+class PrefixState(NamedTuple):
+    """A prefix that has been computed; columns after its tokens are padding that no row sees."""
+
+    keys: Float[Array, "L P Hkv Hd"]
+    values: Float[Array, "L P Hkv Hd"]
+    last_hidden: Float[Array, "E"]  # of the last token: it predicts every item's first token
+
+
+class ReadoutInputs(NamedTuple):
+    """Which log-probabilities to read."""
+
+    rows: Int32[Ints, "*D M"]
+    num_rows: Int32[Ints, "*D"]
+    token_ids: Int32[Ints, "*D M K"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Forward:
+    """The forward functions of one model, on the part of its weights that a device has.
+
+    Attributes:
+        config: sizes and switches of the model.
+        attention: back end.
+        tensor_shards: devices that the weights are split over; more than one only inside shard_map.
+    """
+
+    config: ModelConfig
+    attention: Backend
+    tensor_shards: int
+
+    def hidden_states(
+        self,
+        params: Params,
+        pack: PackInputs,
+        prefix: PrefixState | None,
+        prefix_len: Int32[Array, ""],
+    ) -> Float[Array, "T E"] | Float[Array, "T+1 E"]:
+        """Computes the hidden states of a pack. Over a prefix S = P + T, and its last row is appended."""
+        hidden, _ = self._decode(params, pack, prefix, prefix_len)
+        if prefix is None:
+            return hidden
+        return jnp.concatenate([hidden, prefix.last_hidden[None]])
+
+    def prefix(
+        self,
+        params: Params,
+        pack: PackInputs,
+        begun: PrefixState | None,
+        begun_len: Int32[Array, ""],
+        last_row: Int32[Array, ""],
+        columns: int,
+    ) -> PrefixState:
+        """Computes a prefix of P = `columns`: the whole pack, or a shorter prefix and then the pack's only item."""
+        hidden, (keys, values) = self._decode(params, pack, begun, begun_len, return_kv=True)
+
+        def joined(kept: Array, of_rows: Array) -> Array:
+            room = ((0, 0), (0, columns + of_rows.shape[1]), (0, 0), (0, 0))
+            both = lax.dynamic_update_slice_in_dim(jnp.pad(kept, room), of_rows, begun_len, axis=1)
+            return both[:, :columns]
+
+        if begun is not None:
+            keys, values = joined(begun.keys, keys), joined(begun.values, values)
+        return PrefixState(keys, values, hidden[last_row])
+
+    def read(
+        self, params: Params, hidden: Float[Array, "T E"], readout: ReadoutInputs
+    ) -> Float[Array, "M K"]:
+        """Computes log-probabilities from hidden states."""
+        logprobs = logprobs_at(
+            params,
+            self.config,
+            hidden,
+            jnp.asarray(readout.rows),
+            jnp.asarray(readout.num_rows),
+            jnp.asarray(readout.token_ids),
+            device=lax.axis_index(TENSOR) if self.tensor_shards > 1 else 0,
+            num_devices=self.tensor_shards,
+        )
+        return self._all_reduce(logprobs)
+
+    def _decode(
+        self,
+        params: Params,
+        pack: PackInputs,
+        prefix: PrefixState | None,
+        prefix_len: Int32[Array, ""],
+        *,
+        return_kv: bool = False,
+    ) -> tuple[Float[Array, "T E"], Any]:
+        """Computes the hidden states, and keys and values, of a pack's rows."""
+
+        def attend(q: Array, k: Array, v: Array, cached: Any) -> Array:
+            if cached is not None:
+                k, v = (
+                    _after_prefix(kept, new, prefix_len)
+                    for kept, new in zip(cached, (k, v), strict=True)
+                )
+            out = multi_item_attention(q, k, v, pack.layout, backend=self.attention)
+            assert isinstance(out, jax.Array)
+            return out
+
+        return decode(
+            params,
+            self.config,
+            jnp.asarray(pack.token_ids),
+            jnp.asarray(pack.layout.positions),
+            attend,
+            None if prefix is None else (prefix.keys, prefix.values),
+            return_kv=return_kv,
+            all_reduce=self._all_reduce,
+        )
+
+    def _all_reduce(self, partial: Array) -> Array:
+        return partial if self.tensor_shards == 1 else lax.psum(partial, TENSOR)
+
+
+def _after_prefix(
+    kept: Float[Array, "P Hkv Hd"], new: Float[Array, "T Hkv Hd"], prefix_len: Int32[Array, ""]
+) -> Float[Array, "P+T Hkv Hd"]:
+    """Returns the columns: the prefix, then the rows, then padding."""
+    room = jnp.pad(to_bits(kept), ((0, new.shape[0]), (0, 0), (0, 0)))
+    return from_bits(lax.dynamic_update_slice_in_dim(room, to_bits(new), prefix_len, axis=0))

@@ -1,0 +1,251 @@
+"""A model on its devices: its weights, its compiled functions, and packs side by side on the data shards.
+
+Letters: see forward.py. Each data shard computes one pack: their arrays are stacked along a leading axis D, which is 1
+without a mesh.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float, Int32, Shaped
+
+from isoprefill.attention.layout import PackedLayout, bucket_size, next_power_of_two
+from isoprefill.attention.op import with_schedules_of
+from isoprefill.bits import as_held, dtype_name
+from isoprefill.execution.forward import Forward, PackInputs, PrefixState, ReadoutInputs
+from isoprefill.execution.mesh import (
+    DATA,
+    KEYS_AND_VALUES,
+    TENSOR,
+    MeshShape,
+    make_mesh,
+    param_specs,
+    shard_params,
+)
+from isoprefill.execution.packing import Tokens
+from isoprefill.execution.prefix_cache import CachedPrefix
+from isoprefill.execution.readout import Readout
+from isoprefill.models.config import ModelConfig
+from isoprefill.models.decoder import Params
+from isoprefill.modes import Backend
+
+SHARDED, REPLICATED = PartitionSpec(DATA), PartitionSpec()
+STATE = PrefixState._make((KEYS_AND_VALUES, KEYS_AND_VALUES, REPLICATED))
+
+_Tree = TypeVar("_Tree")
+
+
+class Functions(NamedTuple):
+    """The functions of `Forward`, compiled for all data shards side by side.
+
+    Packs, read-outs, hidden states and log-probabilities have the axis D; a prefix is the same on every data shard.
+    """
+
+    hidden_states: Callable[..., Float[Array, "D T E"]]
+    prefix: Callable[..., PrefixState]
+    read: Callable[..., Float[Array, "D M K"]]
+
+
+@functools.cache  # two engines with one model share their compilations
+def compiled_functions(config: ModelConfig, attention: Backend, mesh: Mesh | None) -> Functions:
+    """Returns the functions for a model, an attention back end and a mesh (None: the default device)."""
+    forward = Forward(config, attention, 1 if mesh is None else mesh.shape[TENSOR])
+    compiled = functools.partial(_compiled, mesh)
+    return Functions(
+        compiled(forward.hidden_states, (SHARDED, STATE, REPLICATED), SHARDED),
+        compiled(forward.prefix, (REPLICATED, STATE, REPLICATED, REPLICATED), STATE, static=(5,)),
+        compiled(forward.read, (SHARDED, SHARDED), SHARDED),
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class ModelRunner:
+    """Weights where they are used, and the functions that use them.
+
+    Attributes:
+        params: weights, sharded over the mesh if there is one.
+        config: sizes and switches of the model.
+        attention: back end.
+        mesh: devices; None is JAX's default device.
+        functions: compiled functions.
+    """
+
+    params: Params
+    config: ModelConfig
+    attention: Backend
+    mesh: Mesh | None
+    functions: Functions
+
+    @classmethod
+    def load(
+        cls, params: Params, config: ModelConfig, attention: Backend, shape: MeshShape | None
+    ) -> "ModelRunner":
+        """Puts a model on a mesh, or leaves it on the default device.
+
+        Raises:
+            ValueError: if the devices or the model's heads do not allow the mesh; with the numbers.
+        """
+        params = as_held(params)
+        mesh = None if shape is None else make_mesh(shape, config)
+        if mesh is not None:
+            params = shard_params(params, mesh)
+        return cls(params, config, attention, mesh, compiled_functions(config, attention, mesh))
+
+    @property
+    def data_shards(self) -> int:
+        """Packs that are computed side by side."""
+        return 1 if self.mesh is None else self.mesh.shape[DATA]
+
+    def hidden_states(
+        self,
+        tokens: Sequence[Tokens],
+        layouts: Sequence[PackedLayout],
+        prefix: CachedPrefix | None,
+    ) -> Float[Array, "D T E"] | Float[Array, "D T+1 E"]:
+        """Computes the hidden states of up to D packs.
+
+        Args:
+            tokens: of each pack's rows, without padding.
+            layouts: of the packs, padded alike. Over a prefix S = P + T.
+            prefix: what the packs follow, if it is cached. Its last row is then appended to each pack's.
+        """
+        state, length = (None, 0) if prefix is None else (prefix.state, prefix.tokens.size)
+        packs = _stack(self._packs(tokens, layouts), self.data_shards)
+        return self.functions.hidden_states(self.params, packs, state, np.int32(length))
+
+    def prefix(
+        self, tokens: Tokens, begun: CachedPrefix | None = None, reused: int = 0
+    ) -> CachedPrefix:
+        """Computes a prefix, or what follows its first `reused` tokens, which `begun` has."""
+        new = tokens[reused:]
+        rows = bucket_size(new.size)
+        if begun is None:
+            state, layout = None, PackedLayout.from_lengths(tokens.size, [], pad_to=rows)
+        else:
+            state = begun.state
+            layout = PackedLayout.from_lengths(
+                reused,
+                [new.size],
+                cached_prefix=True,
+                pad_to=rows,
+                pad_columns_to=begun.num_columns + rows,
+            )
+        (pack,) = self._packs([new], [layout])
+        last_row, columns = np.int32(new.size - 1), bucket_size(tokens.size)
+        state = self.functions.prefix(self.params, pack, state, np.int32(reused), last_row, columns)
+        return CachedPrefix(tokens, state)
+
+    def prefix_bytes(self, num_tokens: int) -> int:
+        """Returns what a prefix of so many tokens takes in the cache (`CachedPrefix.num_bytes`)."""
+        config = self.config
+        column = 2 * config.num_layers * config.num_kv_heads * config.head_dim
+        numbers = column * bucket_size(num_tokens) + config.hidden_size
+        return numbers * self.params.final_norm.dtype.itemsize
+
+    def read(
+        self, hidden: Float[Array, "D T E"], readouts: Sequence[Readout]
+    ) -> list[Float[np.ndarray, "M K"]]:
+        """Computes the log-probabilities of each pack's read-out; its row -1 is the last hidden row."""
+        count = bucket_size(max(readout.rows.size for readout in readouts))
+        width = next_power_of_two(max(readout.token_ids.shape[1] for readout in readouts))
+        inputs = [
+            ReadoutInputs(
+                _padded(readout.rows % hidden.shape[1], count),
+                np.asarray(readout.rows.size, np.int32),
+                _padded(readout.token_ids, count, width),
+            )
+            for readout in readouts
+        ]
+        stacked = _stack(inputs, self.data_shards)
+        logprobs = np.asarray(self.functions.read(self.params, hidden, stacked))
+        return [
+            of_pack[: readout.rows.size, : readout.token_ids.shape[1]]
+            for readout, of_pack in zip(readouts, logprobs, strict=False)
+        ]
+
+    def _packs(self, tokens: Sequence[Tokens], layouts: Sequence[PackedLayout]) -> list[PackInputs]:
+        """Returns packs with the schedules that the attention of one device needs, all of one kind."""
+        tensor_shards = 1 if self.mesh is None else self.mesh.shape[TENSOR]
+        scheduled = with_schedules_of(
+            self.attention,
+            layouts,
+            query_heads=self.config.num_query_heads // tensor_shards,
+            kv_heads=self.config.num_kv_heads // tensor_shards,
+            head_dim=self.config.head_dim,
+            dtype=dtype_name(self.params.final_norm),
+        )
+        return [
+            PackInputs(_padded(of_pack, layout.num_rows), layout)
+            for of_pack, layout in zip(tokens, scheduled, strict=True)
+        ]
+
+
+def _padded(array: Int32[np.ndarray, "..."], *shape: int) -> Int32[np.ndarray, "..."]:
+    """Returns the array with zeros at the end of each axis."""
+    return np.pad(array, [(0, size - have) for size, have in zip(shape, array.shape, strict=True)])
+
+
+def _stack(trees: Sequence[_Tree], shards: int) -> _Tree:
+    """Returns trees as one with a leading axis of `shards`; for what is missing it repeats the first."""
+    trees = [*trees, *[trees[0]] * (shards - len(trees))]
+
+    def stacked(*leaves: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "D ..."]:
+        # A schedule that needs more than its usual capacity is longer than the others.
+        longest = [max(lengths) for lengths in zip(*(leaf.shape for leaf in leaves), strict=True)]
+        out = np.zeros((shards, *longest), leaves[0].dtype)
+        for shard, leaf in enumerate(leaves):
+            index: Any = (shard, *(slice(length) for length in leaf.shape))
+            out[index] = leaf
+        return out
+
+    return jax.tree.map(stacked, *trees)
+
+
+def _compiled(
+    mesh: Mesh | None,
+    function: Callable[..., Any],
+    specs: tuple[Any, ...],
+    out_spec: Any,
+    static: tuple[int, ...] = (),
+) -> Callable[..., Any]:
+    """Compiles a function of (params, …) for one shard as one for all of them.
+
+    Args:
+        mesh: the devices that the shards lie on.
+        function: loses the leading axis of arguments with the spec `SHARDED`.
+        specs: of the traced arguments after params.
+        out_spec: of the result.
+        static: places of the arguments that are fixed in a compilation.
+    """
+
+    def on_shard(params: Params, *arguments: Any) -> Any:
+        inside = [
+            jax.tree.map(lambda array: array[0], argument) if spec is SHARDED else argument
+            for argument, spec in zip(arguments, specs, strict=False)
+        ]
+        result = function(params, *inside, *arguments[len(specs) :])
+        return jax.tree.map(lambda array: array[None], result) if out_spec is SHARDED else result
+
+    def on_mesh(params: Params, *arguments: Any) -> Any:
+        if mesh is None:
+            return on_shard(params, *arguments)
+        traced, fixed = arguments[: len(specs)], arguments[len(specs) :]
+        given = [
+            None if argument is None else spec for argument, spec in zip(traced, specs, strict=True)
+        ]
+        mapped = jax.shard_map(
+            lambda params, *traced: on_shard(params, *traced, *fixed),
+            mesh=mesh,
+            in_specs=(param_specs(params), *given),
+            out_specs=out_spec,
+            check_vma=False,  # the head's loop has another length on each device
+        )
+        return mapped(params, *traced)
+
+    on_mesh.__name__ = function.__name__
+    return jax.jit(on_mesh, static_argnums=static)
