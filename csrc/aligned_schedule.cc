@@ -28,19 +28,17 @@ void CheckBlocks(int64_t block_q, int64_t block_kv) {
 }
 
 // Consecutive rows and the columns that they see, of one kind. All rows see
-// columns from column_begin; the first row sees the fewest, up to first_end,
-// and the last row the most, up to last_end.
+// columns from column_begin; the last row sees the most, up to column_end.
 struct RowTile {
-  StripKind kind;
+  TileKind kind;
   int64_t row_begin;
   int64_t row_end;
   int64_t column_begin;
-  int64_t first_end;
-  int64_t last_end;
+  int64_t column_end;
 };
 
-int64_t NumSteps(const RowTile& tile, int64_t block_kv) {
-  return CeilDiv(tile.last_end - tile.column_begin, block_kv);
+int64_t NumVisits(const RowTile& tile, int64_t block_kv) {
+  return CeilDiv(tile.column_end - tile.column_begin, block_kv);
 }
 
 // Calls visit(tile) for every row tile of an item beyond its first local block.
@@ -50,11 +48,8 @@ void VisitOwnTiles(int64_t first_row, int64_t first_column, int64_t length,
                    int64_t block_q, int64_t local_block, Visit visit) {
   for (int64_t begin = local_block; begin < length; begin += block_q) {
     const int64_t end = std::min(begin + block_q, length);
-    const auto seen = [=](int64_t t) {
-      return first_column + t / local_block * local_block;
-    };
-    visit(RowTile{kOwnStrip, first_row + begin, first_row + end, first_column,
-                  seen(begin), seen(end - 1)});
+    visit(RowTile{kOwnTile, first_row + begin, first_row + end, first_column,
+                  first_column + (end - 1) / local_block * local_block});
   }
 }
 
@@ -66,8 +61,8 @@ void VisitPrefixTiles(const Layout& layout, int32_t request, int64_t block_q,
   for (int64_t begin = layout.request_rows[request]; begin < rows_end;
        begin += block_q) {
     const int64_t end = std::min(begin + block_q, rows_end);
-    visit(RowTile{kPrefixStrip, begin, end, layout.request_columns[request],
-                  prefix_end[begin], prefix_end[end - 1]});
+    visit(RowTile{kPrefixTile, begin, end, layout.request_columns[request],
+                  prefix_end[end - 1]});
   }
 }
 
@@ -94,24 +89,23 @@ void VisitIsolatedItems(const Layout& layout, Visit visit) {
   }
 }
 
-void WriteSteps(const Layout& layout, int64_t block_q, int64_t block_kv,
+void WriteVisits(const Layout& layout, int64_t block_q, int64_t block_kv,
                 int64_t local_block, AlignedSchedule& schedule) {
   VisitTiles(layout, block_q, local_block, [&](const RowTile& tile) {
-    schedule.num_steps += NumSteps(tile, block_kv);
+    schedule.num_visits += NumVisits(tile, block_kv);
   });
-  const int64_t steps = schedule.num_steps;
-  schedule.strip_steps = Array<int32_t>(6 * steps);
-  int32_t* next = schedule.strip_steps.data();
+  const int64_t visits = schedule.num_visits;
+  schedule.tile_visits = Array<int32_t>(5 * visits);
+  int32_t* next = schedule.tile_visits.data();
   VisitTiles(layout, block_q, local_block, [&](const RowTile& tile) {
-    for (int64_t begin = tile.column_begin; begin < tile.last_end;
+    for (int64_t begin = tile.column_begin; begin < tile.column_end;
          begin += block_kv) {
-      const int64_t end = std::min(begin + block_kv, tile.last_end);
+      const int64_t end = std::min(begin + block_kv, tile.column_end);
       next[0] = static_cast<int32_t>(tile.row_begin);
-      next[steps] = static_cast<int32_t>(tile.row_end);
-      next[2 * steps] = static_cast<int32_t>(begin);
-      next[3 * steps] = static_cast<int32_t>(end);
-      next[4 * steps] = tile.kind;
-      next[5 * steps] = tile.first_end >= end ? 1 : 0;
+      next[visits] = static_cast<int32_t>(tile.row_end);
+      next[2 * visits] = static_cast<int32_t>(begin);
+      next[3 * visits] = static_cast<int32_t>(end);
+      next[4 * visits] = tile.kind;
       ++next;
     }
   });
@@ -131,10 +125,10 @@ void WriteBlocks(const Layout& layout, int64_t local_block,
   }
   schedule.local_blocks = Array<int32_t>(3 * blocks);
   schedule.row_slot = Array<int32_t>(layout.num_rows);
-  schedule.strip_own_end = Array<int32_t>(layout.num_rows);
+  schedule.tile_own_end = Array<int32_t>(layout.num_rows);
   std::fill(schedule.row_slot.begin(), schedule.row_slot.end(), -1);
   std::copy_n(layout.own_begin(), layout.num_rows,
-              schedule.strip_own_end.begin());
+              schedule.tile_own_end.begin());
 
   int32_t block = 0;
   VisitIsolatedItems(layout, [&](int32_t item) {
@@ -145,7 +139,7 @@ void WriteBlocks(const Layout& layout, int64_t local_block,
       int32_t* const row_slot = schedule.row_slot.data() + first_row + t;
       std::iota(row_slot, row_slot + length,
                 block * static_cast<int32_t>(local_block));
-      std::fill_n(schedule.strip_own_end.data() + first_row + t, length,
+      std::fill_n(schedule.tile_own_end.data() + first_row + t, length,
                   static_cast<int32_t>(first_column + t));
       schedule.local_blocks[block] = static_cast<int32_t>(first_row + t);
       schedule.local_blocks[blocks + block] =
@@ -158,13 +152,13 @@ void WriteBlocks(const Layout& layout, int64_t local_block,
 
 double ComputedPairs(int64_t length, int64_t block_q, int64_t block_kv,
                      int64_t local_block) {
-  int64_t steps = 0;
+  int64_t visits = 0;
   VisitOwnTiles(0, 0, length, block_q, local_block, [&](const RowTile& tile) {
-    steps += NumSteps(tile, block_kv);
+    visits += NumVisits(tile, block_kv);
   });
   const double blocks = static_cast<double>(CeilDiv(length, local_block));
   return blocks * static_cast<double>(local_block * local_block) +
-         static_cast<double>(steps) * static_cast<double>(block_q) *
+         static_cast<double>(visits) * static_cast<double>(block_q) *
              static_cast<double>(block_kv);
 }
 
@@ -176,7 +170,7 @@ AlignedSchedule BuildAlignedSchedule(const Layout& layout, int64_t block_q,
   CheckBlock(local_block, "local_block", block_q,
              "block_q = " + std::to_string(block_q));
   AlignedSchedule schedule;
-  WriteSteps(layout, block_q, block_kv, local_block, schedule);
+  WriteVisits(layout, block_q, block_kv, local_block, schedule);
   WriteBlocks(layout, local_block, schedule);
   return schedule;
 }

@@ -8,11 +8,11 @@
 namespace isoprefill {
 namespace {
 
-// Column `step` of an array [rows, steps].
-std::vector<int64_t> Column(const Array<int32_t>& array, int64_t steps,
-                            int64_t step) {
+// Column `index` of an array [rows, columns].
+std::vector<int64_t> Column(const Array<int32_t>& array, int64_t columns,
+                            int64_t index) {
   std::vector<int64_t> column;
-  for (int64_t i = step; i < array.size(); i += steps)
+  for (int64_t i = index; i < array.size(); i += columns)
     column.push_back(array[i]);
   return column;
 }
@@ -20,15 +20,15 @@ std::vector<int64_t> Column(const Array<int32_t>& array, int64_t steps,
 void WorkedExample() {
   const Layout layout = BuildLayout({{5, {3, 2, 4}}});
   const AlignedSchedule schedule = BuildAlignedSchedule(layout, 4, 4, 2);
-  const std::vector<std::vector<int64_t>> steps = {
-      {0, 4, 0, 4, 0, 0},   {4, 8, 0, 4, 0, 1},  {4, 8, 4, 5, 0, 1},
-      {8, 12, 0, 4, 0, 1},  {8, 12, 4, 5, 0, 1}, {12, 14, 0, 4, 0, 1},
-      {12, 14, 4, 5, 0, 1}, {7, 8, 5, 7, 1, 1},  {12, 14, 10, 12, 1, 1}};
-  CHECK_EQ(schedule.num_steps, steps.size());
-  for (size_t i = 0; i < steps.size(); ++i) {
-    CHECK(Column(schedule.strip_steps, schedule.num_steps, i) == steps[i]);
+  const std::vector<std::vector<int64_t>> visits = {
+      {0, 4, 0, 4, 0},   {4, 8, 0, 4, 0}, {4, 8, 4, 5, 0},
+      {8, 12, 0, 4, 0},  {8, 12, 4, 5, 0}, {12, 14, 0, 4, 0},
+      {12, 14, 4, 5, 0}, {7, 8, 5, 7, 1}, {12, 14, 10, 12, 1}};
+  CHECK_EQ(schedule.num_visits, visits.size());
+  for (size_t i = 0; i < visits.size(); ++i) {
+    CHECK(Column(schedule.tile_visits, schedule.num_visits, i) == visits[i]);
   }
-  CHECK_VALUES(schedule.strip_own_end, 0, 0, 0, 0, 0, 5, 5, 7, 8, 8, 10, 10, 12,
+  CHECK_VALUES(schedule.tile_own_end, 0, 0, 0, 0, 0, 5, 5, 7, 8, 8, 10, 10, 12,
                12);
   CHECK_VALUES(schedule.local_blocks, 5, 7, 8, 10, 12,  // rows
                5, 7, 8, 10, 12,                         // columns
@@ -43,24 +43,23 @@ void CoversOnce(const Layout& layout, int64_t block_q, int64_t block_kv,
   const AlignedSchedule schedule =
       BuildAlignedSchedule(layout, block_q, block_kv, local_block);
   std::vector<int> covered(int64_t{layout.num_rows} * layout.num_columns);
-  for (int64_t s = 0; s < schedule.num_steps; ++s) {
-    const auto step = Column(schedule.strip_steps, schedule.num_steps, s);
+  for (int64_t v = 0; v < schedule.num_visits; ++v) {
+    const auto tile = Column(schedule.tile_visits, schedule.num_visits, v);
     int64_t visible = 0;
-    for (int64_t i = step[0]; i < step[1]; ++i) {
-      const bool own = step[4] == kOwnStrip;
+    for (int64_t i = tile[0]; i < tile[1]; ++i) {
+      const bool own = tile[4] == kOwnTile;
       const int64_t begin =
           own ? layout.own_begin()[i] : layout.prefix_begin()[i];
       const int64_t end =
-          own ? schedule.strip_own_end[i] : layout.prefix_end()[i];
-      for (int64_t j = step[2]; j < step[3]; ++j) {
+          own ? schedule.tile_own_end[i] : layout.prefix_end()[i];
+      for (int64_t j = tile[2]; j < tile[3]; ++j) {
         if (j < begin || j >= end) continue;
         ++covered[i * layout.num_columns + j];
         ++visible;
       }
     }
     CHECK(visible > 0);
-    CHECK_EQ(step[5], visible == (step[1] - step[0]) * (step[3] - step[2]));
-    CHECK(step[1] - step[0] <= block_q && step[3] - step[2] <= block_kv);
+    CHECK(tile[1] - tile[0] <= block_q && tile[3] - tile[2] <= block_kv);
   }
   for (int64_t b = 0; b < schedule.num_blocks; ++b) {
     const auto block = Column(schedule.local_blocks, schedule.num_blocks, b);
@@ -106,7 +105,7 @@ void LargestBlocks() {
   const Layout layout = BuildLayout({{5, {3}}});
   const AlignedSchedule schedule =
       BuildAlignedSchedule(layout, kMax, kMax, kMax);
-  CHECK_EQ(schedule.num_steps, 1);
+  CHECK_EQ(schedule.num_visits, 1);
   CHECK_EQ(schedule.num_blocks, 1);
   CHECK_THROWS(
       BuildAlignedSchedule(BuildLayout({{5, {3, 2}}}), kMax, kMax, kMax),
@@ -133,7 +132,7 @@ void ChoosesFewestPairs() {
   std::vector<int32_t> one_giant = short_items;
   one_giant.back() = 4000;
   CHECK_EQ(ChooseLocalBlock(one_giant.data(), 500, 512, 512), 32);
-  // With 8: 2 blocks of 64 pairs and a step of 256. With 16: a block of 256.
+  // With 8: 2 blocks of 64 pairs and a tile of 256. With 16: a block of 256.
   const int32_t ten[] = {10};
   CHECK_EQ(ChooseLocalBlock(ten, 1, 16, 16), 16);
   // 16 would be above block_q.

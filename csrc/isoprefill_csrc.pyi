@@ -118,19 +118,15 @@ class Layout:
         """The schedule of the TPU kernel."""
 
 class AlignedSchedule:
-    """Strips and local blocks that cover every visible pair once; see csrc/aligned_schedule.h."""
+    """Tiles and local blocks that cover every visible pair once; see csrc/aligned_schedule.h."""
 
+    # [5, visits]: row_begin, row_end, column_begin, column_end, kind
     @property
-    def num_steps(self) -> int: ...
-    @property
-    def num_blocks(self) -> int: ...
-    # [6, num_steps]: row_begin, row_end, column_begin, column_end, kind, full
-    @property
-    def strip_steps(self) -> _Int32: ...
+    def tile_visits(self) -> _Int32: ...
     # [T]
     @property
-    def strip_own_end(self) -> _Int32: ...
-    # [3, num_blocks]: first row, first column, length
+    def tile_own_end(self) -> _Int32: ...
+    # [3, blocks]: first row, first column, length
     @property
     def local_blocks(self) -> _Int32: ...
     # [T]

@@ -33,18 +33,16 @@ int64_t ChooseLocalBlockInPython(py::object item_lens, int64_t block_q,
 void BindAlignedSchedule(py::module_& module, LayoutClass& layout) {
   py::class_<AlignedSchedule, std::shared_ptr<AlignedSchedule>>(
       module, "AlignedSchedule",
-      "Strips and local blocks that cover every visible pair once. Arrays are "
+      "Tiles and local blocks that cover every visible pair once. Arrays are "
       "read-only views of int32.")
-      .def_readonly("num_steps", &AlignedSchedule::num_steps)
-      .def_readonly("num_blocks", &AlignedSchedule::num_blocks)
       .def_property_readonly(
-          "strip_steps",
+          "tile_visits",
           [](py::object self) {
             const auto& schedule = self.cast<const AlignedSchedule&>();
-            return View(schedule.strip_steps, {6, schedule.num_steps}, self);
+            return View(schedule.tile_visits, {5, schedule.num_visits}, self);
           })
-      .def_property_readonly("strip_own_end",
-                             &Property<&AlignedSchedule::strip_own_end>)
+      .def_property_readonly("tile_own_end",
+                             &Property<&AlignedSchedule::tile_own_end>)
       .def_property_readonly(
           "local_blocks",
           [](py::object self) {

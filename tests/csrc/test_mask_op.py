@@ -269,21 +269,20 @@ def test_flashinfers_numbers():
 
 
 def times_covered(layout, schedule, block_q, block_kv, local_block):
-    """int [T, S]: by how many steps and blocks each pair is covered; checks what a step promises."""
+    """int [T, S]: by how many tiles and blocks each pair is covered; checks what a visit promises."""
     covered = np.zeros((layout.num_rows, layout.num_columns), int)
     prefix_begin, prefix_end, own_begin, _ = layout.row_intervals
-    for row_begin, row_end, column_begin, column_end, kind, full in schedule.strip_steps.T:
+    for row_begin, row_end, column_begin, column_end, kind in schedule.tile_visits.T:
         assert 0 < row_end - row_begin <= block_q
         assert 0 < column_end - column_begin <= block_kv
         rows, columns = slice(row_begin, row_end), np.arange(column_begin, column_end)
         assert np.unique(layout.request_ids[rows]).size == 1
         assert kind == 0 or np.unique(layout.segment_ids[rows]).size == 1
         begin, end = (
-            (prefix_begin, prefix_end) if kind == 0 else (own_begin, schedule.strip_own_end)
+            (prefix_begin, prefix_end) if kind == 0 else (own_begin, schedule.tile_own_end)
         )
         seen = (begin[rows, None] <= columns) & (columns < end[rows, None])
-        assert seen.any(), "a step without a visible pair"
-        assert bool(full) == seen.all()
+        assert seen.any(), "a tile without a visible pair"
         covered[rows, column_begin:column_end] += seen
     for index, (row, column, length) in enumerate(schedule.local_blocks.T):
         assert 0 < length <= local_block
@@ -298,7 +297,7 @@ block_sizes = st.tuples(st.integers(1, 24), st.integers(1, 24), st.integers(1, 2
 
 @cases(packs, block_sizes, st.integers(0, 9))
 def test_aligned_schedule_covers_each_visible_pair_once(specs, blocks, padding):
-    """For every block size; nothing else is covered, `full` holds iff all is visible."""
+    """For every block size; nothing else is covered."""
     block_q, block_kv, local_block = blocks[0], blocks[1], min(blocks[0], blocks[2])
     rows = define(specs).segment_ids.size + padding
     layout = build(specs, rows)
@@ -311,7 +310,7 @@ def test_aligned_schedule_covers_each_visible_pair_once(specs, blocks, padding):
         in_block[row : row + length] = True
     np.testing.assert_array_equal(schedule.row_slot >= 0, in_block)
     np.testing.assert_array_equal(in_block, layout.segment_ids > 0)
-    row_tiles = [tuple(step) for step in schedule.strip_steps[[0, 1, 4]].T]
+    row_tiles = [tuple(visit) for visit in schedule.tile_visits[[0, 1, 4]].T]
     assert len(set(row_tiles)) == len(list(itertools.groupby(row_tiles))), (
         "a row tile in two places"
     )
@@ -340,9 +339,9 @@ def test_aligned_schedule_of_an_item_does_not_depend_on_its_place(items, before,
         for k in range(*layout.request_items[request : request + 2]):
             item = []
             for row in layout.item_first_rows[k] + np.arange(layout.item_lens[k]):
-                mine = (schedule.strip_steps[0] <= row) & (row < schedule.strip_steps[1])
-                own_begin, own_end = layout.row_intervals[2, row], schedule.strip_own_end[row]
-                for begin, end, kind in schedule.strip_steps[2:5, mine].T:
+                mine = (schedule.tile_visits[0] <= row) & (row < schedule.tile_visits[1])
+                own_begin, own_end = layout.row_intervals[2, row], schedule.tile_own_end[row]
+                for begin, end, kind in schedule.tile_visits[2:5, mine].T:
                     start = origin if kind == 0 else own_begin
                     # What lies past the row's own columns adds exactly zero.
                     end = end if kind == 0 else min(end, own_end)
@@ -363,8 +362,8 @@ def test_chosen_local_block_computes_the_fewest_pairs(lens, block_q, block_kv):
         schedule = build([RequestSpec(1, lens)]).aligned_schedule(
             block_q=block_q, block_kv=block_kv, local_block=local_block
         )
-        own_steps = int((schedule.strip_steps[4] == 1).sum())
-        return schedule.num_blocks * local_block**2 + own_steps * block_q * block_kv
+        own_tiles = int((schedule.tile_visits[4] == 1).sum())
+        return schedule.local_blocks.shape[1] * local_block**2 + own_tiles * block_q * block_kv
 
     candidates = [block for block in (8, 16, 32, 64, 128, 256) if block <= block_q]
     best = min(candidates, key=lambda block: (computed_pairs(block), -block))
@@ -372,12 +371,12 @@ def test_chosen_local_block_computes_the_fewest_pairs(lens, block_q, block_kv):
 
 
 def test_schedule_of_a_large_pack_stays_linear():
-    """128k rows of 20-token items: steps grow with rows times the prefix, not with rows squared."""
+    """128k rows of 20-token items: visits grow with rows times the prefix, not with rows squared."""
     layout = build([RequestSpec(2000, [20] * 6300)])
     schedule = layout.aligned_schedule(block_q=512, block_kv=512, local_block=32)
     assert layout.num_rows == 128_000
-    assert schedule.num_steps == 1 + 2 + 3 + 247 * 4
-    assert schedule.num_blocks == 6300
+    assert schedule.tile_visits.shape == (5, 1 + 2 + 3 + 247 * 4)
+    assert schedule.local_blocks.shape == (3, 6300)
 
 
 # From tokens
@@ -616,13 +615,13 @@ def test_attributes_are_views_that_keep_the_layout_alive():
     assert positions.ctypes.data == layout.positions.ctypes.data, "a copy"
     assert not positions.flags.writeable
     schedule = layout.aligned_schedule(block_q=4, block_kv=4, local_block=2)
-    assert schedule.strip_steps.base is schedule
-    steps, expected = schedule.strip_steps, schedule.strip_steps.tolist()
+    assert schedule.tile_visits.base is schedule
+    visits, expected = schedule.tile_visits, schedule.tile_visits.tolist()
     del layout, schedule
     gc.collect()
     rubbish = [np.full(14, 7, np.int32) for _ in range(100)]
     assert positions.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 5, 6, 5, 6, 7, 8]
-    assert steps.tolist() == expected
+    assert visits.tolist() == expected
     del rubbish
 
 

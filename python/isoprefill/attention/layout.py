@@ -37,7 +37,7 @@ XLA_TILES: tuple[tuple[int, int], ...] = ((64, 64), (256, 256), (64, 512), (512,
 # An item is one local block, of which XLA sums 64 and 256 columns in the same order (16 not). Only items of more than
 # 64 tokens can be cut differently beside other items, which costs rounding of float32.
 XLA_LOCAL_BLOCKS = (64, 256)  # few, because each is a compilation of its own
-OWN_STRIP = 1  # a kind of step, csrc/aligned_schedule.h
+OWN_TILE = 1  # a kind of tile, csrc/aligned_schedule.h
 CAPACITY_STEP = 64
 
 
@@ -63,7 +63,7 @@ class RequestShape:
 class Strips:
     """The steps of the requests that have tiles of one size."""
 
-    steps: Int32[Ints, "6 steps"]
+    steps: Int32[Ints, "5 steps"]
     num_steps: Int32[Ints, ""]
     block_q: int = dataclasses.field(metadata={"static": True})
     block_kv: int = dataclasses.field(metadata={"static": True})
@@ -284,20 +284,20 @@ class PackedLayout:
             schedule = largest
             if index < len(tiles) - 1:
                 if not (tile_of == index).any():  # small tiles of a long prefix are many
-                    strips.append(_strips(largest.strip_steps[:, :0], usual, rows, columns))
+                    strips.append(_strips(largest.tile_visits[:, :0], usual, rows, columns))
                     continue
                 # Only steps over an item's own columns depend on the local block, and these are of the last tiles.
                 schedule = op.aligned_schedule(
                     block_q=rows, block_kv=columns, local_block=min(local_block, rows)
                 )
-            first_row, *_, kind, _ = schedule.strip_steps
+            first_row, *_, kind = schedule.tile_visits
             of_tile = np.where(
-                kind == OWN_STRIP, len(tiles) - 1, tile_of[op.request_ids[first_row]]
+                kind == OWN_TILE, len(tiles) - 1, tile_of[op.request_ids[first_row]]
             )
-            strips.append(_strips(schedule.strip_steps[:, of_tile == index], usual, rows, columns))
+            strips.append(_strips(schedule.tile_visits[:, of_tile == index], usual, rows, columns))
         return AlignedSchedule(
             strips=tuple(strips),
-            strip_own_end=largest.strip_own_end,
+            strip_own_end=largest.tile_own_end,
             local_blocks=_with_capacity(largest.local_blocks, 2 * self.num_rows // local_block),
             num_local_blocks=np.asarray(largest.local_blocks.shape[1], np.int32),
             row_slot=largest.row_slot,
@@ -457,7 +457,7 @@ def _tile_of_requests(op: Any, tiles: Sequence[tuple[int, int]]) -> Int32[np.nda
     return tile
 
 
-def _strips(steps: Int32[np.ndarray, "6 n"], usual: int, block_q: int, block_kv: int) -> Strips:
+def _strips(steps: Int32[np.ndarray, "5 n"], usual: int, block_q: int, block_kv: int) -> Strips:
     """Steps with a capacity."""
     count = np.asarray(steps.shape[1], np.int32)
     return Strips(_with_capacity(steps, usual), count, block_q=block_q, block_kv=block_kv)

@@ -174,7 +174,7 @@ def _strips(
 
     def visit(strips, index, state):
         block_q, block_kv = strips.block_q, strips.block_kv
-        row, row_end, column, column_end, kind, _ = strips.steps[:, index]
+        row, row_end, column, column_end, kind = strips.steps[:, index]
 
         def of_tile(array):
             return lax.dynamic_slice_in_dim(array, row, block_q, axis=2)
