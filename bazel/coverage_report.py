@@ -2,7 +2,7 @@
 
 FILE is what `bazel test --config=coverage --build_event_json_file=FILE //...` wrote. Python's lines were recorded by
 those tests; for C++ the mask op is compiled once more, with gcov's counters, and its tests are run again: the C++ ones,
-and the Python ones that import isoprefill_csrc themselves (the slow ones of the kernel excepted). Files for
+and the Python ones that import the extension (the slow ones of the kernel excepted). Files for
 instructions that this processor lacks cannot be run; they are named and left out.
 
 Fails if fewer than 95% of the lines of either were run.
@@ -119,9 +119,12 @@ def compile_with_counters(work: pathlib.Path) -> None:
 
 
 def tests_the_extension(name: str) -> bool:
-    """Tells whether a test file imports the extension, and no kernel."""
-    imported = re.findall(r"^(?:import|from) (isoprefill\w*)", pathlib.Path(name).read_text(), re.M)
-    return "isoprefill_csrc" in imported and "isoprefill_pallas" not in imported
+    """Tells whether a test file imports the extension, itself or through csrc_layout, and no kernel."""
+    text = pathlib.Path(name).read_text()
+    imported = set(re.findall(r"^(?:import|from) (isoprefill\w*|csrc_layout)", text, re.M))
+    return (
+        bool(imported & {"isoprefill_csrc", "csrc_layout"}) and "isoprefill_pallas" not in imported
+    )
 
 
 def available_instructions(path: str) -> list[str]:

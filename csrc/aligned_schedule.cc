@@ -90,7 +90,7 @@ void VisitIsolatedItems(const Layout& layout, Visit visit) {
 }
 
 void WriteVisits(const Layout& layout, int64_t block_q, int64_t block_kv,
-                int64_t local_block, AlignedSchedule& schedule) {
+                 int64_t local_block, AlignedSchedule& schedule) {
   VisitTiles(layout, block_q, local_block, [&](const RowTile& tile) {
     schedule.num_visits += NumVisits(tile, block_kv);
   });
@@ -175,8 +175,8 @@ AlignedSchedule BuildAlignedSchedule(const Layout& layout, int64_t block_q,
   return schedule;
 }
 
-int64_t ChooseLocalBlock(const int32_t* item_lens, int64_t num_items,
-                         int64_t block_q, int64_t block_kv,
+int64_t ChooseLocalBlock(const Layout& layout, int64_t block_q,
+                         int64_t block_kv,
                          const std::vector<int64_t>& candidates) {
   CheckBlocks(block_q, block_kv);
   int64_t best = 0;
@@ -185,11 +185,12 @@ int64_t ChooseLocalBlock(const int32_t* item_lens, int64_t num_items,
     if (candidate < 1 || candidate > block_q) continue;
     double pairs = 0;
     double pairs_of_last = 0;
-    for (int64_t k = 0; k < num_items; ++k) {
+    int32_t last = 0;
+    for (const int32_t length : layout.item_lens) {
       // Runs of items of one length are common.
-      if (k == 0 || item_lens[k] != item_lens[k - 1]) {
-        pairs_of_last =
-            ComputedPairs(item_lens[k], block_q, block_kv, candidate);
+      if (length != last) {
+        pairs_of_last = ComputedPairs(length, block_q, block_kv, candidate);
+        last = length;
       }
       pairs += pairs_of_last;
     }

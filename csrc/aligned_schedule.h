@@ -1,5 +1,5 @@
-// The schedule of the XLA back end: which tiles it visits and which local blocks
-// it computes. Together they cover every visible pair exactly once.
+// The schedule of the XLA back end: which tiles it visits and which local
+// blocks it computes. Together they cover every visible pair exactly once.
 //
 // Tiles are aligned to requests and items, not to the pack. So the order of a
 // row's sums does not depend on where in the pack the row stands, and moving an
@@ -82,17 +82,13 @@ struct AlignedSchedule {
 AlignedSchedule BuildAlignedSchedule(const Layout& layout, int64_t block_q,
                                      int64_t block_kv, int64_t local_block);
 
-inline const std::vector<int64_t> kLocalBlockCandidates = {8,  16,  32,
-                                                           64, 128, 256};
-
 // The local_block among the candidates up to block_q that computes the fewest
 // pairs, the larger one on a tie: local_block^2 for every local block, and
 // block_q * block_kv for every tile of kind 1 (those of kind 0 do not depend on
 // it). Throws std::invalid_argument if no candidate is from 1 to block_q.
-int64_t ChooseLocalBlock(
-    const int32_t* item_lens, int64_t num_items, int64_t block_q,
-    int64_t block_kv,
-    const std::vector<int64_t>& candidates = kLocalBlockCandidates);
+int64_t ChooseLocalBlock(const Layout& layout, int64_t block_q,
+                         int64_t block_kv,
+                         const std::vector<int64_t>& candidates);
 
 }  // namespace isoprefill
 

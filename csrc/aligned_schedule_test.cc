@@ -1,6 +1,7 @@
 #include "csrc/aligned_schedule.h"
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "csrc/testing.h"
@@ -21,9 +22,9 @@ void WorkedExample() {
   const Layout layout = BuildLayout({{5, {3, 2, 4}}});
   const AlignedSchedule schedule = BuildAlignedSchedule(layout, 4, 4, 2);
   const std::vector<std::vector<int64_t>> visits = {
-      {0, 4, 0, 4, 0},   {4, 8, 0, 4, 0}, {4, 8, 4, 5, 0},
+      {0, 4, 0, 4, 0},   {4, 8, 0, 4, 0},  {4, 8, 4, 5, 0},
       {8, 12, 0, 4, 0},  {8, 12, 4, 5, 0}, {12, 14, 0, 4, 0},
-      {12, 14, 4, 5, 0}, {7, 8, 5, 7, 1}, {12, 14, 10, 12, 1}};
+      {12, 14, 4, 5, 0}, {7, 8, 5, 7, 1},  {12, 14, 10, 12, 1}};
   CHECK_EQ(schedule.num_visits, visits.size());
   for (size_t i = 0; i < visits.size(); ++i) {
     CHECK(Column(schedule.tile_visits, schedule.num_visits, i) == visits[i]);
@@ -121,24 +122,25 @@ void BadBlocks() {
                "block_kv is -1; it must be from 1 to 2147483647");
   CHECK_THROWS(BuildAlignedSchedule(layout, 4, 4, 5),
                "local_block is 5; it must be from 1 to block_q = 4");
-  const int32_t lens[] = {3};
-  CHECK_THROWS(ChooseLocalBlock(lens, 1, 4, 4),
+  CHECK_THROWS(ChooseLocalBlock(layout, 4, 4, {0, 8}),
                "candidates has no value from 1 to block_q = 4");
 }
 
 void ChoosesFewestPairs() {
-  const std::vector<int32_t> short_items(500, 20);
-  CHECK_EQ(ChooseLocalBlock(short_items.data(), 500, 512, 512), 32);
-  std::vector<int32_t> one_giant = short_items;
-  one_giant.back() = 4000;
-  CHECK_EQ(ChooseLocalBlock(one_giant.data(), 500, 512, 512), 32);
+  const auto choose = [](std::vector<int64_t> item_lens, int64_t block) {
+    return ChooseLocalBlock(BuildLayout({{1, std::move(item_lens)}}), block,
+                            block, {8, 16, 32, 64, 128, 256});
+  };
+  std::vector<int64_t> items(500, 20);
+  CHECK_EQ(choose(items, 512), 32);
+  items.back() = 4000;
+  CHECK_EQ(choose(items, 512), 32);
   // With 8: 2 blocks of 64 pairs and a tile of 256. With 16: a block of 256.
-  const int32_t ten[] = {10};
-  CHECK_EQ(ChooseLocalBlock(ten, 1, 16, 16), 16);
+  CHECK_EQ(choose({10}, 16), 16);
   // 16 would be above block_q.
-  CHECK_EQ(ChooseLocalBlock(ten, 1, 8, 8), 8);
+  CHECK_EQ(choose({10}, 8), 8);
   // A tie, as nothing is computed: the larger one.
-  CHECK_EQ(ChooseLocalBlock(nullptr, 0, 512, 512), 256);
+  CHECK_EQ(choose({}, 512), 256);
 }
 
 }  // namespace

@@ -1,9 +1,9 @@
-// A fixed-size array of plain numbers, uninitialised unless asked for.
+// A fixed-size array of plain numbers, uninitialised unless made by Zeros().
 //
 // std::vector would write every element twice (once zero, once the value), and
-// could not hand its buffer to NumPy. Zeros() uses calloc, so that a large
-// array's pages are zeroed by the kernel when they are first touched and not at
-// all before. InHugePages() and UseHugePages() make first touches cheaper for
+// could not hand its buffer to NumPy. Zeros() uses calloc, so that the
+// operating system zeroes a page of a large array when it is first touched, and
+// not before. InHugePages() and UseHugePages() make first touches cheaper for
 // an array of which most pages will be touched.
 
 #ifndef CSRC_ARRAY_H_
@@ -38,10 +38,10 @@ class Array {
                  [](size_t n) { return Whole(std::calloc(n, sizeof(T))); });
   }
 
-  // Uninitialised, in whole huge pages from the size of one on. An array that
-  // begins beside their boundaries would have up to two of them in small pages.
-  // By malloc, which reuses memory that was touched before; aligned_alloc maps
-  // fresh pages at every call.
+  // Uninitialised; from the size of a huge page on it lies in whole ones. An
+  // array that does not begin at the boundary of one would have up to two in
+  // small pages. By malloc, which reuses memory that was touched before;
+  // aligned_alloc maps fresh pages at every call.
   static Array InHugePages(int64_t size) {
     if (size < int64_t{kHugePage / sizeof(T)}) return Array(size);
     return Array(size, [](size_t n) {
@@ -56,7 +56,6 @@ class Array {
   }
 
   int64_t size() const { return size_; }
-  bool empty() const { return size_ == 0; }
   T* data() { return data_.get(); }
   const T* data() const { return data_.get(); }
   T& operator[](int64_t i) { return data_.get()[i]; }
@@ -66,8 +65,8 @@ class Array {
   const T* begin() const { return data(); }
   const T* end() const { return data() + size_; }
 
-  // A hint without other effect: the kernel backs the array by huge pages where
-  // it can.
+  // A hint without other effect: the operating system backs the array by huge
+  // pages where it can.
   void UseHugePages() {
     constexpr uintptr_t kPage = 4096;
     const uintptr_t begin = RoundUp(reinterpret_cast<uintptr_t>(data()), kPage);

@@ -8,15 +8,15 @@
 #include <vector>
 
 #include "csrc/bfloat16.h"
-#include "csrc/tiles.h"
+#include "csrc/micro_kernels.h"
 
 namespace isoprefill {
 namespace {
 
-// Query vectors of a tile: rows times query heads of one KV head. A tile's
-// keys and values are rearranged once, which costs less the larger it is; with
-// 192 all of a tile stays in half a megabyte of cache.
-constexpr int64_t kTileQueries = 192;
+// Query vectors of a task: rows times query heads of one KV head. A task
+// rearranges its keys and values once, which costs less the more queries it
+// has; with 192 all of it stays in half a megabyte of cache.
+constexpr int64_t kQueriesPerTask = 192;
 
 void Require(bool condition, const std::string& message) {
   if (!condition) throw std::invalid_argument(message);
@@ -52,17 +52,17 @@ void Check(const AttentionProblem<Element>& problem) {
 // Cuts the rows where the prefix begins elsewhere, and to at most `most`.
 std::vector<Range> RowRanges(const int32_t* prefix_begin, int64_t num_rows,
                              int64_t most) {
-  std::vector<Range> tiles;
+  std::vector<Range> ranges;
   for (int64_t begin = 0; begin < num_rows;) {
     int64_t end = begin + 1;
     while (end < num_rows && end - begin < most &&
            prefix_begin[end] == prefix_begin[begin]) {
       ++end;
     }
-    tiles.push_back({begin, end});
+    ranges.push_back({begin, end});
     begin = end;
   }
-  return tiles;
+  return ranges;
 }
 
 }  // namespace
@@ -71,15 +71,15 @@ template <typename Element>
 void ComputeAttention(const AttentionProblem<Element>& problem,
                       Instructions instructions, const ParallelFor& parallel) {
   Check(problem);
-  const std::vector<Range> tiles =
+  const std::vector<Range> ranges =
       RowRanges(problem.prefix_begin(), problem.num_rows,
-                std::max<int64_t>(1, kTileQueries / problem.groups()));
-  const auto attend = TilesFor<Element>(instructions).attend;
-  const int64_t num_tiles = static_cast<int64_t>(tiles.size());
-  parallel(num_tiles * problem.kv_heads, [&](int64_t task) {
+                std::max<int64_t>(1, kQueriesPerTask / problem.groups()));
+  const auto attend = MicroKernelsFor<Element>(instructions).attend;
+  const int64_t num_ranges = static_cast<int64_t>(ranges.size());
+  parallel(num_ranges * problem.kv_heads, [&](int64_t task) {
     // Later rows see more: begin with them, so that threads end together.
     attend(problem, task % problem.kv_heads,
-           tiles[num_tiles - 1 - task / problem.kv_heads]);
+           ranges[num_ranges - 1 - task / problem.kv_heads]);
   });
 }
 

@@ -4,12 +4,13 @@
 // own_end) of row_intervals (csrc/layout.h), and to nothing else: no other
 // column's key or value enters its arithmetic, not even with weight 0, so a NaN
 // there does not reach it. Sums run in the order of the columns, in blocks
-// counted from the interval's begin. What a row gives therefore depends, bit
-// for bit, on what it sees and on nothing else: not on where in the pack it
-// lies, who its neighbours are, or how many threads there are.
+// counted from the begin of the interval. So the result of a row depends, bit
+// for bit, on what it sees and on nothing else: not on its place in the pack,
+// its neighbours or the number of threads.
 //
 // The softmax is the online one of FlashAttention (Dao et al., 2022), in
-// float32. Memory is bounded by a tile for each thread.
+// float32. Each thread needs memory for the queries of one task and for one
+// block of keys and values.
 
 #ifndef CSRC_ATTENTION_H_
 #define CSRC_ATTENTION_H_
@@ -53,7 +54,7 @@ struct AttentionProblem {
 };
 
 // Throws std::invalid_argument, naming the value and the limit, if sizes do not
-// fit each other, or an interval reaches outside the columns.
+// fit each other or an interval reaches outside the columns.
 template <typename Element>
 void ComputeAttention(const AttentionProblem<Element>& problem,
                       Instructions instructions, const ParallelFor& parallel);

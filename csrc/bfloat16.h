@@ -12,7 +12,7 @@ struct Bfloat16 {
   uint16_t bits;
 };
 
-// Of their bits: a NaN equals itself.
+// Compares bits: a NaN equals itself.
 inline bool operator==(Bfloat16 a, Bfloat16 b) { return a.bits == b.bits; }
 
 inline float ToFloat(float value) { return value; }

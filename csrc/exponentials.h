@@ -3,7 +3,7 @@
 #ifndef CSRC_EXPONENTIALS_H_
 #define CSRC_EXPONENTIALS_H_
 
-#include "csrc/kernel_headers.h"
+#include "csrc/micro_kernel_headers.h"
 
 namespace isoprefill {
 namespace {

@@ -40,7 +40,7 @@ FlashInferParams BuildFlashInferParams(const Layout& layout) {
     CheckRequest(layout.requests[r], r);
     const int64_t after_prefix = layout.request_columns[r + 1] -
                                  layout.request_columns[r] -
-                                 layout.prefix_columns[r];
+                                 layout.requests[r].PrefixColumns();
     params.token_pos_in_items_len =
         std::max(params.token_pos_in_items_len, after_prefix);
   }

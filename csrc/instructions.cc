@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "csrc/tiles.h"
+#include "csrc/micro_kernels.h"
 
 namespace isoprefill {
 namespace {

@@ -1,4 +1,4 @@
-// Which of a processor's instructions compute something.
+// The kinds of instructions that micro-kernels exist for.
 
 #ifndef CSRC_INSTRUCTIONS_H_
 #define CSRC_INSTRUCTIONS_H_
@@ -14,9 +14,8 @@ namespace isoprefill {
 enum class Instructions { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
 
 // "portable", "avx2", "avx512" or "avx512_bf16"; "best" is what
-// BestInstructions() says.
-// Throws std::invalid_argument for anything else and for what this processor or
-// build does not have.
+// BestInstructions() says. Throws std::invalid_argument for anything else and
+// for what this processor or build does not have.
 Instructions ParseInstructions(const std::string& name);
 
 // The widest that this processor has.

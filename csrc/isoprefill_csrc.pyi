@@ -6,7 +6,7 @@ are not copied; lengths and tokens are, on their way in. Bad values raise ValueE
 and the limit; too large a result raises MemoryError. The GIL is released while C++ works.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -29,14 +29,6 @@ class Layout:
     def num_rows(self) -> int: ...
     @property
     def num_columns(self) -> int: ...
-    @property
-    def used_rows(self) -> int: ...
-    @property
-    def used_columns(self) -> int: ...
-    @property
-    def num_items(self) -> int: ...
-    @property
-    def num_requests(self) -> int: ...
 
     # [T]
     @property
@@ -69,28 +61,11 @@ class Layout:
     @property
     def item_context_rows(self) -> _Int32: ...
 
-    # [R]
-    @property
-    def prefix_last_rows(self) -> _Int32: ...
-    @property
-    def prefix_columns(self) -> _Int32: ...
-    @property
-    def prefix_lens(self) -> list[int]: ...
-    @property
-    def delimiters(self) -> list[_Delimiter]: ...
-    @property
-    def cached_prefix(self) -> list[bool]: ...
-    @property
-    def causal(self) -> list[bool]: ...
     # [R + 1]
     @property
     def request_rows(self) -> _Int32: ...
-    @property
-    def request_columns(self) -> _Int32: ...
-    @property
-    def request_items(self) -> _Int32: ...
-    def dense_mask(self, dtype: Literal["bool", "int32"] = "bool") -> npt.NDArray[Any]:
-        """[T, S]: True or 1 where the row sees the column."""
+    def dense_mask(self) -> npt.NDArray[np.bool_]:
+        """[T, S]: True where the row sees the column."""
 
     def packed_bits(self) -> npt.NDArray[np.uint8]:
         """FlashInfer's packed custom mask, request after request."""
@@ -101,8 +76,11 @@ class Layout:
     def flashinfer_params(self) -> FlashInferParams:
         """FlashInfer's parameters of multi-item scoring, under the names of its plan()."""
 
+    def choose_local_block(self, *, block_q: int, block_kv: int, candidates: Sequence[int]) -> int:
+        """The local_block among the candidates for which these items compute the fewest pairs."""
+
     def aligned_schedule(self, *, block_q: int, block_kv: int, local_block: int) -> AlignedSchedule:
-        """The schedule of the XLA back end."""
+        """The schedule of the XLA back end, aligned to requests and items."""
 
     def tile_schedule(
         self,
@@ -159,15 +137,16 @@ def build_layout(
     *,
     prefix_lens: _Ints,
     item_lens: Sequence[_Ints],
-    delimiters: Sequence[_Delimiter] | _Delimiter = "none",
-    cached_prefix: Sequence[bool] | bool = False,
-    causal: Sequence[bool] | bool = False,
+    delimiters: Sequence[_Delimiter] | None = None,
+    cached_prefix: Sequence[bool] | None = None,
+    causal: Sequence[bool] | None = None,
     pad_to: int | None = None,
     pad_columns_to: int | None = None,
 ) -> Layout:
     """The layout of a pack.
 
-    `item_lens` holds one sequence per request. A single delimiter, cached_prefix or causal holds for all requests.
+    The arguments but the last two hold one value, or one sequence of lengths, a request. By default delimiters are
+    "none", no prefix is cached and no request is causal.
     """
 
 def tile_schedule_of_intervals(
@@ -192,16 +171,8 @@ def tile_schedule_of_intervals(
 
 def request_from_tokens(
     *, tokens: _Ints, delimiter_id: int, delimiter: Literal["hidden", "prefix_first"]
-) -> tuple[int, _Int32]:
+) -> tuple[int, npt.NDArray[np.int64]]:
     """(prefix_len, item_lens) of packed tokens `q <d> i1 <d> … iN <d>`."""
-
-def check_no_delimiter(*, delimiter_id: int, query: _Ints, items: Iterable[_Ints]) -> None:
-    """Raises ValueError, with the place, if content holds the delimiter."""
-
-def choose_local_block(
-    *, item_lens: _Ints, block_q: int, block_kv: int, candidates: Sequence[int] = ...
-) -> int:
-    """The local_block for which these items compute the fewest pairs."""
 
 def ffi_targets() -> dict[str, Any]:
     """XLA FFI handlers for the CPU by name, as jax.ffi.register_ffi_target takes them."""

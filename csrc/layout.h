@@ -13,10 +13,11 @@
 //     prefix_end     1  2  3  4  5   5  5  5   5  5   5  5  5  5
 //     own_begin      0  0  0  0  0   5  5  5   8  8  10 10 10 10
 //     own_end        0  0  0  0  0   6  7  8   9 10  11 12 13 14
-//     readout_rows 7, 9, 13    item_first_rows 5, 8, 10    prefix_last_rows 4
+//     item_first_rows 5, 8, 10    readout_rows 7, 9, 13
+//     item_context_rows 4, 4, 4
 //
 // With Delimiter::kHidden it has 18: `q q q q q d a a a d b b d c c c c d`. All
-// d have segment -2 and position 4, see columns [0, 5) and are seen by no row.
+// d have segment -2 and position 4 and see columns [0, 5); no row sees them.
 // With Delimiter::kPrefixFirst the first d is a prefix row at position 5, the
 // items start at position 6 and see columns [0, 6), and the other d have
 // segment -2 and position 5.
@@ -37,39 +38,16 @@
 
 #include <cstdint>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "csrc/array.h"
+#include "csrc/request.h"
 
 namespace isoprefill {
 
 inline constexpr int32_t kPrefixSegment = 0;
 inline constexpr int32_t kPaddingSegment = -1;
 inline constexpr int32_t kDelimiterSegment = -2;
-
-enum class Delimiter {
-  kNone,         // q i1 … iN
-  kHidden,       // q d i1 d … iN d, every d seen by nobody
-  kPrefixFirst,  // the same tokens, the first d belongs to the prefix
-};
-
-// "none", "hidden" or "prefix_first"; anything else throws
-// std::invalid_argument.
-Delimiter ParseDelimiter(const std::string& name);
-const char* DelimiterName(Delimiter delimiter);
-
-struct Request {
-  int64_t prefix_len = 0;          // at least 1; counts no delimiter
-  std::vector<int64_t> item_lens;  // each at least 1; there may be none
-  Delimiter delimiter = Delimiter::kNone;
-  bool cached_prefix = false;
-  bool causal = false;
-
-  // Columns that belong to the prefix: prefix_len, and 1 more if the first
-  // delimiter does. Causal requests too.
-  int64_t PrefixColumns() const;
-};
 
 // T rows and S columns (padding included), N items, R requests. Rows and items
 // are in pack order.
@@ -106,15 +84,10 @@ struct Layout {
   // or with causal the row just before the item. -1 if the cache has it.
   Array<int32_t> item_context_rows;
 
-  // [R]
-  Array<int32_t> prefix_last_rows;  // -1 if the prefix is cached
-  Array<int32_t> prefix_columns;    // Request::PrefixColumns()
-  // [R + 1]: request r has rows [request_rows[r], request_rows[r + 1]), its
-  // columns likewise.
+  // [R + 1]: request r has rows [request_rows[r], request_rows[r + 1]);
+  // columns and items likewise.
   Array<int32_t> request_rows;
   Array<int32_t> request_columns;
-  // [R + 1]: request r has items [request_items[r], request_items[r + 1]) of
-  // the arrays above.
   Array<int32_t> request_items;
 
   int32_t num_items() const {
@@ -140,19 +113,6 @@ struct Layout {
 Layout BuildLayout(std::vector<Request> requests,
                    std::optional<int64_t> pad_to = std::nullopt,
                    std::optional<int64_t> pad_columns_to = std::nullopt);
-
-// Reads one packed request `q d i1 d … iN d` with d = delimiter_id. Tokens
-// without any d are a prefix with no items. Throws std::invalid_argument, with
-// the place, if an item or the prefix is empty, if tokens end without d, or if
-// delimiter is kNone.
-Request RequestFromTokens(const int32_t* tokens, int64_t num_tokens,
-                          int64_t delimiter_id, Delimiter delimiter);
-
-// Throws std::invalid_argument, with the place, if delimiter_id is among the
-// tokens, which would shift every boundary after it. `name` is what the message
-// calls the tokens, such as "query" or "items[3]".
-void CheckNoDelimiter(const int32_t* tokens, int64_t num_tokens,
-                      int64_t delimiter_id, const std::string& name);
 
 }  // namespace isoprefill
 

@@ -35,7 +35,6 @@ void WorkedExample() {
   CHECK_VALUES(layout.item_first_rows, 5, 8, 10);
   CHECK_VALUES(layout.item_lens, 3, 2, 4);
   CHECK_VALUES(layout.item_context_rows, 4, 4, 4);
-  CHECK_VALUES(layout.prefix_last_rows, 4);
 }
 
 void HiddenDelimiters() {
@@ -46,7 +45,7 @@ void HiddenDelimiters() {
   CHECK_VALUES(Bound(layout, 2), 0, 0, 0, 0, 4, 4, 0, 7, 0);
   CHECK_VALUES(Bound(layout, 3), 0, 0, 0, 0, 5, 6, 0, 8, 0);
   CHECK_VALUES(layout.readout_rows, 5, 7);
-  CHECK_VALUES(layout.prefix_last_rows, 2);
+  CHECK_VALUES(layout.item_context_rows, 2, 2);
 }
 
 void FirstDelimiterInPrefix() {
@@ -54,8 +53,7 @@ void FirstDelimiterInPrefix() {
   CHECK_VALUES(layout.segment_ids, 0, 0, 0, 0, 1, 1, -2, 2, -2);
   CHECK_VALUES(layout.positions, 0, 1, 2, 3, 4, 5, 3, 4, 3);
   CHECK_VALUES(Bound(layout, 1), 1, 2, 3, 4, 4, 4, 4, 4, 4);
-  CHECK_VALUES(layout.prefix_last_rows, 3);
-  CHECK_VALUES(layout.prefix_columns, 4);
+  CHECK_VALUES(layout.item_context_rows, 3, 3);
 }
 
 void CachedPrefixes() {
@@ -72,7 +70,7 @@ void CachedPrefixes() {
   CHECK_VALUES(Bound(none, 1), 3, 3, 7, 7);
   CHECK_VALUES(none.key_segment_ids, 0, 0, 0, 1, 1, 0, 0, 1, 2);
   CHECK_VALUES(none.key_request_ids, 0, 0, 0, 0, 0, 1, 1, 1, 1);
-  CHECK_VALUES(none.prefix_last_rows, -1, -1);
+  CHECK_VALUES(none.item_context_rows, -1, -1, -1);
   CHECK_VALUES(none.request_rows, 0, 2, 4);
   CHECK_VALUES(none.request_columns, 0, 5, 9);
   CHECK_VALUES(none.request_items, 0, 1, 3);
@@ -159,54 +157,6 @@ void BadLengths() {
   CHECK_THROWS(BuildLayout({{2, {1}}}, 3, -1),
                "pad_columns_to is -1; the pack has 3 columns, so it must be "
                "from 3 to 2147483647");
-  CHECK_THROWS(ParseDelimiter("Hidden"),
-               "delimiter is \"Hidden\"; it must be \"none\", \"hidden\" or "
-               "\"prefix_first\"");
-}
-
-Request FromTokens(const std::vector<int32_t>& tokens,
-                   Delimiter delimiter = Delimiter::kHidden) {
-  return RequestFromTokens(tokens.data(), static_cast<int64_t>(tokens.size()),
-                           /*delimiter_id=*/9, delimiter);
-}
-
-void PackedTokens() {
-  const Request request = FromTokens({1, 1, 9, 3, 9, 4, 4, 9});
-  CHECK_EQ(request.prefix_len, 2);
-  CHECK_VALUES(request.item_lens, 1, 2);
-  CHECK_EQ(FromTokens({1, 1}).prefix_len, 2);
-  CHECK_EQ(FromTokens({1, 1}).item_lens.size(), 0);
-  // Delimiter 0 is as good as any.
-  const std::vector<int32_t> zero = {1, 0, 2, 0};
-  CHECK_VALUES(
-      RequestFromTokens(zero.data(), 4, 0, Delimiter::kHidden).item_lens, 1);
-
-  CHECK_THROWS(FromTokens({}),
-               "tokens is empty; it must have at least 1 token of prefix");
-  CHECK_THROWS(FromTokens({9, 1, 9}),
-               "tokens[0] is the delimiter 9; the prefix before it is empty, "
-               "and must have at least 1 token");
-  CHECK_THROWS(FromTokens({1, 9, 2, 9, 9}),
-               "tokens[4] and the token before it are the delimiter 9; item 1 "
-               "between them is empty, and must have at least 1 token");
-  CHECK_THROWS(FromTokens({1, 9, 2, 9, 5}),
-               "tokens[4] is 5; the last of packed tokens must be the "
-               "delimiter 9 that closes item 1");
-  CHECK_THROWS(FromTokens({1, 9}),
-               "tokens[1] is the only delimiter 9; item 0 after it is empty, "
-               "and must have at least 1 token (without items there is no "
-               "delimiter)");
-  CHECK_THROWS(FromTokens({1, 9, 2, 9}, Delimiter::kNone),
-               "delimiter is \"none\"; finding the items of packed tokens "
-               "needs \"hidden\" or \"prefix_first\"");
-}
-
-void DelimiterInContent() {
-  const std::vector<int32_t> tokens = {4, 5, 9};
-  CheckNoDelimiter(tokens.data(), 2, 9, "query");
-  CHECK_THROWS(CheckNoDelimiter(tokens.data(), 3, 9, "items[7]"),
-               "items[7][2] is 9, the delimiter; content must not contain it, "
-               "because it would shift every boundary after it");
 }
 
 }  // namespace
@@ -221,7 +171,5 @@ int main() {
   isoprefill::Padding();
   isoprefill::NoItems();
   isoprefill::BadLengths();
-  isoprefill::PackedTokens();
-  isoprefill::DelimiterInContent();
   return isoprefill::testing::Result();
 }

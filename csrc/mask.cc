@@ -33,40 +33,34 @@ void SetBits(uint8_t* bits, int64_t begin, int64_t end) {
 
 }  // namespace
 
-template <typename Element>
-Array<Element> DenseMask(const Layout& layout) {
+Array<uint8_t> DenseMask(const Layout& layout) {
   const int64_t columns = layout.num_columns;
   const int64_t size = layout.num_rows * columns;
-  const bool fresh = size >= kFreshBytes / int64_t{sizeof(Element)};
-  Array<Element> mask =
-      fresh ? Array<Element>::Zeros(size) : Array<Element>::InHugePages(size);
-  if (fresh && columns <= kDenseRowBytes / int64_t{sizeof(Element)}) {
-    mask.UseHugePages();
-  }
-  const auto zeros = [fresh](Element* begin, Element* end) {
-    if (!fresh) std::fill(begin, end, Element{0});
+  const bool fresh = size >= kFreshBytes;
+  Array<uint8_t> mask =
+      fresh ? Array<uint8_t>::Zeros(size) : Array<uint8_t>::InHugePages(size);
+  if (fresh && columns <= kDenseRowBytes) mask.UseHugePages();
+  const auto zeros = [fresh](uint8_t* begin, uint8_t* end) {
+    if (!fresh) std::fill(begin, end, uint8_t{0});
   };
   const int32_t* const prefix_begin = layout.prefix_begin();
   const int32_t* const prefix_end = layout.prefix_end();
   const int32_t* const own_begin = layout.own_begin();
   const int32_t* const own_end = layout.own_end();
-  Element* row = mask.data();
+  uint8_t* row = mask.data();
   for (int64_t i = 0; i < layout.used_rows; ++i, row += columns) {
     // An empty own interval is 0, 0, which is before the prefix's end.
     const int64_t own = std::max(prefix_end[i], own_begin[i]);
     const int64_t end = std::max(prefix_end[i], own_end[i]);
     zeros(row, row + prefix_begin[i]);
-    std::fill(row + prefix_begin[i], row + prefix_end[i], Element{1});
+    std::fill(row + prefix_begin[i], row + prefix_end[i], uint8_t{1});
     zeros(row + prefix_end[i], row + own);
-    std::fill(row + own, row + end, Element{1});
+    std::fill(row + own, row + end, uint8_t{1});
     zeros(row + end, row + columns);
   }
   zeros(row, mask.end());
   return mask;
 }
-
-template Array<uint8_t> DenseMask<uint8_t>(const Layout& layout);
-template Array<int32_t> DenseMask<int32_t>(const Layout& layout);
 
 Array<int64_t> PackedBitOffsets(const Layout& layout) {
   const int32_t requests = layout.num_requests();

@@ -1,9 +1,8 @@
 // The mask of a layout as arrays: dense, or as FlashInfer's packed bits.
 //
-// Both are written as runs, two of ones per row (its prefix and own interval);
-// no pair is ever tested. The dense mask costs O(T * S)
-// memory by its nature and is here for references and tests: the schedules are
-// what attention runs on.
+// Both are written as runs, two of ones a row (its prefix and own interval); no
+// pair is ever tested. The dense mask costs O(T * S) memory by its nature and
+// is here for references and tests: the schedules are what attention runs on.
 //
 // A pack of prefix 5 and items 3, 2, 4 gives, for its rows 7 to 10:
 //
@@ -25,10 +24,8 @@
 
 namespace isoprefill {
 
-// [T, S], row after row: 1 if the row sees the column, else 0. Element is
-// uint8_t or int32_t.
-template <typename Element>
-Array<Element> DenseMask(const Layout& layout);
+// [T, S], row after row: 1 if the row sees the column, else 0.
+Array<uint8_t> DenseMask(const Layout& layout);
 
 // FlashInfer's packed custom mask, request after request, each from a byte of
 // its own: its rows by its columns flattened, eight pairs to a byte, the first

@@ -10,9 +10,8 @@ namespace isoprefill {
 namespace {
 
 // The mask drawn with '#' for a visible pair, rows separated by '/'.
-template <typename Element>
 std::string Drawn(const Layout& layout) {
-  const Array<Element> mask = DenseMask<Element>(layout);
+  const Array<uint8_t> mask = DenseMask(layout);
   std::string text;
   for (int64_t i = 0; i < mask.size(); ++i) {
     if (i > 0 && i % layout.num_columns == 0) text += "/";
@@ -38,14 +37,13 @@ void WorkedExample() {
       "#####.....##../"
       "#####.....###./"
       "#####.....####";
-  CHECK(Drawn<uint8_t>(layout) == drawn);
-  CHECK(Drawn<int32_t>(layout) == drawn);
+  CHECK(Drawn(layout) == drawn);
 }
 
 void RequestsAndPadding() {
   const Layout layout =
       BuildLayout({{1, {1}, Delimiter::kHidden}, {2, {1}}}, 8, 8);
-  CHECK(Drawn<uint8_t>(layout) ==
+  CHECK(Drawn(layout) ==
         "#......./"
         "#......./"  // delimiter: not even itself
         "#.#...../"
@@ -59,7 +57,7 @@ void RequestsAndPadding() {
 void CachedPrefix() {
   const Layout layout =
       BuildLayout({{2, {1, 1}, Delimiter::kNone, true}, {1, {1}}}, 6);
-  CHECK(Drawn<uint8_t>(layout) ==
+  CHECK(Drawn(layout) ==
         "###.../"
         "##.#../"
         "....#./"
@@ -73,7 +71,7 @@ void CachedPrefix() {
 void LargeMask() {
   const Layout layout =
       BuildLayout({{100, std::vector<int64_t>(300, 20)}}, 6200);
-  const Array<uint8_t> mask = DenseMask<uint8_t>(layout);
+  const Array<uint8_t> mask = DenseMask(layout);
   int64_t seen = 0;
   for (const uint8_t value : mask) seen += value;
   CHECK_EQ(seen, 100 * 101 / 2 + 300 * (20 * 100 + 20 * 21 / 2));

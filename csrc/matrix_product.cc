@@ -7,7 +7,7 @@
 #include <type_traits>
 
 #include "csrc/bfloat16.h"
-#include "csrc/tiles.h"
+#include "csrc/micro_kernels.h"
 
 namespace isoprefill {
 
@@ -17,7 +17,7 @@ void CheckMultiplies(Instructions instructions, int64_t inner) {
     throw std::invalid_argument("inner is " + std::to_string(inner) +
                                 "; for bfloat16 it must be even");
   }
-  if (TilesFor<Element>(instructions).multiply == nullptr) {
+  if (MicroKernelsFor<Element>(instructions).multiply == nullptr) {
     throw std::invalid_argument(
         "instructions must be \"avx512_bf16\" for bfloat16");
   }
@@ -28,16 +28,16 @@ void ComputeMatrixProduct(const MatrixProduct<Element>& product,
                           Instructions instructions,
                           const ParallelFor& parallel) {
   CheckMultiplies<Element>(instructions, product.inner);
-  const auto multiply = TilesFor<Element>(instructions).multiply;
+  const auto multiply = MicroKernelsFor<Element>(instructions).multiply;
   const auto range = [](int64_t index, int64_t size, int64_t end) {
     return Range{index * size, std::min(end, (index + 1) * size)};
   };
   const int64_t panels =
       (product.num_columns + kPanelColumns - 1) / kPanelColumns;
-  const int64_t chunks = (product.num_rows + kTileRows - 1) / kTileRows;
+  const int64_t chunks = (product.num_rows + kPanelRows - 1) / kPanelRows;
   parallel(panels * chunks, [&](int64_t task) {
     multiply(product, range(task / chunks, kPanelColumns, product.num_columns),
-             range(task % chunks, kTileRows, product.num_rows));
+             range(task % chunks, kPanelRows, product.num_rows));
   });
 }
 

@@ -1,8 +1,8 @@
 // x times the transpose of w, as a decoder multiplies rows with its weights.
 //
 // Each element of the output is summed in one order, that of `inner`, in
-// float32: it is the same whatever other rows and columns there are, and
-// however many threads.
+// float32. It does not depend on other rows and columns or on the number of
+// threads.
 
 #ifndef CSRC_MATRIX_PRODUCT_H_
 #define CSRC_MATRIX_PRODUCT_H_

@@ -1,11 +1,12 @@
 // Matrix products over a type of vectors.
 //
 // Vector has Register, kWidth floats; Load, Store, Broadcast, arithmetic,
-// KeepFirst (lanes from `count` replaced) and reductions. For matrix products
-// it has the shape of the inner step, kRows rows by kVectors registers of sums;
-// kDepth, how many elements a step multiplies and adds, which lie together in a
-// word, the place of a float; Dot, that step; StoreWeights, which stores kWidth
-// floats as words; and Transpose, of kWidth x kWidth words.
+// KeepFirst (replaces the floats from `count` on) and reductions. For matrix
+// products it has the block of sums that is held in registers, kRows rows by
+// kVectors registers; kDepth, the elements of a word, which is as large as a
+// float; Dot, which multiplies words and adds the products of their elements;
+// StoreWeights, which stores kWidth floats as words; and Transpose, of kWidth x
+// kWidth words.
 //
 // Everything here is in an unnamed namespace, because each file that includes
 // this compiles it for other instructions.
@@ -13,7 +14,7 @@
 #ifndef CSRC_MULTIPLY_H_
 #define CSRC_MULTIPLY_H_
 
-#include "csrc/kernel_headers.h"
+#include "csrc/micro_kernel_headers.h"
 
 // Unrolls the next loop, so that arrays of registers are registers.
 #if defined(__clang__)
@@ -27,8 +28,8 @@ namespace {
 
 constexpr int64_t kAlignment = 16;  // floats: a cache line
 
-inline int64_t RoundUp(int64_t value, int64_t step) {
-  return (value + step - 1) / step * step;
+inline int64_t RoundUp(int64_t value, int64_t to) {
+  return (value + to - 1) / to * to;
 }
 
 inline float* Aligned(float* memory) {
@@ -61,13 +62,13 @@ struct FloatWords {
   }
 };
 
-// How many words hold that many elements.
+// The words that hold so many elements.
 template <typename Vector>
 constexpr int64_t Words(int64_t elements) {
   return (elements + Vector::kDepth - 1) / Vector::kDepth;
 }
 
-// The word of two elements, if it holds as many.
+// The word of two elements, or of the first if a word holds one.
 template <typename Vector, typename Element>
 float Word(Element first, Element second) {
   if constexpr (Vector::kDepth == 1) {
@@ -123,7 +124,7 @@ void Multiply(const float* a, int64_t a_stride, const float* b,
   }
 }
 
-// The same for fewer rows and registers than the full step's.
+// The same for fewer rows and registers than the full block's.
 template <typename Vector, bool kAdd, int kRows = Vector::kRows,
           int kVectors = Vector::kVectors>
 void MultiplyUpTo(int64_t rows, int64_t vectors, const float* a,

@@ -11,14 +11,14 @@
 #include "csrc/array.h"
 #include "csrc/bfloat16.h"
 #include "csrc/matrix_product.h"
-#include "csrc/tiles.h"
+#include "csrc/micro_kernels.h"
 
 namespace isoprefill {
 namespace {
 
-// The vocabulary's parts that threads take one by one. Their sums are put
-// together in their order, so that this number, not that of threads, decides
-// how a row is summed.
+// Parts of the vocabulary that threads take one by one. Their sums are added in
+// order, so that the number of parts, not of threads, decides how a row is
+// summed.
 constexpr int64_t kParts = 32;
 
 template <typename Element>
@@ -28,13 +28,14 @@ void Check(const TokenLogprobs<Element>& problem) {
                                 std::to_string(problem.vocab_size) +
                                 "; it must be at least 1");
   }
-  for (int64_t i = 0; i < problem.num_rows * problem.num_asked; ++i) {
+  for (int64_t i = 0; i < problem.num_rows * problem.tokens_per_row; ++i) {
     const int32_t token = problem.token_ids[i];
     if (token >= 0 && token < problem.vocab_size) continue;
-    throw std::invalid_argument(
-        "token_ids of row " + std::to_string(i / problem.num_asked) + " hold " +
-        std::to_string(token) + "; they must be in a vocabulary of " +
-        std::to_string(problem.vocab_size));
+    throw std::invalid_argument("token_ids of row " +
+                                std::to_string(i / problem.tokens_per_row) +
+                                " hold " + std::to_string(token) +
+                                "; they must be in a vocabulary of " +
+                                std::to_string(problem.vocab_size));
   }
 }
 
@@ -46,20 +47,20 @@ void ComputeTokenLogprobs(const TokenLogprobs<Element>& problem,
                           const ParallelFor& parallel) {
   Check(problem);
   CheckMultiplies<Element>(instructions, problem.inner);
-  const Tiles<Element> tiles = TilesFor<Element>(instructions);
+  const MicroKernels<Element> kernels = MicroKernelsFor<Element>(instructions);
   const int64_t num_rows = problem.num_rows;
   const int64_t inner = problem.inner;
 
   const int64_t panels =
       (problem.vocab_size + kPanelColumns - 1) / kPanelColumns;
-  const int64_t chunks = (num_rows + kTileRows - 1) / kTileRows;
+  const int64_t chunks = (num_rows + kPanelRows - 1) / kPanelRows;
   std::vector<SumOfExponentials> sums(  // [kParts, T]
       kParts * num_rows, {-std::numeric_limits<float>::infinity(), 0.0f});
   parallel(kParts * chunks, [&](int64_t task) {
     const int64_t part = task / chunks;
-    const int64_t first_row = task % chunks * kTileRows;
+    const int64_t first_row = task % chunks * kPanelRows;
     MatrixProduct<Element> product;
-    product.num_rows = std::min(kTileRows, num_rows - first_row);
+    product.num_rows = std::min(kPanelRows, num_rows - first_row);
     product.inner = inner;
     product.x = problem.x + first_row * inner;
     Array<float> logits(product.num_rows * kPanelColumns);
@@ -70,34 +71,35 @@ void ComputeTokenLogprobs(const TokenLogprobs<Element>& problem,
       product.num_columns =
           std::min(kPanelColumns, problem.vocab_size - first_token);
       product.w = problem.w + first_token * inner;
-      tiles.multiply(product, {0, product.num_columns}, {0, product.num_rows});
+      kernels.multiply(product, {0, product.num_columns},
+                       {0, product.num_rows});
       for (int64_t row = 0; row < product.num_rows; ++row) {
-        tiles.add_exponentials(logits.data() + row * product.num_columns,
-                               product.num_columns,
-                               &sums[part * num_rows + first_row + row]);
+        kernels.add_exponentials(logits.data() + row * product.num_columns,
+                                 product.num_columns,
+                                 &sums[part * num_rows + first_row + row]);
       }
     }
   });
 
   parallel(num_rows, [&](int64_t row) {
-    // The logits again, of the tokens asked for: the same bits as above.
-    const int64_t num_asked = problem.num_asked;
-    Array<Element> weights(num_asked * inner);
-    for (int64_t k = 0; k < num_asked; ++k) {
+    // The logits of the row's tokens again: the same bits as above.
+    const int64_t tokens_per_row = problem.tokens_per_row;
+    Array<Element> weights(tokens_per_row * inner);
+    for (int64_t k = 0; k < tokens_per_row; ++k) {
       const Element* token =
-          problem.w + problem.token_ids[row * num_asked + k] * inner;
+          problem.w + problem.token_ids[row * tokens_per_row + k] * inner;
       std::copy(token, token + inner, weights.data() + k * inner);
     }
     MatrixProduct<Element> product;
     product.num_rows = 1;
-    product.num_columns = num_asked;
+    product.num_columns = tokens_per_row;
     product.inner = inner;
     product.x = problem.x + row * inner;
     product.w = weights.data();
-    product.out = problem.out + row * num_asked;
-    for (int64_t k = 0; k < num_asked; k += kPanelColumns) {
-      tiles.multiply(product, {k, std::min(num_asked, k + kPanelColumns)},
-                     {0, 1});
+    product.out = problem.out + row * tokens_per_row;
+    for (int64_t k = 0; k < tokens_per_row; k += kPanelColumns) {
+      kernels.multiply(
+          product, {k, std::min(tokens_per_row, k + kPanelColumns)}, {0, 1});
     }
     float largest = -std::numeric_limits<float>::infinity();
     for (int64_t part = 0; part < kParts; ++part) {
@@ -109,7 +111,7 @@ void ComputeTokenLogprobs(const TokenLogprobs<Element>& problem,
       if (sum.total != 0) total += sum.total * std::exp(sum.largest - largest);
     }
     const float log_total = largest + std::log(total);
-    for (int64_t k = 0; k < num_asked; ++k) product.out[k] -= log_total;
+    for (int64_t k = 0; k < tokens_per_row; ++k) product.out[k] -= log_total;
   });
 }
 

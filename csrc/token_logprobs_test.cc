@@ -40,7 +40,7 @@ struct Case {
     problem.num_rows = sizes.rows;
     problem.vocab_size = sizes.vocab;
     problem.inner = sizes.inner;
-    problem.num_asked = sizes.asked;
+    problem.tokens_per_row = sizes.asked;
     problem.x = x.data();
     problem.w = w.data();
     problem.token_ids = tokens.data();

@@ -109,7 +109,7 @@ def loop_tiles(layout: csrc.Layout) -> list[list[tuple[bool, bool]]]:
 
 def aligned_schedule(layout: csrc.Layout) -> csrc.AlignedSchedule:
     """With the local block chosen for these items, as the XLA back end does."""
-    block = csrc.choose_local_block(item_lens=layout.item_lens, block_q=TILE, block_kv=TILE)
+    block = layout.choose_local_block(block_q=TILE, block_kv=TILE, candidates=(64, 256))
     return layout.aligned_schedule(block_q=TILE, block_kv=TILE, local_block=block)
 
 

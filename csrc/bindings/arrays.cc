@@ -17,31 +17,13 @@ std::string Shortened(py::handle values) {
   return text.substr(0, end) + "...";
 }
 
-std::vector<int32_t> ToInt32(py::handle values, const std::string& name,
-                             const char* what, int64_t lowest) {
-  constexpr int64_t kHighest = std::numeric_limits<int32_t>::max();
-  const Int64Array array = ToInt64Array(values, name.c_str());
-  std::vector<int32_t> result(array.size());
-  for (py::ssize_t i = 0; i < array.size(); ++i) {
-    const int64_t value = array.data()[i];
-    if (value < lowest || value > kHighest) {
-      throw std::invalid_argument(name + "[" + std::to_string(i) + "] is " +
-                                  std::to_string(value) + "; " + what +
-                                  " must be from " + std::to_string(lowest) +
-                                  " to " + std::to_string(kHighest));
-    }
-    result[i] = static_cast<int32_t>(value);
-  }
-  return result;
-}
-
 }  // namespace
 
-Int64Array ToInt64Array(py::handle values, const char* name) {
+Int64Array ToInt64Array(py::handle values, const std::string& name) {
   py::array array = py::array::ensure(values);
   if (!array) {
     PyErr_Clear();
-    throw std::invalid_argument(std::string(name) + " is " + Shortened(values) +
+    throw std::invalid_argument(name + " is " + Shortened(values) +
                                 "; it must be a sequence of integers");
   }
   const char kind = array.dtype().kind();
@@ -49,7 +31,7 @@ Int64Array ToInt64Array(py::handle values, const char* name) {
   const bool integers = kind == 'i' || kind == 'u' || array.size() == 0;
   if (array.ndim() != 1 || !integers) {
     throw std::invalid_argument(
-        std::string(name) + " is " + Shortened(values) +
+        name + " is " + Shortened(values) +
         "; it must be a one-dimensional sequence of integers below 2^63");
   }
   if (kind == 'u' && array.itemsize() == sizeof(uint64_t)) {
@@ -57,22 +39,13 @@ Int64Array ToInt64Array(py::handle values, const char* name) {
     for (py::ssize_t i = 0; i < large.size(); ++i) {
       if (large.data()[i] >
           static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
-        throw std::invalid_argument(
-            std::string(name) + "[" + std::to_string(i) + "] is " +
-            std::to_string(large.data()[i]) + "; it must be below 2^63");
+        throw std::invalid_argument(name + "[" + std::to_string(i) + "] is " +
+                                    std::to_string(large.data()[i]) +
+                                    "; it must be below 2^63");
       }
     }
   }
   return Int64Array(array);
-}
-
-std::vector<int32_t> ToTokens(py::handle values, const std::string& name) {
-  return ToInt32(values, name, "a token id",
-                 std::numeric_limits<int32_t>::min());
-}
-
-std::vector<int32_t> ToLengths(py::handle values, const std::string& name) {
-  return ToInt32(values, name, "a length", 1);
 }
 
 }  // namespace isoprefill

@@ -47,7 +47,8 @@ pybind11::array View(const Array<T>& array,
 }
 
 // The getter of a read-only property over an Array<int32_t> member of a bound
-// class: a one-dimensional view that keeps its object alive.
+// class: a view that keeps its object alive, one-dimensional or with `rows`
+// rows.
 template <typename T>
 struct MemberOf;
 template <typename Class>
@@ -55,26 +56,26 @@ struct MemberOf<Array<int32_t> Class::*> {
   using Owner = Class;
 };
 
-template <auto member>
+template <auto member, int rows = 0>
 pybind11::array Property(pybind11::object self) {
   using Owner = typename MemberOf<decltype(member)>::Owner;
   const Array<int32_t>& array = self.cast<const Owner&>().*member;
-  return View(array, {array.size()}, self);
+  if constexpr (rows == 0) return View(array, {array.size()}, self);
+  return View(array, {rows, array.size() / rows}, self);
+}
+
+// compute(arguments...) while other Python threads run.
+template <auto compute, typename... Arguments>
+auto WithoutGil(Arguments&&... arguments) {
+  pybind11::gil_scoped_release release;
+  return compute(std::forward<Arguments>(arguments)...);
 }
 
 // A one-dimensional array of int64 from any sequence or array of integers.
-// Throws ValueError naming `name` for anything else; `name` is copied only
-// then.
+// Throws ValueError naming `name` for anything else.
 using Int64Array = pybind11::array_t<int64_t, pybind11::array::c_style |
                                                   pybind11::array::forcecast>;
-Int64Array ToInt64Array(pybind11::handle values, const char* name);
-
-// The same as int32, for token ids.
-std::vector<int32_t> ToTokens(pybind11::handle values, const std::string& name);
-
-// The same as int32, for lengths: each at least 1.
-std::vector<int32_t> ToLengths(pybind11::handle values,
-                               const std::string& name);
+Int64Array ToInt64Array(pybind11::handle values, const std::string& name);
 
 }  // namespace isoprefill
 

@@ -1,6 +1,6 @@
-// The extension module isoprefill_csrc is put together from one Bind function
-// per file of this directory; each adds what its C++ counterpart offers to the
-// module or to the class Layout. isoprefill_csrc.pyi holds the signatures.
+// The parts of the extension module isoprefill_csrc: each Bind function adds
+// what its C++ counterpart offers to the module or to the class Layout.
+// isoprefill_csrc.pyi holds signatures and documentation.
 
 #ifndef CSRC_BINDINGS_BINDINGS_H_
 #define CSRC_BINDINGS_BINDINGS_H_
@@ -19,7 +19,6 @@ LayoutClass BindLayout(pybind11::module_& module);
 void BindMask(LayoutClass& layout);
 void BindFlashInfer(LayoutClass& layout);
 void BindFfi(pybind11::module_& module);
-void BindAttention(pybind11::module_& module);
 void BindAlignedSchedule(pybind11::module_& module, LayoutClass& layout);
 void BindTileSchedule(pybind11::module_& module, LayoutClass& layout);
 

@@ -10,7 +10,6 @@ PYBIND11_MODULE(isoprefill_csrc, module) {
   isoprefill::BindMask(layout);
   isoprefill::BindFlashInfer(layout);
   isoprefill::BindFfi(module);
-  isoprefill::BindAttention(module);
   isoprefill::BindAlignedSchedule(module, layout);
   isoprefill::BindTileSchedule(module, layout);
 }

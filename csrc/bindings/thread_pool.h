@@ -8,9 +8,9 @@
 
 namespace isoprefill {
 
-// The calling thread works too and waits only for tasks that somebody works on.
-// So it ends even if the pool is busy with others that wait in the same way; a
-// thread of the pool that comes too late finds nothing to do.
+// The calling thread works too, and waits only for tasks that a thread has
+// begun. So it returns even if all threads of the pool wait in the same way; a
+// thread that comes later finds no task left.
 ParallelFor OnThreads(xla::ffi::ThreadPool pool);
 
 }  // namespace isoprefill

@@ -75,14 +75,14 @@ def shape(*sizes, dtype=np.float32):
 
 TOKENS = shape(3, 2, dtype=np.int32)
 REFUSED = {
-    "x has shape [3, 4], w [5, 6] and out [3, 5]": ("matrix_product", shape(3, 5), shape(3, 4), shape(5, 6)),
-    "x has shape [4], w [5, 4]": ("matrix_product", shape(3, 5), shape(4), shape(5, 4)),
-    "x and w must both be": ("matrix_product", shape(3, 5), shape(3, 4), shape(5, 4, dtype=np.uint16)),
+    "w has shape [5, 6]; it must be [M = 5, N = 4]": ("matrix_product", shape(3, 5), shape(3, 4), shape(5, 6)),
+    "x has shape [4]; it must be [T, N]": ("matrix_product", shape(3, 5), shape(4), shape(5, 4)),
+    "x and w must all be": ("matrix_product", shape(3, 5), shape(3, 4), shape(5, 4, dtype=np.uint16)),
     "inner is 3; for bfloat16 it must be even": (
         "matrix_product", shape(3, 5), shape(3, 3, dtype=np.uint16), shape(5, 3, dtype=np.uint16),
     ),
-    "token_ids [3, 2] and out [3, 1]": ("token_logprobs", shape(3, 1), shape(3, 4), shape(5, 4), TOKENS),
-    "x and w must both be float32 or": (
+    "out has shape [3, 1]; it must be [T = 3, K = 2]": ("token_logprobs", shape(3, 1), shape(3, 4), shape(5, 4), TOKENS),
+    "x and w must all be float32 or": (
         "token_logprobs", shape(3, 2), shape(3, 4), shape(5, 4, dtype=np.uint16), TOKENS,
     ),
     "token_ids of row 0 hold 9": ("token_logprobs", shape(3, 2), shape(3, 4), shape(5, 4), TOKENS + 9),

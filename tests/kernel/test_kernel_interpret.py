@@ -128,8 +128,8 @@ def inputs(layout, shape, seed=0):
         random.standard_normal((count, head, head_dim))
         for count, head in zip(tokens, heads, strict=True)
     )
-    k[layout.used_columns :] = np.nan
-    v[layout.used_columns :] = np.nan
+    k[layout.key_request_ids < 0] = np.nan
+    v[layout.key_request_ids < 0] = np.nan
     return [jnp.asarray(x, dtype) for x in (q, k, v)]
 
 

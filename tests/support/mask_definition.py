@@ -65,7 +65,6 @@ class Definition(NamedTuple):
     item_lens: np.ndarray
     item_requests: np.ndarray
     item_context_rows: np.ndarray
-    prefix_last_rows: np.ndarray
     mask: np.ndarray
 
 
@@ -113,6 +112,5 @@ def define(
         item_array[:, 2],
         item_array[:, 0],
         np.array(context, np.int32),
-        np.array(prefix_last, np.int32),
         visible(seg, req, col, key_seg, key_req),
     )

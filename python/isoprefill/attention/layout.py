@@ -260,14 +260,13 @@ class PackedLayout:
     def _aligned_schedule(
         self, block_q: int | None, block_kv: int | None, local_block: int | None
     ) -> AlignedSchedule:
-        shapes, op = self._host("with_schedule")
+        op = self._host("with_schedule")[1]
         tiles = XLA_TILES
         if block_q is not None or block_kv is not None:
             tiles = ((block_q or XLA_TILES[-1][0], block_kv or XLA_TILES[-1][1]),)
         largest_q, largest_kv = tiles[-1]
         if local_block is None:
-            local_block = isoprefill_csrc.choose_local_block(
-                item_lens=np.concatenate([shape.item_lens for shape in shapes]),
+            local_block = op.choose_local_block(
                 candidates=[b for b in XLA_LOCAL_BLOCKS if b <= largest_q] or [largest_q],
                 block_q=largest_q,
                 block_kv=largest_kv,
@@ -291,9 +290,7 @@ class PackedLayout:
                     block_q=rows, block_kv=columns, local_block=min(local_block, rows)
                 )
             first_row, *_, kind = schedule.tile_visits
-            of_tile = np.where(
-                kind == OWN_TILE, len(tiles) - 1, tile_of[op.request_ids[first_row]]
-            )
+            of_tile = np.where(kind == OWN_TILE, len(tiles) - 1, tile_of[op.request_ids[first_row]])
             strips.append(_strips(schedule.tile_visits[:, of_tile == index], usual, rows, columns))
         return AlignedSchedule(
             strips=tuple(strips),
@@ -341,7 +338,7 @@ class PackedLayout:
 
     def dense_mask(self) -> Bool[np.ndarray, "T S"]:
         """True where a row sees a column. T * S bytes: for tests and small packs."""
-        return self._host("dense_mask")[1].dense_mask("bool")
+        return self._host("dense_mask")[1].dense_mask()
 
     def packed_bits(self) -> UInt8[np.ndarray, "bytes"]:
         """FlashInfer's packed custom mask: for each request `packbits(mask.ravel(), bitorder="little")`."""

@@ -1,4 +1,4 @@
-#include "csrc/tiles.h"
+#include "csrc/micro_kernels.h"
 
 #include <type_traits>
 
@@ -8,29 +8,29 @@
 namespace isoprefill {
 
 template <typename Element>
-Tiles<Element> TilesFor(Instructions instructions) {
+MicroKernels<Element> MicroKernelsFor(Instructions instructions) {
 #ifdef ISOPREFILL_HAS_AVX
   switch (instructions) {
     case Instructions::kAvx512Bf16:
 #ifdef ISOPREFILL_HAS_AVX512_BF16
       if constexpr (std::is_same_v<Element, Bfloat16>) {
-        return Avx512Bf16Tiles();
+        return Avx512Bf16MicroKernels();
       }
 #endif
       [[fallthrough]];
     case Instructions::kAvx512:
-      return Avx512Tiles<Element>();
+      return Avx512MicroKernels<Element>();
     case Instructions::kAvx2:
-      return Avx2Tiles<Element>();
+      return Avx2MicroKernels<Element>();
     case Instructions::kPortable:
       break;
   }
 #endif
   (void)instructions;
-  return PortableTiles<Element>();
+  return PortableMicroKernels<Element>();
 }
 
-template Tiles<float> TilesFor(Instructions);
-template Tiles<Bfloat16> TilesFor(Instructions);
+template MicroKernels<float> MicroKernelsFor(Instructions);
+template MicroKernels<Bfloat16> MicroKernelsFor(Instructions);
 
 }  // namespace isoprefill

@@ -1,14 +1,14 @@
-// Tiles in AVX2 instructions, for the processors that have them:
+// Micro-kernels in AVX2 instructions, for the processors that have them:
 // everything below the pragma is compiled for these, whatever the rest is
 // compiled for.
 
-#include "csrc/tiles.h"
+#include "csrc/micro_kernels.h"
 
 #ifdef ISOPREFILL_HAS_AVX
 
 #include <immintrin.h>
 
-#include "csrc/kernel_headers.h"
+#include "csrc/micro_kernel_headers.h"
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), \
@@ -18,7 +18,7 @@
 #pragma GCC target("avx2,fma")
 #endif
 
-#include "csrc/tiles_kernel.h"
+#include "csrc/vector_micro_kernels.h"
 
 namespace isoprefill {
 namespace {
@@ -76,13 +76,13 @@ struct Avx2Vector : FloatWords<Avx2Vector> {
 }  // namespace
 
 template <>
-Tiles<float> Avx2Tiles() {
-  return TilesOf<Avx2Vector, float>();
+MicroKernels<float> Avx2MicroKernels() {
+  return MicroKernelsOf<Avx2Vector, float>();
 }
 
 template <>
-Tiles<Bfloat16> Avx2Tiles() {
-  return TilesOf<Avx2Vector, Bfloat16>();
+MicroKernels<Bfloat16> Avx2MicroKernels() {
+  return MicroKernelsOf<Avx2Vector, Bfloat16>();
 }
 
 }  // namespace isoprefill

@@ -1,11 +1,11 @@
-// The arithmetic of one tile of attention, over a type of vectors: see
+// Attention of one task's rows and query heads, over a type of vectors: see
 // csrc/multiply.h.
 
-#ifndef CSRC_ATTENTION_KERNEL_H_
-#define CSRC_ATTENTION_KERNEL_H_
+#ifndef CSRC_ATTENTION_MICRO_KERNEL_H_
+#define CSRC_ATTENTION_MICRO_KERNEL_H_
 
 #include "csrc/exponentials.h"
-#include "csrc/kernel_headers.h"
+#include "csrc/micro_kernel_headers.h"
 #include "csrc/multiply.h"
 
 namespace isoprefill {
@@ -45,14 +45,14 @@ typename Vector::Register Cap(typename Vector::Register scores,
   return V::Mul(Tanh<V>(V::Div(scores, cap)), cap);
 }
 
-// The softmax of the tile's queries, column block after column block. Query
+// The softmax of the task's queries, column block after column block. Query
 // i = (row - rows.begin) * G + g is query head kv_head * G + g of its row, so
 // the G queries of a row lie together and see the same columns.
 template <typename Vector, typename Element>
-class TileAttention {
+class AttentionMicroKernel {
  public:
-  TileAttention(const AttentionProblem<Element>& problem, int64_t kv_head,
-                Range rows)
+  AttentionMicroKernel(const AttentionProblem<Element>& problem,
+                       int64_t kv_head, Range rows)
       : problem_(problem),
         kv_head_(kv_head),
         rows_(rows),
@@ -269,4 +269,4 @@ class TileAttention {
 }  // namespace
 }  // namespace isoprefill
 
-#endif  // CSRC_ATTENTION_KERNEL_H_
+#endif  // CSRC_ATTENTION_MICRO_KERNEL_H_

@@ -1,8 +1,9 @@
-// Work for one thread, in functions for each kind of instructions. Those of a
-// kind are in a file of their own, which is compiled for them.
+// Micro-kernels: work for one thread, in functions for each kind of
+// instructions. Those of a kind are in a file of their own, which is compiled
+// for them.
 
-#ifndef CSRC_TILES_H_
-#define CSRC_TILES_H_
+#ifndef CSRC_MICRO_KERNELS_H_
+#define CSRC_MICRO_KERNELS_H_
 
 #include <cstdint>
 
@@ -20,29 +21,28 @@
 
 namespace isoprefill {
 
-// Columns of a panel of weights: four registers of AVX-512, which is what its
-// inner step multiplies at once.
+// Columns of a panel of weights: four registers of AVX-512, as wide as its
+// block of sums.
 inline constexpr int64_t kPanelColumns = 64;
 
 // Rows that a panel is transposed for once. Fewer, and that takes more than a
 // few percent; more, and small products leave threads without work.
-inline constexpr int64_t kTileRows = 384;
+inline constexpr int64_t kPanelRows = 384;
 
-// From begin to before end.
+// [begin, end)
 struct Range {
   int64_t begin = 0;
   int64_t end = 0;
 };
 
-// Of what is seen so far: the largest value, and the sum of exp(value -
-// largest).
+// Of the values added so far: the largest, and the sum of exp(value - largest).
 struct SumOfExponentials {
   float largest = 0;
   float total = 0;
 };
 
 template <typename Element>
-struct Tiles {
+struct MicroKernels {
   // Attention of some rows, which all see prefixes that begin at the same
   // column, and the query heads of one KV head.
   void (*attend)(const AttentionProblem<Element>& problem, int64_t kv_head,
@@ -57,21 +57,21 @@ struct Tiles {
 };
 
 template <typename Element>
-Tiles<Element> PortableTiles();
+MicroKernels<Element> PortableMicroKernels();
 #ifdef ISOPREFILL_HAS_AVX
 template <typename Element>
-Tiles<Element> Avx2Tiles();
+MicroKernels<Element> Avx2MicroKernels();
 template <typename Element>
-Tiles<Element> Avx512Tiles();
+MicroKernels<Element> Avx512MicroKernels();
 #endif
 #ifdef ISOPREFILL_HAS_AVX512_BF16
-Tiles<Bfloat16> Avx512Bf16Tiles();
+MicroKernels<Bfloat16> Avx512Bf16MicroKernels();
 #endif
 
 // Those that this processor has.
 template <typename Element>
-Tiles<Element> TilesFor(Instructions instructions);
+MicroKernels<Element> MicroKernelsFor(Instructions instructions);
 
 }  // namespace isoprefill
 
-#endif  // CSRC_TILES_H_
+#endif  // CSRC_MICRO_KERNELS_H_

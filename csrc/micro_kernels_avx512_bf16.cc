@@ -1,14 +1,14 @@
-// Tiles in AVX-512 BF16 instructions, which multiply bfloat16 and
-// add in float32, for the processors that have them: everything below the
-// pragma is compiled for these, whatever the rest is compiled for.
+// Micro-kernels in AVX-512 BF16 instructions, which multiply bfloat16 and add
+// in float32, for the processors that have them: everything below the pragma is
+// compiled for these, whatever the rest is compiled for.
 
-#include "csrc/tiles.h"
+#include "csrc/micro_kernels.h"
 
 #ifdef ISOPREFILL_HAS_AVX512_BF16
 
 #include <immintrin.h>
 
-#include "csrc/kernel_headers.h"
+#include "csrc/micro_kernel_headers.h"
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bf16"))), \
@@ -21,8 +21,8 @@
 #pragma GCC target("avx512f,avx512bf16")
 #endif
 
-#include "csrc/tiles_kernel.h"
 #include "csrc/vector_avx512.h"
+#include "csrc/vector_micro_kernels.h"
 
 namespace isoprefill {
 namespace {
@@ -43,8 +43,8 @@ struct Avx512Bf16Vector : Avx512Vector {
 
 }  // namespace
 
-Tiles<Bfloat16> Avx512Bf16Tiles() {
-  return TilesOf<Avx512Bf16Vector, Bfloat16>();
+MicroKernels<Bfloat16> Avx512Bf16MicroKernels() {
+  return MicroKernelsOf<Avx512Bf16Vector, Bfloat16>();
 }
 
 }  // namespace isoprefill

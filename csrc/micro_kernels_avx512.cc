@@ -1,14 +1,14 @@
-// Tiles in AVX-512 instructions, for the processors that have
-// them: everything below the pragma is compiled for these, whatever the rest is
+// Micro-kernels in AVX-512 instructions, for the processors that have them:
+// everything below the pragma is compiled for these, whatever the rest is
 // compiled for.
 
-#include "csrc/tiles.h"
+#include "csrc/micro_kernels.h"
 
 #ifdef ISOPREFILL_HAS_AVX
 
 #include <immintrin.h>
 
-#include "csrc/kernel_headers.h"
+#include "csrc/micro_kernel_headers.h"
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f"))), \
@@ -21,19 +21,19 @@
 #pragma GCC target("avx512f")
 #endif
 
-#include "csrc/tiles_kernel.h"
 #include "csrc/vector_avx512.h"
+#include "csrc/vector_micro_kernels.h"
 
 namespace isoprefill {
 
 template <>
-Tiles<float> Avx512Tiles() {
-  return TilesOf<Avx512Vector, float>();
+MicroKernels<float> Avx512MicroKernels() {
+  return MicroKernelsOf<Avx512Vector, float>();
 }
 
 template <>
-Tiles<Bfloat16> Avx512Tiles() {
-  return TilesOf<Avx512Vector, Bfloat16>();
+MicroKernels<Bfloat16> Avx512MicroKernels() {
+  return MicroKernelsOf<Avx512Vector, Bfloat16>();
 }
 
 }  // namespace isoprefill

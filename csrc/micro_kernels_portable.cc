@@ -1,6 +1,6 @@
-// Tiles in what the compiler makes of four floats at a time.
+// Micro-kernels in what the compiler makes of four floats at a time.
 
-#include "csrc/tiles_kernel.h"
+#include "csrc/vector_micro_kernels.h"
 
 namespace isoprefill {
 namespace {
@@ -59,13 +59,13 @@ struct PortableVector : FloatWords<PortableVector> {
 }  // namespace
 
 template <>
-Tiles<float> PortableTiles() {
-  return TilesOf<PortableVector, float>();
+MicroKernels<float> PortableMicroKernels() {
+  return MicroKernelsOf<PortableVector, float>();
 }
 
 template <>
-Tiles<Bfloat16> PortableTiles() {
-  return TilesOf<PortableVector, Bfloat16>();
+MicroKernels<Bfloat16> PortableMicroKernels() {
+  return MicroKernelsOf<PortableVector, Bfloat16>();
 }
 
 }  // namespace isoprefill

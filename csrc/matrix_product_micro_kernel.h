@@ -1,10 +1,10 @@
 // The arithmetic of one panel of a matrix product, over a type of vectors: see
 // csrc/multiply.h.
 
-#ifndef CSRC_MATRIX_PRODUCT_KERNEL_H_
-#define CSRC_MATRIX_PRODUCT_KERNEL_H_
+#ifndef CSRC_MATRIX_PRODUCT_MICRO_KERNEL_H_
+#define CSRC_MATRIX_PRODUCT_MICRO_KERNEL_H_
 
-#include "csrc/kernel_headers.h"
+#include "csrc/micro_kernel_headers.h"
 #include "csrc/multiply.h"
 
 namespace isoprefill {
@@ -44,4 +44,4 @@ void MultiplyPanel(const MatrixProduct<Element>& product, Range columns,
 }  // namespace
 }  // namespace isoprefill
 
-#endif  // CSRC_MATRIX_PRODUCT_KERNEL_H_
+#endif  // CSRC_MATRIX_PRODUCT_MICRO_KERNEL_H_
