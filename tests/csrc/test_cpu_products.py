@@ -81,7 +81,9 @@ REFUSED = {
     "inner is 3; for bfloat16 it must be even": (
         "matrix_product", shape(3, 5), shape(3, 3, dtype=np.uint16), shape(5, 3, dtype=np.uint16),
     ),
-    "out has shape [3, 1]; it must be [T = 3, K = 2]": ("token_logprobs", shape(3, 1), shape(3, 4), shape(5, 4), TOKENS),
+    "out has shape [3, 1]; it must be [T = 3, K = 2]": (
+        "token_logprobs", shape(3, 1), shape(3, 4), shape(5, 4), TOKENS,
+    ),
     "x and w must all be float32 or": (
         "token_logprobs", shape(3, 2), shape(3, 4), shape(5, 4, dtype=np.uint16), TOKENS,
     ),
