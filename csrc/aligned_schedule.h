@@ -76,16 +76,18 @@ struct AlignedSchedule {
   Array<int32_t> row_slot;
 };
 
-// Takes time linear in T and in the visits and blocks emitted. Throws
-// std::invalid_argument if block_q or block_kv is not from 1 to 2^31 - 1 or
-// local_block not from 1 to block_q, or if a row_slot would exceed 2^31 - 1.
+// Returns the schedule in time linear in T and in the visits and blocks
+// emitted. Throws std::invalid_argument if block_q or block_kv is not from 1 to
+// 2^31 - 1 or local_block not from 1 to block_q, or if a row_slot would exceed
+// 2^31 - 1.
 AlignedSchedule BuildAlignedSchedule(const Layout& layout, int64_t block_q,
                                      int64_t block_kv, int64_t local_block);
 
-// The local_block among the candidates up to block_q that computes the fewest
-// pairs, the larger one on a tie: local_block^2 for every local block, and
-// block_q * block_kv for every tile of kind 1 (those of kind 0 do not depend on
-// it). Throws std::invalid_argument if no candidate is from 1 to block_q.
+// Returns the local_block among the candidates up to block_q that computes the
+// fewest pairs, the larger one on a tie: local_block^2 for every local block,
+// and block_q * block_kv for every tile of kind 1 (those of kind 0 do not
+// depend on it). Throws std::invalid_argument if no candidate is from 1 to
+// block_q.
 int64_t ChooseLocalBlock(const Layout& layout, int64_t block_q,
                          int64_t block_kv,
                          const std::vector<int64_t>& candidates);

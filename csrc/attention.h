@@ -25,9 +25,8 @@ namespace isoprefill {
 
 inline constexpr int64_t kMaxHeadDim = 512;
 
-// T rows, S columns, Hq query heads, Hkv key and value heads, D head_dim.
-// Query heads h * Hq / Hkv and following use KV head h. Element is float or
-// Bfloat16.
+// T rows, S columns, Hq query heads, Hkv key and value heads, D head_dim. Query
+// head h uses KV head h / (Hq / Hkv). Element is float or Bfloat16.
 template <typename Element>
 struct AttentionProblem {
   int64_t num_rows = 0;

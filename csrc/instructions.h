@@ -13,15 +13,15 @@ namespace isoprefill {
 // weights to that, too.
 enum class Instructions { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
 
-// "portable", "avx2", "avx512" or "avx512_bf16"; "best" is what
+// Reads "portable", "avx2", "avx512" or "avx512_bf16"; "best" is what
 // BestInstructions() says. Throws std::invalid_argument for anything else and
 // for what this processor or build does not have.
 Instructions ParseInstructions(const std::string& name);
 
-// The widest that this processor has.
+// Returns the widest that this processor has.
 Instructions BestInstructions();
 
-// The names of all that this processor has.
+// Returns the names of all that this processor has.
 std::vector<std::string> AvailableInstructions();
 
 }  // namespace isoprefill

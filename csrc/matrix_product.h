@@ -32,7 +32,7 @@ struct MatrixProduct {
 template <typename Element>
 void CheckMultiplies(Instructions instructions, int64_t inner);
 
-// Throws what CheckMultiplies throws.
+// Throws where CheckMultiplies does.
 template <typename Element>
 void ComputeMatrixProduct(const MatrixProduct<Element>& product,
                           Instructions instructions,

@@ -25,8 +25,9 @@ namespace isoprefill {
 // block of sums.
 inline constexpr int64_t kPanelColumns = 64;
 
-// Rows that a panel is transposed for once. Fewer, and that takes more than a
-// few percent; more, and small products leave threads without work.
+// Rows that a panel is transposed for once. With fewer, transposing takes more
+// than a few percent of the time; with more, small products leave threads
+// without work.
 inline constexpr int64_t kPanelRows = 384;
 
 // [begin, end)
@@ -51,7 +52,7 @@ struct MicroKernels {
   // multiply Elements.
   void (*multiply)(const MatrixProduct<Element>& product, Range columns,
                    Range rows) = nullptr;
-  // Adds a row of values.
+  // Adds values to a sum.
   void (*add_exponentials)(const float* values, int64_t count,
                            SumOfExponentials* sum) = nullptr;
 };
@@ -68,7 +69,7 @@ MicroKernels<Element> Avx512MicroKernels();
 MicroKernels<Bfloat16> Avx512Bf16MicroKernels();
 #endif
 
-// Those that this processor has.
+// Returns those in the given instructions, which this processor must have.
 template <typename Element>
 MicroKernels<Element> MicroKernelsFor(Instructions instructions);
 

@@ -17,8 +17,8 @@ enum class Delimiter {
   kPrefixFirst,  // the same tokens; the first d belongs to the prefix
 };
 
-// "none", "hidden" or "prefix_first"; anything else throws
-// std::invalid_argument.
+// Reads "none", "hidden" or "prefix_first". Throws std::invalid_argument for
+// anything else.
 Delimiter ParseDelimiter(const std::string& name);
 const char* DelimiterName(Delimiter delimiter);
 

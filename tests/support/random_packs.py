@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 from mask_definition import RequestSpec
 
 DELIMITERS = ("none", "hidden", "prefix_first")
+BOOLEANS = st.booleans()
 
 
 @st.composite
-def requests(draw, delimiters=DELIMITERS, causal=st.booleans()):
+def requests(draw, delimiters=DELIMITERS, causal=BOOLEANS):
     item_lens = draw(st.lists(st.integers(1, 9) | st.integers(1, 60), max_size=6))
     return RequestSpec(
         draw(st.integers(1, 20)),
