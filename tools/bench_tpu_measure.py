@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from isoprefill import PackedLayout, multi_item_attention
-from isoprefill.models.assembly import layer_shapes
 from isoprefill.models.config import ModelConfig
-from isoprefill.models.decoder import LayerParams, Params, decode
+from isoprefill.models.decoder import Params, decode
 from isoprefill.models.head import logprobs_at
+from isoprefill.models.parameters import parameters_of
 from isoprefill_pallas.estimate import SPLASH_BLOCKS, splash_attention
 from isoprefill_pallas.workloads import WORKLOADS, Workload
 
@@ -121,12 +121,8 @@ def _step(config: ModelConfig, layout: PackedLayout) -> Callable[[], Any]:
     def random(*shape: int) -> jax.Array:
         return jnp.asarray(rng.standard_normal(shape, np.float32) * 0.02, jnp.bfloat16)
 
-    shapes = layer_shapes(config)
-    params = Params(
-        random(config.vocab_size, config.hidden_size),
-        LayerParams(**{n: random(config.num_layers, *shape) for n, shape in shapes.items()}),
-        random(config.hidden_size),
-    )
+    parameters = parameters_of(config).items()
+    params = Params.from_fields({field: random(*row.shape(config)) for field, row in parameters})
     tokens = jnp.asarray(rng.integers(0, config.vocab_size, layout.num_rows), jnp.int32)
     readout = jnp.asarray(layout.readout_rows)
     wanted = jnp.zeros((readout.shape[0], 1), jnp.int32)

@@ -10,20 +10,18 @@ import math
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 import safetensors.numpy
 import tokenizers
 from tokenizers import decoders, pre_tokenizers, trainers
 
 from isoprefill.models import pinned
-from isoprefill.models.byte_level_bpe import byte_level_bpe
 from isoprefill.models.config import ModelConfig
-from isoprefill.models.decoder import LayerParams, Params
+from isoprefill.models.decoder import Params
 from isoprefill.models.gguf_file import load_gguf
 from isoprefill.models.gguf_header import read_header
-from isoprefill.models.gguf_vocabulary import added_tokens
-from isoprefill.models.safetensors_files import NAMES
+from isoprefill.models.parameters import PARAMETERS, parameters_of
+from isoprefill.models.tokenizer_gguf import tokenizer_from_gguf
 
 QWEN3 = ModelConfig(
     architecture="qwen3",
@@ -51,8 +49,7 @@ def save_model(name: str, directory: pathlib.Path) -> None:
         file = pinned.locate(name)
         header = read_header(file)
         config, params = widen_heads(*load_gguf(file, header, "float32"), head_dim=128)
-        tokenizer = byte_level_bpe(header.metadata)
-        tokenizer.add_tokens(added_tokens(header.metadata))
+        tokenizer = tokenizer_from_gguf(header.metadata).backend
     (directory / "config.json").write_text(json.dumps(_huggingface_config(config)))
     safetensors.numpy.save_file(_huggingface_tensors(params), directory / "model.safetensors")
     tokenizer.save(str(directory / "tokenizer.json"))
@@ -62,36 +59,17 @@ def save_model(name: str, directory: pathlib.Path) -> None:
 
 
 def random_params(config: ModelConfig) -> Params:
-    """Weights whose activations keep their size; norms of 1. For a Qwen3 with a head of its own."""
+    """Returns weights whose activations keep their size; norms of 1."""
     generator = np.random.default_rng(0)
-    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_layers
-    query = config.num_query_heads * config.head_dim
-    key = config.num_kv_heads * config.head_dim
-
-    def matrices(*shape: int) -> np.ndarray:
-        return (generator.standard_normal(shape) / math.sqrt(shape[-1])).astype(np.float32)
-
-    def ones(*shape: int) -> np.ndarray:
-        return np.ones(shape, np.float32)
-
-    return Params(
-        embedding=matrices(config.vocab_size, hidden),
-        layers=LayerParams(
-            attention_norm=ones(layers, hidden),
-            query=matrices(layers, query, hidden),
-            key=matrices(layers, key, hidden),
-            value=matrices(layers, key, hidden),
-            output=matrices(layers, hidden, query),
-            feed_forward_norm=ones(layers, hidden),
-            gate=matrices(layers, inner, hidden),
-            up=matrices(layers, inner, hidden),
-            down=matrices(layers, hidden, inner),
-            query_norm=ones(layers, config.head_dim),
-            key_norm=ones(layers, config.head_dim),
-        ),
-        final_norm=ones(hidden),
-        head=matrices(config.vocab_size, hidden),
-    )
+    weights = {}
+    for field, parameter in parameters_of(config).items():
+        shape = parameter.shape(config)
+        if field.endswith("norm"):
+            weights[field] = np.ones(shape, np.float32)
+        else:
+            matrices = generator.standard_normal(shape) / math.sqrt(shape[-1])
+            weights[field] = matrices.astype(np.float32)
+    return Params.from_fields(weights)
 
 
 def widen_heads(
@@ -150,13 +128,14 @@ def _huggingface_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def _huggingface_tensors(params: Params) -> dict[str, np.ndarray]:
-    tensors = {NAMES.embedding: params.embedding, NAMES.final_norm: params.final_norm}
-    if params.head is not None:
-        tensors[NAMES.head] = params.head
-    for field, stacked in params.layers._asdict().items():
-        for layer, tensor in enumerate(stacked if stacked is not None else ()):
-            tensors[NAMES.layers[field].format(layer=layer)] = tensor
-    return {name: np.asarray(tensor) for name, tensor in jax.device_get(tensors).items()}
+    fields = params._asdict() | params.layers._asdict()
+    tensors = {}
+    for field, parameter in PARAMETERS.items():
+        if fields[field] is not None:
+            weights = np.asarray(fields[field])
+            for layer, tensor in enumerate(weights if parameter.stacked else [weights]):
+                tensors[parameter.huggingface.format(layer=layer)] = tensor
+    return tensors
 
 
 def _small_tokenizer() -> tokenizers.Tokenizer:

@@ -177,28 +177,11 @@ def step(chip: str, case: dict) -> dict:
 
 def parameters(config: Any, dtype: Any) -> Any:
     """The shapes of a model's weights."""
-    from isoprefill.models.decoder import LayerParams, Params
+    from isoprefill.models.decoder import Params
+    from isoprefill.models.parameters import parameters_of
 
-    layers, width, d = config.num_layers, config.hidden_size, config.head_dim
-    queries, keys = config.num_query_heads * d, config.num_kv_heads * d
-    sizes = {
-        "attention_norm": (width,),
-        "query": (queries, width),
-        "key": (keys, width),
-        "value": (keys, width),
-        "output": (width, queries),
-        "feed_forward_norm": (width,),
-        "gate": (config.intermediate_size, width),
-        "up": (config.intermediate_size, width),
-        "down": (width, config.intermediate_size),
-    }
-    if config.qk_norm:
-        sizes |= {"query_norm": (d,), "key_norm": (d,)}
-    return Params(
-        shape((config.vocab_size, width), dtype),
-        LayerParams(**{name: shape((layers, *size), dtype) for name, size in sizes.items()}),
-        shape((width,), dtype),
-    )
+    parameters = parameters_of(config).items()
+    return Params.from_fields({field: shape(row.shape(config), dtype) for field, row in parameters})
 
 
 def shape(sizes: tuple[int, ...], dtype: Any) -> Any:

@@ -7,6 +7,7 @@ device; the head's rows are shared out.
 
 import dataclasses
 import re
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,26 +15,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.decoder import Params
+from isoprefill.models.parameters import PARAMETERS
 
 DATA, TENSOR = "data", "tensor"
 
 KEYS_AND_VALUES = PartitionSpec(None, None, TENSOR, None)  # [L, P, Hkv, D]
-
-# Which axis of a layer's stacked weights is shared out; the others are whole on every device.
-_OUT = PartitionSpec(None, TENSOR)  # [L, out, in] and [L, out]
-_IN = PartitionSpec(None, None, TENSOR)  # [L, out, in]
-_SPECS = {
-    "query": _OUT,
-    "key": _OUT,
-    "value": _OUT,
-    "query_bias": _OUT,
-    "key_bias": _OUT,
-    "value_bias": _OUT,
-    "output": _IN,
-    "gate": _OUT,
-    "up": _OUT,
-    "down": _IN,
-}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,10 +79,13 @@ def _possible_tensor_sizes(config: ModelConfig) -> list[int]:
 
 
 def param_specs(params: Params) -> Params:
-    """The partition of every weight, in the same tree."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: _SPECS.get(path[-1].name, PartitionSpec()), params
-    )
+    """Returns the partition of every weight, in the same tree."""
+
+    def spec(path: tuple[Any, ...], _: jax.Array) -> PartitionSpec:
+        axis = PARAMETERS[path[-1].name].sharded_axis
+        return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, TENSOR)
+
+    return jax.tree_util.tree_map_with_path(spec, params)
 
 
 def shard_params(params: Params, mesh: Mesh) -> Params:

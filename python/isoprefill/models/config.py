@@ -1,28 +1,18 @@
-"""What a decoder looks like: sizes and switches, with no weights.
-
-`ModelConfig` is frozen and hashable, so it can be a static argument of a jitted function. The
-supported architectures are one decoder with switches:
-
-    architecture   bias on q, k, v   bias on output   RMSNorm of q and k heads
-    llama          as configured     as configured    no
-    mistral        no                no               no
-    qwen2          yes               no               no
-    qwen3          as configured     as configured    yes
-"""
+"""What a decoder looks like: sizes and switches, with no weights."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+from isoprefill.models.architectures import find_architecture
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Sizes and switches of a Llama-family decoder.
+    """Sizes and switches of a Llama-family decoder; hashable, so it can be a static argument of a jitted function.
 
     Attributes:
-        architecture: one of `ARCHITECTURES`.
+        architecture: one of `architectures.ARCHITECTURES`.
         vocab_size: rows of the embedding and of the head.
         hidden_size: width of the residual stream.
         intermediate_size: width of the feed-forward part.
@@ -33,8 +23,7 @@ class ModelConfig:
         rms_norm_eps: added to the mean square before the root.
         rope_theta: base of the rotary frequencies.
         max_positions: positions 0 to max_positions - 1 are valid.
-        rope_frequency_divisors: head_dim / 2 divisors of the rotary frequencies, or None for plain
-            RoPE.
+        rope_frequency_divisors: head_dim / 2 divisors of the rotary frequencies, or None for plain RoPE.
         tied_head: the head is the embedding matrix.
         qkv_bias: the query, key and value projections have a bias.
         output_bias: the attention's output projection has a bias.
@@ -62,23 +51,12 @@ class ModelConfig:
     qk_norm: bool = False
 
     def __post_init__(self) -> None:
-        check_architecture(self.architecture)
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_layers",
-            "num_query_heads",
-            "num_kv_heads",
-            "head_dim",
-            "max_positions",
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        find_architecture(self.architecture)
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if field.type is int and (type(value) is not int or value < 1):
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
-        for name in ("rms_norm_eps", "rope_theta"):
-            value = getattr(self, name)
-            if not isinstance(value, float) or not 0.0 < value < float("inf"):
+            if field.type is float and not (type(value) is float and 0.0 < value < float("inf")):
                 raise ValueError(f"{name} must be a positive finite float, got {value!r}")
         if self.num_query_heads % self.num_kv_heads:
             raise ValueError(
@@ -97,13 +75,10 @@ class ModelConfig:
             if not all(0.0 < divisor < float("inf") for divisor in divisors):
                 raise ValueError("rope_frequency_divisors must be positive and finite")
 
-
-def check_architecture(architecture: object) -> None:
-    """Raises ValueError unless `architecture` is supported."""
-    if architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"architecture {architecture!r} is not supported; supported: {', '.join(ARCHITECTURES)}"
-        )
+    @property
+    def own_head(self) -> bool:
+        """Whether the head has weights of its own."""
+        return not self.tied_head
 
 
 def check_sliding_window(window: int | None, max_positions: int) -> None:
@@ -116,7 +91,7 @@ def check_sliding_window(window: int | None, max_positions: int) -> None:
 
 
 def required(config: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
-    """The value of `name` as `kind` (int or float); ValueError if it is absent or no number."""
+    """Returns the value of `name` as `kind` (int or float); ValueError if it is absent or no number."""
     value = config.get(name)
     if value is None:
         raise ValueError(f"the model's configuration has no {name}")

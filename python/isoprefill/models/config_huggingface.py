@@ -3,15 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from isoprefill.models import rope_scaling
-from isoprefill.models.config import (
-    ModelConfig,
-    check_architecture,
-    check_sliding_window,
-    required,
-)
-
-_DEFAULT_WINDOW = 4096  # transformers', for Mistral, Qwen2 and Qwen3
+from isoprefill.models import rope
+from isoprefill.models.architectures import Switch, find_architecture
+from isoprefill.models.config import ModelConfig, check_sliding_window, required
 
 
 def config_from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
@@ -21,13 +15,15 @@ def config_from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
         config: the parsed file, in the form that transformers 4 or 5 writes.
 
     Raises:
-        ValueError: the architecture is not supported, a needed key is missing, or the model uses
-            something that the decoder does not compute (a sliding window, an unknown RoPE scaling,
-            another activation, quantised weights).
+        ValueError: the architecture is not supported, a needed key is missing, or the model uses something that the
+            decoder does not compute (a sliding window, an unknown RoPE scaling, another activation, quantised weights).
     """
-    architecture = config.get("model_type")
-    check_architecture(architecture)
-    assert isinstance(architecture, str)
+    name: Any = config.get("model_type")
+    architecture = find_architecture(name)
+
+    def is_on(switch: Switch) -> bool:
+        return bool(config.get(switch)) if isinstance(switch, str) else switch
+
     max_positions = required(config, "max_position_embeddings", int)
     if config.get("quantization_config"):
         raise ValueError(
@@ -40,10 +36,10 @@ def config_from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
         raise ValueError(
             "mlp_bias = true is not supported: the feed-forward projections have no bias here"
         )
-    if architecture == "mistral" or config.get("use_sliding_window"):
+    if is_on(architecture.sliding_window):
         # An absent key is transformers' default; only null means no window.
-        default = None if architecture == "llama" else _DEFAULT_WINDOW
-        check_sliding_window(config.get("sliding_window", default), max_positions)
+        window = config.get("sliding_window", architecture.default_window)
+        check_sliding_window(window, max_positions)
     for layer_type in config.get("layer_types") or ():
         if layer_type != "full_attention":
             raise ValueError(f"layer_types must all be 'full_attention', got {layer_type!r}")
@@ -52,14 +48,10 @@ def config_from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
     num_query_heads = required(config, "num_attention_heads", int)
     head_dim = config.get("head_dim")
     if head_dim is None:
-        head_dim = 128 if architecture == "qwen3" else hidden_size // num_query_heads
-    attention_bias = bool(config.get("attention_bias", False)) and architecture in (
-        "llama",
-        "qwen3",
-    )
+        head_dim = architecture.default_head_dim or hidden_size // num_query_heads
     rope_theta, divisors = _rope_from_huggingface(config, head_dim)
     return ModelConfig(
-        architecture=architecture,
+        architecture=name,
         vocab_size=required(config, "vocab_size", int),
         hidden_size=hidden_size,
         intermediate_size=required(config, "intermediate_size", int),
@@ -72,16 +64,16 @@ def config_from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
         max_positions=max_positions,
         rope_frequency_divisors=divisors,
         tied_head=bool(config.get("tie_word_embeddings", False)),
-        qkv_bias=attention_bias or architecture == "qwen2",
-        output_bias=attention_bias,
-        qk_norm=architecture == "qwen3",
+        qkv_bias=is_on(architecture.qkv_bias),
+        output_bias=is_on(architecture.output_bias),
+        qk_norm=architecture.qk_norm,
     )
 
 
 def _rope_from_huggingface(
     config: Mapping[str, Any], head_dim: int
 ) -> tuple[float, tuple[float, ...] | None]:
-    """Base and divisors: in `rope_parameters`, or `rope_theta` and `rope_scaling` as of old."""
+    """Returns base and divisors: from `rope_parameters`, or in older files from `rope_theta` and `rope_scaling`."""
     scaling: Mapping[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
     theta = float(scaling.get("rope_theta") or config.get("rope_theta") or 10000.0)
     rotated = scaling.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
@@ -91,9 +83,9 @@ def _rope_from_huggingface(
     if kind == "default":
         return theta, None
     if kind == "linear":
-        return theta, rope_scaling.linear_divisors(head_dim, required(scaling, "factor", float))
+        return theta, rope.linear_divisors(head_dim, required(scaling, "factor", float))
     if kind == "llama3":
-        return theta, rope_scaling.llama3_divisors(
+        return theta, rope.llama3_divisors(
             head_dim,
             theta,
             factor=required(scaling, "factor", float),

@@ -1,16 +1,15 @@
 """The Llama-family decoder: RMSNorm, RoPE, grouped-query attention, SwiGLU.
 
-The decoder knows nothing of items or masks: the caller passes the attention. A row's arithmetic is
-the same wherever in the array the row stands, so scores do not depend on how rows are packed.
+The decoder knows nothing of items or masks: the caller passes the attention. A row's arithmetic is the same wherever in
+the array the row stands, so scores do not depend on how rows are packed.
 
-Letters: T rows, R read-out rows, V vocab_size, E hidden_size, F intermediate_size, L layers, Hq
-query heads, Hkv key and value heads, D head_dim. Weights are [out, in], as in both checkpoint
-formats: XLA multiplies either orientation equally fast and loading need not transpose. Layers are
-stacked on axis 0 and scanned: unrolling them costs a tenfold compilation and, with stacked weights,
-a copy of them all.
+Letters: T rows, R read-out rows, V vocab_size, E hidden_size, F intermediate_size, L layers, Hq query heads, Hkv key
+and value heads, D head_dim. Weights are [out, in], as in both checkpoint formats: XLA multiplies either orientation
+equally fast and loading need not transpose. Layers are stacked on axis 0 and scanned: unrolling them costs a tenfold
+compilation and, with stacked weights, a copy of them all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -52,6 +51,12 @@ class Params(NamedTuple):
     final_norm: Float[Array, "E"]
     head: Float[Array, "V E"] | None = None
 
+    @classmethod
+    def from_fields(cls, weights: Mapping[str, Array]) -> "Params":
+        """Takes apart which of the fields are `LayerParams`'."""
+        layers = LayerParams(**{n: w for n, w in weights.items() if n in LayerParams._fields})
+        return cls(layers=layers, **{n: w for n, w in weights.items() if n in cls._fields})
+
 
 Attend = Callable[
     [Float[Array, "T Hq D"], Float[Array, "T Hkv D"], Float[Array, "T Hkv D"], Any],
@@ -74,21 +79,20 @@ def decode(
     """Runs all layers over T rows.
 
     Args:
-        params: weights. Their dtype is that of what matmuls read and of the keys and values; what is added up
-            between them stays in float32.
+        params: weights. Their dtype is that of what matmuls read and of the keys and values; what is added up between
+            them stays in float32.
         config: sizes and switches (static under jit).
         token_ids: int32 [T].
         positions: int32 [T], each in [0, config.max_positions).
-        attend: `attend(q [T, Hq, D], k [T, Hkv, D], v [T, Hkv, D], layer_cache) -> [T, Hq, D]`. q
-            and k are after RoPE; q is not scaled. The result may be of any float dtype.
-        cache: any pytree whose leaves have a leading layer axis; each layer's `attend` gets its own
-            slice. None is fine.
+        attend: `attend(q [T, Hq, D], k [T, Hkv, D], v [T, Hkv, D], layer_cache) -> [T, Hq, D]`. q and k are after RoPE;
+            q is not scaled. The result may be of any float dtype.
+        cache: any pytree whose leaves have a leading layer axis; each layer's `attend` gets its own slice. None is
+            fine.
         return_kv: return the keys and values of these rows.
         all_reduce: sums over the devices that hold parts of the heads and of the feed-forward width.
 
     Returns:
-        hidden states after the final norm [T, E], and (keys, values), each [L, T, Hkv, D], if
-        `return_kv`, else None.
+        hidden states after the final norm [T, E], and (keys, values), each [L, T, Hkv, D], if `return_kv`, else None.
     """
     frequencies = rope.inverse_frequencies(
         config.head_dim, config.rope_theta, config.rope_frequency_divisors

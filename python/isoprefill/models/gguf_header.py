@@ -1,8 +1,7 @@
 """The header of a GGUF file: its metadata and where its tensors lie.
 
-The `gguf` package's own reader makes a NumPy view of every string, which takes three seconds for a
-vocabulary of 49,152 tokens; this one takes a tenth of one. Value types, block sizes and
-dequantisation still come from the package.
+The `gguf` package's own reader makes a NumPy view of every string, which takes three seconds for a vocabulary of 49,152
+tokens; this one takes a tenth of one. Value types, block sizes and dequantisation still come from the package.
 
 A GGUF file (little-endian, version 2 or 3) is
 
@@ -11,8 +10,7 @@ A GGUF file (little-endian, version 2 or 3) is
     tensors:   string name · u32 rank · u64 sizes, innermost first · u32 quantisation type · u64
     offset padding to the alignment, then the tensors' bytes
 
-where a string is a u64 length and that many bytes of UTF-8, and an array is a u32 type, a u64 count
-and the values.
+where a string is a u64 length and that many bytes of UTF-8, and an array is a u32 type, a u64 count and the values.
 """
 
 import dataclasses

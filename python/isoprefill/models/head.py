@@ -1,8 +1,8 @@
-"""Log-probabilities from hidden states: the LM head, only at the rows asked for.
+"""Log-probabilities from hidden states: the LM head, only at the rows to read.
 
 One block of rows at a time, so memory does not grow with the number of rows: all logits of 500 items of 20 tokens over
 49,152 tokens would be 2 GB. On a CPU with AVX-512 by csrc/token_logprobs.h, which keeps no logits at all.
-Letters: T rows of the pack, M rows asked for, K tokens at each of them, V vocabulary, B rows of a block.
+Letters: T rows of the pack, M rows to read, K tokens at each of them, V vocabulary, B rows of a block.
 """
 
 import jax
@@ -10,15 +10,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int32
 
-import isoprefill_csrc
 from isoprefill.bits import from_bits, to_bits
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.decoder import Params, head_weights
-from isoprefill.models.matrix_product import by_cpp_or_xla, multiply_transposed
-
-_TARGET = "isoprefill_token_logprobs"
-
-jax.ffi.register_ffi_target(_TARGET, isoprefill_csrc.ffi_targets()[_TARGET], platform="cpu")
+from isoprefill.models.matrix_product import LOGPROBS, by_cpp_or_xla, multiply_transposed
 
 ROWS_AT_ONCE = 256  # of float32 logits: 50 MB for a vocabulary of 49,152
 
@@ -34,15 +29,15 @@ def logprobs_at(
     device: Int32[Array, ""] | int = 0,
     num_devices: int = 1,
 ) -> Float[Array, "M K"]:
-    """log P(token_ids[m, k]) over the full vocabulary at rows[m], for the first `num_rows` of M.
+    """Returns log P(token_ids[m, k]) over the full vocabulary at rows[m], for the first `num_rows` of M.
 
-    Of `num_devices` devices each computes every so many blocks and leaves zeros elsewhere: the sum over the
-    devices is the answer.
+    Of `num_devices` devices each computes every so many blocks and leaves zeros elsewhere: the sum over the devices is
+    the answer.
     """
-    num_asked = rows.shape[0]
-    block = min(ROWS_AT_ONCE, num_asked)
-    blocks = -(-num_asked // block)
-    padding = (-(-blocks // num_devices) * num_devices) * block - num_asked
+    capacity = rows.shape[0]
+    block = min(ROWS_AT_ONCE, capacity)
+    blocks = -(-capacity // block)
+    padding = (-(-blocks // num_devices) * num_devices) * block - capacity
     rows = jnp.pad(rows, (0, padding))
     token_ids = jnp.pad(token_ids, ((0, padding), (0, 0)))
 
@@ -56,24 +51,14 @@ def logprobs_at(
 
     rounds = (num_rows + block * num_devices - 1) // (block * num_devices)
     out = lax.fori_loop(0, rounds, compute, jnp.zeros(token_ids.shape))
-    return out[:num_asked]
+    return out[:capacity]
 
 
 def token_logprobs(
     states: Float[Array, "B E"], weights: Float[Array, "V E"], token_ids: Int32[Array, "B K"]
 ) -> Float[Array, "B K"]:
-    """log P(token_ids[b, k]) over the vocabulary at each row."""
-    return by_cpp_or_xla(_by_cpp, _by_xla, states, weights, token_ids)
-
-
-def _by_cpp(
-    states: Float[Array, "B E"], weights: Float[Array, "V E"], token_ids: Int32[Array, "B K"]
-) -> Float[Array, "B K"]:
-    out = jax.ShapeDtypeStruct(token_ids.shape, jnp.float32)
-    logprobs: Float[Array, "B K"] = jax.ffi.ffi_call(_TARGET, out, vmap_method="sequential")(
-        to_bits(states), to_bits(weights), token_ids
-    )
-    return logprobs
+    """Returns log P(token_ids[b, k]) over the vocabulary at each row."""
+    return by_cpp_or_xla(LOGPROBS, token_ids.shape, _by_xla, states, weights, token_ids)
 
 
 def _by_xla(

