@@ -22,7 +22,15 @@ from isoprefill.models import pinned
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.decoder import Params, decode, head_weights, project
 from isoprefill.models.pretrained import Pretrained, load_pretrained
-from small_models import VOCAB_SIZE, random_model, save_directory, save_gguf
+from small_models import (
+    GGUF_VARIANTS,
+    LLAMA3_ROPE,
+    VARIANTS,
+    VOCAB_SIZE,
+    random_model,
+    save_directory,
+    save_gguf,
+)
 
 PROMPTS = {
     "one token": "Hello",
@@ -121,32 +129,6 @@ def test_parity_detects_a_wrong_rope_base(smollm2, torch_smollm2):
     assert np.abs(our_logits(wrong, ids) - torch_logits(torch_smollm2, ids)).max() > 0.1
 
 
-LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 10_000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-VARIANTS = {
-    "llama": ("llama", {}),
-    "llama, tied head": ("llama", {"tie_word_embeddings": True}),
-    "llama, biases": ("llama", {"attention_bias": True}),
-    "llama, one KV head": ("llama", {"num_key_value_heads": 1}),
-    "llama, linear rope": (
-        "llama",
-        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
-    ),
-    "llama, llama3 rope": ("llama", {"rope_parameters": LLAMA3_ROPE}),
-    "mistral": ("mistral", {"sliding_window": None}),
-    "mistral, wide window": ("mistral", {"sliding_window": 512}),
-    "qwen2": ("qwen2", {}),
-    "qwen2, tied head": ("qwen2", {"tie_word_embeddings": True}),
-    "qwen2, window switched off": ("qwen2", {"sliding_window": 64, "use_sliding_window": False}),
-    "qwen3": ("qwen3", {"tie_word_embeddings": True}),
-    "qwen3, biases": ("qwen3", {"attention_bias": True}),
-}
 IDS = tuple(int(i) for i in np.random.default_rng(0).integers(0, VOCAB_SIZE, 90))
 
 
@@ -202,15 +184,6 @@ def test_bfloat16_parameters_give_close_logits(tmp_path):
     difference = np.abs(our_logits(model, IDS) - torch_logits(oracle, IDS))
     assert difference.max() > 1e-3
     assert difference.mean() < 0.05 * torch_logits(oracle, IDS).std()
-
-
-GGUF_VARIANTS = {
-    "llama": ("llama", {}),
-    "llama, tied head": ("llama", {"tie_word_embeddings": True}),
-    "llama, biases": ("llama", {"attention_bias": True}),
-    "qwen2": ("qwen2", {}),
-    "qwen3": ("qwen3", {"tie_word_embeddings": True}),
-}
 
 
 @pytest.mark.parametrize(("family", "overrides"), GGUF_VARIANTS.values(), ids=GGUF_VARIANTS.keys())

@@ -10,28 +10,56 @@ from typing import Any
 
 import gguf
 import numpy as np
+import pytest
 import tokenizers
 import torch
 import transformers
 from tokenizers import decoders, models, pre_tokenizers
 
-FAMILIES = {
-    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
-    "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
-    "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
-    "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
-}
+from isoprefill.models.architectures import ARCHITECTURES
+from isoprefill.models.pretrained import load_pretrained
+
 VOCAB_SIZE = 300  # 256 bytes, one special token, the rest unused
 
 
-def random_model(family: str, **overrides: Any) -> torch.nn.Module:
-    """Makes a random model: 3 layers, 4 query and 2 KV heads of 24 (not 64 / 4), 64 wide, float32.
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+FAMILIES = tuple(ARCHITECTURES)
+# What is compared with transformers: family, and arguments of its configuration. Every family is here.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{family: (family, {}) for family in FAMILIES},
+    "llama, tied head": ("llama", {"tie_word_embeddings": True}),
+    "llama, biases": ("llama", {"attention_bias": True}),
+    "llama, one KV head": ("llama", {"num_key_value_heads": 1}),
+    "llama, linear rope": (
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
+    ),
+    "llama, llama3 rope": ("llama", {"rope_parameters": LLAMA3_ROPE}),
+    "mistral": ("mistral", {"sliding_window": None}),
+    "mistral, wide window": ("mistral", {"sliding_window": 512}),
+    "qwen2, tied head": ("qwen2", {"tie_word_embeddings": True}),
+    "qwen2, window switched off": ("qwen2", {"sliding_window": 64, "use_sliding_window": False}),
+    "qwen3": ("qwen3", {"tie_word_embeddings": True}),
+    "qwen3, biases": ("qwen3", {"attention_bias": True}),
+}
+# The same from a GGUF file.
+GGUF_VARIANTS = {name: VARIANTS[name] for name in (*FAMILIES, "llama, tied head", "llama, biases")}
+
+
+def small_config(family: str, **overrides: Any) -> transformers.PreTrainedConfig:
+    """Makes a configuration: 3 layers, 4 query and 2 KV heads of 24 (not 64 / 4), 64 wide.
 
     Args:
         family: one of FAMILIES.
         **overrides: arguments of the family's transformers configuration.
     """
-    config_class, model_class = FAMILIES[family]
     settings = {
         "vocab_size": VOCAB_SIZE,
         "hidden_size": 64,
@@ -46,9 +74,14 @@ def random_model(family: str, **overrides: Any) -> torch.nn.Module:
         "bos_token_id": 256,
         "eos_token_id": 256,
     }
-    config = config_class(**settings | overrides)
+    return transformers.AutoConfig.for_model(family, **settings | overrides)
+
+
+def random_model(family: str, **overrides: Any) -> torch.nn.Module:
+    """Makes a random model of `small_config`, float32."""
+    config = small_config(family, **overrides)
     config._attn_implementation = "eager"
-    model = model_class(config).float().eval()
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -188,3 +221,10 @@ def _add_metadata(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_float32(key, value)
     else:
         writer.add_string(key, value)
+
+
+def assert_refused(source: object, message: str, **options: str) -> None:
+    """Asserts that a model does not load, and that one line says why."""
+    with pytest.raises(ValueError, match=message) as raised:
+        load_pretrained(source, **options)
+    assert "\n" not in str(raised.value)

@@ -24,7 +24,7 @@ from isoprefill.models.matrix_product import multiply_transposed
 
 
 class LayerParams(NamedTuple):
-    """Weights of all layers, stacked on a leading axis L. What a model does not have is None."""
+    """Weights of all layers, stacked on a leading axis L; `parameters` has a row of each. What a model lacks is None."""
 
     attention_norm: Float[Array, "L E"]
     query: Float[Array, "L Hq*D E"]
@@ -53,9 +53,10 @@ class Params(NamedTuple):
 
     @classmethod
     def from_fields(cls, weights: Mapping[str, Array]) -> "Params":
-        """Takes apart which of the fields are `LayerParams`'."""
-        layers = LayerParams(**{n: w for n, w in weights.items() if n in LayerParams._fields})
-        return cls(layers=layers, **{n: w for n, w in weights.items() if n in cls._fields})
+        """Makes both classes of one mapping, by the fields of both."""
+        layers = {field: weights[field] for field in LayerParams._fields if field in weights}
+        others = {field: array for field, array in weights.items() if field not in layers}
+        return cls(layers=LayerParams(**layers), **others)
 
 
 Attend = Callable[

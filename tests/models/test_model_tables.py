@@ -1,0 +1,52 @@
+"""The tables of parameters and architectures are complete, and every row is compared with transformers.
+
+If one of these fails, a row can be wrong and no test of parity sees it.
+"""
+
+import typing
+
+import pytest
+
+from isoprefill.models.architectures import ARCHITECTURES
+from isoprefill.models.config_huggingface import config_from_huggingface
+from isoprefill.models.decoder import LayerParams, Params
+from isoprefill.models.parameters import PARAMETERS, parameters_of
+from small_models import GGUF_VARIANTS, VARIANTS, small_config
+
+FIELDS = typing.get_type_hints(LayerParams) | typing.get_type_hints(Params)
+del FIELDS["layers"]
+
+
+def test_every_field_has_a_row():
+    assert set(PARAMETERS) == set(FIELDS)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_row_says_what_the_decoder_reads(field):
+    """The axes of the annotation; a parameter that may be None depends on a switch, and only such a one."""
+    hint, parameter = FIELDS[field], PARAMETERS[field]
+    array, *others = typing.get_args(hint) or [hint]
+    assert parameter.axes == array.dim_str
+    assert others == ([type(None)] if parameter.only_if else [])
+
+
+def test_names_in_files_are_unique():
+    """Else two parameters would be read from one tensor."""
+    for parameters in (
+        {row.gguf for row in PARAMETERS.values()},
+        {row.huggingface for row in PARAMETERS.values()},
+    ):
+        assert len(parameters) == len(PARAMETERS)
+    for row in PARAMETERS.values():
+        assert ("{layer}" in row.gguf) == ("{layer}" in row.huggingface) == row.stacked
+
+
+@pytest.mark.parametrize("variants", [VARIANTS, GGUF_VARIANTS], ids=["directory", "gguf"])
+def test_every_row_is_compared_with_transformers(variants):
+    """test_models runs these variants."""
+    assert {family for family, _ in variants.values()} == set(ARCHITECTURES)
+    configs = [
+        config_from_huggingface(small_config(family, **overrides).to_dict())
+        for family, overrides in variants.values()
+    ]
+    assert set().union(*map(parameters_of, configs)) == set(PARAMETERS)
