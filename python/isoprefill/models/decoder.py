@@ -24,7 +24,7 @@ from isoprefill.models.matrix_product import multiply_transposed
 
 
 class LayerParams(NamedTuple):
-    """Weights of all layers, stacked on a leading axis L; `parameters` has a row of each. What a model lacks is None."""
+    """Weights of all layers, stacked on axis L; `parameters` has a row of each. What a model lacks is None."""
 
     attention_norm: Float[Array, "L E"]
     query: Float[Array, "L Hq*D E"]
