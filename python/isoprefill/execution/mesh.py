@@ -51,7 +51,7 @@ class MeshShape:
 
 
 def make_mesh(shape: MeshShape, config: ModelConfig) -> Mesh:
-    """The first data * tensor devices as a mesh.
+    """Makes a mesh of the first data * tensor devices.
 
     Raises:
         ValueError: if there are fewer devices, or the model cannot be shared out among so many; with the numbers.
@@ -89,7 +89,7 @@ def param_specs(params: Params) -> Params:
 
 
 def shard_params(params: Params, mesh: Mesh) -> Params:
-    """The weights on the mesh's devices."""
+    """Puts the weights on the mesh's devices."""
     return jax.tree.map(
         lambda weight, spec: jax.device_put(weight, NamedSharding(mesh, spec)),
         params,
