@@ -38,6 +38,7 @@ CONFIG = {
         ({"vocab_size": None}, r"configuration has no vocab_size"),
         ({"vocab_size": "many"}, r"vocab_size must be a number, got 'many'"),
         ({"num_hidden_layers": 0}, r"num_layers must be a positive integer, got 0"),
+        ({"num_attention_heads": 0}, r"num_query_heads must be a positive integer, got 0"),
         (
             {"num_key_value_heads": 3},
             r"num_query_heads must be a multiple of num_kv_heads = 3, got 4",
@@ -179,6 +180,7 @@ def read_gguf_config(
     [
         ({"general__architecture": "gemma3"}, r"'gemma3' is not supported; supported: llama, .*"),
         ({"llama__context_length": None}, r"has no llama\.context_length"),
+        ({"llama__attention__head_count": 0}, r"num_query_heads must be a positive integer, got 0"),
         ({"llama__expert_count": 8}, r"expert_count must be 0, got 8"),
         ({"llama__attention__sliding_window": 128}, r"window is 128, less than its 512 positions"),
         ({"llama__rope__scaling__type": "yarn"}, r"rope scaling 'yarn' is not supported"),

@@ -51,6 +51,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # The same from a GGUF file.
 GGUF_VARIANTS = {name: VARIANTS[name] for name in (*FAMILIES, "llama, tied head", "llama, biases")}
+# GGUF's architectures whose rows of q and k llama.cpp's converter reorders; not from the table, which this judges.
+INTERLEAVED = ("llama",)
 
 
 def small_config(family: str, **overrides: Any) -> transformers.PreTrainedConfig:
@@ -73,6 +75,7 @@ def small_config(family: str, **overrides: Any) -> transformers.PreTrainedConfig
         "rms_norm_eps": 1e-5,
         "bos_token_id": 256,
         "eos_token_id": 256,
+        "pad_token_id": 256,
     }
     return transformers.AutoConfig.for_model(family, **settings | overrides)
 
@@ -196,9 +199,9 @@ def _gguf_tensors(model: torch.nn.Module, arch: str) -> dict[str, np.ndarray]:
         values = parameter.numpy()
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        if arch == "llama" and ".q_proj." in name:
+        if arch in INTERLEAVED and ".q_proj." in name:
             values = _interleave(values, config.num_attention_heads)
-        if arch == "llama" and ".k_proj." in name:
+        if arch in INTERLEAVED and ".k_proj." in name:
             values = _interleave(values, config.num_key_value_heads)
         tensors[names.get_name(name, try_suffixes=(".weight", ".bias")) or name] = values
     return tensors

@@ -40,7 +40,7 @@ def config_from_gguf(
     check_sliding_window(get("attention.sliding_window"), max_positions)
     hidden_size = required(metadata, key("embedding_length"), int)
     num_query_heads = required(metadata, key("attention.head_count"), int)
-    head_dim = get("attention.key_length") or hidden_size // num_query_heads
+    head_dim = get("attention.key_length") or hidden_size // (num_query_heads or 1)
     if experts := get("expert_count"):
         raise ValueError(
             f"{key('expert_count')} must be 0, got {experts}: mixtures of experts are not supported"

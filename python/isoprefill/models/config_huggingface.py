@@ -48,7 +48,7 @@ def config_from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
     num_query_heads = required(config, "num_attention_heads", int)
     head_dim = config.get("head_dim")
     if head_dim is None:
-        head_dim = architecture.default_head_dim or hidden_size // num_query_heads
+        head_dim = architecture.default_head_dim or hidden_size // (num_query_heads or 1)
     rope_theta, divisors = _rope_from_huggingface(config, head_dim)
     return ModelConfig(
         architecture=name,

@@ -135,7 +135,7 @@ def decode(
 
 
 def _scan(layer: Any, carry: Any, stacked: Any) -> tuple[Any, Any]:
-    """`lax.scan(layer, carry, stacked)`; the layer sees bfloat16 where `stacked` holds bits."""
+    """Runs `lax.scan(layer, carry, stacked)`; the layer sees bfloat16 where `stacked` holds bits."""
     if not any(array.dtype == jnp.uint16 for array in jax.tree.leaves(stacked)):
         return lax.scan(layer, carry, stacked)
 
@@ -148,7 +148,7 @@ def _scan(layer: Any, carry: Any, stacked: Any) -> tuple[Any, Any]:
 
 
 def head_weights(params: Params, config: ModelConfig) -> Float[Array, "V E"]:
-    """The weights that turn rows into logits."""
+    """Returns the weights that turn rows into logits."""
     head = params.embedding if config.tied_head else params.head
     if head is None:
         raise ValueError("params.head must not be None unless config.tied_head")

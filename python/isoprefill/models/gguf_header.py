@@ -7,8 +7,8 @@ A GGUF file (little-endian, version 2 or 3) is
 
     magic "GGUF" · u32 version · u64 tensor count · u64 metadata count
     metadata:  string key · u32 value type · value
-    tensors:   string name · u32 rank · u64 sizes, innermost first · u32 quantisation type · u64
-    offset padding to the alignment, then the tensors' bytes
+    tensors:   string name · u32 rank · u64 sizes, innermost first · u32 quantisation type · u64 offset
+    padding to the alignment, then the tensors' bytes
 
 where a string is a u64 length and that many bytes of UTF-8, and an array is a u32 type, a u64 count and the values.
 """
@@ -149,7 +149,7 @@ class _HeaderReader:
         return self._scalar(_SCALAR_FORMATS[kind])
 
     def _tensor(self) -> TensorInfo:
-        """A tensor whose `begin` still counts from the start of the tensors' bytes."""
+        """Reads a tensor whose `begin` still counts from the start of the tensors' bytes."""
         name = self._string()
         rank = self._scalar("I")
         shape = tuple(self._scalar("Q") for _ in range(rank))[::-1]

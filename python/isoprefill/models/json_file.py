@@ -6,7 +6,7 @@ from typing import Any
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The object in the file.
+    """Reads the object in the file.
 
     Raises:
         ValueError: the file cannot be read, or holds something else; names it.

