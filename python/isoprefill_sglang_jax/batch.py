@@ -11,7 +11,7 @@ from isoprefill.attention.layout import next_power_of_two
 from isoprefill_sglang_jax.items import RequestItems
 
 # Read-out rows and labels are padded to a few sizes, so that requests share compilations.
-LEAST_READOUTS = 16
+LEAST_READOUTS = 16  # a power of two
 
 
 class Readouts:
@@ -133,8 +133,8 @@ def make_multi_item(schedule_batch: Any, worker_batch: Any) -> MultiItemBatch | 
         rows[rank] += found.tolist()
         labels[rank] += [extent.items.labels] * found.size
 
-    room = bucket(max(map(len, rows)), LEAST_READOUTS)
-    widest = bucket(max((len(ids) for section in labels for ids in section), default=1))
+    room = next_power_of_two(max(LEAST_READOUTS, *map(len, rows)))
+    widest = next_power_of_two(max((len(ids) for section in labels for ids in section), default=1))
     readout_rows = np.zeros((ranks, room), np.int32)
     readout_labels = np.zeros((ranks, room, widest), np.int32)
     for rank, section in enumerate(labels):
@@ -144,11 +144,6 @@ def make_multi_item(schedule_batch: Any, worker_batch: Any) -> MultiItemBatch | 
     return MultiItemBatch(
         extents, readout_rows.reshape(-1), readout_labels.reshape(-1, widest), readouts
     )
-
-
-def bucket(count: int, least: int = 1) -> int:
-    """Returns the power of two, at least `least`, that holds `count`."""
-    return max(least, next_power_of_two(count))
 
 
 def _extents(schedule_batch: Any, worker_batch: Any) -> tuple[Extent, ...]:

@@ -11,13 +11,14 @@ from jaxtyping import Array, Int32
 from sgl_jax.srt.layers.attention.base_attn_backend import AttentionBackendMetadata
 from sgl_jax.srt.utils.jax_utils import device_array
 
+from isoprefill.attention.layout import next_power_of_two
 from isoprefill_pallas.block_sizes import choose_block_sizes
 from isoprefill_pallas.chips import present_chip
 from isoprefill_pallas.heads import Heads
 from isoprefill_pallas.schedule import KernelSchedule
-from isoprefill_sglang_jax.batch import MultiItemBatch, bucket
+from isoprefill_sglang_jax.batch import MultiItemBatch
 
-LEAST_PAGES = 16
+LEAST_PAGES = 16  # a power of two
 
 
 @jax.tree_util.register_dataclass
@@ -57,7 +58,7 @@ def paged_columns(worker_batch: Any, items: MultiItemBatch, page_size: int) -> P
     num_pages = [0] * ranks
     for extent in items.extents:
         num_pages[extent.rank] += -(-extent.end // page_size)
-    room = bucket(max(num_pages), LEAST_PAGES)
+    room = next_power_of_two(max(LEAST_PAGES, *num_pages))
     page_indices = np.zeros((ranks, room), np.int32)
     for rank, count in enumerate(num_pages):
         page_indices[rank, :count] = pages_of_ranks[rank, :count]

@@ -20,6 +20,8 @@ from audited_servers import (
     torch_backend,
 )
 from isoprefill.audit import ServerError
+from isoprefill.audit.conclusion import COUNTING, INDISPENSABLE, MUTATIONS
+from isoprefill.audit.probes import PROBES
 from isoprefill_torch.server import Backend, create_app
 
 
@@ -160,3 +162,8 @@ def test_hostile_input_that_breaks_a_server_is_reported_without_hiding_the_rest(
     assert findings["empty_item"].verdict == "failed"
     assert "Traceback" in findings["empty_item"].reason
     assert report.conclusion.verdict == "ISOLATED"
+
+
+def test_the_conclusion_names_probes_that_exist():
+    """It looks for some by name: one under another name would no longer count."""
+    assert {*INDISPENSABLE, *COUNTING, *MUTATIONS} <= {probe.name for probe in PROBES}

@@ -14,17 +14,12 @@ import subprocess
 import sys
 
 import jax
-import numpy as np
 import pytest
 from sgl_jax.srt.entrypoints import engine
 
-from isoprefill_sglang_jax import source_interface
-from isoprefill_sglang_jax import IncompatibleSglangJaxError
-from isoprefill_sglang_jax import install
+from isoprefill_sglang_jax import IncompatibleSglangJaxError, source_interface
 from isoprefill_sglang_jax.versions import check_versions
 from sglang_server import STAND_IN
-from sglang_server import expected
-
 
 INTERFACE = source_interface.load(
     pathlib.Path(source_interface.__file__).with_name("interface.json")

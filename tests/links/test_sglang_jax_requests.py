@@ -7,23 +7,14 @@ import base64
 import inspect
 import itertools
 
-import jax
 import numpy as np
 import pytest
-from sgl_jax.srt.layers.attention.native_backend import NativeAttention
 
 from isoprefill import PackedLayout
 from isoprefill_sglang_jax import scoring
 from isoprefill_sglang_jax.items import RequestItems
 from isoprefill_sglang_jax.scoring import common_prefix
-from sglang_server import ITEMS
-from sglang_server import LABELS
-from sglang_server import QUERY
-from sglang_server import VOCAB
-from sglang_server import Server
-from sglang_server import expected
-from sglang_server import logprobs_alone
-from sglang_server import run_all
+from sglang_server import ITEMS, LABELS, QUERY, VOCAB, Server, expected, logprobs_alone, run_all
 
 
 @pytest.mark.parametrize("lengths", [(4,), (3, 1, 5), (1, 1, 1, 1), (40, 2)])

@@ -17,19 +17,20 @@ from sgl_jax.srt.mem_cache.memory_pool import merge_kv
 from isoprefill_pallas import paged
 from isoprefill_pallas.heads import Heads
 from isoprefill_sglang_jax import install
-from isoprefill_sglang_jax.backend import MultiItemAttention
-from isoprefill_sglang_jax.backend import kernel_heads
-from sglang_server import HEADS
-from sglang_server import HEAD_DIM
-from sglang_server import ITEMS
-from sglang_server import KV_HEADS
-from sglang_server import LABELS
-from sglang_server import QUERY
-from sglang_server import Server
-from sglang_server import expected
-from sglang_server import logprobs_alone
-from sglang_server import run_all
-from sglang_server import weights
+from isoprefill_sglang_jax.backend import MultiItemAttention, kernel_heads
+from sglang_server import (
+    HEAD_DIM,
+    HEADS,
+    ITEMS,
+    KV_HEADS,
+    LABELS,
+    QUERY,
+    Server,
+    expected,
+    logprobs_alone,
+    run_all,
+    weights,
+)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

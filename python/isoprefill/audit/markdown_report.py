@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from isoprefill.audit.comparison import Comparison
+from isoprefill.audit.finding import Finding
 from isoprefill.audit.run import AuditReport
 
 
@@ -20,55 +22,41 @@ def to_markdown(report: AuditReport) -> str:
         f"{_number(calibration.rounding)}. Scores of different items differ by {_number(calibration.signal)}. All "
         "differences are of natural logarithms.",
         "",
-        *table(
-            ["probe", "question", "effect", "threshold", "verdict"],
-            [
-                [
-                    finding.name,
-                    finding.question,
-                    _number(finding.effect),
-                    _number(finding.threshold),
-                    finding.verdict + (f": {finding.reason}" if finding.reason else ""),
-                ]
-                for finding in report.findings
-            ],
-        ),
+        *table(["probe", "question", "effect", "threshold", "verdict"], map(_row, report.findings)),
     ]
     if conclusion.leaks:
-        rows: list[list[object]] = [
+        rows = [
             [leak.source + 1, leak.target + 1, leak.by, _number(leak.effect)]
             for leak in conclusion.leaks
         ]
         lines += ["", "## Which item influences which", ""]
         lines += table(["item", "changes item", "by its", "effect"], rows)
-    if (comparison := report.comparison) is not None:
-        agreement = "agree" if comparison.agree else "differ"
-        rows = [
-            [item.query, item.position + 1, item.item, _scores(item.first), _scores(item.second)]
-            + [_number(item.log_diff), _number(item.probability_diff)]
-            for item in comparison.items
-        ]
-        lines += [
-            "",
-            f"## Compared with {comparison.server_url}: they {agreement}",
-            "",
-            f"Log scores differ by up to {_number(comparison.max_log_diff)}; probabilities by up to "
-            f"{_number(comparison.max_probability_diff)}, by {_number(comparison.mean_probability_diff)} on average.",
-            "",
-            *table(
-                [
-                    "query",
-                    "place",
-                    "item",
-                    "log scores",
-                    "the other's",
-                    "difference",
-                    "in probability",
-                ],
-                rows,
-            ),
-        ]
+    if report.comparison is not None:
+        lines += ["", *_comparison(report.comparison)]
     return "\n".join(lines) + "\n"
+
+
+def _row(finding: Finding) -> list[str]:
+    numbers = [_number(finding.effect), _number(finding.threshold)]
+    reason = f": {finding.reason}" if finding.reason else ""
+    return [finding.name, finding.question, *numbers, finding.verdict + reason]
+
+
+def _comparison(comparison: Comparison) -> list[str]:
+    head = ["query", "place", "item", "log scores", "the other's", "difference", "in probability"]
+    rows = [
+        [item.query, item.position + 1, item.item, _scores(item.first), _scores(item.second)]
+        + [_number(item.log_diff), _number(item.probability_diff)]
+        for item in comparison.items
+    ]
+    return [
+        f"## Compared with {comparison.server_url}: they {'agree' if comparison.agree else 'differ'}",
+        "",
+        f"Log scores differ by up to {_number(comparison.max_log_diff)}; probabilities by up to "
+        f"{_number(comparison.max_probability_diff)}, by {_number(comparison.mean_probability_diff)} on average.",
+        "",
+        *table(head, rows),
+    ]
 
 
 def table(head: list[str], rows: Iterable[Iterable[object]]) -> list[str]:
