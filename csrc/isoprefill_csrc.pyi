@@ -6,6 +6,7 @@ are not copied; lengths and tokens are, on their way in. Bad values raise ValueE
 and the limit; too large a result raises MemoryError. The GIL is released while C++ works.
 """
 
+import enum
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypedDict
 
@@ -107,13 +108,13 @@ class Layout:
     def tile_schedule(
         self,
         *,
-        block_q: int,
-        block_kv: int,
+        block_q: int = ...,
+        block_kv: int = ...,
         unit_q: int = ...,
         unit_kv: int = ...,
         unit_group: int = ...,
         window_keys: int = ...,
-        full_keys: int | None = None,
+        full_keys: int = ...,
     ) -> TileSchedule:
         """The schedule of the TPU kernel."""
 
@@ -149,8 +150,6 @@ class TileSchedule:
     @property
     def padded_columns(self) -> int: ...
     @property
-    def local_keys(self) -> int: ...
-    @property
     def steps(self) -> _Int32: ...
     @property
     def units(self) -> _Int32: ...
@@ -178,13 +177,13 @@ def tile_schedule_of_intervals(
     row_intervals: _Int32,
     num_columns: int,
     *,
-    block_q: int,
-    block_kv: int,
+    block_q: int = ...,
+    block_kv: int = ...,
     unit_q: int = ...,
     unit_kv: int = ...,
     unit_group: int = ...,
     window_keys: int = ...,
-    full_keys: int | None = None,
+    full_keys: int = ...,
 ) -> TileSchedule:
     """The schedule of the TPU kernel for rows that are not of a Layout, such as those of a chunk of a request.
 
@@ -193,6 +192,74 @@ def tile_schedule_of_intervals(
             columns follow its prefix, and neither begin nor end before those of an earlier row. Rows that see nothing
             may stand anywhere.
     """
+
+def check_tile_sizes(
+    *,
+    block_q: int = ...,
+    block_kv: int = ...,
+    unit_q: int = ...,
+    unit_kv: int = ...,
+    unit_group: int = ...,
+    window_keys: int = ...,
+    full_keys: int = ...,
+) -> None:
+    """Raises ValueError for sizes that no tile schedule can have: names the size, its value and the limit."""
+
+# What the arrays of a TileSchedule are read by; csrc/tile_schedule.h explains each.
+LANES: int
+KEY_GRANULE: int
+ANCHOR_KEYS: int
+KEY_END_SHIFT: int
+
+class StepField(enum.IntEnum):
+    """Rows of TileSchedule.steps."""
+
+    Q_TILE = ...
+    KEY_START = ...
+    FLAGS = ...
+    KEY_RANGE = ...
+    ANCHORS = ...
+    UNITS = ...
+    UNITS_END = ...
+
+class StepFlag(enum.IntFlag):
+    """Bits of StepField.FLAGS."""
+
+    FIRST = ...
+    LAST = ...
+    FULL = ...
+    WINDOWS = ...
+
+class TileField(enum.IntEnum):
+    """Columns of TileSchedule.tiles; the last is the first of the windows'."""
+
+    LOCAL_START = ...
+    LOCAL_END = ...
+    WINDOWS = ...
+
+class UnitBits(enum.IntEnum):
+    """Where an entry of TileSchedule.units keeps what; masks are for after the shift."""
+
+    ROW_BLOCK_MASK = ...
+    KEY_SHIFT = ...
+    KEY_MASK = ...
+    INTERVAL_SHIFT = ...
+    INTERVAL_MASK = ...
+
+class UnitInterval(enum.IntEnum):
+    """Which of a row's intervals a unit is of."""
+
+    FAR = ...
+    NEAR = ...
+    NOTHING = ...
+
+class RowBound(enum.IntEnum):
+    """Rows of TileSchedule.row_bounds."""
+
+    FAR_BEGIN = ...
+    FAR_END = ...
+    NEAR_BEGIN = ...
+    NEAR_END = ...
 
 def request_from_tokens(
     *, tokens: _Ints, delimiter_id: int, delimiter: Literal["hidden", "prefix_first"]
