@@ -1,15 +1,18 @@
 """The packs that speed is judged by."""
 
 import dataclasses
+import functools
 
 import numpy as np
+from jaxtyping import Bool, Int32
 
+from isoprefill_csrc import Layout, build_layout
 from isoprefill_pallas.heads import Heads
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Workload:
-    """Requests of a pack and the heads of the model that scores them."""
+@dataclasses.dataclass(frozen=True)
+class Pack:
+    """Requests, and the heads of the model that scores them."""
 
     name: str
     prefix_lens: tuple[int, ...]
@@ -24,44 +27,44 @@ class Workload:
         return Heads(self.query_heads, self.kv_heads, self.head_dim, self.dtype)
 
     @property
-    def groups(self) -> int:
-        return self.heads.groups
-
-    @property
     def itemsize(self) -> int:
+        """Bytes of a number."""
         return 2 if self.dtype == "bfloat16" else 4
 
+    @functools.cached_property
+    def layout(self) -> Layout:
+        return build_layout(prefix_lens=self.prefix_lens, item_lens=self.item_lens)
 
-WORKLOADS = {
-    workload.name: workload
-    for workload in (
-        Workload("W", (2000,), ((20,) * 500,)),
-        Workload("S2", (1900,), ((10,) * 500,)),
-        Workload("P", (300,) * 32, ((20,) * 10,) * 32),
-        Workload("G", (2000,), ((20,) * 499 + (4000,),)),
-        Workload("W-smollm2", (2000,), ((20,) * 500,), query_heads=9, kv_heads=3, head_dim=64),
+    @property
+    def useful_pairs(self) -> int:
+        """Visible (row, column) pairs."""
+        return useful_pairs(self.layout.row_intervals)
+
+
+PACKS = {
+    pack.name: pack
+    for pack in (
+        Pack("W", (2000,), ((20,) * 500,)),
+        Pack("S2", (1900,), ((10,) * 500,)),
+        Pack("P", (300,) * 32, ((20,) * 10,) * 32),
+        Pack("G", (2000,), ((20,) * 499 + (4000,),)),
+        Pack("W-smollm2", (2000,), ((20,) * 500,), query_heads=9, kv_heads=3, head_dim=64),
     )
 }
 
 
-def useful_pairs(row_intervals: np.ndarray) -> int:
-    """Visible (row, column) pairs of a layout."""
+def useful_pairs(row_intervals: Int32[np.ndarray, "4 T"]) -> int:
+    """Counts the visible (row, column) pairs of a layout."""
     prefix_begin, prefix_end, own_begin, own_end = row_intervals.astype(np.int64)
     return int((prefix_end - prefix_begin).sum() + (own_end - own_begin).sum())
 
 
-def dense_mask(row_intervals: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """bool [rows, columns], for the splash attention that the kernel is compared with; rows may exceed the layout's.
+def square_mask(layout: Layout, rows: int) -> Bool[np.ndarray, "rows rows"]:
+    """Returns the mask of a layout, for splash attention, which needs a column per row.
 
-    Rows beyond the layout see column 0, because splash attention needs a column per row.
+    Rows beyond the layout see column 0.
     """
-    prefix_begin, prefix_end, own_begin, own_end = (x[:, None] for x in row_intervals)
-    mask = np.zeros((rows, columns), np.bool_)
-    used = row_intervals.shape[1]
-    column = np.arange(columns, dtype=np.int32)
-    for first in range(0, used, 1024):
-        at = slice(first, min(first + 1024, used))
-        mask[at] = (column >= prefix_begin[at]) & (column < prefix_end[at])
-        mask[at] |= (column >= own_begin[at]) & (column < own_end[at])
-    mask[used:, 0] = True
+    mask = np.zeros((rows, rows), np.bool_)
+    mask[: layout.num_rows, : layout.num_columns] = layout.dense_mask()
+    mask[layout.num_rows :, 0] = True
     return mask

@@ -11,8 +11,6 @@ from jaxtyping import Array, Int32
 from sgl_jax.srt.layers.attention.base_attn_backend import AttentionBackendMetadata
 from sgl_jax.srt.utils.jax_utils import device_array
 
-from isoprefill_pallas.block_sizes import choose_block_sizes
-from isoprefill_pallas.chips import present_chip
 from isoprefill_pallas.heads import Heads
 from isoprefill_pallas.schedule import KernelSchedule
 from isoprefill_sglang_jax.batch import MultiItemBatch, bucket
@@ -155,5 +153,4 @@ class MultiItemMetadata(AttentionBackendMetadata):
 def kernel_schedule(columns: PagedColumns, page_size: int, heads: Heads) -> KernelSchedule:
     """What the TPU kernel visits, with the tuned block sizes of the chip that is there."""
     num_columns = columns.page_indices.size * page_size
-    sizes = choose_block_sizes(present_chip(), heads, columns.row_intervals, num_columns)
-    return KernelSchedule.of_intervals(columns.row_intervals, num_columns, sizes)
+    return KernelSchedule.of_intervals(columns.row_intervals, num_columns, heads)
