@@ -81,9 +81,7 @@ def calls(pack: Pack) -> Iterator[tuple[str, Callable[[], Any]]]:
     arrays = [jax.random.normal(k, (rows, n, dim), dtype) for k, n in zip(keys, heads, strict=True)]
     on_tpu = jax.default_backend() == "tpu"
     ours = (
-        layout.with_schedule("pallas", heads=pack.heads)
-        if on_tpu
-        else layout.with_schedule("xla")
+        layout.with_schedule("pallas", heads=pack.heads) if on_tpu else layout.with_schedule("xla")
     )
     label = "isoprefill" if on_tpu else "isoprefill xla back end"
     attend = jax.jit(multi_item_attention)
@@ -98,9 +96,7 @@ def calls(pack: Pack) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"{label}, whole step", _step(config, ours)
 
 
-def _splash_calls(
-    pack: Pack, arrays: list[jax.Array]
-) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _splash_calls(pack: Pack, arrays: list[jax.Array]) -> Iterator[tuple[str, Callable[[], Any]]]:
     rows, scale = arrays[0].shape[0], pack.head_dim**-0.5
     for blocks in SPLASH_BLOCKS:
 

@@ -120,9 +120,7 @@ def tune(
         sys.exit(
             f"tune_tpu: no sizes compile for head_dim {head_dim}, {dtype}, {prefixes} prefixes on {_CHIP.value}"
         )
-    counted = (
-        f"static cycles of {judge}, {pack.query_heads} query and {pack.kv_heads} KV heads"
-    )
+    counted = f"static cycles of {judge}, {pack.query_heads} query and {pack.kv_heads} KV heads"
     search = (
         f"fewest of {tried} sizes that were compiled" if tried > 1 else "no other sizes were tried"
     )

@@ -29,7 +29,9 @@ class SchedulePart:
     """The steps of consecutive Q tiles, counted from the part's first."""
 
     steps: Int32[np.ndarray, "7 n"]
-    num_steps: Int32[np.ndarray, ""] | int  # of n; the rest is padding. An int fixes the kernel's grid
+    num_steps: (
+        Int32[np.ndarray, ""] | int
+    )  # of n; the rest is padding. An int fixes the kernel's grid
     units: Int32[np.ndarray, "m"]
     tiles: Int32[np.ndarray, "K windows"]
     first_row: int = dataclasses.field(metadata={"static": True})
@@ -155,9 +157,7 @@ class KernelSchedule:
             units = np.pad(units, (0, max(0, room[1] - units.size)))
             tiles = schedule.tiles[first:end]
             parts.append(SchedulePart(steps, num_steps, units, tiles, first_row, rows))
-        return cls(
-            tuple(parts), schedule.row_bounds, sizes, num_columns, schedule.padded_columns
-        )
+        return cls(tuple(parts), schedule.row_bounds, sizes, num_columns, schedule.padded_columns)
 
 
 def _choose_sizes(

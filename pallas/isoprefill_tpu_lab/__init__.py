@@ -1,1 +1,1 @@
-"""What the TPU kernel costs without a TPU: compiled by libtpu, counted by the compiler's own schedule. Not in the wheel."""
+"""Estimates what the TPU kernel costs without a TPU: libtpu compiles, its own schedule is counted. Not in the wheel."""

@@ -103,11 +103,17 @@ def test_sizes_that_the_kernel_cannot_have_are_refused_by_name(change, message):
 
 def test_a_schedule_chooses_sizes_by_heads_chip_and_lengths():
     """A consumer that has to choose them itself would take slow ones, or ones that do not compile."""
-    layout, heads = build_layout(prefix_lens=[2000], item_lens=[[20] * 50]), Heads(16, 8, 128, "bfloat16")
+    layout, heads = (
+        build_layout(prefix_lens=[2000], item_lens=[[20] * 50]),
+        Heads(16, 8, 128, "bfloat16"),
+    )
     chosen = KernelSchedule.of(layout, heads, chip="v6e")
     assert chosen.sizes == choose(layout.row_intervals)
     rows = layout.row_intervals
-    assert KernelSchedule.of_intervals(rows, layout.num_columns, heads, chip="v6e").sizes == chosen.sizes
+    assert (
+        KernelSchedule.of_intervals(rows, layout.num_columns, heads, chip="v6e").sizes
+        == chosen.sizes
+    )
     for arguments, message in (
         ((), "needs heads or sizes, got neither"),
         ((heads,), "chip must be one of .* got 'v99'"),
