@@ -8,7 +8,7 @@ and the limit; too large a result raises MemoryError. The GIL is released while 
 
 import enum
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -105,17 +105,7 @@ class Layout:
     def aligned_schedule(self, *, block_q: int, block_kv: int, local_block: int) -> AlignedSchedule:
         """The schedule of the XLA back end."""
 
-    def tile_schedule(
-        self,
-        *,
-        block_q: int = ...,
-        block_kv: int = ...,
-        unit_q: int = ...,
-        unit_kv: int = ...,
-        unit_group: int = ...,
-        window_keys: int = ...,
-        full_keys: int = ...,
-    ) -> TileSchedule:
+    def tile_schedule(self, **sizes: Unpack[TileSizes]) -> TileSchedule:
         """The schedule of the TPU kernel."""
 
 class AlignedSchedule:
@@ -137,6 +127,17 @@ class AlignedSchedule:
     # [T]
     @property
     def row_slot(self) -> _Int32: ...
+
+class TileSizes(TypedDict, total=False):
+    """How a tile schedule cuts rows and columns; csrc/tile_schedule.h explains them and has the defaults."""
+
+    block_q: int
+    block_kv: int
+    unit_q: int
+    unit_kv: int
+    unit_group: int
+    window_keys: int
+    full_keys: int
 
 class TileSchedule:
     """What each Q tile of the TPU kernel visits; see csrc/tile_schedule.h."""
@@ -174,16 +175,7 @@ def build_layout(
     """
 
 def tile_schedule_of_intervals(
-    row_intervals: _Int32,
-    num_columns: int,
-    *,
-    block_q: int = ...,
-    block_kv: int = ...,
-    unit_q: int = ...,
-    unit_kv: int = ...,
-    unit_group: int = ...,
-    window_keys: int = ...,
-    full_keys: int = ...,
+    row_intervals: _Int32, num_columns: int, **sizes: Unpack[TileSizes]
 ) -> TileSchedule:
     """The schedule of the TPU kernel for rows that are not of a Layout, such as those of a chunk of a request.
 
@@ -193,16 +185,7 @@ def tile_schedule_of_intervals(
             may stand anywhere.
     """
 
-def check_tile_sizes(
-    *,
-    block_q: int = ...,
-    block_kv: int = ...,
-    unit_q: int = ...,
-    unit_kv: int = ...,
-    unit_group: int = ...,
-    window_keys: int = ...,
-    full_keys: int = ...,
-) -> None:
+def check_tile_sizes(**sizes: Unpack[TileSizes]) -> None:
     """Raises ValueError for sizes that no tile schedule can have: names the size, its value and the limit."""
 
 # What the arrays of a TileSchedule are read by; csrc/tile_schedule.h explains each.
