@@ -15,7 +15,7 @@ from setuptools.command.build_py import build_py
 PACKAGES = {
     package: f"{room}/{package.replace('.', '/')}"
     for room in ("python", "pallas")
-    for package in find_packages(room, exclude=["isoprefill_torch*"])
+    for package in find_packages(room, exclude=["isoprefill_torch*", "isoprefill_tpu_lab*"])
 }
 SOURCES = [name for name in glob.glob("csrc/*.cc") if not name.endswith("_test.cc")]
 HEADERS = [

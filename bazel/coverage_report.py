@@ -33,6 +33,7 @@ PYTHON_FILES = (
     "python/isoprefill/**/*.py",
     "python/isoprefill_sglang_jax/*.py",
     "pallas/isoprefill_pallas/**/*.py",
+    "pallas/isoprefill_tpu_lab/*.py",
 )
 DATA = "python.coverage"  # the name that pytest_main.py gives the data in a test's outputs
 

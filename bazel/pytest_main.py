@@ -50,7 +50,7 @@ def record_coverage() -> None:
     config = site / "coveragerc"
     config.write_text(f"""[run]
 data_file = {outputs / "python.coverage"}
-include = */python/isoprefill/*, */python/isoprefill_sglang_jax/*, */pallas/isoprefill_pallas/*
+include = */python/isoprefill/*, */python/isoprefill_sglang_jax/*, */pallas/*
 parallel = true
 sigterm = true
 """)

@@ -6,8 +6,9 @@ are not copied; lengths and tokens are, on their way in. Bad values raise ValueE
 and the limit; too large a result raises MemoryError. The GIL is released while C++ works.
 """
 
+import enum
 from collections.abc import Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -82,17 +83,7 @@ class Layout:
     def aligned_schedule(self, *, block_q: int, block_kv: int, local_block: int) -> AlignedSchedule:
         """The schedule of the XLA back end, aligned to requests and items."""
 
-    def tile_schedule(
-        self,
-        *,
-        block_q: int,
-        block_kv: int,
-        unit_q: int = ...,
-        unit_kv: int = ...,
-        unit_group: int = ...,
-        window_keys: int = ...,
-        full_keys: int | None = None,
-    ) -> TileSchedule:
+    def tile_schedule(self, **sizes: Unpack[TileSizes]) -> TileSchedule:
         """The schedule of the TPU kernel."""
 
 class AlignedSchedule:
@@ -111,6 +102,17 @@ class AlignedSchedule:
     @property
     def row_slot(self) -> _Int32: ...
 
+class TileSizes(TypedDict, total=False):
+    """How a tile schedule cuts rows and columns; csrc/tile_schedule.h explains them and has the defaults."""
+
+    block_q: int
+    block_kv: int
+    unit_q: int
+    unit_kv: int
+    unit_group: int
+    window_keys: int
+    full_keys: int
+
 class TileSchedule:
     """What each Q tile of the TPU kernel visits; see csrc/tile_schedule.h."""
 
@@ -122,8 +124,6 @@ class TileSchedule:
     def num_units(self) -> int: ...
     @property
     def padded_columns(self) -> int: ...
-    @property
-    def local_keys(self) -> int: ...
     @property
     def steps(self) -> _Int32: ...
     @property
@@ -150,16 +150,7 @@ def build_layout(
     """
 
 def tile_schedule_of_intervals(
-    row_intervals: _Int32,
-    num_columns: int,
-    *,
-    block_q: int,
-    block_kv: int,
-    unit_q: int = ...,
-    unit_kv: int = ...,
-    unit_group: int = ...,
-    window_keys: int = ...,
-    full_keys: int | None = None,
+    row_intervals: _Int32, num_columns: int, **sizes: Unpack[TileSizes]
 ) -> TileSchedule:
     """The schedule of the TPU kernel for rows that are not of a Layout, such as those of a chunk of a request.
 
@@ -168,6 +159,65 @@ def tile_schedule_of_intervals(
             columns follow its prefix, and neither begin nor end before those of an earlier row. Rows that see nothing
             may stand anywhere.
     """
+
+def check_tile_sizes(**sizes: Unpack[TileSizes]) -> None:
+    """Raises ValueError for sizes that no tile schedule can have: names the size, its value and the limit."""
+
+# What the arrays of a TileSchedule are read by; csrc/tile_schedule.h explains each.
+LANES: int
+KEY_GRANULE: int
+ANCHOR_KEYS: int
+KEY_END_SHIFT: int
+
+class StepField(enum.IntEnum):
+    """Rows of TileSchedule.steps."""
+
+    Q_TILE = ...
+    KEY_START = ...
+    FLAGS = ...
+    KEY_RANGE = ...
+    ANCHORS = ...
+    UNITS = ...
+    UNITS_END = ...
+
+class StepFlag(enum.IntFlag):
+    """Bits of StepField.FLAGS."""
+
+    FIRST = ...
+    LAST = ...
+    FULL = ...
+    WINDOWS = ...
+
+class TileField(enum.IntEnum):
+    """Columns of TileSchedule.tiles; the last is the first of the windows'."""
+
+    LOCAL_START = ...
+    LOCAL_END = ...
+    WINDOWS = ...
+
+class UnitBits(enum.IntEnum):
+    """Where an entry of TileSchedule.units keeps what; masks are for after the shift."""
+
+    ROW_BLOCK_MASK = ...
+    KEY_SHIFT = ...
+    KEY_MASK = ...
+    INTERVAL_SHIFT = ...
+    INTERVAL_MASK = ...
+
+class UnitInterval(enum.IntEnum):
+    """Which of a row's intervals a unit is of."""
+
+    FAR = ...
+    NEAR = ...
+    NOTHING = ...
+
+class RowBound(enum.IntEnum):
+    """Rows of TileSchedule.row_bounds."""
+
+    FAR_BEGIN = ...
+    FAR_END = ...
+    NEAR_BEGIN = ...
+    NEAR_END = ...
 
 def request_from_tokens(
     *, tokens: _Ints, delimiter_id: int, delimiter: Literal["hidden", "prefix_first"]

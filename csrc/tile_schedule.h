@@ -51,13 +51,19 @@
 #include <cstdint>
 
 #include "csrc/array.h"
-#include "csrc/layout.h"
+#include "csrc/row_intervals.h"
 
 namespace isoprefill {
 
 // Key offsets of blocks, windows, units and anchors are multiples of this: the
 // rows of one TPU memory tile of bfloat16.
 inline constexpr int32_t kKeyGranule = 16;
+inline int32_t GranuleFloor(int32_t key) {
+  return key / kKeyGranule * kKeyGranule;
+}
+inline int32_t GranuleCeil(int32_t key) {
+  return GranuleFloor(key + kKeyGranule - 1);
+}
 // A window belongs to this many rows, and units lie on multiples of it: the
 // lanes of one TPU register.
 inline constexpr int32_t kLanes = 128;
@@ -69,12 +75,14 @@ enum StepField : int32_t {
   kStepQTile = 0,
   kStepKeyStart = 1,  // first column of the block, a multiple of kKeyGranule
   kStepFlags = 2,     // StepFlag
-  kStepKeyRange = 3,  // key_begin | key_end << 16, relative to the block
+  kStepKeyRange = 3,  // key_begin | key_end << kKeyEndShift, in the block
   kStepAnchors = 4,   // units[kStepAnchors .. kStepUnits): anchors
   kStepUnits = 5,     // units[kStepUnits .. kStepUnitsEnd): units
   kStepUnitsEnd = 6,
   kStepFields = 7,
 };
+
+inline constexpr int32_t kKeyEndShift = 16;
 
 enum StepFlag : int32_t {
   kStepFirst = 1,    // of its Q tile
@@ -92,6 +100,8 @@ enum TileField : int32_t {
   kTileWindows = 2,
 };
 
+enum UnitInterval : int32_t { kFar = 0, kNear = 1, kNothing = 2 };
+
 // An entry of TileSchedule::units:
 //   bits 0-7    row block: rows from unit_q * this, in the Q tile
 //   bits 8-19   key offset / kKeyGranule in the block
@@ -102,11 +112,21 @@ enum TileField : int32_t {
 // columns from the offset. A full step that is the first of its Q tile needs
 // none: all rows' far interval starts at its key_begin.
 enum UnitBits : int32_t {
+  kUnitRowBlockMask = 0xFF,
   kUnitKeyShift = 8,
+  kUnitKeyMask = 0xFFF,  // after the shift
   kUnitIntervalShift = 20,
+  kUnitIntervalMask = 0x3,  // after the shift
 };
 
-enum UnitInterval : int32_t { kFar = 0, kNear = 1, kNothing = 2 };
+// Rows of TileSchedule::row_bounds: half open; an empty interval is 0, 0.
+enum RowBound : int32_t {
+  kFarBegin = 0,
+  kFarEnd = 1,
+  kNearBegin = 2,
+  kNearEnd = 3,
+  kRowBounds = 4,
+};
 
 struct TileSizes {
   int32_t block_q = 2048;     // a multiple of unit_q
@@ -124,6 +144,9 @@ struct TileSizes {
   int32_t TileFields() const { return kTileWindows + block_q / kLanes; }
 };
 
+// Throws std::invalid_argument naming the size, its value and the limit.
+void CheckTileSizes(const TileSizes& sizes);
+
 // n steps, m entries of units, K Q tiles.
 struct TileSchedule {
   TileSizes sizes;
@@ -140,34 +163,15 @@ struct TileSchedule {
   // start of their window in the local block, or -1. A row block has windows if
   // its first 128 rows have one, though these may see nothing.
   Array<int32_t> tiles;
-  // [4, T]: far_begin, far_end, near_begin, near_end, half open; an empty
-  // interval is 0, 0.
-  Array<int32_t> row_bounds;
-  int32_t num_rows = 0;  // T
-};
+  Array<int32_t> row_bounds;  // [kRowBounds, T]
+  int32_t num_rows = 0;       // T
 
-// What each row of a pack sees, on its own: Layout::row_intervals without the
-// layout. Padding rows may stand anywhere; used_rows and used_columns leave out
-// those at the end, which nobody uses.
-struct RowIntervals {
-  const int32_t* bounds;  // [4, num_rows]
-  int32_t num_rows;
-  int32_t used_rows;
-  int32_t num_columns;
-  int32_t used_columns;
-
-  explicit RowIntervals(const Layout& layout);
-  // Intervals that do not come from a Layout, such as of rows that start in the
-  // middle of a request. Throws std::invalid_argument, with the row, unless
-  // every row's intervals lie in the columns, the own one after the prefix,
-  // prefixes do not begin before those of an earlier row, and own intervals
-  // neither begin nor end before those of an earlier row.
-  RowIntervals(const int32_t* bounds, int64_t num_rows, int64_t num_columns);
-
-  const int32_t* prefix_begin() const { return bounds; }
-  const int32_t* prefix_end() const { return bounds + num_rows; }
-  const int32_t* own_begin() const { return bounds + 2 * int64_t{num_rows}; }
-  const int32_t* own_end() const { return bounds + 3 * int64_t{num_rows}; }
+  int32_t* Bound(RowBound which) {
+    return row_bounds.data() + int64_t{which} * num_rows;
+  }
+  int32_t* Tile(int32_t q_tile) {
+    return tiles.data() + int64_t{q_tile} * sizes.TileFields();
+  }
 };
 
 // Takes time linear in the rows and in what it emits. Throws

@@ -31,8 +31,8 @@ void CheckArrays(const TileSchedule& schedule) {
     next_unit = Field(schedule, kStepUnitsEnd, step);
     for (int32_t i = anchors; i < next_unit; ++i) {
       const int32_t entry = schedule.units[i];
-      const int32_t row_block = entry & 255;
-      const int32_t key = (entry >> kUnitKeyShift & 4095) * kKeyGranule;
+      const int32_t row_block = entry & kUnitRowBlockMask;
+      const int32_t key = (entry >> kUnitKeyShift & kUnitKeyMask) * kKeyGranule;
       const int32_t keys = i < units ? kAnchorKeys : sizes.unit_kv;
       CHECK((row_block + 1) * sizes.unit_q <= sizes.block_q);
       CHECK(key + keys <= sizes.block_kv);

@@ -10,7 +10,8 @@ def capability_tests(deps, exceptions = {}, suites = {}):
       exceptions: for each NAME that needs it a dict of `size` (default "medium"), `deps` (instead of the folder's),
         `data`, `shard_count`, and `full`: True makes full_NAME too, which takes every case instead of a pairwise
         cover and runs only when it is named.
-      suites: for each capability that has several test files, under its name the NAMEs of these files.
+      suites: for each capability that has several test files, under its name the NAMEs of these files. Those of them that have
+        a full_NAME also make a suite full_SUITE.
     """
     names = [src[len("test_"):-len(".py")] for src in native.glob(["test_*.py"])]
     for name in exceptions:
@@ -36,3 +37,6 @@ def capability_tests(deps, exceptions = {}, suites = {}):
             )
     for suite, members in suites.items():
         native.test_suite(name = suite, tests = [":" + member for member in members])
+        full = [":full_" + member for member in members if exceptions.get(member, {}).get("full")]
+        if full:
+            native.test_suite(name = "full_" + suite, tags = ["manual"], tests = full)

@@ -60,7 +60,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", 2, "How many times to try every size.",
 
 def main(argv: list[str]) -> None:
     callers_directory.enter(argv)
-    from isoprefill_pallas import tpu_compiler
+    from isoprefill_tpu_lab import tpu_compiler
 
     path = pathlib.Path(_OUTPUT.value) / f"{_CHIP.value}.json"
     if not path.parent.is_dir():
@@ -91,14 +91,14 @@ def tune(
 ) -> dict[str, Any]:
     """Returns the entry of the JSON file for a head_dim, dtype and kind of pack; starts from `sizes`."""
     from isoprefill_pallas.block_sizes import UNTUNED
-    from isoprefill_pallas.workloads import WORKLOADS
+    from isoprefill_tpu_lab.packs import PACKS
 
     judge = JUDGES[prefixes]
-    workload = dataclasses.replace(WORKLOADS[judge], head_dim=head_dim, dtype=dtype)
+    pack = dataclasses.replace(PACKS[judge], head_dim=head_dim, dtype=dtype)
     best = dict(sizes or UNTUNED[dtype, prefixes])
     if _START.value:
         best |= json.loads(_START.value)
-    fewest, tried = cycles(workload, best, dump), 1
+    fewest, tried = cycles(pack, best, dump), 1
     logging.info("head_dim %d, %s, %s: %s cycles with %s", head_dim, dtype, prefixes, fewest, best)
     for _ in range(_ROUNDS.value):
         before = dict(best)
@@ -109,7 +109,7 @@ def tune(
                     prefixes == "long" and trial["block_kv"] % trial["chunk_kv"]
                 ):
                     continue
-                count = cycles(workload, trial, dump)
+                count = cycles(pack, trial, dump)
                 tried += 1
                 logging.info("%s = %d: %s", name, value, count or "does not compile")
                 if count is not None and (fewest is None or count < fewest):
@@ -120,9 +120,7 @@ def tune(
         sys.exit(
             f"tune_tpu: no sizes compile for head_dim {head_dim}, {dtype}, {prefixes} prefixes on {_CHIP.value}"
         )
-    counted = (
-        f"static cycles of {judge}, {workload.query_heads} query and {workload.kv_heads} KV heads"
-    )
+    counted = f"static cycles of {judge}, {pack.query_heads} query and {pack.kv_heads} KV heads"
     search = (
         f"fewest of {tried} sizes that were compiled" if tried > 1 else "no other sizes were tried"
     )
@@ -147,15 +145,15 @@ def _changed(sizes: dict[str, int], name: str, value: int) -> dict[str, int]:
     return changed
 
 
-def cycles(workload: Any, sizes: dict[str, int], dump: str) -> int | None:
+def cycles(pack: Any, sizes: dict[str, int], dump: str) -> int | None:
     """Returns the static cycles of the kernel with these sizes, or None if it does not compile."""
     from isoprefill_pallas.block_sizes import cut_to_pack
-    from isoprefill_pallas.estimate import estimate_kernel
+    from isoprefill_tpu_lab.estimate import estimate_kernel
 
-    rows = sum(workload.prefix_lens) + sum(map(sum, workload.item_lens))
+    rows = sum(pack.prefix_lens) + sum(map(sum, pack.item_lens))
     try:
-        blocks = cut_to_pack(sizes, groups=workload.groups, rows=rows, columns=rows)
-        return estimate_kernel(_CHIP.value, workload, blocks, dump).static_cycles
+        blocks = cut_to_pack(sizes, groups=pack.heads.groups, rows=rows, columns=rows)
+        return estimate_kernel(_CHIP.value, pack, blocks, dump).static_cycles
     except Exception as error:  # out of memory, or sizes that do not fit each other
         logging.info("%s", str(error).splitlines()[0] if str(error) else type(error).__name__)
         return None

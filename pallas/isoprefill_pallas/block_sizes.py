@@ -10,10 +10,8 @@ import warnings
 import numpy as np
 from jaxtyping import Int32
 
+from isoprefill_csrc import LANES, check_tile_sizes
 from isoprefill_pallas.heads import Heads
-
-LANES = 128
-KEY_GRANULE = 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,27 +29,26 @@ class BlockSizes:
             tokens need no unit. 0 is for none.
         full_keys: fewest columns for which a full step beats units. 0 is for none: the kernel is then compiled
             without them.
+
+    Raises:
+        ValueError: naming the size, its value and the limit.
     """
 
-    block_q: int = 2048
-    block_kv: int = 2048
-    chunk_kv: int = 512
-    unit_q: int = 256
-    unit_kv: int = 256
-    unit_group: int = 4
-    window_keys: int = 160
-    full_keys: int = 1024
+    block_q: int
+    block_kv: int
+    chunk_kv: int
+    unit_q: int
+    unit_kv: int
+    unit_group: int
+    window_keys: int
+    full_keys: int
 
     def __post_init__(self) -> None:
-        _check("unit_q", self.unit_q, LANES, LANES)
-        _check("unit_kv", self.unit_kv, KEY_GRANULE, LANES)
-        _check("block_q", self.block_q, self.unit_q, self.unit_q)
-        _check("block_kv", self.block_kv, self.unit_kv, self.unit_kv)
-        _check("chunk_kv", self.chunk_kv, LANES, LANES)
-        _check("unit_group", self.unit_group, 1, 1)
-        if self.window_keys:
-            _check("window_keys", self.window_keys, KEY_GRANULE, LANES)
-        _check("full_keys", self.full_keys, 1, 0)
+        check_tile_sizes(**self.schedule_arguments())
+        if self.chunk_kv < LANES or self.chunk_kv % LANES:
+            raise ValueError(
+                f"chunk_kv is {self.chunk_kv}; it must be a multiple of {LANES} from {LANES}"
+            )
         if self.full_keys and self.block_kv % self.chunk_kv:
             raise ValueError(
                 f"chunk_kv is {self.chunk_kv}; it must divide block_kv = {self.block_kv}"
@@ -59,11 +56,11 @@ class BlockSizes:
 
     @property
     def local_keys(self) -> int:
-        """Columns kept for the windows of a Q tile."""
+        """Columns that are kept for the windows of a Q tile."""
         return self.block_q + self.window_keys - LANES if self.window_keys else 0
 
     def schedule_arguments(self) -> dict[str, int]:
-        """Keyword arguments of `isoprefill_csrc.Layout.tile_schedule`."""
+        """Returns the keyword arguments of `isoprefill_csrc.Layout.tile_schedule`."""
         arguments = dataclasses.asdict(self)
         del arguments["chunk_kv"]
         return arguments
@@ -75,7 +72,7 @@ def choose_block_sizes(
     row_intervals: Int32[np.ndarray, "4 T"],
     num_columns: int,
 ) -> BlockSizes:
-    """The tuned sizes of a chip for a kind of pack, cut down to the pack.
+    """Chooses the tuned sizes of a chip for a kind of pack, and cuts them down to the pack.
 
     tuned/CHIP.json gives them per head_dim, dtype and kind of pack, with rows counted over the query heads of a
     KV head: what matters to the matmul unit is how many rows are stacked. Where there is no entry, the untuned
@@ -104,7 +101,7 @@ def choose_block_sizes(
 
 
 def cut_to_pack(entry: dict[str, int], *, groups: int, rows: int, columns: int) -> BlockSizes:
-    """Sizes as the JSON files have them, for `groups` query heads per KV head and a pack that may be smaller."""
+    """Fits sizes of a JSON file to `groups` query heads per KV head and to a pack that may be smaller."""
     unit_q = max(LANES, entry["unit_stacked_rows"] // groups // LANES * LANES)
     unit_kv = entry["unit_kv"]
     # With many query heads even the least unit_q stacks more rows than asked for; then fewer units are a group.
@@ -182,8 +179,3 @@ def _warn_untuned(chip: str, head_dim: int, dtype: str) -> None:
 
 def _round_up(value: int, to: int) -> int:
     return -(-max(value, 1) // to) * to
-
-
-def _check(name: str, value: int, divisor: int, least: int) -> None:
-    if value < least or value % divisor:
-        raise ValueError(f"{name} is {value}; it must be a multiple of {divisor} from {least}")

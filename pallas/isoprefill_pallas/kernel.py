@@ -1,4 +1,4 @@
-"""The TPU kernel: attention of packed requests, driven by a tile schedule.
+"""The body of the TPU kernel: attention of packed requests, driven by a tile schedule.
 
 Letters: T rows, S columns, Hq query heads, Hkv key and value heads, G = Hq / Hkv, D head_dim; bq = block_q,
 bk = block_kv, R = G * bq.
@@ -25,168 +25,312 @@ over sublanes for free. The output is accumulated transposed, O^T = V^T P, so th
 and only D + 16 rows stream past it. The row sums come from rows of ones below V^T: they add up the same rounded
 P that weighs V, which halves the error against summing before rounding, and the matmul unit has the time.
 
-Softmax. Exponentials are taken against a fixed anchor per row, HEADROOM bits above its largest score in its window
-or among the first columns that it sees, instead of a running maximum: the accumulator is then never rescaled and no
-maximum is taken over all scores. An anchor need not be a bound. Every row's sum l certifies it afterwards: with
-2^-64 < l < 2^80 nothing has overflowed and what underflowed is below 2^-40 of the result. The headroom lets scores be
-up to 112 bits above the anchor's columns, and costs nothing: l is at least 2^-32. Rows out of range get
-the log-sum-exp NaN, and the caller takes their results from the running-maximum variant (online=True). Anchor
-and certificate of a row are functions of the row's query and of keys that it sees, so other items cannot change
-which variant a row gets.
-
-The certificate does not look at the sums of V, which the same weights make: in a certified row they may overflow
-where |V| reaches 2^48, and lose products that are flushed to zero where |V| is below about 2^-40.
+softmax.py explains anchors and the running maximum (online=True) that stands in for them.
 
 What a row does not see never reaches it: masked scores are replaced (by a select, so NaN does not spread) before
 the exponential; columns outside a step's range take part as copies of a visible key with V = 0.
 """
 
+import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Float, Int32
 
-from isoprefill_pallas.block_sizes import KEY_GRANULE, LANES, BlockSizes
+from isoprefill_csrc import (
+    ANCHOR_KEYS,
+    KEY_END_SHIFT,
+    KEY_GRANULE,
+    LANES,
+    RowBound,
+    StepField,
+    StepFlag,
+    TileField,
+    UnitBits,
+    UnitInterval,
+)
+from isoprefill_pallas.block_sizes import BlockSizes
+from isoprefill_pallas.softmax import (
+    HEADROOM,
+    HIDDEN,
+    certified,
+    raise_top,
+    scores,
+    weigh,
+    weights,
+)
 
-# Fields of a step, flags and unit bits, as in csrc/tile_schedule.h.
-Q_TILE, KEY_START, FLAGS, KEY_RANGE, ANCHORS, UNITS, UNITS_END = range(7)
-LOCAL_START, LOCAL_END, FIRST_WINDOW = range(3)
-FIRST, LAST, FULL, WINDOWS = 1, 2, 4, 8
-FAR_BEGIN, FAR_END, NEAR_BEGIN, NEAR_END = range(4)
-INTERVAL_FAR, INTERVAL_NEAR, INTERVAL_NOTHING = range(3)
-ANCHOR_KEYS = 32
 # Windows computed together: more overlap, fewer spill over the registers.
 WINDOW_GROUP = 8
 
-LOG2_E = math.log2(math.e)
-# What a masked score becomes. Not -inf, which turns a row that sees nothing into NaN; and far below the scores
-# of huge keys.
-HIDDEN = -0.7 * float(jnp.finfo(jnp.float32).max)
-HEADROOM = 32.0
-LEAST_CERTIFIED, MOST_CERTIFIED = 2.0**-64, 2.0**80
-
-NT = (((1,), (1,)), ((), ()))  # x [m, d], y [n, d] -> x y^T
-NN = (((1,), (0,)), ((), ()))
+Ref = Any  # a Pallas reference; each has its shape beside it
 
 
 def ones_rows(dtype: jnp.dtype) -> int:
-    """Rows of ones below V^T: one memory tile, so that V^T and they can be one operand."""
+    """Returns the rows of ones below V^T: one memory tile, so that V^T and they can be one operand."""
     return 32 // jnp.dtype(dtype).itemsize
 
 
-def _dot(x: jax.Array, y: jax.Array, dimensions) -> jax.Array:
-    # The MXU multiplies float32 in bfloat16 passes unless told otherwise.
-    precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else lax.Precision.DEFAULT
-    return lax.dot_general(
-        x, y, dimensions, precision=precision, preferred_element_type=jnp.float32
-    )
+def attend_step(*refs: Ref, **static) -> None:
+    """Runs one step of the grid: refs and static arguments are the fields of Step, in their order."""
+    Step(*refs, **static).run()
 
 
-def _within(index: jax.Array, begin: jax.Array, length: jax.Array) -> jax.Array:
-    """begin <= index < begin + length in one comparison."""
-    return (index - begin).astype(jnp.uint32) < length.astype(jnp.uint32)
+@dataclasses.dataclass(eq=False)
+class Step:
+    """One step of the grid. Its methods are the stages of the step, and what these share."""
 
+    # In scalar memory, prefetched: int32.
+    steps: Ref  # [7, n]
+    units: Ref  # [m]
+    tiles: Ref  # [K * (2 + bq / 128)]
+    # Blocks in VMEM. Heads of whole lanes lie side by side; narrower ones come first.
+    rows: Ref  # int32 [4, bq]: RowBound
+    q: Ref  # [bq, G * D] or [G, bq, D]
+    k: Ref  # [bk, D] or [1, bk, D]
+    v: Ref  # as k
+    local_k: Ref  # [local_keys, D] or [1, local_keys, D]: the columns of the tile's windows
+    local_v: Ref  # as local_k
+    out: Ref  # as q
+    lse: Ref  # float32 [1, G, bq], base 2
+    # Scratch in VMEM, kept over the steps of a tile.
+    acc: Ref  # float32 [D + ones, R]
+    top: Ref  # float32 [1, R]: anchor, or running maximum
+    v_t: Ref  # [D + ones, bk]: V^T of a full step and ones, 0 outside the step's columns
+    scaled_q: Ref  # [R, D]: the tile's queries x scale x log2(e), one head after another
 
-def _iota(shape: tuple[int, ...], dimension: int) -> jax.Array:
-    return lax.broadcasted_iota(jnp.int32, shape, dimension)
+    _: dataclasses.KW_ONLY
+    sizes: BlockSizes
+    groups: int  # G
+    head_dim: int  # D
+    log2_scale: float
+    log2_cap: float | None
+    online: bool
 
-
-class _Tile:
-    """What the stages of a step share: the refs, the sizes and the arithmetic on scores."""
-
-    def __init__(
-        self,
-        refs,
-        sizes: BlockSizes,
-        groups: int,
-        head_dim: int,
-        log2_scale: float,
-        log2_cap,
-        online,
-    ):
-        (
-            self.steps,  # SMEM int32 [7, n]
-            self.units,  # SMEM int32 [m]
-            self.tiles,  # SMEM int32 [K * (2 + bq / 128)]
-            self.rows,  # int32 [4, bq]: far_begin, far_end, near_begin, near_end
-            self.q,  # [bq, G * D] or [G, bq, D]
-            self.k,  # [bk, D] or [1, bk, D]
-            self.v,  # as k
-            self.local_k,  # [local_keys, D] or [1, local_keys, D]
-            self.local_v,
-            self.out,  # as q
-            self.lse,  # float32 [1, G, bq], base 2
-            self.acc,  # scratch float32 [D + ones, R]
-            self.top,  # scratch float32 [1, R]: anchor, or running maximum
-            self.v_t,  # scratch [D + ones, bk]: V^T of a full step and ones, 0 outside the step's columns
-            self.scaled_q,  # scratch [R, D]: the tile's queries x scale x log2(e), one head after another
-        ) = refs
-        self.sizes = sizes
-        self.groups = groups
-        self.head_dim = head_dim
-        self.log2_scale = log2_scale
-        self.log2_cap = log2_cap
-        self.online = online
+    def __post_init__(self) -> None:
         self.step = pl.program_id(1)
-        self.flags = self.field(FLAGS)
-        self.key_begin = self.field(KEY_RANGE) & 0xFFFF
-        self.key_end = self.field(KEY_RANGE) >> 16
+        self.flags = self.field(StepField.FLAGS)
+        # Relative to the block.
+        self.key_begin = self.field(StepField.KEY_RANGE) & ((1 << KEY_END_SHIFT) - 1)
+        self.key_end = self.field(StepField.KEY_RANGE) >> KEY_END_SHIFT
 
-    def has(self, flag: int) -> jax.Array:
+    def run(self) -> None:
+        """Runs the stages that the schedule asks for."""
+        sizes, group = self.sizes, self.sizes.unit_group
+
+        def loop(first: jax.Array, end: jax.Array, body: Callable[[jax.Array], None]) -> None:
+            def once(i, _):
+                body(i)
+                return 0
+
+            lax.fori_loop(0, lax.div(end - first, group), once, 0)
+
+        has_windows = self.has(StepFlag.WINDOWS) if sizes.window_keys else False
+        starts = (self.flags & (StepFlag.FIRST | StepFlag.FULL)) == StepFlag.FIRST
+        pl.when(starts & jnp.logical_not(has_windows))(self.start_tile)
+        if sizes.window_keys:
+            pl.when(starts & has_windows)(functools.partial(self.windows, fresh=True))
+        anchors, units, units_end = (
+            self.field(name) for name in (StepField.ANCHORS, StepField.UNITS, StepField.UNITS_END)
+        )
+        if not self.online:
+            loop(anchors, units, self.find_anchors)
+        if sizes.full_keys:
+            pl.when(self.has(StepFlag.FULL))(self.full_block)
+        loop(units, units_end, lambda i: self.unit_group(units + i * group))
+        if sizes.window_keys and sizes.full_keys:
+            last = has_windows & jnp.logical_not(starts)
+            pl.when(last)(functools.partial(self.windows, fresh=False))
+        pl.when(self.has(StepFlag.LAST))(self.finish_tile)
+
+    # ---- stages, in the order in which they run ----
+
+    def start_tile(self) -> None:
+        """Scales the queries and clears the accumulator."""
+        self.scale_queries(0, self.sizes.block_q)
+        self.acc[...] = jnp.zeros_like(self.acc)
+        self.top[...] = jnp.full_like(self.top, HIDDEN if self.online else 0.0)
+
+    def windows(self, *, fresh: bool) -> None:
+        """Adds the near columns of every 128 rows. `fresh` ones are the first that the rows of the tile meet."""
+        sizes = self.sizes
+        first = self.first_tile_field()
+        local_start = self.tiles[first + TileField.LOCAL_START]
+        local_end = self.tiles[first + TileField.LOCAL_END]
+        s_of, v_t_of, lanes_of = [], [], []
+        for row in range(0, sizes.block_q, LANES):
+            window = self.window_of(row)
+            key = pl.multiple_of(jnp.maximum(window, 0), KEY_GRANULE)
+            queries = self.scale_queries(row, LANES) if fresh else self.queries(row, LANES)
+            s = self.scores(self.columns(self.local_k, key, sizes.window_keys), queries)
+            begin = self.bound(RowBound.NEAR_BEGIN, row, LANES)
+            end = self.bound(RowBound.NEAR_END, row, LANES)
+            length = jnp.where(window < 0, 0, end - begin)
+            s_of.append(self.masked(s, local_start + key, begin, length))
+            v = self.columns(self.local_v, key, sizes.window_keys)
+            v_t_of.append(_transposed(v, jnp.where(window < 0, 0, local_end - key)))
+            lanes_of.append(self.lanes(row, LANES))
+            if len(s_of) == WINDOW_GROUP or row + LANES == sizes.block_q:
+                self.accumulate(s_of, v_t_of, lanes_of, LANES, fresh=fresh)
+                s_of, v_t_of, lanes_of = [], [], []
+
+    def find_anchors(self, group: jax.Array) -> None:
+        """Sets the anchors of rows without a window, from the columns where what they see starts."""
+        sizes, count = self.sizes, self.sizes.unit_q
+        first = self.field(StepField.ANCHORS) + group * sizes.unit_group
+        for bits in [self.units[first + i] for i in range(sizes.unit_group)]:
+            row, key, interval = self.entry(bits)
+            s = self.scores(self.columns(self.k, key, ANCHOR_KEYS), self.queries(row, count))
+            begin = self.bound(RowBound.FAR_BEGIN, row, count)
+            end = self.bound(RowBound.FAR_END, row, count)
+            column = self.field(StepField.KEY_START) + key
+            # Rows that an earlier step has anchored keep their anchor, though they may see these columns too.
+            first_new = jnp.maximum(column, self.field(StepField.KEY_START) + self.key_begin)
+            starts = _within(begin, first_new, column + ANCHOR_KEYS - first_new)
+            length = jnp.where(starts & (interval != UnitInterval.NOTHING), end - begin, 0)
+            if sizes.window_keys:
+                near_end = self.bound(RowBound.NEAR_END, row, count)
+                near_begin = self.bound(RowBound.NEAR_BEGIN, row, count)
+                # The first 128 rows of a row block have a window if any of its rows have.
+                anchored = jnp.where(self.window_of(row) < 0, 0, near_end - near_begin)
+                length = jnp.where(anchored > 0, 0, length)
+            best = self.masked(s, column, begin, length).max(axis=0, keepdims=True)
+            lanes = self.lanes(row, count)
+            anchor = jnp.where(best <= HIDDEN, _gather(self.top, lanes), best + HEADROOM)
+            for g, at in enumerate(lanes):
+                self.top[:, at] = anchor[:, g * count : (g + 1) * count]
+
+    def full_block(self) -> None:
+        """Adds the columns of the block to every row, without a mask."""
+        sizes = self.sizes
+        self.transpose_values()
+        # Columns outside the range get the first key inside it, which every row sees: whatever their weights
+        # come to is in range if the row is, and V^T is 0 there.
+        aligned = pl.multiple_of(self.key_begin & -KEY_GRANULE, KEY_GRANULE)
+        some = self.columns(self.k, aligned, KEY_GRANULE)
+        only = jnp.where(
+            _iota(some.shape, 0) == self.key_begin - aligned, some.astype(jnp.float32), 0.0
+        )
+        visible_key = only.sum(axis=0, keepdims=True).astype(some.dtype)  # [1, D]
+        # A full step starts its tile itself, here, where the matmul unit is what everything else waits for.
+        first = self.has(StepFlag.FIRST)
+        queries = self.scale_queries(0, sizes.block_q)
+        acc, top = jnp.where(first, 0.0, self.acc[...]), self.top[...]
+        for start in range(0, sizes.block_kv, sizes.chunk_kv):
+            keys = self.columns(self.k, start, sizes.chunk_kv)
+            column = start + _iota(keys.shape, 0)
+            keys = jnp.where(
+                _within(column, self.key_begin, self.key_end - self.key_begin), keys, visible_key
+            )
+            s = self.scores(keys, queries)
+            v_t = self.v_t[:, start : start + sizes.chunk_kv]
+            if self.online:
+                top = jnp.where(first, HIDDEN, top) if start == 0 else top
+                top, subtract, factor = raise_top(s, top)
+                acc = acc * factor + weigh(v_t, weights(s, subtract, v_t.dtype))
+            else:
+                if start == 0:
+                    anchor = s[:ANCHOR_KEYS].max(axis=0, keepdims=True) + HEADROOM
+                    top = jnp.where(first, anchor, top)
+                acc = acc + weigh(v_t, weights(s, top, v_t.dtype))
+            self.acc[...] = acc
+            acc = self.acc[...]
+        self.top[...] = top
+
+    def unit_group(self, first: jax.Array) -> None:
+        """Adds a group of units: all scores, then all weights, then all products, so that they overlap."""
+        sizes = self.sizes
+        s_of, v_t_of, lanes_of = [], [], []
+        entries = [self.entry(self.units[first + i]) for i in range(sizes.unit_group)]
+        for row, key, interval in entries:
+            keys = self.columns(self.k, key, sizes.unit_kv)
+            s = self.scores(keys, self.queries(row, sizes.unit_q))
+            s_of.append(self.mask_unit(s, row, key, interval))
+            length = jnp.where(interval == UnitInterval.NOTHING, 0, self.key_end - key)
+            v_t_of.append(_transposed(self.columns(self.v, key, sizes.unit_kv), length))
+            lanes_of.append(self.lanes(row, sizes.unit_q))
+        self.accumulate(s_of, v_t_of, lanes_of, sizes.unit_q)
+
+    def finish_tile(self) -> None:
+        """Writes the output and the log-sum-exp of the tile's rows."""
+        d, bq = self.head_dim, self.sizes.block_q
+        total = self.acc[d : d + 1, :]  # [1, R]
+        far = self.bound(RowBound.FAR_END, 0, bq) - self.bound(RowBound.FAR_BEGIN, 0, bq)
+        near = self.bound(RowBound.NEAR_END, 0, bq) - self.bound(RowBound.NEAR_BEGIN, 0, bq)
+        seen = self.per_head(jnp.maximum(far, near))
+        lse = self.top[...] + jnp.log2(total)
+        if not self.online:
+            lse = jnp.where(certified(total), lse, jnp.nan)
+        lse = jnp.where(seen > 0, lse, -jnp.inf)
+        inverse = jnp.where(seen > 0, 1.0 / total, 0.0)
+        for g in range(self.groups):
+            at = slice(g * bq, (g + 1) * bq)
+            # Padding rows may have met anything; 0 * NaN would be NaN.
+            o_t = jnp.where(seen[:, at] > 0, self.acc[:d, at] * inverse[:, at], 0.0)  # [D, bq]
+            o = o_t.astype(self.out.dtype).T
+            if len(self.out.shape) == 3:
+                self.out[g] = o
+            else:
+                self.out[:, g * d : (g + 1) * d] = o
+            self.lse[0, g : g + 1, :] = lse[:, at]
+
+    # ---- what the stages share: reading the schedule ----
+
+    def has(self, flag: StepFlag) -> jax.Array:
         return (self.flags & flag) == flag
 
-    def field(self, name: int) -> jax.Array:
+    def field(self, name: StepField) -> jax.Array:
         return self.steps[name, self.step]
 
-    def queries(self, first: jax.Array | int, count: int) -> jax.Array:
-        """[G * count, D]: `count` scaled rows of every query head, one head after another."""
-        return jnp.concatenate([self.scaled_q[at, :] for at in self.lanes(first, count)], axis=0)
+    def first_tile_field(self) -> jax.Array:
+        """Returns where the fields of the step's Q tile begin in `tiles`."""
+        return self.field(StepField.Q_TILE) * (TileField.WINDOWS + self.sizes.block_q // LANES)
 
-    def bounds(self, which: int, first: jax.Array | int, count: int) -> jax.Array:
-        """int32 [1, count]: one of the four interval bounds of `count` rows."""
+    def window_of(self, row: jax.Array | int) -> jax.Array:
+        """Returns where the window of 128 rows starts in the local block; negative if they have none."""
+        group = row // LANES if isinstance(row, int) else lax.div(row, LANES)
+        return self.tiles[self.first_tile_field() + TileField.WINDOWS + group]
+
+    def entry(self, bits: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns of an entry of `units`: first row in the tile, first column in the block, UnitInterval."""
+        row = pl.multiple_of((bits & UnitBits.ROW_BLOCK_MASK) * self.sizes.unit_q, LANES)
+        granule = (bits >> UnitBits.KEY_SHIFT) & UnitBits.KEY_MASK
+        key = pl.multiple_of(granule * KEY_GRANULE, KEY_GRANULE)
+        return row, key, (bits >> UnitBits.INTERVAL_SHIFT) & UnitBits.INTERVAL_MASK
+
+    def bound(self, which: RowBound, first: jax.Array | int, count: int) -> jax.Array:
+        """Returns int32 [1, count]: an interval bound of `count` rows."""
         return self.rows[which : which + 1, pl.ds(first, count)]
 
-    def per_head(self, x: jax.Array) -> jax.Array:
-        """[1, count] -> [1, G * count]: what is per row, for every query head."""
-        return jnp.concatenate([x] * self.groups, axis=1)
+    # ---- what the stages share: queries, scores and the accumulator ----
 
     def lanes(self, first: jax.Array | int, count: int) -> list:
-        """Where `count` rows lie in [.., R], one slice per query head."""
+        """Returns where `count` rows lie in [.., R], one slice per query head."""
         if isinstance(first, int):
             return [pl.ds(g * self.sizes.block_q + first, count) for g in range(self.groups)]
         at = [pl.multiple_of(g * self.sizes.block_q + first, LANES) for g in range(self.groups)]
         return [pl.ds(start, count) for start in at]
 
-    def gather(self, ref, lanes: list) -> jax.Array:
-        return jnp.concatenate([ref[:, at] for at in lanes], axis=1)
+    def per_head(self, x: jax.Array) -> jax.Array:
+        """Returns [1, G * count]: what is per row in [1, count], for every query head."""
+        return jnp.concatenate([x] * self.groups, axis=1)
 
-    def scores(self, keys: jax.Array, queries: jax.Array) -> jax.Array:
-        """Scaled and capped scores in base 2, [columns, rows]."""
-        s = _dot(keys, queries, NT)
-        return s if self.log2_cap is None else self.log2_cap * jnp.tanh(s * (1 / self.log2_cap))
+    def columns(self, ref: Ref, first: jax.Array | int, count: int) -> jax.Array:
+        """Returns [count, D] of a block of keys or values."""
+        if len(ref.shape) == 3:
+            return ref[0, pl.ds(first, count), :]
+        return ref[pl.ds(first, count), :]
 
-    def weights(self, s: jax.Array, top: jax.Array) -> jax.Array:
-        return jnp.exp2(s - top).astype(self.v.dtype)
-
-    def raise_top(self, s: jax.Array, top: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Running maximum: (new maximum, what to subtract from scores, factor for the accumulator)."""
-        new = jnp.maximum(top, s.max(axis=0, keepdims=True))
-        # A row that has seen nothing yet: subtract 0, so that its masked scores weigh 0 and not 1.
-        subtract = jnp.where(new <= HIDDEN, 0.0, new)
-        return new, subtract, jnp.exp2(top - subtract)
-
-    # ---- stages, in the order in which they run ----
+    def queries(self, first: jax.Array | int, count: int) -> jax.Array:
+        """Returns [G * count, D]: `count` scaled rows of every query head, one head after another."""
+        return jnp.concatenate([self.scaled_q[at, :] for at in self.lanes(first, count)], axis=0)
 
     def scale_queries(self, first: int, count: int) -> jax.Array:
-        """[G * count, D]: scaled rows of every query head, kept for what follows."""
+        """Scales rows of every query head and keeps them; returns them as `queries` does."""
         d = self.head_dim
         heads = []
         for g, lanes in enumerate(self.lanes(first, count)):
@@ -197,40 +341,40 @@ class _Tile:
             self.scaled_q[lanes, :] = heads[-1]
         return jnp.concatenate(heads, axis=0)
 
-    def start_tile(self) -> None:
-        self.scale_queries(0, self.sizes.block_q)
-        self.acc[...] = jnp.zeros_like(self.acc)
-        self.top[...] = jnp.full_like(self.top, HIDDEN if self.online else 0.0)
+    def scores(self, keys: jax.Array, queries: jax.Array) -> jax.Array:
+        """Returns [columns, rows] of keys [columns, D] and scaled queries [rows, D]."""
+        return scores(keys, queries, self.log2_cap)
 
-    def find_anchors(self, group: jax.Array) -> None:
-        """Sets the anchors of rows without a window, from the columns where what they see starts."""
-        sizes, first = self.sizes, self.field(ANCHORS) + group * self.sizes.unit_group
-        for entry in [self.units[first + i] for i in range(sizes.unit_group)]:
-            row, key, interval = self.unit(entry)
-            s = self.scores(self.k_rows(self.k, key, ANCHOR_KEYS), self.queries(row, sizes.unit_q))
-            begin, end = (self.bounds(which, row, sizes.unit_q) for which in (FAR_BEGIN, FAR_END))
-            column = self.field(KEY_START) + key
-            # Rows that an earlier step has anchored keep their anchor, though they may see these columns too.
-            first_new = jnp.maximum(column, self.field(KEY_START) + self.key_begin)
-            starts = _within(begin, first_new, column + ANCHOR_KEYS - first_new)
-            length = jnp.where(starts & (interval != INTERVAL_NOTHING), end - begin, 0)
-            if sizes.window_keys:
-                near_end, near_begin = (
-                    self.bounds(which, row, sizes.unit_q) for which in (NEAR_END, NEAR_BEGIN)
-                )
-                # The first 128 rows of a row block have a window if any of its rows have.
-                anchored = jnp.where(self.window_of(row) < 0, 0, near_end - near_begin)
-                length = jnp.where(anchored > 0, 0, length)
-            seen = _within(_iota(s.shape, 0), self.per_head(begin - column), self.per_head(length))
-            best = jnp.where(seen, s, HIDDEN).max(axis=0, keepdims=True)
-            lanes = self.lanes(row, sizes.unit_q)
-            anchor = jnp.where(best <= HIDDEN, self.gather(self.top, lanes), best + HEADROOM)
-            for g, at in enumerate(lanes):
-                self.top[:, at] = anchor[:, g * sizes.unit_q : (g + 1) * sizes.unit_q]
+    def masked(
+        self, s: jax.Array, column: jax.Array, begin: jax.Array, length: jax.Array
+    ) -> jax.Array:
+        """Hides scores [columns, G * count], from `column` on, outside `length` columns from `begin`, [1, count]."""
+        index = _iota(s.shape, 0)
+        seen = _within(index, self.per_head(begin - column), self.per_head(length))
+        return jnp.where(seen, s, HIDDEN)
+
+    def mask_unit(
+        self, s: jax.Array, row: jax.Array, key: jax.Array, interval: jax.Array
+    ) -> jax.Array:
+        """Hides what the rows of a unit do not see, in scores [unit_kv, G * unit_q]."""
+        far = interval == UnitInterval.FAR
+        count = self.sizes.unit_q
+        begin, end = (
+            jnp.where(far, self.bound(of_far, row, count), self.bound(of_near, row, count))
+            for of_far, of_near in (
+                (RowBound.FAR_BEGIN, RowBound.NEAR_BEGIN),
+                (RowBound.FAR_END, RowBound.NEAR_END),
+            )
+        )
+        # What an overlapping block before this one has covered.
+        begin = jnp.maximum(begin, self.field(StepField.KEY_START) + self.key_begin)
+        length = jnp.where(interval == UnitInterval.NOTHING, 0, jnp.maximum(end - begin, 0))
+        return self.masked(s, self.field(StepField.KEY_START) + key, begin, length)
 
     def transpose_values(self) -> None:
+        """Writes V^T and ones of the whole block, with zeros outside the step's columns."""
         d, block = self.head_dim, self.sizes.block_kv
-        v = self.k_rows(self.v, 0, block)
+        v = self.columns(self.v, 0, block)
         length = self.key_end - self.key_begin
         v = jnp.where(_within(_iota(v.shape, 0), self.key_begin, length), v, jnp.zeros_like(v))
         self.v_t[:d, :] = v.T
@@ -238,158 +382,21 @@ class _Tile:
         inside = _within(_iota(ones.shape, 1), self.key_begin, length)
         self.v_t[d:, :] = jnp.where(inside, ones, jnp.zeros_like(ones))
 
-    def full_block(self) -> None:
-        sizes = self.sizes
-        self.transpose_values()
-        # Columns outside the range get the first key inside it, which every row sees: whatever their weights
-        # come to is in range if the row is, and V^T is 0 there.
-        aligned = pl.multiple_of(self.key_begin & -KEY_GRANULE, KEY_GRANULE)
-        some = self.k_rows(self.k, aligned, KEY_GRANULE)
-        only = jnp.where(
-            _iota(some.shape, 0) == self.key_begin - aligned, some.astype(jnp.float32), 0.0
-        )
-        visible_key = only.sum(axis=0, keepdims=True).astype(some.dtype)
-        # A full step starts its tile itself, here, where the matmul unit is what everything else waits for.
-        first = self.has(FIRST)
-        queries = self.scale_queries(0, sizes.block_q)
-        acc, top = jnp.where(first, 0.0, self.acc[...]), self.top[...]
-        for start in range(0, sizes.block_kv, sizes.chunk_kv):
-            keys = self.k_rows(self.k, start, sizes.chunk_kv)
-            column = start + _iota(keys.shape, 0)
-            keys = jnp.where(
-                _within(column, self.key_begin, self.key_end - self.key_begin), keys, visible_key
-            )
-            s = self.scores(keys, queries)
-            v_t = self.v_t[:, start : start + sizes.chunk_kv]
-            if self.online:
-                top = jnp.where(first, HIDDEN, top) if start == 0 else top
-                top, subtract, factor = self.raise_top(s, top)
-                acc = acc * factor + _dot(v_t, self.weights(s, subtract), NN)
-            else:
-                if start == 0:
-                    anchor = s[:ANCHOR_KEYS].max(axis=0, keepdims=True) + HEADROOM
-                    top = jnp.where(first, anchor, top)
-                acc = acc + _dot(v_t, self.weights(s, top), NN)
-            self.acc[...] = acc
-            acc = self.acc[...]
-        self.top[...] = top
-
-    def unit_group(self, first: jax.Array, count: int) -> None:
-        """`count` units: all scores, then all weights, then all products, so that they overlap."""
-        sizes = self.sizes
-        scores, v_ts, lanes = [], [], []
-        for row, key, interval in [self.unit(self.units[first + i]) for i in range(count)]:
-            s = self.scores(
-                self.k_rows(self.k, key, sizes.unit_kv), self.queries(row, sizes.unit_q)
-            )
-            scores.append(self.mask_unit(s, row, key, interval))
-            length = jnp.where(interval == INTERVAL_NOTHING, 0, self.key_end - key)
-            v_ts.append(self.transposed(self.k_rows(self.v, key, sizes.unit_kv), length))
-            lanes.append(self.lanes(row, sizes.unit_q))
-        self.accumulate(scores, v_ts, lanes, sizes.unit_q)
-
-    def mask_unit(
-        self, s: jax.Array, row: jax.Array, key: jax.Array, interval: jax.Array
-    ) -> jax.Array:
-        far = interval == INTERVAL_FAR
-        count = self.sizes.unit_q
-        begin, end = (
-            jnp.where(far, self.bounds(of_far, row, count), self.bounds(of_near, row, count))
-            for of_far, of_near in ((FAR_BEGIN, NEAR_BEGIN), (FAR_END, NEAR_END))
-        )
-        # What an overlapping block before this one has covered.
-        begin = jnp.maximum(begin, self.field(KEY_START) + self.key_begin)
-        length = jnp.where(interval == INTERVAL_NOTHING, 0, jnp.maximum(end - begin, 0))
-        column = self.field(KEY_START) + key
-        seen = _within(_iota(s.shape, 0), self.per_head(begin - column), self.per_head(length))
-        return jnp.where(seen, s, HIDDEN)
-
-    def windows(self, *, fresh: bool) -> None:
-        """The near columns of every 128 rows. `fresh` ones are the first that the rows of the tile meet."""
-        sizes = self.sizes
-        first = self.field(Q_TILE) * (FIRST_WINDOW + sizes.block_q // LANES)
-        local_start, local_end = self.tiles[first + LOCAL_START], self.tiles[first + LOCAL_END]
-        scores, v_ts, lanes = [], [], []
-        for row in range(0, sizes.block_q, LANES):
-            window = self.window_of(row)
-            key = pl.multiple_of(jnp.maximum(window, 0), KEY_GRANULE)
-            queries = self.scale_queries(row, LANES) if fresh else self.queries(row, LANES)
-            s = self.scores(self.k_rows(self.local_k, key, sizes.window_keys), queries)
-            begin, end = self.bounds(NEAR_BEGIN, row, LANES), self.bounds(NEAR_END, row, LANES)
-            length = jnp.where(window < 0, 0, end - begin)
-            column = local_start + key
-            seen = _within(_iota(s.shape, 0), self.per_head(begin - column), self.per_head(length))
-            scores.append(jnp.where(seen, s, HIDDEN))
-            v = self.k_rows(self.local_v, key, sizes.window_keys)
-            v_ts.append(self.transposed(v, jnp.where(window < 0, 0, local_end - key)))
-            lanes.append(self.lanes(row, LANES))
-            if len(scores) == WINDOW_GROUP or row + LANES == sizes.block_q:
-                self.accumulate(scores, v_ts, lanes, LANES, fresh=fresh)
-                scores, v_ts, lanes = [], [], []
-
-    def finish_tile(self) -> None:
-        d, bq = self.head_dim, self.sizes.block_q
-        total = self.acc[d : d + 1, :]
-        seen = self.per_head(
-            jnp.maximum(
-                self.bounds(1, 0, bq) - self.bounds(0, 0, bq),
-                self.bounds(3, 0, bq) - self.bounds(2, 0, bq),
-            )
-        )
-        lse = self.top[...] + jnp.log2(total)
-        if not self.online:
-            certified = (total > LEAST_CERTIFIED) & (total < MOST_CERTIFIED)
-            lse = jnp.where(certified, lse, jnp.nan)
-        lse = jnp.where(seen > 0, lse, -jnp.inf)
-        inverse = jnp.where(seen > 0, 1.0 / total, 0.0)
-        for g in range(self.groups):
-            at = slice(g * bq, (g + 1) * bq)
-            # Padding rows may have met anything; 0 * NaN would be NaN.
-            o_t = jnp.where(seen[:, at] > 0, self.acc[:d, at] * inverse[:, at], 0.0)
-            o = o_t.astype(self.out.dtype).T
-            if len(self.out.shape) == 3:
-                self.out[g] = o
-            else:
-                self.out[:, g * d : (g + 1) * d] = o
-            self.lse[0, g : g + 1, :] = lse[:, at]
-
-    # ---- helpers of the stages ----
-
-    def k_rows(self, ref, first: jax.Array | int, count: int) -> jax.Array:
-        """[count, D] of a block of keys or values."""
-        if len(ref.shape) == 3:
-            return ref[0, pl.ds(first, count), :]
-        return ref[pl.ds(first, count), :]
-
-    def unit(self, entry: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(first row in the tile, first column in the block, interval) of an entry."""
-        row = pl.multiple_of((entry & 255) * self.sizes.unit_q, LANES)
-        key = pl.multiple_of(((entry >> 8) & 4095) * KEY_GRANULE, KEY_GRANULE)
-        return row, key, (entry >> 20) & 3
-
-    def window_of(self, row: jax.Array | int) -> jax.Array:
-        """Where the window of 128 rows starts in the local block; negative if they have none."""
-        per_tile = FIRST_WINDOW + self.sizes.block_q // LANES
-        group = row // LANES if isinstance(row, int) else lax.div(row, LANES)
-        return self.tiles[self.field(Q_TILE) * per_tile + FIRST_WINDOW + group]
-
-    def transposed(self, v: jax.Array, length: jax.Array) -> jax.Array:
-        """[D + ones, columns]: V^T and rows of ones, from v [columns, D] of which `length` count."""
-        # Padding columns may hold anything, and 0 * NaN would be NaN.
-        v = jnp.where(_iota(v.shape, 0) < length, v, jnp.zeros_like(v))
-        ones = jnp.ones((ones_rows(v.dtype), v.shape[0]), v.dtype)
-        return jnp.concatenate([v.T, ones], axis=0)
-
     def accumulate(
-        self, scores: list, v_ts: list, lanes: list, count: int, *, fresh: bool = False
+        self, s_of: list, v_t_of: list, lanes_of: list, count: int, *, fresh: bool = False
     ) -> None:
-        """Adds independent pieces of scores [columns, G * count] to the accumulators of their rows.
+        """Adds independent pieces to the accumulators of their rows.
 
-        With `fresh`, the pieces are the first of their rows: they set anchors and accumulators.
+        Args:
+            s_of: of each piece, scores [columns, G * count].
+            v_t_of: of each, [D + ones, columns].
+            lanes_of: of each, where its rows lie.
+            count: rows of a piece.
+            fresh: the pieces are the first of their rows: they set anchors and accumulators.
         """
-        subtract: list[jax.Array] = []
-        factors: list[jax.Array | None] = [None] * len(scores)
-        for i, (s, at) in enumerate(zip(scores, lanes, strict=True)):
+        subtract: list[jax.Array] = []  # [1, G * count]
+        factors: list[jax.Array | None] = [None] * len(s_of)
+        for i, (s, at) in enumerate(zip(s_of, lanes_of, strict=True)):
             if fresh:
                 best = s.max(axis=0, keepdims=True)
                 anchor = best if self.online else best + HEADROOM
@@ -397,18 +404,19 @@ class _Tile:
                 subtract.append(jnp.where(best <= HIDDEN, 0.0, anchor))
                 new = anchor if self.online else subtract[-1]
             elif self.online:
-                new, raised, factors[i] = self.raise_top(s, self.gather(self.top, at))
+                new, raised, factors[i] = raise_top(s, _gather(self.top, at))
                 subtract.append(raised)
             else:
-                subtract.append(self.gather(self.top, at))
+                subtract.append(_gather(self.top, at))
                 continue
             for g, lane in enumerate(at):
                 self.top[:, lane] = new[:, g * count : (g + 1) * count]
-        weights = [self.weights(s, top) for s, top in zip(scores, subtract, strict=True)]
-        products = [_dot(v_t, p, NN) for v_t, p in zip(v_ts, weights, strict=True)]
-        for product, factor, at in zip(products, factors, lanes, strict=True):
+        dtype = self.v.dtype
+        weights_of = [weights(s, top, dtype) for s, top in zip(s_of, subtract, strict=True)]
+        products = [weigh(v_t, p) for v_t, p in zip(v_t_of, weights_of, strict=True)]
+        for product, factor, at in zip(products, factors, lanes_of, strict=True):
             for g, lane in enumerate(at):
-                here = product[:, g * count : (g + 1) * count]
+                here = product[:, g * count : (g + 1) * count]  # [D + ones, count]
                 if not fresh:
                     old = self.acc[:, lane]
                     if factor is not None:
@@ -417,158 +425,23 @@ class _Tile:
                 self.acc[:, lane] = here
 
 
-def _kernel(*refs, sizes, groups, head_dim, log2_scale, log2_cap, online):
-    tile = _Tile(refs, sizes, groups, head_dim, log2_scale, log2_cap, online)
-    group = sizes.unit_group
-
-    def loop(first: jax.Array, end: jax.Array, count: int, body: Callable[[jax.Array], None]):
-        def once(i, _):
-            body(i)
-            return 0
-
-        lax.fori_loop(0, lax.div(end - first, count), once, 0)
-
-    has_windows = tile.has(WINDOWS) if sizes.window_keys else False
-    starts = (tile.flags & (FIRST | FULL)) == FIRST
-    pl.when(starts & jnp.logical_not(has_windows))(tile.start_tile)
-    if sizes.window_keys:
-        pl.when(starts & has_windows)(functools.partial(tile.windows, fresh=True))
-    anchors, units, units_end = (tile.field(name) for name in (ANCHORS, UNITS, UNITS_END))
-    if not online:
-        loop(anchors, units, sizes.unit_group, tile.find_anchors)
-    if sizes.full_keys:
-        pl.when(tile.has(FULL))(tile.full_block)
-    loop(units, units_end, group, lambda i: tile.unit_group(units + i * group, group))
-    if sizes.window_keys and sizes.full_keys:
-        pl.when(has_windows & jnp.logical_not(starts))(functools.partial(tile.windows, fresh=False))
-    pl.when(tile.has(LAST))(tile.finish_tile)
+def _within(index: jax.Array, begin: jax.Array, length: jax.Array) -> jax.Array:
+    """Tells where begin <= index < begin + length, in one comparison."""
+    return (index - begin).astype(jnp.uint32) < length.astype(jnp.uint32)
 
 
-def tile_attention(
-    q: Float[Array, "T Hq D"],
-    k: Float[Array, "S Hkv D"],
-    v: Float[Array, "S Hkv D"],
-    row_bounds: Int32[Array, "4 T"],
-    steps: Int32[Array | np.ndarray, "7 n"],
-    units: Int32[Array | np.ndarray, "m"],
-    tiles: Int32[Array | np.ndarray, "K windows"],
-    *,
-    num_steps: int | Int32[Array | np.ndarray, ""],
-    sizes: BlockSizes,
-    scale: float,
-    soft_cap: float | None = None,
-    online: bool = False,
-    interpret: bool | pltpu.InterpretParams = False,
-    vmem_limit_bytes: int | None = None,
-) -> tuple[Float[Array, "T Hq D"], Float[Array, "T Hq"]]:
-    """One pass of the kernel over the rows of `tiles`.
+def _iota(shape: tuple[int, ...], dimension: int) -> jax.Array:
+    return lax.broadcasted_iota(jnp.int32, shape, dimension)
 
-    Args:
-        q, k, v: bfloat16 or float32, all alike. S is the schedule's `padded_columns`.
-        row_bounds, steps, units, tiles: of the tile schedule of a layout for these `sizes`.
-        num_steps: how many of the steps count; what follows them is padding. An int fixes the grid.
-        online: keep a running maximum instead of fixed anchors.
 
-    Returns:
-        The output in q's dtype, and the natural log-sum-exp of each row's scores: -inf for padding, NaN for rows
-        whose anchor does not certify their output (never with `online`).
-    """
-    rows, query_heads, head_dim = q.shape
-    kv_heads = k.shape[1]
-    groups = query_heads // kv_heads
-    bq, bk = sizes.block_q, sizes.block_kv
-    local_keys = max(sizes.local_keys, KEY_GRANULE)
-    per_tile = FIRST_WINDOW + bq // LANES
-    stacked = groups * bq
-    # Heads side by side in memory can be cut along whole lanes; otherwise heads come first.
-    token_major = head_dim % LANES == 0
-    element = pl.Element
+def _gather(ref: Ref, lanes: list) -> jax.Array:
+    """Returns [.., G * count] of a ref [.., R]."""
+    return jnp.concatenate([ref[:, at] for at in lanes], axis=1)
 
-    def q_tile(h, t, steps, units, tiles):
-        return (steps[Q_TILE, t], h) if token_major else (h, steps[Q_TILE, t], 0)
 
-    def columns_from(start):
-        start = pl.multiple_of(start, KEY_GRANULE)
-
-        def at(h):
-            return (start, pl.multiple_of(h * head_dim, LANES)) if token_major else (h, start, 0)
-
-        return at
-
-    def block(h, t, steps, units, tiles):
-        return columns_from(steps[KEY_START, t])(h)
-
-    def local(h, t, steps, units, tiles):
-        return columns_from(tiles[steps[Q_TILE, t] * per_tile])(h)
-
-    def kv_spec(count, index):
-        shape = (element(count), element(head_dim))
-        return pl.BlockSpec(shape if token_major else (element(1), *shape), index)
-
-    def per_row(h, t, steps, units, tiles):
-        return (0, steps[Q_TILE, t])
-
-    in_memory: Any = jax.ShapeDtypeStruct
-    if not interpret:
-        # Left alone, the compiler may put whole operands into VMEM, where vector instructions copy the blocks.
-        in_memory = pltpu.HBM
-        row_bounds, q, k, v = (
-            pltpu.with_memory_space_constraint(x, pltpu.HBM) for x in (row_bounds, q, k, v)
-        )
-    if token_major:
-        q_spec = pl.BlockSpec((bq, groups * head_dim), q_tile)
-        q, k, v = (x.reshape(x.shape[0], -1) for x in (q, k, v))
-    else:
-        q_spec = pl.BlockSpec((groups, bq, head_dim), q_tile)
-        q, k, v = (x.swapaxes(0, 1) for x in (q, k, v))
-
-    depth = head_dim + ones_rows(v.dtype)
-    out, lse = pl.pallas_call(
-        functools.partial(
-            _kernel,
-            sizes=sizes,
-            groups=groups,
-            head_dim=head_dim,
-            log2_scale=scale * LOG2_E,
-            log2_cap=None if soft_cap is None else soft_cap * LOG2_E,
-            online=online,
-        ),
-        grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=3,
-            grid=(
-                kv_heads,
-                num_steps if isinstance(num_steps, int) else jnp.asarray(num_steps),
-            ),
-            in_specs=[
-                pl.BlockSpec((4, bq), per_row),
-                q_spec,
-                kv_spec(bk, block),
-                kv_spec(bk, block),
-                kv_spec(local_keys, local),
-                kv_spec(local_keys, local),
-            ],
-            out_specs=[
-                q_spec,
-                pl.BlockSpec(
-                    (1, groups, bq), lambda h, t, steps, units, tiles: (h, 0, steps[Q_TILE, t])
-                ),
-            ],
-            scratch_shapes=[
-                pltpu.VMEM((depth, stacked), jnp.float32),
-                pltpu.VMEM((1, stacked), jnp.float32),
-                pltpu.VMEM((depth, bk if sizes.full_keys else LANES), v.dtype),
-                pltpu.VMEM((stacked, head_dim), q.dtype),
-            ],
-        ),
-        out_shape=[
-            in_memory(q.shape, q.dtype),
-            in_memory((kv_heads, groups, rows), jnp.float32),
-        ],
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=vmem_limit_bytes
-        ),
-        interpret=interpret,
-        name="isoprefill_online" if online else "isoprefill_anchored",
-    )(steps, units, tiles.reshape(-1), row_bounds, q, k, v, k, v)
-    out = out.reshape(rows, query_heads, head_dim) if token_major else out.swapaxes(0, 1)
-    return out, lse.reshape(query_heads, rows).T / LOG2_E
+def _transposed(v: jax.Array, length: jax.Array) -> jax.Array:
+    """Returns [D + ones, columns]: V^T and rows of ones, from v [columns, D] of which `length` count."""
+    # Padding columns may hold anything, and 0 * NaN would be NaN.
+    v = jnp.where(_iota(v.shape, 0) < length, v, jnp.zeros_like(v))
+    ones = jnp.ones((ones_rows(v.dtype), v.shape[0]), v.dtype)
+    return jnp.concatenate([v.T, ones], axis=0)

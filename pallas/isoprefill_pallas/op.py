@@ -8,14 +8,14 @@ from jaxtyping import Array, Float
 
 from isoprefill_pallas.chips import chip_of
 from isoprefill_pallas.heads import Heads
-from isoprefill_pallas.kernel import tile_attention
 from isoprefill_pallas.operands import check_operands
 from isoprefill_pallas.schedule import KernelSchedule
+from isoprefill_pallas.tile_attention import tile_attention
 
 DEFAULT_VMEM_LIMIT_BYTES = 56 << 20
 
 
-def pallas_attention(
+def attend(
     q: Float[Array, "T Hq D"],
     k: Float[Array, "S Hkv D"],
     v: Float[Array, "S Hkv D"],
@@ -26,16 +26,13 @@ def pallas_attention(
     interpret: bool | pltpu.InterpretParams | None = None,
     vmem_limit_bytes: int | None = None,
 ) -> tuple[Float[Array, "T Hq D"], Float[Array, "T Hq"]]:
-    """Isolated multi-item attention on a TPU.
-
-    Rows whose softmax anchor does not certify their result (see kernel.py) are taken from a second run with a
-    running maximum, which happens only if there are such rows. Which rows these are depends on nothing that
-    they do not see.
+    """Computes isolated multi-item attention on a TPU.
 
     Args:
         q, k, v: bfloat16 or float32, all alike; D is 64, 128 or 256, Hq / Hkv from 1 to 16. S is
             `schedule.num_columns`, or already `schedule.padded_columns`.
         schedule: of the rows' and columns' layout.
+        scale: factor of the scores.
         soft_cap: a score s becomes soft_cap * tanh(s / soft_cap); from 1e-30 to 1e30.
         interpret: None compiles on a TPU and uses the TPU interpreter elsewhere; False compiles wherever the
             computation is lowered to; InterpretParams are the interpreter's.
@@ -54,6 +51,35 @@ def pallas_attention(
         q, k, v, of="schedule", rows=schedule.num_rows, columns=columns, soft_cap=soft_cap
     )
     Heads.of(q, k)  # refuses what the kernel does not take
+    return pallas_attention(
+        q,
+        k,
+        v,
+        schedule,
+        scale=scale,
+        soft_cap=soft_cap,
+        interpret=interpret,
+        vmem_limit_bytes=vmem_limit_bytes,
+    )
+
+
+def pallas_attention(
+    q: Float[Array, "T Hq D"],
+    k: Float[Array, "S Hkv D"],
+    v: Float[Array, "S Hkv D"],
+    schedule: KernelSchedule,
+    *,
+    scale: float,
+    soft_cap: float | None = None,
+    interpret: bool | pltpu.InterpretParams | None = None,
+    vmem_limit_bytes: int | None = None,
+) -> tuple[Float[Array, "T Hq D"], Float[Array, "T Hq"]]:
+    """Does what `attend` does, for operands that are known to fit the schedule and the kernel.
+
+    Rows whose softmax anchor does not certify their result (see softmax.py) are taken from a second run with a
+    running maximum, which happens only if there are such rows. Which rows these are depends on nothing that
+    they do not see.
+    """
     if interpret is None:
         interpret = False if jax.default_backend() == "tpu" else pltpu.InterpretParams()
     if vmem_limit_bytes is None:
@@ -73,10 +99,7 @@ def pallas_attention(
                     k,
                     v,
                     jnp.asarray(schedule.row_bounds)[:, rows],
-                    part.steps,
-                    part.units,
-                    part.tiles,
-                    num_steps=part.num_steps,
+                    part,
                     sizes=schedule.sizes,
                     scale=scale,
                     soft_cap=soft_cap,

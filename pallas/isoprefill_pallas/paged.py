@@ -23,8 +23,8 @@ import numpy as np
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int32
 
-from isoprefill_pallas.block_sizes import LANES
-from isoprefill_pallas.op import pallas_attention
+from isoprefill_csrc import LANES
+from isoprefill_pallas.op import attend
 from isoprefill_pallas.schedule import KernelSchedule
 
 FusedCache = Float[Array, "pages page_size heads packing Dp"]
@@ -51,9 +51,9 @@ def paged_attention(
         page_indices: the pages of the columns, in order; n may include padding, any page with page_lens 0. Inside
             jax.jit nobody can check them: call `check_page_table` before.
         page_lens: how many tokens of each of these pages count.
-        schedule: of the columns that each row sees, `KernelSchedule.of_intervals(row_intervals, n * page_size, sizes)`;
+        schedule: of the columns that each row sees, `KernelSchedule.of_intervals(row_intervals, n * page_size, heads)`;
             none of them beyond page_lens.
-        scale, soft_cap, interpret, vmem_limit_bytes: as in `pallas_attention`.
+        scale, soft_cap, interpret, vmem_limit_bytes: as in `attend`.
 
     Returns:
         The output in q's dtype, zeros for padding, and the natural log-sum-exp of each row's scores, float32,
@@ -73,7 +73,7 @@ def paged_attention(
     if q.dtype != kv_pages.dtype:
         raise ValueError(f"q must have the cache's dtype {kv_pages.dtype}, got {q.dtype}")
     k, v = gather_columns(kv_pages, page_indices, page_lens, head_dim=q.shape[2])
-    return pallas_attention(
+    return attend(
         q,
         k,
         v,

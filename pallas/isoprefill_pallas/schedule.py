@@ -1,15 +1,16 @@
 """Tile schedules as the kernel takes them: padded to a capacity, and cut up where scalar memory is too small."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Int32
 
-import isoprefill_csrc
-from isoprefill_pallas.block_sizes import BlockSizes
-from isoprefill_pallas.kernel import ANCHORS, Q_TILE
+from isoprefill_csrc import Layout, StepField, TileSchedule, tile_schedule_of_intervals
+from isoprefill_pallas.block_sizes import BlockSizes, choose_block_sizes
+from isoprefill_pallas.chips import CHIPS, present_chip
+from isoprefill_pallas.heads import Heads
+from isoprefill_pallas.padding import bucket, capacity
 
 # Scalar memory has 2^18 words; some are the compiler's.
 SMEM_WORDS = 220_000
@@ -17,6 +18,9 @@ SMEM_WORDS = 220_000
 # are not there cost nothing but scalar memory.
 USUAL_STEPS = 8
 USUAL_UNITS = 16
+# Least room where a schedule is cut up.
+LEAST_STEPS = 8
+LEAST_UNITS = 64
 
 
 @jax.tree_util.register_dataclass
@@ -25,7 +29,9 @@ class SchedulePart:
     """The steps of consecutive Q tiles, counted from the part's first."""
 
     steps: Int32[np.ndarray, "7 n"]
-    num_steps: Int32[np.ndarray, ""]  # of n; the rest is padding
+    num_steps: (
+        Int32[np.ndarray, ""] | int
+    )  # of n; the rest is padding. An int fixes the kernel's grid
     units: Int32[np.ndarray, "m"]
     tiles: Int32[np.ndarray, "K windows"]
     first_row: int = dataclasses.field(metadata={"static": True})
@@ -57,125 +63,150 @@ class KernelSchedule:
         return self.row_bounds.shape[1]
 
     @classmethod
-    def build(
-        cls, layout: Any, sizes: BlockSizes, *, smem_words: int = SMEM_WORDS, padded: bool = True
+    def of(
+        cls,
+        layout: Layout,
+        heads: Heads | None = None,
+        *,
+        chip: str | None = None,
+        sizes: BlockSizes | None = None,
+        smem_words: int = SMEM_WORDS,
+        padded: bool = True,
     ) -> "KernelSchedule":
-        """The schedule of an `isoprefill_csrc.Layout`.
+        """Makes the schedule of a layout.
 
         Padded to a capacity that depends on the layout's rows alone unless it needs more, so that layouts of one
         size share a compilation.
 
+        Args:
+            layout: as `build_layout` makes it.
+            heads: of the attention; with the chip and the layout's lengths they choose the block sizes.
+            chip: the TPU whose tuned block sizes are taken, such as "v6e"; by default the one that is there.
+            sizes: the block sizes, instead of `heads` and `chip`.
+            smem_words: of scalar memory; what exceeds them is cut into parts.
+            padded: False leaves the padding out, for a schedule that is only looked at.
+
         Raises:
-            ValueError: if the steps of one Q tile alone exceed `smem_words`.
+            ValueError: naming the argument, its value and what is allowed; or if the steps of one Q tile alone exceed
+                `smem_words`.
         """
+        if sizes is None:
+            sizes = _choose_sizes(heads, chip, layout.row_intervals, layout.num_columns)
         schedule = layout.tile_schedule(**sizes.schedule_arguments())
-        return cls._of(schedule, layout.num_columns, sizes, smem_words, padded)
+        return cls._from_tiles(schedule, layout.num_columns, sizes, smem_words, padded)
 
     @classmethod
     def of_intervals(
         cls,
         row_intervals: Int32[np.ndarray, "4 T"],
         num_columns: int,
-        sizes: BlockSizes,
+        heads: Heads | None = None,
         *,
-        smem_words: int = SMEM_WORDS,
+        chip: str | None = None,
+        sizes: BlockSizes | None = None,
     ) -> "KernelSchedule":
-        """The schedule of rows that are not of a layout, such as those of a chunk of a request.
+        """Makes the schedule of rows that are not of a layout, such as those of a chunk of a request.
 
         Args:
             row_intervals: prefix_begin, prefix_end, own_begin, own_end of each row, in columns, half open. A prefix
                 does not begin before that of an earlier row. Own columns follow the prefix, and neither begin nor end
                 before those of an earlier row.
             num_columns: columns of k and v.
+            heads, chip, sizes: as in `of`.
 
         Raises:
-            ValueError: naming the row that breaks these rules.
+            ValueError: as `of`, and naming the row that breaks these rules.
         """
         intervals = np.ascontiguousarray(row_intervals, np.int32)
-        schedule = isoprefill_csrc.tile_schedule_of_intervals(
-            intervals, num_columns, **sizes.schedule_arguments()
-        )
-        return cls._of(schedule, num_columns, sizes, smem_words, padded=True)
+        if sizes is None:
+            sizes = _choose_sizes(heads, chip, intervals, num_columns)
+        arguments = sizes.schedule_arguments()
+        schedule = tile_schedule_of_intervals(intervals, num_columns, **arguments)
+        return cls._from_tiles(schedule, num_columns, sizes, SMEM_WORDS, padded=True)
 
     @classmethod
-    def _of(
-        cls, schedule: Any, num_columns: int, sizes: BlockSizes, smem_words: int, padded: bool
+    def _from_tiles(
+        cls,
+        schedule: TileSchedule,
+        num_columns: int,
+        sizes: BlockSizes,
+        smem_words: int,
+        padded: bool,
     ) -> "KernelSchedule":
         num_rows = schedule.row_bounds.shape[1]
-        capacity = (
-            _capacity(schedule.num_steps, USUAL_STEPS * schedule.num_q_tiles),
-            _capacity(schedule.num_units, USUAL_UNITS * -(-num_rows // sizes.unit_q)),
+        room = (
+            capacity(schedule.num_steps, USUAL_STEPS * schedule.num_q_tiles),
+            capacity(schedule.num_units, USUAL_UNITS * -(-num_rows // sizes.unit_q)),
         )
-        words = schedule.steps.shape[0] * capacity[0] + capacity[1] + schedule.tiles.size
-        parts = [(0, schedule.num_q_tiles)] if words <= smem_words else _cut(schedule, smem_words)
-        made = []
-        for first, end in parts:
-            # A schedule that does not fit with its capacity may fit, whole, without it.
-            room = capacity if words <= smem_words else None
-            part = _part(schedule, first, end, room if padded else (1, 1))
+        words = len(StepField) * room[0] + room[1] + schedule.tiles.size
+        ranges = [(0, schedule.num_q_tiles)]
+        if words > smem_words:
+            ranges = _cut(schedule, smem_words)
+        parts = []
+        for first, end in ranges:
             first_row = first * sizes.block_q
             rows = min(num_rows, end * sizes.block_q) - first_row
-            made.append(SchedulePart(*part, first_row=first_row, num_rows=rows))
-        return cls(
-            tuple(made),
-            schedule.row_bounds,
-            sizes,
-            num_columns=num_columns,
-            padded_columns=schedule.padded_columns,
-        )
+            steps, units = _steps_and_units(schedule, first, end)
+            num_steps = np.asarray(steps.shape[1], np.int32)
+            if not padded:
+                room = (1, 1)
+            elif words > smem_words:
+                # A schedule that does not fit with its capacity may fit, whole, without it.
+                room = (bucket(steps.shape[1], LEAST_STEPS), bucket(units.size, LEAST_UNITS))
+            steps = np.pad(steps, ((0, 0), (0, max(0, room[0] - steps.shape[1]))))
+            units = np.pad(units, (0, max(0, room[1] - units.size)))
+            tiles = schedule.tiles[first:end]
+            parts.append(SchedulePart(steps, num_steps, units, tiles, first_row, rows))
+        return cls(tuple(parts), schedule.row_bounds, sizes, num_columns, schedule.padded_columns)
 
 
-def _part(
-    schedule: Any, first: int, end: int, capacity: tuple[int, int] | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The arrays of Q tiles `first` to `end`, with room for `capacity` steps and units, or for a bucket of them."""
-    of_part = (schedule.steps[Q_TILE] >= first) & (schedule.steps[Q_TILE] < end)
-    steps = np.array(schedule.steps[:, of_part])
-    first_unit, end_unit = steps[ANCHORS, 0], steps[-1, -1]
-    steps[Q_TILE] -= first
-    steps[ANCHORS:] -= first_unit
-    units = schedule.units[first_unit:end_unit]
-    if capacity is None:
-        capacity = (_bucket(steps.shape[1], 8), _bucket(units.size, 64))
-    return (
-        np.pad(steps, ((0, 0), (0, max(0, capacity[0] - steps.shape[1])))),
-        np.asarray(steps.shape[1], np.int32),
-        np.pad(units, (0, max(0, capacity[1] - units.size))),
-        schedule.tiles[first:end],
-    )
+def _choose_sizes(
+    heads: Heads | None,
+    chip: str | None,
+    row_intervals: Int32[np.ndarray, "4 T"],
+    num_columns: int,
+) -> BlockSizes:
+    if heads is None:
+        raise ValueError("the kernel's schedule needs heads or sizes, got neither")
+    if chip is not None and chip not in CHIPS:
+        raise ValueError(f"chip must be one of {tuple(CHIPS)}, got {chip!r}")
+    return choose_block_sizes(chip or present_chip(), heads, row_intervals, num_columns)
 
 
-def _cut(schedule: Any, smem_words: int) -> list[tuple[int, int]]:
-    """Ranges of Q tiles whose padded schedules fit into `smem_words`."""
-    fields, tile_words = schedule.steps.shape[0], schedule.tiles.shape[1]
-    q_tile = schedule.steps[Q_TILE]
-    steps = np.bincount(q_tile, minlength=schedule.num_q_tiles)
-    units = np.bincount(
-        q_tile, schedule.steps[-1] - schedule.steps[ANCHORS], schedule.num_q_tiles
-    ).astype(int)
+def _steps_and_units(
+    schedule: TileSchedule, first: int, end: int
+) -> tuple[Int32[np.ndarray, "7 n"], Int32[np.ndarray, "m"]]:
+    """Returns those of Q tiles `first` to `end`, counted from the first."""
+    q_tile = schedule.steps[StepField.Q_TILE]
+    steps = np.array(schedule.steps[:, (q_tile >= first) & (q_tile < end)])
+    first_unit = steps[StepField.ANCHORS, 0]
+    units = schedule.units[first_unit : steps[StepField.UNITS_END, -1]]
+    steps[StepField.Q_TILE] -= first
+    steps[[StepField.ANCHORS, StepField.UNITS, StepField.UNITS_END]] -= first_unit
+    return steps, units
+
+
+def _cut(schedule: TileSchedule, smem_words: int) -> list[tuple[int, int]]:
+    """Returns ranges of Q tiles whose padded schedules fit into `smem_words`."""
+    fields, num_tiles = schedule.steps, schedule.num_q_tiles
+    q_tile = fields[StepField.Q_TILE]
+    steps = np.bincount(q_tile, minlength=num_tiles)
+    units_of_steps = fields[StepField.UNITS_END] - fields[StepField.ANCHORS]
+    units = np.bincount(q_tile, units_of_steps, num_tiles).astype(int)
 
     def words(first: int, end: int) -> int:
-        of_steps = fields * _bucket(steps[first:end].sum(), 8)
-        return of_steps + _bucket(units[first:end].sum(), 64) + tile_words * (end - first)
+        of_steps = len(StepField) * bucket(steps[first:end].sum(), LEAST_STEPS)
+        of_units = bucket(units[first:end].sum(), LEAST_UNITS)
+        return of_steps + of_units + schedule.tiles.shape[1] * (end - first)
 
-    for tile in range(schedule.num_q_tiles):
+    for tile in range(num_tiles):
         if words(tile, tile + 1) > smem_words:
             raise ValueError(
                 f"the schedule of Q tile {tile} takes {words(tile, tile + 1)} words; scalar memory holds {smem_words}"
             )
     ranges, first = [], 0
-    for end in range(1, schedule.num_q_tiles + 1):
+    for end in range(1, num_tiles + 1):
         if words(first, end) > smem_words:
             ranges.append((first, end - 1))
             first = end - 1
-    return [*ranges, (first, schedule.num_q_tiles)]
-
-
-def _capacity(count: int, usual: int) -> int:
-    return usual if count <= usual else 1 << (count - 1).bit_length()
-
-
-def _bucket(count: int, least: int) -> int:
-    """At most 1/8 more than `count`, and few different values."""
-    step = max(least, 1 << max(0, int(count).bit_length() - 4))
-    return max(step, -(-int(count) // step) * step)
+    return [*ranges, (first, num_tiles)]

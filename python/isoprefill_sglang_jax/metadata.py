@@ -12,8 +12,6 @@ from sgl_jax.srt.layers.attention.base_attn_backend import AttentionBackendMetad
 from sgl_jax.srt.utils.jax_utils import device_array
 
 from isoprefill.attention.layout import next_power_of_two
-from isoprefill_pallas.block_sizes import choose_block_sizes
-from isoprefill_pallas.chips import present_chip
 from isoprefill_pallas.heads import Heads
 from isoprefill_pallas.schedule import KernelSchedule
 from isoprefill_sglang_jax.batch import MultiItemBatch
@@ -131,6 +129,4 @@ class MultiItemMetadata(AttentionBackendMetadata):
 def kernel_schedule(columns: PagedColumns, page_size: int, heads: Heads) -> KernelSchedule:
     """Schedules the TPU kernel for one rank, with the tuned block sizes of the chip that is present."""
     num_columns = columns.page_indices.size * page_size
-    intervals = np.asarray(columns.row_intervals)
-    sizes = choose_block_sizes(present_chip(), heads, intervals, num_columns)
-    return KernelSchedule.of_intervals(intervals, num_columns, sizes)
+    return KernelSchedule.of_intervals(np.asarray(columns.row_intervals), num_columns, heads)

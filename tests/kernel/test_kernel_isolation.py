@@ -15,9 +15,7 @@ from jax.experimental.pallas import tpu as pltpu
 import small_models
 from isoprefill import PackedLayout, ScoringEngine, multi_item_attention
 from isoprefill.attention.op import choose_backend, with_schedules_of
-from isoprefill_pallas.block_sizes import BlockSizes
-from isoprefill_pallas.heads import Heads
-from isoprefill_pallas.schedule import KernelSchedule
+from isoprefill_pallas import BlockSizes, Heads, KernelSchedule
 
 SMALL = BlockSizes(256, 256, 128, 128, 128, 2, 160, 100)
 QUERY = list(range(20, 60))
@@ -27,10 +25,10 @@ LABELS = [3, 99]
 
 def test_packs_whose_schedules_are_cut_differently_are_not_computed_side_by_side(monkeypatch):
     """One program takes them all: with another number of calls of the kernel it would be another program."""
-    build = functools.partial(KernelSchedule.build, smem_words=700)
-    monkeypatch.setattr("isoprefill.attention.layout.KernelSchedule.build", build)
+    small = functools.partial(KernelSchedule.of, smem_words=700)
+    monkeypatch.setattr(KernelSchedule, "of", small)
     sizes = BlockSizes(512, 512, 128, 128, 128, 2, 160, 256)
-    monkeypatch.setattr("isoprefill.attention.layout.choose_block_sizes", lambda *_: sizes)
+    monkeypatch.setattr("isoprefill_pallas.schedule.choose_block_sizes", lambda *_: sizes)
     long = PackedLayout.from_lengths(4000, [20] * 200, pad_to=8192)
     short = PackedLayout.concat([PackedLayout.from_lengths(100, [30] * 3)] * 42, pad_to=8192)
     longer = PackedLayout.from_lengths(5000, [20] * 150, pad_to=8192)
@@ -69,7 +67,7 @@ def test_a_cached_prefix_without_items_has_no_output(backend):
     out, lse = multi_item_attention(q, keys, keys, layout, backend=backend, return_lse=True)
     assert (out.shape, out.dtype) == (q.shape, q.dtype)
     assert (lse.shape, lse.dtype) == ((0, 4), jnp.float32)
-    for name, options in (("xla", {}), ("pallas", {"block_sizes": BlockSizes()})):
+    for name, options in (("xla", {}), ("pallas", {"block_sizes": SMALL})):
         scheduled = layout.with_schedule(name, **options)
         traced = jax.jit(multi_item_attention)(q, keys, keys, scheduled)
         assert traced.shape == q.shape
@@ -211,14 +209,3 @@ def test_what_the_kernel_does_not_take_is_refused_before_tracing(heads, message,
 def test_bad_schedule_arguments_are_rejected_by_name(backend, arguments, message):
     with pytest.raises(ValueError, match=message):
         PackedLayout.from_lengths(10, [3]).with_schedule(backend, **arguments)
-
-
-def test_the_tile_schedule_is_the_kernels():
-    """The worked example of csrc/tile_schedule.h."""
-    layout = PackedLayout.from_lengths(300, [20] * 8)
-    schedule = layout.tile_schedule(256, 512, unit_q=128, unit_kv=128, full_keys=256)
-    assert schedule.num_q_tiles == 2
-    assert schedule.tiles[1][2:].tolist() == [
-        224 - schedule.tiles[1][0],
-        304 - schedule.tiles[1][0],
-    ]

@@ -15,9 +15,7 @@ import pytest
 import kernel_interpreter
 import pairwise
 from attention_oracle import attend_float64
-from isoprefill_pallas import paged
-from isoprefill_pallas.block_sizes import BlockSizes
-from isoprefill_pallas.schedule import KernelSchedule
+from isoprefill_pallas import BlockSizes, KernelSchedule, paged
 from mask_definition import RequestSpec, define
 
 SIZES = BlockSizes(256, 256, 128, 128, 128, 2, 160, 100)
@@ -160,7 +158,7 @@ def gather(pages, page_indices, page_lens, head_dim):
 
 
 def attend(pack, q, pages, **options):
-    schedule = KernelSchedule.of_intervals(pack.row_intervals, pack.slots.size, SIZES)
+    schedule = KernelSchedule.of_intervals(pack.row_intervals, pack.slots.size, sizes=SIZES)
     return compiled(**options)(q, pages, pack.page_indices, pack.page_lens, schedule)
 
 
@@ -246,7 +244,7 @@ def test_bad_caches_are_rejected_by_name(cache, dtype, lens, message):
     if dtype == "float16":
         q = q.astype("bfloat16")
     pack = Pack([RequestSpec(3, [1])], 16)
-    schedule = KernelSchedule.of_intervals(pack.row_intervals, 64, SIZES)
+    schedule = KernelSchedule.of_intervals(pack.row_intervals, 64, sizes=SIZES)
     with pytest.raises(ValueError, match=message):
         paged.paged_attention(
             q,
@@ -262,7 +260,7 @@ def test_a_schedule_of_other_columns_is_refused_before_tracing(monkeypatch):
     """Columns beyond those of the schedule would be read as if they were padding, or its own be missing."""
     monkeypatch.setattr(paged, "gather_columns", None)  # tracing would fail otherwise
     pack = Pack([RequestSpec(3, [1])], 16)
-    schedule = KernelSchedule.of_intervals(pack.row_intervals, 48, SIZES)
+    schedule = KernelSchedule.of_intervals(pack.row_intervals, 48, sizes=SIZES)
     table = np.zeros(4, np.int32)
     message = "schedule must be of the 64 columns of page_indices, got one of 48"
     with pytest.raises(ValueError, match=message):
@@ -284,7 +282,7 @@ def test_page_tables_beyond_the_cache_are_refused_before_tracing(table, message,
     monkeypatch.setattr(paged, "gather_columns", None)  # tracing would fail otherwise
     table = {"page_indices": [0, 1, 2, 3], "page_lens": [16, 16, 16, 16]} | table
     pack = Pack([RequestSpec(3, [1])], 16)
-    schedule = KernelSchedule.of_intervals(pack.row_intervals, 64, SIZES)
+    schedule = KernelSchedule.of_intervals(pack.row_intervals, 64, sizes=SIZES)
     with pytest.raises(ValueError, match=message):
         paged.paged_attention(
             jnp.zeros((ROWS, 1, 64)),

@@ -11,30 +11,30 @@ import tempfile
 import numpy as np
 import pytest
 
-from isoprefill_pallas import tpu_compiler
+from isoprefill_tpu_lab import tpu_compiler
 
 DUMP = tempfile.mkdtemp()
 CHIP = "v6e"
 tpu_compiler.prepare_process(CHIP, DUMP)
 
-from isoprefill_pallas import estimate  # noqa: E402
-from isoprefill_pallas.chips import CHIPS  # noqa: E402
-from isoprefill_pallas.compiler_schedule import CompiledKernel  # noqa: E402
-from isoprefill_pallas.cost_model import Cost  # noqa: E402
-from isoprefill_pallas.workloads import WORKLOADS, dense_mask, useful_pairs  # noqa: E402
+from isoprefill_tpu_lab import estimate  # noqa: E402
+from isoprefill_tpu_lab.chips import FIGURES  # noqa: E402
+from isoprefill_tpu_lab.compiler_schedule import CompiledKernel  # noqa: E402
+from isoprefill_tpu_lab.cost_model import Cost  # noqa: E402
+from isoprefill_tpu_lab.packs import PACKS, square_mask  # noqa: E402
 
 SPLASH_BLOCKS = (1024, 1024, 512)  # the best on W of those tried
 
 
 @functools.cache
-def ours(workload: str, online: bool = False) -> Cost:
-    work = WORKLOADS[workload]
-    return estimate.estimate_kernel(CHIP, work, estimate.sizes_of(CHIP, work), DUMP, online=online)
+def ours(name: str, online: bool = False) -> Cost:
+    pack = PACKS[name]
+    return estimate.estimate_kernel(CHIP, pack, estimate.sizes_of(CHIP, pack), DUMP, online=online)
 
 
 @functools.cache
-def splash(workload: str) -> Cost:
-    return estimate.estimate_splash(CHIP, WORKLOADS[workload], SPLASH_BLOCKS, DUMP)
+def splash(name: str) -> Cost:
+    return estimate.estimate_splash(CHIP, PACKS[name], SPLASH_BLOCKS, DUMP)
 
 
 def pairs_of_w() -> int:
@@ -42,7 +42,7 @@ def pairs_of_w() -> int:
 
 
 @pytest.mark.parametrize("cost", [lambda: ours("W"), lambda: ours("W", True), lambda: splash("W")])
-def test_useful_pairs_are_those_of_the_workload(cost):
+def test_useful_pairs_are_those_of_the_pack(cost):
     assert cost().useful_pairs == pairs_of_w()
     assert 0.4 < cost().useful_share <= 1.0
 
@@ -50,7 +50,7 @@ def test_useful_pairs_are_those_of_the_workload(cost):
 def test_cycles_are_the_sum_of_the_regions_and_the_steps():
     """All but the few bundles outside the grid's loop, which run once."""
     for cost in (ours("W"), splash("W")):
-        heads = WORKLOADS["W"].query_heads if cost is splash("W") else WORKLOADS["W"].kv_heads
+        heads = PACKS["W"].query_heads if cost is splash("W") else PACKS["W"].kv_heads
         regions = sum(region.bundles * region.times for region in cost.regions.values())
         once = cost.static_cycles - heads * (cost.steps * cost.overhead + regions)
         assert 0 <= once < 0.01 * cost.static_cycles
@@ -62,20 +62,20 @@ def test_cycles_are_not_below_what_the_matrix_unit_needs():
     918 TFLOP/s at 1.75 GHz, twice two operations a pair and head dimension.
     """
     per_cycle = 918e12 / 1.75e9
-    work = WORKLOADS["W"]
+    pack = PACKS["W"]
     for cost in (ours("W"), splash("W")):
-        flop = 4 * work.head_dim * work.query_heads * cost.computed_pairs
+        flop = 4 * pack.head_dim * pack.query_heads * cost.computed_pairs
         assert cost.static_cycles > flop / per_cycle
 
 
 def test_the_kernel_takes_under_a_third_of_splash_on_w():
-    """The project's aim on v6e is 0.30; docs/kernel.md has the other workloads and chips."""
+    """The project's aim on v6e is 0.30; docs/kernel.md has the other packs and chips."""
     assert ours("W").static_cycles <= 0.30 * splash("W").static_cycles
     assert ours("W", online=True).static_cycles <= 0.45 * splash("W").static_cycles
 
 
 def test_time_on_a_chip_is_bound_by_compute_or_memory():
-    chip = dataclasses.replace(CHIPS[CHIP], clock_hz=1e9, hbm_bytes_per_second=1e12)
+    chip = dataclasses.replace(FIGURES[CHIP], clock_hz=1e9, hbm_bytes_per_second=1e12)
     cost = Cost(
         static_cycles=2_000_000,  # 2 ms
         regions={},
@@ -99,10 +99,9 @@ def test_each_matrix_region_uses_the_matrix_unit():
 def test_masks_and_pairs_agree():
     """What splash attention is given is the mask that the pairs were counted on."""
     for name in ("P", "S2"):
-        intervals = estimate.layout_of(WORKLOADS[name]).row_intervals
-        rows = intervals.shape[1]
-        assert dense_mask(intervals, rows, rows).sum() == useful_pairs(intervals)
-    padded = dense_mask(intervals, rows + 8, rows + 8)
+        pack, rows = PACKS[name], PACKS[name].layout.num_rows
+        assert square_mask(pack.layout, rows).sum() == pack.useful_pairs
+    padded = square_mask(pack.layout, rows + 8)
     np.testing.assert_array_equal(np.flatnonzero(padded[rows:].any(axis=0)), [0])
 
 

@@ -16,11 +16,9 @@ import pytest
 
 import compile_cases
 import pairwise
-from isoprefill_csrc import build_layout
-from isoprefill_pallas.block_sizes import choose_block_sizes
-from isoprefill_pallas.chips import CHIPS, SMEM_BYTES
-from isoprefill_pallas.heads import Heads
-from isoprefill_pallas.schedule import KernelSchedule
+from isoprefill_pallas import Heads, KernelSchedule, build_layout
+from isoprefill_pallas.chips import CHIPS
+from isoprefill_tpu_lab.chips import FIGURES, SMEM_BYTES
 
 pytest.importorskip("libtpu", reason="libtpu is not installed: //tests:tpu_compile installs it")
 
@@ -102,12 +100,12 @@ def name_of(case):
 @pytest.mark.parametrize("case", CASES, ids=name_of)
 def test_compiles_within_the_memory_of_the_chip(case):
     """Fails if it cannot be lowered, is misaligned, or exceeds VMEM, SMEM or HBM."""
-    result, chip = compiled(case), CHIPS[case["chip"]]
+    result, chip = compiled(case), case["chip"]
     assert 0 < result["smem_bytes"] < SMEM_BYTES
-    assert result["hbm_bytes"] < chip.hbm_bytes
+    assert result["hbm_bytes"] < FIGURES[chip].hbm_bytes
     # Where the compiler's own figure is not to be had, that it compiles is what says that VMEM is enough.
     if result["vmem_bytes"] is not None:
-        assert 0 < result["vmem_bytes"] <= chip.vmem_limit_bytes
+        assert 0 < result["vmem_bytes"] <= CHIPS[chip].vmem_limit_bytes
     if case["kind"] != "step":
         assert result["temporary_bytes"] < result["scores_bytes"] / 4, "no array of T x S"
 
@@ -162,6 +160,5 @@ def test_128k_rows_fit_into_scalar_memory_in_one_call_with_the_chosen_sizes(chip
     layout = build_layout(prefix_lens=[2000], item_lens=[[20] * 6453], pad_to=131072)
     for groups, head_dim, dtype in ((2, 128, "bfloat16"), (3, 64, "float32"), (16, 256, "float32")):
         heads = Heads(2 * groups, 2, head_dim, dtype)
-        sizes = choose_block_sizes(chip, heads, layout.row_intervals, layout.num_columns)
-        (part,) = KernelSchedule.build(layout, sizes).parts
+        (part,) = KernelSchedule.of(layout, heads, chip=chip).parts
         assert 4 * (part.steps.size + part.units.size + part.tiles.size) < SMEM_BYTES

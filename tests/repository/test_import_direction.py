@@ -21,6 +21,7 @@ ROOMS: dict[str, set[str]] = {
     "transformers": set(),
     "isoprefill_csrc": set(),
     "isoprefill_pallas": {"isoprefill_csrc"},
+    "isoprefill_tpu_lab": {"isoprefill_csrc", "isoprefill_pallas"},
     **{module: set() for module in sorted(LOOSE)},
     "isoprefill.attention": {"isoprefill_csrc", "isoprefill_pallas", *LOOSE},
     "isoprefill.models": {"isoprefill_csrc", *LOOSE},
@@ -191,6 +192,11 @@ def test_the_mask_op_knows_no_python():
     ("room", "line", "module"),
     [
         ("isoprefill_pallas", "import isoprefill.modes", "isoprefill.modes"),
+        (
+            "isoprefill_pallas",
+            "from isoprefill_tpu_lab import packs",
+            "isoprefill_tpu_lab.packs",
+        ),
         (
             "isoprefill_pallas",
             "from isoprefill.attention.layout import PackedLayout",

@@ -98,7 +98,7 @@ def _attend_paged(q: Any, k: Any, v: Any, layout: PackedLayout) -> tuple[Any, An
     )
     cache = paged.write_columns(cache, k, v, jnp.asarray(slots, jnp.int32))
     intervals = _paged_intervals(layout, column)
-    schedule = KernelSchedule.of_intervals(intervals, pages.size * PAGE_SIZE, SIZES)
+    schedule = KernelSchedule.of_intervals(intervals, pages.size * PAGE_SIZE, sizes=SIZES)
     return _paged_attention(q, cache, order, pages, schedule)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from unittest import mock
 
 import lowered_program
-from isoprefill_pallas import tpu_compiler
+from isoprefill_tpu_lab import tpu_compiler
 
 ROWS = 8192
 KV_HEADS = 2
@@ -52,10 +52,10 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def kernel(chip: str, case: dict) -> dict:
-    from isoprefill_pallas.schedule import KernelSchedule
+    from isoprefill_pallas import KernelSchedule
 
     layout = layout_of(case["prefixes"])
-    schedule = KernelSchedule.build(layout, block_sizes(chip, case, layout))
+    schedule = KernelSchedule.of(layout, heads_of(case), chip=chip)
     return attention(chip, case, layout.num_rows, schedule)
 
 
@@ -67,16 +67,16 @@ def long(chip: str, case: dict) -> dict:
     layout = build_layout(prefix_lens=[4000], item_lens=[[20] * 6353], pad_to=131072)
     sizes = BlockSizes(128, 128, 128, 128, 128, 2, 160, 128)
     words = case.get("smem_words", SMEM_WORDS)
-    schedule = KernelSchedule.build(layout, sizes, smem_words=words)
+    schedule = KernelSchedule.of(layout, sizes=sizes, smem_words=words)
     return attention(chip, case, layout.num_rows, schedule) | {"parts": len(schedule.parts)}
 
 
 def attention(chip: str, case: dict, rows: int, schedule: Any) -> dict:
     """The kernel over contiguous keys and values."""
-    from isoprefill_pallas.op import pallas_attention
+    import isoprefill_pallas
 
     def attend(q, k, v, schedule):
-        return pallas_attention(q, k, v, schedule, scale=0.1)
+        return isoprefill_pallas.attend(q, k, v, schedule, scale=0.1)
 
     heads = KV_HEADS * case["groups"]
     q = shape((rows, heads, case["head_dim"]), case["dtype"])
@@ -93,12 +93,10 @@ def layout_of(prefixes: str) -> Any:
     return build_layout(prefix_lens=[prefix], item_lens=[[20] * 50], pad_to=ROWS)
 
 
-def block_sizes(chip: str, case: dict, layout: Any) -> Any:
-    from isoprefill_pallas.block_sizes import choose_block_sizes
-    from isoprefill_pallas.heads import Heads
+def heads_of(case: dict) -> Any:
+    from isoprefill_pallas import Heads
 
-    heads = Heads(KV_HEADS * case["groups"], KV_HEADS, case["head_dim"], case["dtype"])
-    return choose_block_sizes(chip, heads, layout.row_intervals, layout.num_columns)
+    return Heads(KV_HEADS * case["groups"], KV_HEADS, case["head_dim"], case["dtype"])
 
 
 def paged(chip: str, case: dict) -> dict:
@@ -107,9 +105,8 @@ def paged(chip: str, case: dict) -> dict:
     from isoprefill_pallas.paged import packing_of, paged_attention
     from isoprefill_pallas.schedule import KernelSchedule
 
-    layout = layout_of("long")
-    sizes = block_sizes(chip, case, layout)
-    schedule = KernelSchedule.of_intervals(layout.row_intervals, ROWS, sizes)
+    intervals = layout_of("long").row_intervals
+    schedule = KernelSchedule.of_intervals(intervals, ROWS, heads_of(case), chip=chip)
     head_dim, page_size, dtype = case["head_dim"], case["page_size"], case["dtype"]
     packing = packing_of(dtype)
     cache = (
@@ -220,9 +217,10 @@ def too_large(chip: str, case: dict) -> dict:
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu as pltpu
 
-    from isoprefill_pallas.chips import CHIPS
+    from isoprefill_tpu_lab.chips import FIGURES
 
-    rows = CHIPS[chip].vmem_bytes // 512
+    vmem_bytes = FIGURES[chip].vmem_bytes
+    rows = vmem_bytes // 512
 
     def body(x, out, scratch):
         def store(i, carry):
@@ -237,7 +235,7 @@ def too_large(chip: str, case: dict) -> dict:
             body,
             out_shape=jax.ShapeDtypeStruct((8, 128), jnp.float32),
             scratch_shapes=[pltpu.VMEM((rows, 128), jnp.float32)],
-            compiler_params=pltpu.CompilerParams(vmem_limit_bytes=CHIPS[chip].vmem_bytes),
+            compiler_params=pltpu.CompilerParams(vmem_limit_bytes=vmem_bytes),
         )(x)
 
     return report(tpu_compiler.lower_for(chip, copy, shape((8, 128), jnp.float32)))

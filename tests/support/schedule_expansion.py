@@ -4,9 +4,7 @@ import dataclasses
 
 import numpy as np
 
-STEP_FIRST, STEP_LAST, STEP_FULL, STEP_WINDOWS = 1, 2, 4, 8
-NOTHING = 2
-ANCHOR_KEYS = 32
+from isoprefill_csrc import ANCHOR_KEYS, StepFlag, UnitInterval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +31,14 @@ def expand(schedule, sizes, anchors=False) -> list[Tile]:
     for step, fields in enumerate(schedule.steps.T.tolist()):
         q_tile, start, flags, key_range, anchor, units, end = fields
         first_row = q_tile * sizes["block_q"]
-        if flags & STEP_FIRST:
-            first_is_full = bool(flags & STEP_FULL)
+        if flags & StepFlag.FIRST:
+            first_is_full = bool(flags & StepFlag.FULL)
         begin, stop = start + (key_range & 0xFFFF), start + (key_range >> 16)
         for index in range(anchor, end):
             entry = int(schedule.units[index])
             interval = entry >> 20 & 3
-            if interval == NOTHING:
-                assert entry == NOTHING << 20
+            if interval == UnitInterval.NOTHING:
+                assert entry == UnitInterval.NOTHING << 20
                 continue
             row = first_row + (entry & 255) * unit_q
             key = start + (entry >> 8 & 4095) * 16
@@ -53,13 +51,13 @@ def expand(schedule, sizes, anchors=False) -> list[Tile]:
             columns = slice(max(key, begin), min(key + unit_kv, stop))
             unit = slice(key, key + unit_kv)
             tiles.append(Tile("unit", rows, columns, interval, unit))
-        if flags & STEP_FULL:
+        if flags & StepFlag.FULL:
             rows = slice(first_row, first_row + sizes["block_q"])
             tiles.append(Tile("full", rows, slice(begin, stop)))
-            if anchors and flags & STEP_FIRST:
+            if anchors and flags & StepFlag.FIRST:
                 tiles.append(Tile("anchor", rows, slice(begin, begin + 1), step=step))
-        if flags & STEP_WINDOWS:
-            assert flags & (STEP_LAST if first_is_full else STEP_FIRST)
+        if flags & StepFlag.WINDOWS:
+            assert flags & (StepFlag.LAST if first_is_full else StepFlag.FIRST)
             local_start, _, *windows = schedule.tiles[q_tile].tolist()
             for i, window in enumerate(windows):
                 if window >= 0:

@@ -14,12 +14,12 @@ from absl import app, flags
 
 import callers_directory
 from benchmark import Table, write_json
-from isoprefill_pallas.chips import CHIPS
-from isoprefill_pallas.workloads import WORKLOADS
+from isoprefill_tpu_lab.chips import FIGURES
+from isoprefill_tpu_lab.packs import PACKS
 
-_CHIP = flags.DEFINE_enum("chip", "v6e", list(CHIPS), "Chip to estimate for, without a TPU.")
+_CHIP = flags.DEFINE_enum("chip", "v6e", list(FIGURES), "Chip to estimate for, without a TPU.")
 _WORKLOAD = flags.DEFINE_multi_enum(
-    "workload", list(WORKLOADS), list(WORKLOADS), "Packs to measure; may be repeated."
+    "workload", list(PACKS), list(PACKS), "Packs to measure; may be repeated."
 )
 _JSON = flags.DEFINE_string("json", None, "Write the rows to this file, as JSON.")
 _REPEATS = flags.DEFINE_integer(
@@ -60,7 +60,7 @@ def estimate() -> Iterator[Row]:
         f"Compiler estimate for {chip}, not a measurement: no TPU is attached. One core, one layer.",
         flush=True,
     )
-    from isoprefill_pallas import tpu_compiler
+    from isoprefill_tpu_lab import tpu_compiler
 
     with tempfile.TemporaryDirectory() as dump:
         try:
@@ -72,33 +72,33 @@ def estimate() -> Iterator[Row]:
 
 
 def _estimate_workload(name: str, chip: str, dump: str) -> Iterator[Row]:
-    from isoprefill_pallas import estimate as estimates
+    from isoprefill_tpu_lab import estimate as estimates
 
-    workload = WORKLOADS[name]
-    compute, memory = estimates.bound_seconds(CHIPS[chip], workload)
+    pack = PACKS[name]
+    compute, memory = estimates.bound_seconds(chip, pack)
     print(
         f"\n{name}: no kernel takes less than {max(compute, memory) * 1e3:.3f} ms on {chip}: useful products at "
         f"peak take {compute * 1e3:.3f} ms, reading q, k, v and writing the output once {memory * 1e3:.3f} ms"
     )
-    sizes = estimates.sizes_of(chip, workload)
+    sizes = estimates.sizes_of(chip, pack)
     print(f"{name}: {sizes}", flush=True)
     bound = max(compute, memory)
     for label, online in (("isoprefill", False), ("isoprefill running maximum", True)):
-        cost = estimates.estimate_kernel(chip, workload, sizes, dump, online=online)
+        cost = estimates.estimate_kernel(chip, pack, sizes, dump, online=online)
         if _REGIONS.value:
-            print_regions(f"{name}, {label}", cost, workload.kv_heads)
+            print_regions(f"{name}, {label}", cost, pack.kv_heads)
         yield _row(name, chip, label, cost, bound)
     for blocks in estimates.SPLASH_BLOCKS:
         label = "splash " + "/".join(map(str, blocks))
         try:
-            cost = estimates.estimate_splash(chip, workload, blocks, dump)
+            cost = estimates.estimate_splash(chip, pack, blocks, dump)
         except Exception as error:  # sizes that do not compile are part of the answer
             yield _row(name, chip, label, None, bound) | {"error": _reason(error)}
         else:
             yield _row(name, chip, label, cost, bound)
     row = _row(name, chip, "dense mask", None, bound)
     try:
-        seconds, useful_share, hbm_bytes = estimates.estimate_dense(chip, workload)
+        seconds, useful_share, hbm_bytes = estimates.estimate_dense(chip, pack)
     except Exception as error:  # T x S scores may exceed the chip's memory
         yield row | {"error": _reason(error)}
     else:
@@ -118,7 +118,7 @@ def _row(workload: str, chip: str, implementation: str, cost: Any, bound: float)
         "chip": chip,
         "implementation": implementation,
         "static_cycles": cost.static_cycles if known else None,
-        "seconds": cost.seconds(CHIPS[chip]) if known else None,
+        "seconds": cost.seconds(FIGURES[chip]) if known else None,
         "useful_share": cost.useful_share if known else None,
         "hbm_bytes": cost.hbm_bytes + cost.outside_bytes if known else None,
         "source": "compiler-estimate",

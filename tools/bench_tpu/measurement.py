@@ -18,8 +18,8 @@ from isoprefill.models.config import ModelConfig
 from isoprefill.models.decoder import Params, decode
 from isoprefill.models.head import logprobs_at
 from isoprefill.models.parameters import parameters_of
-from isoprefill_pallas.estimate import SPLASH_BLOCKS, splash_attention
-from isoprefill_pallas.workloads import WORKLOADS, Workload
+from isoprefill_tpu_lab.estimate import SPLASH_BLOCKS, splash_attention
+from isoprefill_tpu_lab.packs import PACKS, Pack
 
 # The models whose heads the workloads have; weights are random.
 MODELS = {
@@ -38,7 +38,7 @@ def measure(workloads: list[str], repeats: int) -> Iterator[dict[str, Any]]:
     device = jax.devices()[0].device_kind
     print(f"Measured on one {device}: median of {repeats} calls after a warm-up.", flush=True)
     for name in workloads:
-        for label, call in calls(WORKLOADS[name]):
+        for label, call in calls(PACKS[name]):
             row: dict[str, Any] = {
                 "workload": name,
                 "chip": device,
@@ -58,23 +58,21 @@ def measure(workloads: list[str], repeats: int) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def calls(workload: Workload) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yields what is measured on a workload: (label, a call that returns when its result is there)."""
+def calls(pack: Pack) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yields what is measured on a pack: (label, a call that returns when its result is there)."""
     layout = PackedLayout.concat(
         [
             PackedLayout.from_lengths(prefix, list(lens))
-            for prefix, lens in zip(workload.prefix_lens, workload.item_lens, strict=True)
+            for prefix, lens in zip(pack.prefix_lens, pack.item_lens, strict=True)
         ]
     )
-    rows, dim, dtype = layout.num_rows, workload.head_dim, jnp.dtype(workload.dtype)
+    rows, dim, dtype = layout.num_rows, pack.head_dim, jnp.dtype(pack.dtype)
     keys = jax.random.split(jax.random.key(0), 3)
-    heads = (workload.query_heads, workload.kv_heads, workload.kv_heads)
+    heads = (pack.query_heads, pack.kv_heads, pack.kv_heads)
     arrays = [jax.random.normal(k, (rows, n, dim), dtype) for k, n in zip(keys, heads, strict=True)]
     on_tpu = jax.default_backend() == "tpu"
     ours = (
-        layout.with_schedule("pallas", heads=workload.heads)
-        if on_tpu
-        else layout.with_schedule("xla")
+        layout.with_schedule("pallas", heads=pack.heads) if on_tpu else layout.with_schedule("xla")
     )
     label = "isoprefill" if on_tpu else "isoprefill xla back end"
     attend = jax.jit(multi_item_attention)
@@ -83,21 +81,19 @@ def calls(workload: Workload) -> Iterator[tuple[str, Callable[[], Any]]]:
         dense = jax.jit(functools.partial(multi_item_attention, backend="dense"))
         yield "dense mask", lambda: jax.block_until_ready(dense(*arrays, layout))
     if on_tpu:
-        yield from _splash_calls(workload, arrays)
+        yield from _splash_calls(pack, arrays)
     config = MODELS.get((*heads[:2], dim))
     if config is not None:
         yield f"{label}, whole step", _step(config, ours)
 
 
-def _splash_calls(
-    workload: Workload, arrays: list[jax.Array]
-) -> Iterator[tuple[str, Callable[[], Any]]]:
-    rows, scale = arrays[0].shape[0], workload.head_dim**-0.5
+def _splash_calls(pack: Pack, arrays: list[jax.Array]) -> Iterator[tuple[str, Callable[[], Any]]]:
+    rows, scale = arrays[0].shape[0], pack.head_dim**-0.5
     for blocks in SPLASH_BLOCKS:
 
         @functools.partial(jax.jit, static_argnums=0)
         def attend(blocks: Any, q: Any, k: Any, v: Any) -> Any:
-            splash, padded = splash_attention(workload, blocks)
+            splash, padded = splash_attention(pack, blocks)
             pad = ((0, padded - rows), (0, 0), (0, 0))
             heads_first = (jnp.pad(x, pad).swapaxes(0, 1) for x in (q * scale, k, v))
             return splash(*heads_first).swapaxes(0, 1)

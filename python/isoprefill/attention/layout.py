@@ -21,8 +21,7 @@ from jaxtyping import Bool, Int32, Int64, UInt8
 import isoprefill_csrc
 from isoprefill.integers import flat_integers
 from isoprefill.modes import Delimiter, Isolation
-from isoprefill_pallas.block_sizes import BlockSizes, choose_block_sizes
-from isoprefill_pallas.chips import CHIPS, present_chip
+from isoprefill_pallas.block_sizes import BlockSizes
 from isoprefill_pallas.heads import Heads
 from isoprefill_pallas.schedule import KernelSchedule
 
@@ -249,13 +248,10 @@ class PackedLayout:
             aligned = self._aligned_schedule(block_q, block_kv, local_block)
             return dataclasses.replace(self, aligned=aligned)
         op = self._host("with_schedule")[1]
-        if block_sizes is None:
-            if heads is None:
-                raise ValueError("the schedule of 'pallas' needs heads or block_sizes, got neither")
-            block_sizes = choose_block_sizes(
-                _chip_name(chip), heads, op.row_intervals, self.num_columns
-            )
-        return dataclasses.replace(self, kernel=KernelSchedule.build(op, block_sizes))
+        if heads is None and block_sizes is None:
+            raise ValueError("the schedule of 'pallas' needs heads or block_sizes, got neither")
+        kernel = KernelSchedule.of(op, heads, chip=chip, sizes=block_sizes)
+        return dataclasses.replace(self, kernel=kernel)
 
     def _aligned_schedule(
         self, block_q: int | None, block_kv: int | None, local_block: int | None
@@ -421,15 +417,6 @@ def bucket_size(length: int) -> int:
     """
     step = max(64, 1 << max(0, length.bit_length() - 4))
     return -(-length // step) * step
-
-
-def _chip_name(chip: str | None) -> str | None:
-    """The chip asked for, else the one that is there."""
-    if chip is None:
-        return present_chip()
-    if chip not in CHIPS:
-        raise ValueError(f"chip must be one of {tuple(CHIPS)}, got {chip!r}")
-    return chip
 
 
 def _int32(name: str, values: Iterable[int]) -> Int32[np.ndarray, "n"]:

@@ -21,7 +21,7 @@ _BRANCH = re.compile(r"sbr\.rel (?:\(!?%\w+\) )?target = \$region(\d+)")
 
 
 def dump_flags(directory: str) -> str:
-    """Flags for LIBTPU_INIT_ARGS, to be set before jax is imported."""
+    """Returns flags for LIBTPU_INIT_ARGS, to be set before jax is imported."""
     return f"--xla_jf_dump_to={directory} --xla_jf_dump_llo_text=true"
 
 
@@ -38,7 +38,7 @@ class Region:
         return self.end - self.begin
 
     def holds(self, other: "Region") -> bool:
-        """Whether the other region lies inside this one and is not the same."""
+        """Tells whether the other region lies inside this one and is not the same."""
         inside = self.begin <= other.begin and other.end <= self.end
         return inside and (self.begin, self.end) != (other.begin, other.end)
 
@@ -71,14 +71,14 @@ class CompiledKernel:
         )
 
     def uses(self, region: Region, unit: str) -> int:
-        """How many slots of a unit (MATMUL, XLU, VSTORE, …) the bundles of a region use."""
+        """Counts the slots of a unit (MATMUL, XLU, VSTORE, …) that the bundles of a region use."""
         if unit not in self._units:
             return 0
         column = self._units.index(unit)
         return sum(row[column] for row in self._uses[region.begin : region.end])
 
     def utilisation(self, region: Region) -> dict[str, float]:
-        """Share of each unit's slots that a region uses, for the units that it uses at all."""
+        """Returns the share of each unit's slots that a region uses, for the units that it uses at all."""
         shares = {}
         for unit, slots in zip(self._units, self._slots, strict=True):
             used = self.uses(region, unit)

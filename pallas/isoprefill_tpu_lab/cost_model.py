@@ -16,11 +16,12 @@ import dataclasses
 
 import numpy as np
 
-from isoprefill_pallas import kernel
-from isoprefill_pallas.block_sizes import LANES, BlockSizes
-from isoprefill_pallas.chips import Chip
-from isoprefill_pallas.compiler_schedule import CompiledKernel, Region
+from isoprefill_csrc import LANES, StepField, StepFlag
+from isoprefill_pallas.block_sizes import BlockSizes
 from isoprefill_pallas.schedule import SchedulePart
+from isoprefill_tpu_lab.chips import ChipFigures
+from isoprefill_tpu_lab.compiler_schedule import CompiledKernel, Region
+from isoprefill_tpu_lab.packs import Pack
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,8 +58,8 @@ class Cost:
     def useful_share(self) -> float:
         return self.useful_pairs / self.computed_pairs
 
-    def seconds(self, chip: Chip) -> float:
-        """The larger of compute and memory time, and the time of what is outside the kernel."""
+    def seconds(self, chip: ChipFigures) -> float:
+        """Returns the larger of compute and memory time, plus the time of what is outside the kernel."""
         bandwidth = chip.hbm_bytes_per_second
         inside = max(self.static_cycles / chip.clock_hz, self.hbm_bytes / bandwidth)
         return inside + self.outside_bytes / bandwidth
@@ -71,7 +72,7 @@ def count_cycles(
     heads: int,
     steps: int,
 ) -> tuple[int, int, dict[str, RegionCost]]:
-    """(static cycles, overhead of a step, cost of each region). `regions` must not overlap."""
+    """Returns static cycles, overhead of a step, cost of each region. `regions`, with their times, must not overlap."""
     overhead = grid.bundles - sum(region.bundles for region, _ in regions.values())
     in_regions = sum(region.bundles * times for region, times in regions.values())
     cycles = compiled.bundles - grid.bundles + heads * (steps * overhead + in_regions)
@@ -83,68 +84,52 @@ def count_cycles(
 
 
 def grid_loop(compiled: CompiledKernel) -> Region:
-    """The loop over grid steps: the longest."""
+    """Returns the loop over grid steps: the longest."""
     return max(
         (region for region in compiled.regions if region.kind == "loop"), key=lambda r: r.bundles
     )
 
 
 def kernel_cost(
-    compiled: CompiledKernel,
-    part: SchedulePart,
-    sizes: BlockSizes,
-    *,
-    online: bool,
-    useful_pairs: int,
-    kv_heads: int,
-    groups: int,
-    head_dim: int,
-    itemsize: int,
+    compiled: CompiledKernel, part: SchedulePart, sizes: BlockSizes, pack: Pack, *, online: bool
 ) -> Cost:
-    """The cost of our kernel on a schedule. Pairs and schedule are of one head."""
+    """Returns the cost of our kernel on a pack, whose schedule is one part without padding."""
     grid = grid_loop(compiled)
     found = _kernel_regions(compiled, grid, sizes, has_anchors=not online)
-    flags = part.steps[kernel.FLAGS]
+    flags = part.steps[StepField.FLAGS]
 
-    def entries(first: int, end: int) -> int:
+    def entries(first: StepField, end: StepField) -> int:
         return int((part.steps[end] - part.steps[first]).sum())
 
-    starts = (flags & (kernel.FIRST | kernel.FULL)) == kernel.FIRST
-    has_windows = (flags & kernel.WINDOWS) > 0
-    units = entries(kernel.UNITS, kernel.UNITS_END)
+    starts = (flags & (StepFlag.FIRST | StepFlag.FULL)) == StepFlag.FIRST
+    has_windows = (flags & StepFlag.WINDOWS) > 0
+    units = entries(StepField.UNITS, StepField.UNITS_END)
     times = {
         "start": int((starts & ~has_windows).sum()),
         "first windows": int((starts & has_windows).sum()),
-        "anchors": entries(kernel.ANCHORS, kernel.UNITS) // sizes.unit_group,
-        "full": int(((flags & kernel.FULL) > 0).sum()),
+        "anchors": entries(StepField.ANCHORS, StepField.UNITS) // sizes.unit_group,
+        "full": int(((flags & StepFlag.FULL) > 0).sum()),
         "units": units // sizes.unit_group,
         "last windows": int((~starts & has_windows).sum()),
-        "finish": int(((flags & kernel.LAST) > 0).sum()),
+        "finish": int(((flags & StepFlag.LAST) > 0).sum()),
     }
     regions = {name: (region, times[name]) for name, region in found.items()}
     steps = part.steps.shape[1]
-    cycles, overhead, costs = count_cycles(compiled, grid, regions, kv_heads, steps)
+    cycles, overhead, costs = count_cycles(compiled, grid, regions, pack.kv_heads, steps)
     windows = int(has_windows.sum()) * sizes.block_q // LANES
     computed = (
         times["full"] * sizes.block_q * sizes.block_kv
         + units * sizes.unit_q * sizes.unit_kv
         + windows * LANES * sizes.window_keys
     )
-    return Cost(
-        cycles,
-        costs,
-        overhead,
-        steps,
-        computed,
-        useful_pairs,
-        *_kernel_bytes(part, sizes, kv_heads, groups, head_dim, itemsize),
-    )
+    moved = _kernel_bytes(part, sizes, pack)
+    return Cost(cycles, costs, overhead, steps, computed, pack.useful_pairs, *moved)
 
 
 def _kernel_regions(
     compiled: CompiledKernel, grid: Region, sizes: BlockSizes, *, has_anchors: bool
 ) -> dict[str, Region]:
-    """The stages of our kernel, told apart by their order in the program and by what they use."""
+    """Finds the stages of our kernel, told apart by their order in the program and by what they use."""
     stages = _stages(compiled, grid)
     products = [region for region in stages if compiled.uses(region, "MATMUL")]
     names = [
@@ -168,7 +153,7 @@ def _kernel_regions(
 
 
 def _stages(compiled: CompiledKernel, grid: Region) -> list[Region]:
-    """The innermost loops with products, and the outermost regions beside them, in program order."""
+    """Finds the innermost loops with products, and the outermost regions beside them, in program order."""
     inside = [region for region in compiled.regions if grid.holds(region)]
     loops = [r for r in inside if r.kind == "loop" and compiled.uses(r, "MATMUL")]
     branches = [
@@ -181,39 +166,34 @@ def _stages(compiled: CompiledKernel, grid: Region) -> list[Region]:
     return sorted([*loops, *outermost])
 
 
-def _kernel_bytes(
-    part: SchedulePart, sizes: BlockSizes, kv_heads: int, groups: int, head_dim: int, itemsize: int
-) -> tuple[int, int]:
-    """Bytes of the blocks that change from one step to the next, and of the transposes of narrow heads."""
-    q_tile, key_start = part.steps[kernel.Q_TILE], part.steps[kernel.KEY_START]
+def _kernel_bytes(part: SchedulePart, sizes: BlockSizes, pack: Pack) -> tuple[int, int]:
+    """Returns bytes of the blocks that change from one step to the next, and of the transposes of narrow heads."""
+    groups, row = pack.heads.groups, pack.head_dim * pack.itemsize
+    q_tile, key_start = part.steps[StepField.Q_TILE], part.steps[StepField.KEY_START]
     tiles = 1 + int((np.diff(q_tile) != 0).sum())
     blocks = 1 + int((np.diff(key_start) != 0).sum())
-    row = head_dim * itemsize
     per_head = tiles * (2 * sizes.block_q * groups * row + 2 * sizes.local_keys * row)
     per_head += tiles * sizes.block_q * (16 + 4 * groups)  # interval bounds in, log-sum-exp out
     per_head += 2 * blocks * sizes.block_kv * row
     outside = 0
-    if head_dim % LANES:
-        columns = int(part.num_rows)
-        outside = (
-            2 * columns * row * (2 * groups + 2)
-        )  # q, k, v in and the output back, each read and written
-    return kv_heads * per_head, kv_heads * outside
+    if pack.head_dim % LANES:  # q, k, v in and the output back, each read and written
+        outside = 2 * part.num_rows * row * (2 * groups + 2)
+    return pack.kv_heads * per_head, pack.kv_heads * outside
 
 
 def splash_cost(
     compiled: CompiledKernel,
     block_mask: np.ndarray,
-    *,
-    block_q: int,
-    block_kv: int,
-    heads: int,
-    groups: int,
+    blocks: tuple[int, int, int],
+    pack: Pack,
     head_dim: int,
-    itemsize: int,
-    useful_pairs: int,
 ) -> Cost:
-    """The cost of JAX's splash attention, whose `block_mask` [q tiles, steps] is 0 where nothing is computed."""
+    """Returns the cost of JAX's splash attention, whose `block_mask` [q tiles, steps] is 0 where nothing is computed.
+
+    Args:
+        blocks: block_q, block_kv, block_kv_compute.
+        head_dim: the pack's, padded.
+    """
     grid = grid_loop(compiled)
     branches = [region for region in compiled.regions if region.kind == "if" and grid.holds(region)]
     matmuls = {region: compiled.uses(region, "MATMUL") for region in branches}
@@ -226,12 +206,12 @@ def splash_cost(
     finish = max((r for r in stores if r.begin >= compute.end), key=lambda region: region.bundles)
     active, tiles = int((block_mask > 0).sum()), block_mask.shape[0]
     regions = {"start": (start, tiles), "compute": (compute, active), "finish": (finish, tiles)}
-    steps = int(block_mask.size)
+    steps, heads = int(block_mask.size), pack.query_heads
     cycles, overhead, costs = count_cycles(compiled, grid, regions, heads, steps)
-    row = head_dim * itemsize
+    block_q, block_kv, _ = blocks
+    row = head_dim * pack.itemsize
     moved = heads * (2 * tiles * block_q * row + 2 * active * block_kv * row)
     # It takes heads first; q, k, v and the output are each read and written once to get there.
-    outside = 2 * tiles * block_q * row * (2 * heads + 2 * heads // groups)
-    return Cost(
-        cycles, costs, overhead, steps, active * block_q * block_kv, useful_pairs, moved, outside
-    )
+    outside = 2 * tiles * block_q * row * (2 * heads + 2 * pack.kv_heads)
+    computed = active * block_q * block_kv
+    return Cost(cycles, costs, overhead, steps, computed, pack.useful_pairs, moved, outside)

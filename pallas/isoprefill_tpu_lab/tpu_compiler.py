@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
-from isoprefill_pallas.chips import CHIPS
-from isoprefill_pallas.compiler_schedule import dump_flags
+from isoprefill_tpu_lab.chips import FIGURES
+from isoprefill_tpu_lab.compiler_schedule import dump_flags
 
 
 def prepare_process(chip: str, dump_directory: str | None = None) -> None:
@@ -21,14 +21,14 @@ def prepare_process(chip: str, dump_directory: str | None = None) -> None:
         ValueError: for a chip that is not known.
         ModuleNotFoundError: without libtpu.
     """
-    if chip not in CHIPS:
-        raise ValueError(f"chip must be one of {sorted(CHIPS)}, got {chip!r}")
+    if chip not in FIGURES:
+        raise ValueError(f"chip must be one of {sorted(FIGURES)}, got {chip!r}")
     import libtpu  # noqa: F401
 
     os.environ.update(
         JAX_PLATFORMS="cpu",
         TPU_SKIP_MDS_QUERY="1",
-        TPU_ACCELERATOR_TYPE=CHIPS[chip].accelerator_type,
+        TPU_ACCELERATOR_TYPE=FIGURES[chip].accelerator_type,
         TPU_WORKER_HOSTNAMES="localhost",
         TPU_WORKER_ID="0",
         # Processes that compile side by side would fight over a lock file that guards chips.
@@ -39,10 +39,10 @@ def prepare_process(chip: str, dump_directory: str | None = None) -> None:
 
 
 def lower_for(chip: str, function: Callable[..., Any], *arguments: Any) -> jax.stages.Lowered:
-    """`function` lowered for one core of `chip`; arguments are arrays or pytrees, of which only shapes count."""
+    """Lowers `function` for one core of `chip`; arguments are arrays or pytrees, of which only shapes count."""
     from jax.experimental import topologies
 
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip].topology)
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=FIGURES[chip].topology)
     sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
 
     def shape_of(array: Any) -> jax.ShapeDtypeStruct:
@@ -53,5 +53,5 @@ def lower_for(chip: str, function: Callable[..., Any], *arguments: Any) -> jax.s
 
 
 def compile_for(chip: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """`function` compiled for one core of `chip`; arguments as of `lower_for`."""
+    """Compiles `function` for one core of `chip`; arguments as of `lower_for`."""
     return lower_for(chip, function, *arguments).compile()

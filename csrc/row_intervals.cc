@@ -1,0 +1,82 @@
+#include "csrc/row_intervals.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace isoprefill {
+namespace {
+
+int32_t CheckExtent(const char* name, int64_t value) {
+  if (value >= 1 && value <= kMaxExtent) return static_cast<int32_t>(value);
+  throw std::invalid_argument(
+      std::string(name) + " is " + std::to_string(value) +
+      "; it must be from 1 to " + std::to_string(kMaxExtent));
+}
+
+std::string ToText(const ColumnRange& range) {
+  return "[" + std::to_string(range.begin) + ", " + std::to_string(range.end) +
+         ")";
+}
+
+[[noreturn]] void Refuse(int32_t row, const ColumnRange& range,
+                         const std::string& rule) {
+  throw std::invalid_argument("row_intervals has " + ToText(range) +
+                              " at row " + std::to_string(row) + "; it must " +
+                              rule);
+}
+
+}  // namespace
+
+RowIntervals::RowIntervals(const Layout& layout)
+    : bounds(layout.row_intervals.data()),
+      num_rows(layout.num_rows),
+      used_rows(layout.used_rows),
+      num_columns(layout.num_columns),
+      used_columns(layout.used_columns) {}
+
+RowIntervals::RowIntervals(const int32_t* bounds, int64_t num_rows,
+                           int64_t num_columns)
+    : bounds(bounds),
+      num_rows(CheckExtent("the number of rows", num_rows)),
+      used_rows(0),
+      num_columns(CheckExtent("num_columns", num_columns)),
+      used_columns(0) {
+  int32_t last_prefix_begin = 0;
+  ColumnRange last_own{0, 0};
+  for (int32_t row = 0; row < this->num_rows; ++row) {
+    const ColumnRange prefix = Prefix(row), own = Own(row);
+    for (const ColumnRange& range : {prefix, own}) {
+      if (range.begin < 0 || range.begin > range.end ||
+          range.end > num_columns) {
+        Refuse(row, range,
+               "lie in [0, " + std::to_string(num_columns) +
+                   "] and not end before it begins");
+      }
+      if (range.empty()) continue;
+      used_rows = row + 1;
+      used_columns = std::max(used_columns, range.end);
+    }
+    if (!own.empty()) {
+      if (!prefix.empty() && own.begin < prefix.end) {
+        Refuse(row, own, "begin after the row's prefix, " + ToText(prefix));
+      }
+      if (own.begin < last_own.begin || own.end < last_own.end) {
+        Refuse(row, own,
+               "neither begin nor end before " + ToText(last_own) +
+                   " of an earlier row");
+      }
+      last_own = own;
+    }
+    if (!prefix.empty()) {
+      if (prefix.begin < last_prefix_begin) {
+        Refuse(row, prefix,
+               "not begin before " + std::to_string(last_prefix_begin) +
+                   ", where the prefix of an earlier row begins");
+      }
+      last_prefix_begin = prefix.begin;
+    }
+  }
+}
+
+}  // namespace isoprefill
