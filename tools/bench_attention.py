@@ -20,8 +20,8 @@ from absl import app, flags
 import callers_directory
 from cpu_workloads import WORKLOADS
 from isoprefill import PackedLayout, multi_item_attention
-from isoprefill.attention.layout import bucket_size
-from isoprefill_pallas.heads import check_heads
+from isoprefill.attention.padding import bucket_size
+from isoprefill_pallas.heads import AttentionHeads
 from isoprefill_pallas.workloads import useful_pairs
 
 MAX_DENSE_ROWS = 4096  # beyond, the dense back end's scores take over 600 MB a call
@@ -39,7 +39,7 @@ def parse_heads(text: str) -> tuple[int, int, int]:
     """Query heads, KV heads and head_dim."""
     try:
         query_heads, kv_heads, head_dim = map(int, text.split(","))
-        check_heads(query_heads, kv_heads, head_dim)
+        AttentionHeads(query_heads, kv_heads, head_dim, _DTYPE.default)
     except ValueError as error:
         raise app.UsageError(
             "--heads must be three integers, query heads, KV heads and head_dim, such as 9,3,64, "

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from jax.sharding import Mesh
 
-from isoprefill.attention.layout import PackedLayout
-from isoprefill.attention.op import with_schedules_of
-from isoprefill.bits import as_held, dtype_name
+from isoprefill.attention import AttentionHeads
+from isoprefill.attention.layout import PackedLayout, with_schedules
+from isoprefill.bits import dtype_name, to_storage
 from isoprefill.execution.mesh import DATA, TENSOR, MeshShape, make_mesh, shard_params
 from isoprefill.execution.steps import Steps, steps
 from isoprefill.models.config import ModelConfig
@@ -44,7 +44,7 @@ class Device:
         Raises:
             ValueError: if the devices or the model's heads do not allow the mesh; with the numbers.
         """
-        params = as_held(params)
+        params = to_storage(params)
         if shape is None:
             return cls(params, config, attention, None, steps(config, attention, None), 1)
         mesh = make_mesh(shape, config)
@@ -60,11 +60,10 @@ class Device:
     def with_schedules(self, layouts: Sequence[PackedLayout]) -> list[PackedLayout]:
         """Layouts of one size with what the attention of one device needs, all of one kind."""
         tensor = 1 if self.mesh is None else self.mesh.shape[TENSOR]
-        return with_schedules_of(
-            self.attention,
-            layouts,
-            query_heads=self.config.num_query_heads // tensor,
-            kv_heads=self.config.num_kv_heads // tensor,
-            head_dim=self.config.head_dim,
-            dtype=dtype_name(self.params.final_norm),
+        heads = AttentionHeads(
+            self.config.num_query_heads // tensor,
+            self.config.num_kv_heads // tensor,
+            self.config.head_dim,
+            dtype_name(self.params.final_norm),
         )
+        return with_schedules(layouts, self.attention, heads)

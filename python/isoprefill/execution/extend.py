@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from isoprefill.attention.layout import PackedLayout, bucket_size
+from isoprefill.attention.layout import PackedLayout
+from isoprefill.attention.padding import bucket_size
 from isoprefill.execution.device import Device
 from isoprefill.execution.lanes import pad, side_by_side, stack_packs
 from isoprefill.execution.packing import Piece, Tokens, chunks, equal_length_batches

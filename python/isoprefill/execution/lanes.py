@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Int32, Shaped
 
-from isoprefill.attention.layout import PackedLayout, bucket_size, next_power_of_two
+from isoprefill.attention.layout import PackedLayout
+from isoprefill.attention.padding import bucket_size, next_power_of_two
 from isoprefill.execution.device import Device
 from isoprefill.execution.readout import Readout
 from isoprefill.execution.step_inputs import PackInputs, ReadoutInputs

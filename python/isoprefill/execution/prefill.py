@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from jaxtyping import Array, Float
 
-from isoprefill.attention.layout import PackedLayout, bucket_size
+from isoprefill.attention.layout import PackedLayout, RequestShape
+from isoprefill.attention.padding import bucket_size
 from isoprefill.execution.device import Device
 from isoprefill.execution.lanes import side_by_side, stack_packs, stack_readouts
 from isoprefill.execution.packing import Piece
@@ -41,11 +42,11 @@ def read(
 
 
 def _layout(pack: Sequence[Piece], rows: int) -> PackedLayout:
-    return PackedLayout.concat(
+    return PackedLayout.of_requests(
         [
-            PackedLayout.from_lengths(
+            RequestShape(
                 piece.prefix.size,
-                [item.size for item in piece.items],
+                np.array([item.size for item in piece.items], np.int64),
                 delimiter=piece.request.delimiter,
                 isolation=piece.request.isolation,
             )

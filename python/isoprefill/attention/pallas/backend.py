@@ -1,0 +1,78 @@
+"""The back end "pallas": the TPU kernel of isoprefill_pallas."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import Array
+
+import isoprefill_csrc
+from isoprefill.attention.backend import Attended, AttentionBackend
+from isoprefill.attention.layout import PackedLayout
+from isoprefill_pallas.block_sizes import BlockSizes, choose_block_sizes
+from isoprefill_pallas.chips import CHIPS, present_chip
+from isoprefill_pallas.heads import AttentionHeads, Heads
+from isoprefill_pallas.op import pallas_attention
+from isoprefill_pallas.schedule import KernelSchedule
+
+
+class PallasBackend(AttentionBackend):
+    """The kernel; without a TPU it runs in the TPU interpreter."""
+
+    name = "pallas"
+    platform = "tpu"
+    has_schedule = True
+    takes_interpret = True
+
+    def check(self, heads: AttentionHeads) -> None:
+        _kernel_heads(heads)
+
+    def schedule(
+        self,
+        layouts: Sequence[isoprefill_csrc.Layout],
+        heads: AttentionHeads | None,
+        *,
+        chip: str | None = None,
+        block_sizes: BlockSizes | None = None,
+        **options: Any,
+    ) -> list[KernelSchedule]:
+        """Returns a schedule for each layout, all for the block sizes that are best for the first.
+
+        Args:
+            layouts: of one size.
+            heads: of the attention; they choose the block sizes.
+            chip: the TPU whose tuned block sizes are taken, such as "v6e"; by default the one that is there.
+            block_sizes: instead of `heads` and `chip`.
+            options: none; refused by name.
+        """
+        self.refuse(options)
+        if block_sizes is None:
+            if heads is None:
+                raise ValueError("the schedule of 'pallas' needs heads or block_sizes, got neither")
+            if chip is not None and chip not in CHIPS:
+                raise ValueError(f"chip must be one of {tuple(CHIPS)}, got {chip!r}")
+            block_sizes = choose_block_sizes(
+                chip or present_chip(),
+                _kernel_heads(heads),
+                layouts[0].row_intervals,
+                layouts[0].num_columns,
+            )
+        schedules = [KernelSchedule.build(layout, block_sizes) for layout in layouts]
+        parts = [[part.num_rows for part in schedule.parts] for schedule in schedules]
+        if any(rows != parts[0] for rows in parts):
+            raise ValueError(
+                "packs side by side must be cut into the same parts for scalar memory, got parts of "
+                f"{parts} rows: use fewer pack_tokens"
+            )
+        return schedules
+
+    def attend(
+        self, q: Array, k: Array, v: Array, layout: PackedLayout, **options: Any
+    ) -> Attended:
+        return pallas_attention(q, k, v, layout.schedule, **options)
+
+
+def _kernel_heads(heads: AttentionHeads) -> Heads:
+    return Heads(heads.query_heads, heads.kv_heads, heads.head_dim, heads.dtype)
+
+
+BACKEND = PallasBackend()
