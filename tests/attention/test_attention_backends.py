@@ -46,5 +46,5 @@ def test_an_option_that_a_back_end_does_not_have_is_refused(name):
 
 
 def test_auto_is_no_back_end():
-    with pytest.raises(ValueError, match="backend must be one of .*'dense'.* got 'auto'"):
+    with pytest.raises(ValueError, match=r"backend must be one of .*'dense'.* got 'auto'"):
         find_backend("auto")

@@ -149,7 +149,7 @@ class PackedLayout:
         if not layouts:
             raise ValueError("layouts must hold at least one layout, got 0")
         for layout in layouts:
-            layout._host("concat")
+            layout._host("concat")  # refuses a traced one
         shapes = [shape for layout in layouts for shape in layout._requests]
         return cls.of_requests(shapes, pad_to, pad_columns_to=pad_columns_to)
 
@@ -161,16 +161,7 @@ class PackedLayout:
         *,
         pad_columns_to: int | None = None,
     ) -> "PackedLayout":
-        """Returns the layout of requests in one pack, in the order given.
-
-        Args:
-            shapes: of the requests.
-            pad_to: rows after padding.
-            pad_columns_to: columns after padding; by default like the rows unless a prefix is cached.
-
-        Raises:
-            ValueError: naming the argument, its value and the limit.
-        """
+        """Returns the layout of requests in one pack, in the order given; `from_lengths` explains the arguments."""
         op = isoprefill_csrc.build_layout(
             prefix_lens=[shape.prefix_len for shape in shapes],
             item_lens=[shape.item_lens for shape in shapes],
@@ -279,14 +270,9 @@ def with_schedules(
     heads: AttentionHeads | None = None,
     **options: Any,
 ) -> list[PackedLayout]:
-    """Returns layouts of one size with schedules of one structure, so that one jitted function takes them side by side.
+    """Returns layouts of one size with schedules of one structure: one jitted function takes them side by side.
 
-    Args:
-        layouts: of one size.
-        backend, heads, options: as in `PackedLayout.with_schedule`.
-
-    Raises:
-        ValueError: if the back end does not take the heads or an option; names the value.
+    `PackedLayout.with_schedule` explains the arguments.
     """
     found = find_backend(backend) if heads is None else choose_backend(backend, heads)
     ops = [layout._host("with_schedule") for layout in layouts]

@@ -86,28 +86,26 @@ def aligned_schedule(
         ValueError: naming the size, its value and the limit.
     """
     num_rows, num_columns = layout.num_rows, layout.num_columns
-    block_q, block_kv = tiles[-1]
+    last, (block_q, block_kv) = len(tiles) - 1, tiles[-1]
     largest = layout.aligned_schedule(block_q=block_q, block_kv=block_kv, local_block=local_block)
     usual = max(num_rows // 8, -(-num_rows // block_q) * -(-num_columns // block_kv))
     tile_of_request = _tile_of_requests(layout, tiles)
-    visits = []
+    tiles_visited = []
     for index, (rows, columns) in enumerate(tiles):
         schedule = largest
-        if index < len(tiles) - 1:
-            if not (tile_of_request == index).any():  # small tiles of a long prefix are many
-                visits.append(_tile_visits(largest.strip_steps[:, :0], usual, rows, columns))
-                continue
-            # Only visits of an item's own columns depend on the local block, and these are of the last tiles.
+        # Small tiles of a long prefix are many: they are made only if a request has them. Only visits of an item's
+        # own columns depend on the local block, and these are of the last tiles.
+        if index < last and (tile_of_request == index).any():
             schedule = layout.aligned_schedule(
                 block_q=rows, block_kv=columns, local_block=min(local_block, rows)
             )
         first_row, *_, kind, _ = schedule.strip_steps
-        tile = np.where(
-            kind == OWN_COLUMNS, len(tiles) - 1, tile_of_request[layout.request_ids[first_row]]
-        )
-        visits.append(_tile_visits(schedule.strip_steps[:, tile == index], usual, rows, columns))
+        tile = np.where(kind == OWN_COLUMNS, last, tile_of_request[layout.request_ids[first_row]])
+        visits = schedule.strip_steps[:, tile == index]
+        count = np.asarray(visits.shape[1], np.int32)
+        tiles_visited.append(TileVisits(_with_capacity(visits, usual), count, rows, columns))
     return AlignedSchedule(
-        tiles=tuple(visits),
+        tiles=tuple(tiles_visited),
         tile_own_end=largest.strip_own_end,
         local_blocks=_with_capacity(largest.local_blocks, 2 * num_rows // local_block),
         num_local_blocks=np.asarray(largest.local_blocks.shape[1], np.int32),
@@ -130,13 +128,6 @@ def _tile_of_requests(
         suits = columns <= most_columns if most_rows == most_columns else rows <= most_rows
         tile[suits] = index
     return tile
-
-
-def _tile_visits(
-    visits: Int32[np.ndarray, "6 n"], usual: int, block_q: int, block_kv: int
-) -> TileVisits:
-    count = np.asarray(visits.shape[1], np.int32)
-    return TileVisits(_with_capacity(visits, usual), count, block_q=block_q, block_kv=block_kv)
 
 
 def _with_capacity(
