@@ -18,8 +18,8 @@ import callers_directory
 from bench_cpu.workloads import WORKLOADS
 from benchmark import Table, alternating_seconds, write_json
 from isoprefill import PackedLayout, multi_item_attention
-from isoprefill.attention.layout import bucket_size
-from isoprefill_pallas.heads import check_heads
+from isoprefill.attention.padding import bucket_size
+from isoprefill_pallas.heads import AttentionHeads
 
 MAX_DENSE_ROWS = 4096  # beyond, the dense back end's scores take over 600 MB a call
 
@@ -47,7 +47,7 @@ def parse_heads(text: str) -> tuple[int, int, int]:
     """Returns the numbers of query heads and KV heads, and head_dim."""
     try:
         query_heads, kv_heads, head_dim = map(int, text.split(","))
-        check_heads(query_heads, kv_heads, head_dim)
+        AttentionHeads(query_heads, kv_heads, head_dim, _DTYPE.default)
     except ValueError as error:
         raise app.UsageError(
             "--heads must be three integers, query heads, KV heads and head_dim, such as 9,3,64, "

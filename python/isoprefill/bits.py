@@ -1,7 +1,7 @@
 """bfloat16 as integers, for a CPU.
 
 XLA's CPU compiler does not slice, pad or gather bfloat16: it converts the whole array to float32 first, which for one
-layer of stacked weights is all layers, at every call. So there bfloat16 weights are held as uint16, their bits, and
+layer of stacked weights is all layers, at every call. So there bfloat16 weights are stored as uint16, their bits, and
 become bfloat16 after they are sliced; what calls C++ hands it bits. An array of uint16 always means that.
 """
 
@@ -16,8 +16,8 @@ from jaxtyping import Array, Shaped
 Tree = TypeVar("Tree")
 
 
-def as_held(params: Tree) -> Tree:
-    """Arrays as the default device holds them; without a copy."""
+def to_storage(params: Tree) -> Tree:
+    """Returns the arrays as the default device stores them, without a copy."""
     if jax.default_backend() != "cpu":
         return params
     return jax.tree.map(
@@ -31,15 +31,15 @@ def as_held(params: Tree) -> Tree:
 
 
 def to_bits(array: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
-    """bfloat16 as its bits; anything else as it is."""
+    """Returns bfloat16 as its bits, anything else unchanged."""
     return lax.bitcast_convert_type(array, jnp.uint16) if array.dtype == jnp.bfloat16 else array
 
 
 def from_bits(array: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
-    """Bits as bfloat16; anything else as it is."""
+    """Returns bits as bfloat16, anything else unchanged."""
     return lax.bitcast_convert_type(array, jnp.bfloat16) if array.dtype == jnp.uint16 else array
 
 
 def dtype_name(array: Shaped[Array, "..."]) -> str:
-    """That of `from_bits(array)`."""
+    """Returns the name of the dtype of `from_bits(array)`."""
     return "bfloat16" if array.dtype == jnp.uint16 else array.dtype.name

@@ -11,8 +11,8 @@ from jaxtyping import Array, Int32
 from sgl_jax.srt.layers.attention.base_attn_backend import AttentionBackendMetadata
 from sgl_jax.srt.utils.jax_utils import device_array
 
-from isoprefill.attention.layout import next_power_of_two
 from isoprefill_pallas.heads import Heads
+from isoprefill_pallas.padding import next_power_of_two
 from isoprefill_pallas.schedule import KernelSchedule
 from isoprefill_sglang_jax.batch import MultiItemBatch
 

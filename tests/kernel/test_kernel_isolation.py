@@ -14,7 +14,9 @@ from jax.experimental.pallas import tpu as pltpu
 
 import small_models
 from isoprefill import PackedLayout, ScoringEngine, multi_item_attention
-from isoprefill.attention.op import choose_backend, with_schedules_of
+from isoprefill.attention import AttentionHeads
+from isoprefill.attention.backends import choose_backend
+from isoprefill.attention.layout import with_schedules
 from isoprefill_pallas import BlockSizes, Heads, KernelSchedule
 
 SMALL = BlockSizes(256, 256, 128, 128, 128, 2, 160, 100)
@@ -32,12 +34,12 @@ def test_packs_whose_schedules_are_cut_differently_are_not_computed_side_by_side
     long = PackedLayout.from_lengths(4000, [20] * 200, pad_to=8192)
     short = PackedLayout.concat([PackedLayout.from_lengths(100, [30] * 3)] * 42, pad_to=8192)
     longer = PackedLayout.from_lengths(5000, [20] * 150, pad_to=8192)
-    heads = {"query_heads": 2, "kv_heads": 1, "head_dim": 128, "dtype": "float32"}
-    assert len(with_schedules_of("pallas", [long, long], **heads)) == 2
+    heads = AttentionHeads(2, 1, 128, "float32")
+    assert len(with_schedules([long, long], "pallas", heads)) == 2
     for other, parts in ((short, r"\[8192\]"), (longer, r"\[\d+, \d+\]")):
         message = rf"got parts of \[\[\d+, \d+\], {parts}\] rows: use fewer pack_tokens"
         with pytest.raises(ValueError, match=message):
-            with_schedules_of("pallas", [long, other], **heads)
+            with_schedules([long, other], "pallas", heads)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_layouts_are_not_scheduled_for_heads_that_the_back_end_does_not_take(
     """The first attention would fail instead, perhaps inside a server."""
     heads = {"query_heads": 2, "kv_heads": 1, "head_dim": 64, "dtype": "float32"} | change
     with pytest.raises(ValueError, match=message):
-        with_schedules_of(backend, [PackedLayout.from_lengths(10, [3])], **heads)
+        with_schedules([PackedLayout.from_lengths(10, [3])], backend, AttentionHeads(**heads))
 
 
 @pytest.mark.parametrize("backend", ["dense", "cpu", "xla", "pallas", "auto"])
@@ -67,7 +69,7 @@ def test_a_cached_prefix_without_items_has_no_output(backend):
     out, lse = multi_item_attention(q, keys, keys, layout, backend=backend, return_lse=True)
     assert (out.shape, out.dtype) == (q.shape, q.dtype)
     assert (lse.shape, lse.dtype) == ((0, 4), jnp.float32)
-    for name, options in (("xla", {}), ("pallas", {"block_sizes": SMALL})):
+    for name, options in (("xla", {}), ("pallas", {"block_sizes": BlockSizes()})):
         scheduled = layout.with_schedule(name, **options)
         traced = jax.jit(multi_item_attention)(q, keys, keys, scheduled)
         assert traced.shape == q.shape
@@ -162,11 +164,11 @@ def test_auto_takes_the_schedule_that_the_layout_carries():
 
 
 def test_auto_on_a_tpu_is_the_kernel_where_it_takes_the_heads(monkeypatch):
-    assert choose_backend(2, 1, 64, "float32") == "cpu"
+    assert choose_backend("auto", AttentionHeads(2, 1, 64, "float32")).name == "cpu"
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert choose_backend(2, 1, 64, "float32") == "pallas"
-    assert choose_backend(2, 1, 96, "float32") == "xla"
-    assert choose_backend(17, 1, 64, "float32") == "xla"
+    assert choose_backend("auto", AttentionHeads(2, 1, 64, "float32")).name == "pallas"
+    assert choose_backend("auto", AttentionHeads(2, 1, 96, "float32")).name == "xla"
+    assert choose_backend("auto", AttentionHeads(17, 1, 64, "float32")).name == "xla"
 
 
 def test_interpret_takes_the_parameters_of_the_interpreter():
@@ -179,7 +181,7 @@ def test_interpret_takes_the_parameters_of_the_interpreter():
     out = multi_item_attention(*random_qkv(layout), layout, interpret=parameters)
     jax.block_until_ready(out)
     assert points
-    with pytest.raises(ValueError, match="interpret is for the 'pallas' back end"):
+    with pytest.raises(ValueError, match="interpret is not for the 'xla' back end"):
         multi_item_attention(*random_qkv(layout), layout, backend="xla", interpret=parameters)
 
 
@@ -191,7 +193,7 @@ def test_interpret_takes_the_parameters_of_the_interpreter():
     ],
 )
 def test_what_the_kernel_does_not_take_is_refused_before_tracing(heads, message, monkeypatch):
-    monkeypatch.setattr("isoprefill.attention.op._pallas", None)  # tracing would fail otherwise
+    monkeypatch.setattr("isoprefill.attention.op._attend", None)  # tracing would fail otherwise
     layout = PackedLayout.from_lengths(10, [3])
     with pytest.raises(ValueError, match=message):
         multi_item_attention(*random_qkv(layout, *heads), layout, backend="pallas")

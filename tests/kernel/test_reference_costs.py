@@ -3,7 +3,7 @@
 import jax
 
 from isoprefill import PackedLayout, multi_item_attention
-from isoprefill.attention.xla import xla_attention
+from isoprefill.attention.xla.attention import xla_attention
 from reference_packs import random_qkv
 
 
@@ -13,7 +13,7 @@ def test_layouts_of_one_bucket_share_one_compilation():
     for lens in ([20] * 18, [21, 18] * 9, [3, 50, 17, 40, 60], [100, 200], [1] * 200):
         layout = PackedLayout.from_lengths(100, lens, pad_to=512).with_schedule("xla")
         compiled(*random_qkv(layout), layout)
-        blocks.add((layout.aligned.local_block, layout.aligned.local_blocks.shape))
+        blocks.add((layout.schedule.local_block, layout.schedule.local_blocks.shape))
     # One for each local block and capacity that the items' lengths ask for, and few of these.
     assert compiled._cache_size() == len(blocks) <= 3
 
@@ -29,7 +29,7 @@ def test_memory_does_not_grow_with_the_square_of_the_pack():
         arrays = random_qkv(layout, 9, 3)
         compiled = (
             jax.jit(xla_attention, static_argnames="scale")
-            .lower(*arrays, layout, scale=0.125)
+            .lower(*arrays, layout.row_intervals, layout.schedule, scale=0.125)
             .compile()
         )
         return compiled.memory_analysis().temp_size_in_bytes / layout.num_rows
@@ -62,8 +62,6 @@ def test_small_requests_do_not_compute_large_tiles():
         PackedLayout.concat(parts).with_schedule("xla")
         for parts in (small, [*small, large], [large])
     )
-    pairs = [
-        sum(strips.pairs for strips in one.aligned.strips) for one in (alone, beside, one_large)
-    ]
+    pairs = [sum(tiles.pairs for tiles in one.schedule.tiles) for one in (alone, beside, one_large)]
     assert pairs[0] <= 16 * alone.dense_mask().sum()
     assert pairs[1] == pairs[0] + pairs[2]

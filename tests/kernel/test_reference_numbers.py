@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import isoprefill_csrc
 import pairwise
-from isoprefill.attention.cpu import cpu_attention
+from isoprefill.attention.cpu.backend import cpu_attention
 from mask_definition import RequestSpec
 from reference_packs import (
     BACKENDS,

@@ -12,7 +12,7 @@ import pytest
 
 import isoprefill_csrc
 from isoprefill import PackedLayout, multi_item_attention
-from isoprefill.attention.cpu import cpu_attention
+from isoprefill.attention.cpu.backend import cpu_attention
 from reference_packs import random_qkv
 
 
@@ -41,7 +41,7 @@ def test_cpu_says_when_memory_runs_out():
         import jax
         import numpy as np
 
-        from isoprefill.attention.cpu import cpu_attention
+        from isoprefill.attention.cpu.backend import cpu_attention
 
         def attend(heads):
             q, k = np.zeros((1, heads, 1), np.float32), np.zeros((1, 1, 1), np.float32)

@@ -17,7 +17,7 @@ import safetensors.numpy
 import torch
 from transformers import AutoModelForCausalLM
 
-from isoprefill.bits import as_held
+from isoprefill.bits import to_storage
 from isoprefill.models import pinned
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.decoder import Params, decode, head_weights, project
@@ -250,7 +250,7 @@ def test_a_rows_result_does_not_depend_on_its_place(smollm2, rows):
 def test_a_step_does_not_copy_bfloat16_weights(smollm2):
     """Left to itself, XLA converts all layers' bfloat16 weights to float32 at every call, on a CPU."""
     bfloat16 = jax.tree.map(lambda array: array.astype(jnp.bfloat16), smollm2.params)
-    held = as_held(bfloat16)
+    held = to_storage(bfloat16)
     weights = held.layers.gate
     assert weights.unsafe_buffer_pointer() == bfloat16.layers.gate.unsafe_buffer_pointer()
 

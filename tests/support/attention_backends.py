@@ -4,7 +4,7 @@ A back end that `multi_item_attention` gains joins here by itself; tests ask for
 the TPU kernel over a paged KV cache. The TPU kernel runs in the interpreter, with small tiles.
 """
 
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,13 @@ from jax.experimental.pallas import tpu as pltpu
 
 import isoprefill_csrc
 from isoprefill import PackedLayout, multi_item_attention
-from isoprefill.attention.op import Backend
+from isoprefill.attention.backends import BACKENDS as PRODUCT
 from isoprefill_pallas import paged
 from isoprefill_pallas.block_sizes import BlockSizes
 from isoprefill_pallas.schedule import KernelSchedule
 from schedule_expansion import expand
 
-BACKENDS = [*(name for name in get_args(Backend) if name != "auto"), "paged"]
+BACKENDS = [*PRODUCT, "paged"]
 INTERPRETED = ("pallas", "paged")  # slow
 SIZES = BlockSizes(256, 256, 128, 128, 128, 2, 160, 64)
 PAGE_SIZE = 16
@@ -49,9 +49,9 @@ def reached(backend: str, layout: PackedLayout) -> np.ndarray:
         "dense": lambda: np.ones((layout.num_rows, layout.num_columns), np.bool_),
         "cpu": layout.dense_mask,  # what a row does not see is not multiplied
         "xla": lambda: _same_prefix_or_item(layout),
-        "pallas": lambda: _reached_kernel(
-            layout.tile_schedule(**SIZES.schedule_arguments()), layout.num_rows
-        )[:, : layout.num_columns],
+        "pallas": lambda: _reached_kernel(layout.row_intervals, layout.num_columns)[
+            :, : layout.num_columns
+        ],
         "paged": lambda: _reached_paged(layout),
     }[backend]
     return of_backend() | layout.dense_mask()
@@ -68,9 +68,12 @@ def _same_prefix_or_item(layout: PackedLayout) -> np.ndarray:
     return same_request & ((key_segment == 0) | ((key_segment == segment) & (segment > 0)))
 
 
-def _reached_kernel(schedule: Any, num_rows: int) -> np.ndarray:
+def _reached_kernel(row_intervals: np.ndarray, num_columns: int) -> np.ndarray:
     """Full steps have no column that a row does not see; units also multiply what an earlier step has covered."""
-    found = np.zeros((num_rows, schedule.padded_columns), np.bool_)
+    schedule = isoprefill_csrc.tile_schedule_of_intervals(
+        row_intervals, num_columns, **SIZES.schedule_arguments()
+    )
+    found = np.zeros((row_intervals.shape[1], schedule.padded_columns), np.bool_)
     for tile in expand(schedule, SIZES.schedule_arguments()):
         if tile.kind == "window":
             found[tile.rows, tile.columns] = True
@@ -138,7 +141,5 @@ def _paged_intervals(layout: PackedLayout, column: np.ndarray) -> np.ndarray:
 
 def _reached_paged(layout: PackedLayout) -> np.ndarray:
     column, pages = _paged_columns(layout)
-    schedule = isoprefill_csrc.tile_schedule_of_intervals(
-        _paged_intervals(layout, column), pages.size * PAGE_SIZE, **SIZES.schedule_arguments()
-    )
-    return _reached_kernel(schedule, layout.num_rows)[:, column] & (column >= 0)
+    found = _reached_kernel(_paged_intervals(layout, column), pages.size * PAGE_SIZE)
+    return found[:, column] & (column >= 0)

@@ -8,7 +8,8 @@ from typing import get_args
 import numpy as np
 from absl import logging
 
-from isoprefill.attention.layout import PackedLayout, bucket_size
+from isoprefill.attention.layout import PackedLayout, RequestShape
+from isoprefill.attention.padding import bucket_size
 from isoprefill.execution.algorithms import PLANS, Choice, choose_algorithm
 from isoprefill.execution.model_runner import ModelRunner
 from isoprefill.execution.packing import ItemGroup, Pack, Tokens, item_groups
@@ -165,14 +166,14 @@ class Executor:
 
 
 def _layout(pack: Pack, rows: int, columns: int | None) -> PackedLayout:
-    parts = [
-        PackedLayout.from_lengths(
+    shapes = [
+        RequestShape(
             group.prefix.size,
-            [item.size for item in group.packed_items],
+            np.asarray([item.size for item in group.packed_items], np.int64),
             delimiter=group.request.delimiter,
             cached_prefix=group.prefix_cached,
             isolation=group.request.isolation,
         )
         for group in pack
     ]
-    return PackedLayout.concat(parts, pad_to=rows, pad_columns_to=columns)
+    return PackedLayout.of_requests(shapes, pad_to=rows, pad_columns_to=columns)

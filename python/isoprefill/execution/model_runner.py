@@ -14,9 +14,10 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int32, Shaped
 
-from isoprefill.attention.layout import PackedLayout, bucket_size, next_power_of_two
-from isoprefill.attention.op import with_schedules_of
-from isoprefill.bits import as_held, dtype_name
+from isoprefill.attention import AttentionHeads
+from isoprefill.attention.layout import PackedLayout, with_schedules
+from isoprefill.attention.padding import bucket_size, next_power_of_two
+from isoprefill.bits import dtype_name, to_storage
 from isoprefill.execution.forward import Forward, PackInputs, PrefixState, ReadoutInputs
 from isoprefill.execution.mesh import (
     DATA,
@@ -90,7 +91,7 @@ class ModelRunner:
         Raises:
             ValueError: if the devices or the model's heads do not allow the mesh; with the numbers.
         """
-        params = as_held(params)
+        params = to_storage(params)
         mesh = None if shape is None else make_mesh(shape, config)
         if mesh is not None:
             params = shard_params(params, mesh)
@@ -171,14 +172,13 @@ class ModelRunner:
     def _packs(self, tokens: Sequence[Tokens], layouts: Sequence[PackedLayout]) -> list[PackInputs]:
         """Returns packs with the schedules that the attention of one device needs, all of one kind."""
         tensor_shards = 1 if self.mesh is None else self.mesh.shape[TENSOR]
-        scheduled = with_schedules_of(
-            self.attention,
-            layouts,
-            query_heads=self.config.num_query_heads // tensor_shards,
-            kv_heads=self.config.num_kv_heads // tensor_shards,
-            head_dim=self.config.head_dim,
-            dtype=dtype_name(self.params.final_norm),
+        heads = AttentionHeads(
+            self.config.num_query_heads // tensor_shards,
+            self.config.num_kv_heads // tensor_shards,
+            self.config.head_dim,
+            dtype_name(self.params.final_norm),
         )
+        scheduled = with_schedules(layouts, self.attention, heads)
         return [
             PackInputs(_padded(of_pack, layout.num_rows), layout)
             for of_pack, layout in zip(tokens, scheduled, strict=True)

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from isoprefill.attention.layout import PackedLayout
+from isoprefill.attention.layout import PackedLayout, RequestShape
 from isoprefill.integers import flat_integers
-from isoprefill.modes import Delimiter
 
 PARAMETERS = (
     "prefix_len_ptr",
@@ -32,7 +31,7 @@ PARAMETERS = (
 
 
 def parameters(layout: PackedLayout) -> dict[str, Any]:
-    """The four multi-item parameters of a layout, by the names of `plan`'s arguments.
+    """Returns the four multi-item parameters of a layout, by the names of `plan`'s arguments.
 
     Returns:
         prefix_len_ptr: uint32 [R].
@@ -51,7 +50,7 @@ def parameters(layout: PackedLayout) -> dict[str, Any]:
 def layout_from_parameters(
     params: Mapping[str, Any], *, cached_prefix: bool = False
 ) -> PackedLayout:
-    """The layout with hidden delimiters that FlashInfer's parameters describe.
+    """Returns the layout with hidden delimiters that FlashInfer's parameters describe.
 
     Args:
         params: as `parameters` returns them; arrays of any integer dtype. A single request may leave out the zeros
@@ -77,27 +76,23 @@ def layout_from_parameters(
             f"token_pos_in_items_ptr must hold {requests} rows of token_pos_in_items_len = {row_len}, got "
             f"{positions.size} values"
         )
-    layouts = []
-    for request in range(requests):
-        row = positions[request * row_len : (request + 1) * row_len]
-        item_lens = _item_lens(request, row)
-        if max(item_lens, default=0) != max_item_lens[request]:
+    shapes = []
+    for request, prefix_len in enumerate(prefix_lens.tolist()):
+        item_lens = _item_lens(request, positions[request * row_len : (request + 1) * row_len])
+        longest = item_lens.max(initial=0)
+        if longest != max_item_lens[request]:
             raise ValueError(
-                f"max_item_len_ptr[{request}] must be the longest item's {max(item_lens, default=0)} tokens, got "
+                f"max_item_len_ptr[{request}] must be the longest item's {longest} tokens, got "
                 f"{max_item_lens[request]}"
             )
-        layouts.append(
-            PackedLayout.from_lengths(
-                int(prefix_lens[request]), item_lens, "hidden", cached_prefix=cached_prefix
-            )
-        )
-    return PackedLayout.concat(layouts)
+        shapes.append(RequestShape(prefix_len, item_lens, "hidden", cached_prefix))
+    return PackedLayout.of_requests(shapes)
 
 
 def packed_mask(
     layout: PackedLayout,
 ) -> tuple[UInt8[np.ndarray, "bytes"], Int[np.ndarray, "R+1"]]:
-    """FlashInfer's packed custom mask of a layout, and the byte at which each request begins.
+    """Returns FlashInfer's packed custom mask of a layout, and the byte at which each request begins.
 
     A request of n query positions and m columns takes (n * m + 7) // 8 bytes: row-major, least significant bit first.
     """
@@ -107,7 +102,7 @@ def packed_mask(
 def layout_from_packed_mask(
     bits: UInt8[np.ndarray, "bytes"], qo_lens: Iterable[int], kv_lens: Iterable[int]
 ) -> PackedLayout:
-    """The layout whose packed mask this is.
+    """Returns the layout whose packed mask this is.
 
     A mask does not tell everything: one item without delimiters is masked like a longer prefix without items, and
     comes back as the latter; isolation "causal" likewise.
@@ -129,7 +124,7 @@ def layout_from_packed_mask(
     bits = np.asarray(bits)
     if bits.dtype != np.uint8:
         raise ValueError(f"bits must be uint8, got {bits.dtype}")
-    begin, layouts = 0, []
+    begin, shapes = 0, []
     for request, (n, m) in enumerate(zip(rows.tolist(), columns.tolist(), strict=True)):
         if not 1 <= n <= m:
             raise ValueError(
@@ -139,81 +134,65 @@ def layout_from_packed_mask(
         mask = np.unpackbits(bits[begin:end], bitorder="little")[: n * m]
         if mask.size != n * m:
             raise ValueError(f"bits ends within request {request}: {bits.size} bytes")
-        layouts.append(_layout_of_mask(request, mask.reshape(n, m).astype(np.bool_)))
+        shapes.append(_shape_of_mask(request, mask.reshape(n, m).astype(np.bool_)))
         begin = end
     if begin != bits.size:
         raise ValueError(f"bits must hold {begin} bytes for these lengths, got {bits.size}")
-    return PackedLayout.concat(layouts)
+    return PackedLayout.of_requests(shapes)
 
 
-def _item_lens(request: int, positions: Int[np.ndarray, "n"]) -> list[int]:
-    """The items between delimiters; zeros behind the last delimiter are padding. No position at all is no item."""
+def _item_lens(request: int, positions: Int[np.ndarray, "n"]) -> Int[np.ndarray, "N"]:
+    """Returns the lengths between delimiters; zeros behind the last delimiter are padding."""
     if not positions.size:
-        return []
+        return positions
     delimiters = np.flatnonzero(positions == 0)
     where = f"token_pos_in_items_ptr of request {request}"
     if positions[0] != 0 or positions[-1] != 0:
         raise ValueError(f"{where} must begin and end with a delimiter's 0")
-    since = (
-        np.arange(positions.size)
-        - delimiters[np.searchsorted(delimiters, np.arange(positions.size), "right") - 1]
-    )
+    places = np.arange(positions.size)
+    since = places - np.maximum.accumulate(np.where(positions == 0, places, 0))
     wrong = np.flatnonzero(positions != since)
     if wrong.size:
         raise ValueError(
             f"{where} must count 0, 1, 2, … from each delimiter, got {positions[wrong[0]]} at {wrong[0]}"
         )
     lengths = np.diff(delimiters) - 1
-    used = np.flatnonzero(lengths)
-    lengths = lengths[: used[-1] + 1] if used.size else lengths[:0]
+    lengths = np.trim_zeros(lengths, "b")
     if not lengths.all():
-        empty = int(np.flatnonzero(lengths == 0)[0])
-        raise ValueError(f"{where} must not have an empty item, got one as item {empty}")
-    return lengths.tolist()
+        raise ValueError(f"{where} must not have an empty item, got one as item {lengths.argmin()}")
+    return lengths
 
 
-def _layout_of_mask(request: int, mask: Bool[np.ndarray, "n m"]) -> PackedLayout:
-    n, m = mask.shape
-    column_of_row = np.arange(m - n, m)
-    prefix_len, item_lens, delimiter = _lengths_of_mask(mask, column_of_row)
+def _shape_of_mask(request: int, mask: Bool[np.ndarray, "n m"]) -> RequestShape:
+    """Returns the shape whose layout has this mask."""
+    shape = _likely_shape(mask)
     try:
-        layout = PackedLayout.from_lengths(prefix_len, item_lens, delimiter, cached_prefix=n < m)
+        found = PackedLayout.of_requests([shape]).dense_mask()
     except ValueError as error:
         raise ValueError(f"the mask of request {request} is of no layout: {error}") from error
-    found = layout.dense_mask()
-    if found.shape != mask.shape or (found != mask).any():
+    if not np.array_equal(found, mask):
         raise ValueError(f"the mask of request {request} is of no layout")
-    return layout
+    return shape
 
 
-def _lengths_of_mask(
-    mask: Bool[np.ndarray, "n m"], column_of_row: Int[np.ndarray, "n"]
-) -> tuple[int, list[int], Delimiter]:
-    """Prefix and items that a mask would have if it is a layout's."""
+def _likely_shape(mask: Bool[np.ndarray, "n m"]) -> RequestShape:
+    """Returns the shape that a mask would be of if it is a layout's."""
     n, m = mask.shape
-    causal = mask.sum(axis=1) == column_of_row + 1
-    if causal.all() and n == m:
-        return m, [], "none"
+    column = np.arange(m - n, m)  # of each row
+    seen = mask.sum(axis=1)
+    causal = seen == column + 1
+    if causal.all():
+        item_lens = np.array([n] if n < m else [], np.int64)
+        return RequestShape(m - item_lens.sum(), item_lens, cached_prefix=n < m)
     # What a row that is not causal sees first is the whole prefix.
     leading = np.where(mask.all(axis=1), m, (~mask).argmax(axis=1))
-    prefix = m - n if causal.all() else int(leading[~causal].min())
-    sees_itself = mask[np.arange(n), column_of_row]
-    behind = column_of_row >= prefix
-    is_item = sees_itself[behind]
-    first_own = column_of_row[behind] - _run_length(mask[behind], column_of_row[behind]) + 1
-    begins = np.maximum(first_own, prefix)[is_item]
+    prefix = int(leading[~causal].min())
+    behind = column >= prefix
+    is_item = mask[np.arange(n), column][behind]
+    begins = (column + 1 - (seen - prefix))[behind][is_item]  # of each row's own columns
     _, item_lens = np.unique(begins, return_counts=True)
     if is_item.all():
-        return prefix, item_lens.tolist(), "none"
+        return RequestShape(prefix, item_lens, "none", n < m)
     if not is_item[0]:
-        return prefix, item_lens.tolist(), "hidden"
-    return prefix - 1, item_lens.tolist(), "prefix_first"
-
-
-def _run_length(
-    mask: Bool[np.ndarray, "k m"], column_of_row: Int[np.ndarray, "k"]
-) -> Int[np.ndarray, "k"]:
-    """How many columns each row sees without a gap, up to its own."""
-    columns = np.arange(mask.shape[1])
-    gaps = np.where(~mask & (columns <= column_of_row[:, None]), columns, -1)
-    return column_of_row - gaps.max(axis=1, initial=-1)
+        return RequestShape(prefix, item_lens, "hidden", n < m)
+    return RequestShape(prefix - 1, item_lens, "prefix_first", n < m)

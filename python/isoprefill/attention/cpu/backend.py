@@ -1,4 +1,6 @@
-"""Isolated multi-item attention on a CPU: the C++ of csrc/attention.h, inside `jax.jit`."""
+"""The back end "cpu": the C++ of csrc/attention.h, inside `jax.jit`."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +8,34 @@ import numpy as np
 from jaxtyping import Array, Float, Int32
 
 import isoprefill_csrc
+from isoprefill.attention.backend import Attended, AttentionBackend
+from isoprefill.attention.layout import PackedLayout
 from isoprefill.bits import from_bits, to_bits
+from isoprefill_pallas.heads import AttentionHeads
 
 _TARGET = "isoprefill_attention"
 
 jax.ffi.register_ffi_target(_TARGET, isoprefill_csrc.ffi_targets()[_TARGET], platform="cpu")
+
+
+class CpuBackend(AttentionBackend):
+    """C++ on the threads of XLA's CPU device."""
+
+    name = "cpu"
+    platform = "cpu"
+
+    def check(self, heads: AttentionHeads) -> None:
+        limit = isoprefill_csrc.MAX_HEAD_DIM
+        if heads.head_dim > limit:
+            raise ValueError(f"the cpu back end takes head_dim up to {limit}, got {heads.head_dim}")
+
+    def attend(
+        self, q: Array, k: Array, v: Array, layout: PackedLayout, **options: Any
+    ) -> Attended:
+        return cpu_attention(q, k, v, jnp.asarray(layout.row_intervals), **options)
+
+
+BACKEND = CpuBackend()
 
 
 def cpu_attention(
@@ -22,8 +47,8 @@ def cpu_attention(
     scale: float,
     soft_cap: float | None = None,
     instructions: str = "best",
-) -> tuple[Float[Array, "T Hq D"], Float[Array, "T Hq"]]:
-    """Same contract as `isoprefill_pallas.reference.dense_attention`, in time and memory of what rows see.
+) -> Attended:
+    """Does what `isoprefill_pallas.reference.dense_attention` does, in time and memory of what rows see.
 
     Args:
         q, k, v: float32 or bfloat16, D at most `isoprefill_csrc.MAX_HEAD_DIM`.

@@ -2,7 +2,7 @@
 
 What a row sees is split in two, and the two softmaxes are merged by their log-sum-exp:
 
-- Strips: tiles of up to block_q rows by block_kv columns, visited in a loop. They hold what rows see of their
+- Tiles of up to block_q rows by block_kv columns, visited in a loop. They hold what rows see of their
   prefix and, for items longer than a local block, what a row sees of its own item before its own local block.
 - Local blocks: every item cut into blocks of B rows from the item's start, each attending causally to itself.
 
@@ -22,9 +22,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int32
 
-from isoprefill.attention.layout import AlignedSchedule, PackedLayout
+from isoprefill.attention.backend import Attended
+from isoprefill.attention.xla.schedule import AlignedSchedule, TileVisits
 
 HIDDEN_SCORE = -1e30  # finite, so that a row that has seen nothing yet stays free of NaN
 LOCAL_SCORES_AT_ONCE = (
@@ -44,24 +45,28 @@ def xla_attention(
     q: Float[Array, "T Hq D"],
     k: Float[Array, "S Hkv D"],
     v: Float[Array, "S Hkv D"],
-    layout: PackedLayout,
+    row_intervals: Int32[Array, "4 T"],
+    schedule: AlignedSchedule,
     *,
     scale: float,
     soft_cap: float | None = None,
-) -> tuple[Float[Array, "T Hq D"], Float[Array, "T Hq"]]:
-    """Same contract as `isoprefill_pallas.reference.dense_attention`, without any T x S array.
+) -> Attended:
+    """Does what `isoprefill_pallas.reference.dense_attention` does, without any T x S array.
 
-    `layout` must carry an aligned schedule (`PackedLayout.with_schedule("xla")`).
+    Args:
+        q, k, v: float32 or bfloat16.
+        row_intervals: the columns that each row sees: prefix_begin, prefix_end, own_begin, own_end.
+        schedule: of the same layout.
+        scale: factor of the scores.
+        soft_cap: a score s becomes soft_cap * tanh(s / soft_cap).
     """
     rows, query_heads, head_dim = q.shape
     kv_heads = k.shape[1]
     q = (q.astype(jnp.float32) * scale).astype(q.dtype)
     grouped = q.reshape(rows, kv_heads, query_heads // kv_heads, head_dim)
-    schedule = layout.aligned
-    assert schedule is not None  # the operation's entry checks it
 
     state = _local_blocks(grouped, k, v, schedule, soft_cap)
-    state = _strips(grouped, k, v, layout, schedule, soft_cap, state)
+    state = _tiles(grouped, k, v, row_intervals, schedule, soft_cap, state)
 
     sees_something = state.total > 0
     total = jnp.where(sees_something, state.total, 1.0)
@@ -144,19 +149,19 @@ def _local_blocks(
     )
 
 
-def _strips(
+def _tiles(
     q: Float[Array, "T Hkv G D"],
     k: Float[Array, "S Hkv D"],
     v: Float[Array, "S Hkv D"],
-    layout: PackedLayout,
+    row_intervals: Int32[Array, "4 T"],
     schedule: AlignedSchedule,
     soft_cap: float | None,
     state: Partial,
 ) -> Partial:
     """Adds what rows see outside their local block, one tile of rows by columns at a time."""
     num_rows, kv_heads, groups, head_dim = q.shape
-    block_q = max(strips.block_q for strips in schedule.strips)
-    block_kv = max(strips.block_kv for strips in schedule.strips)
+    block_q = max(tiles.block_q for tiles in schedule.tiles)
+    block_kv = max(tiles.block_kv for tiles in schedule.tiles)
 
     # A tile may start anywhere, so a last one may reach past the end: a slice there must not be moved back.
     def pad(array, axis, by):
@@ -168,13 +173,15 @@ def _strips(
     k = pad(k.transpose(1, 0, 2), 1, block_kv)  # [Hkv, S + K, D]
     v = pad(v.transpose(1, 0, 2), 1, block_kv)
     state = jax.tree.map(lambda array: pad(array, 2, block_q), state)
-    prefix_begin, prefix_end, own_begin, _ = layout.row_intervals
-    begins = pad(jnp.stack([prefix_begin, own_begin]), 1, block_q)  # [2, T + Q]: by the step's kind
-    ends = pad(jnp.stack([prefix_end, schedule.strip_own_end]), 1, block_q)
+    prefix_begin, prefix_end, own_begin, _ = row_intervals
+    begins = pad(
+        jnp.stack([prefix_begin, own_begin]), 1, block_q
+    )  # [2, T + Q]: by the visit's kind
+    ends = pad(jnp.stack([prefix_end, schedule.tile_own_end]), 1, block_q)
 
-    def visit(strips, index, state):
-        block_q, block_kv = strips.block_q, strips.block_kv
-        row, row_end, column, column_end, kind = strips.steps[:, index]
+    def visit(tiles: TileVisits, index, state):
+        block_q, block_kv = tiles.block_q, tiles.block_kv
+        row, row_end, column, column_end, kind = tiles.visits[:, index]
 
         def of_tile(array):
             return lax.dynamic_slice_in_dim(array, row, block_q, axis=2)
@@ -212,8 +219,8 @@ def _strips(
             after,
         )
 
-    for strips in schedule.strips:
-        state = lax.fori_loop(0, strips.num_steps, functools.partial(visit, strips), state)
+    for tiles in schedule.tiles:
+        state = lax.fori_loop(0, tiles.num_visits, functools.partial(visit, tiles), state)
     return jax.tree.map(lambda array: array[:, :, :num_rows], state)
 
 

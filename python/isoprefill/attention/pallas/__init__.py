@@ -1,0 +1,1 @@
+"""Attention with the TPU kernel of isoprefill_pallas."""

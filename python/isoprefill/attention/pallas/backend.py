@@ -1,0 +1,75 @@
+"""The back end "pallas": the TPU kernel of isoprefill_pallas."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import Array
+
+import isoprefill_csrc
+from isoprefill.attention.backend import Attended, AttentionBackend
+from isoprefill.attention.layout import PackedLayout
+from isoprefill_pallas.block_sizes import BlockSizes
+from isoprefill_pallas.heads import AttentionHeads, Heads
+from isoprefill_pallas.op import pallas_attention
+from isoprefill_pallas.schedule import KernelSchedule
+
+
+class PallasBackend(AttentionBackend):
+    """The kernel; without a TPU it runs in the TPU interpreter."""
+
+    name = "pallas"
+    platform = "tpu"
+    has_schedule = True
+    takes_interpret = True
+
+    def check(self, heads: AttentionHeads) -> None:
+        _kernel_heads(heads)
+
+    def schedule(
+        self,
+        layouts: Sequence[isoprefill_csrc.Layout],
+        heads: AttentionHeads | None,
+        *,
+        chip: str | None = None,
+        block_sizes: BlockSizes | None = None,
+        **options: Any,
+    ) -> list[KernelSchedule]:
+        """Returns a schedule for each layout, all for the block sizes that are best for the first.
+
+        Args:
+            layouts: of one size.
+            heads: of the attention; they choose the block sizes.
+            chip: the TPU whose tuned block sizes are taken, such as "v6e"; by default the one that is there.
+            block_sizes: instead of `heads` and `chip`.
+            options: none; refused by name.
+        """
+        self.refuse(options)
+        if block_sizes is None and heads is None:
+            raise ValueError("the schedule of 'pallas' needs heads or block_sizes, got neither")
+        first = KernelSchedule.of(
+            layouts[0],
+            None if block_sizes else _kernel_heads(heads),
+            chip=chip,
+            sizes=block_sizes,
+        )
+        others = [KernelSchedule.of(layout, sizes=first.sizes) for layout in layouts[1:]]
+        schedules = [first, *others]
+        parts = [[part.num_rows for part in schedule.parts] for schedule in schedules]
+        if any(rows != parts[0] for rows in parts):
+            raise ValueError(
+                "packs side by side must be cut into the same parts for scalar memory, got parts of "
+                f"{parts} rows: use fewer pack_tokens"
+            )
+        return schedules
+
+    def attend(
+        self, q: Array, k: Array, v: Array, layout: PackedLayout, **options: Any
+    ) -> Attended:
+        return pallas_attention(q, k, v, layout.schedule, **options)
+
+
+def _kernel_heads(heads: AttentionHeads) -> Heads:
+    return Heads(heads.query_heads, heads.kv_heads, heads.head_dim, heads.dtype)
+
+
+BACKEND = PallasBackend()

@@ -1,0 +1,1 @@
+"""Attention in plain XLA, for every platform."""

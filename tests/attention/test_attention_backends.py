@@ -1,0 +1,50 @@
+"""The table of back ends: every one has the shape that the operation and the layout expect."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+import isoprefill.attention
+from isoprefill import PackedLayout
+from isoprefill.attention import AttentionHeads
+from isoprefill.attention.backend import AttentionBackend
+from isoprefill.attention.backends import BACKENDS, find_backend
+from isoprefill.attention.layout import with_schedules
+
+HEADS = AttentionHeads(4, 2, 64, "float32")
+
+
+def test_every_folder_is_a_back_end_and_every_back_end_a_folder():
+    (room,) = map(pathlib.Path, isoprefill.attention.__path__)
+    folders = {file.parent.name for file in room.glob("*/backend.py")}
+    assert folders == set(BACKENDS)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_back_end_keeps_the_interface(name):
+    """What it has of its own, such as a schedule, is behind the same calls."""
+    backend = find_backend(name)
+    assert isinstance(backend, AttentionBackend)
+    assert backend.name == name
+    backend.check(HEADS)
+    layouts = [PackedLayout.from_lengths(100, lens, pad_to=256) for lens in ([20] * 3, [9, 50])]
+    scheduled = with_schedules(layouts, name, HEADS)
+    assert {one.scheduled_for for one in scheduled} == {name}
+    assert all((one.schedule is not None) == backend.has_schedule for one in scheduled)
+    assert len({jax.tree.structure(one) for one in scheduled}) == 1
+    for before, after in zip(layouts, scheduled, strict=True):
+        np.testing.assert_array_equal(before.readout_rows, after.readout_rows)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_an_option_that_a_back_end_does_not_have_is_refused(name):
+    """A misspelt one would leave the default in place."""
+    with pytest.raises(ValueError, match=f"block is not for the '{name}' back end, got 8"):
+        PackedLayout.from_lengths(5, [3]).with_schedule(name, heads=HEADS, block=8)
+
+
+def test_auto_is_no_back_end():
+    with pytest.raises(ValueError, match=r"backend must be one of .*'dense'.* got 'auto'"):
+        find_backend("auto")
