@@ -8,10 +8,9 @@ from jaxtyping import Array
 import isoprefill_csrc
 from isoprefill.attention.backend import Attended, AttentionBackend
 from isoprefill.attention.layout import PackedLayout
-from isoprefill_pallas.block_sizes import BlockSizes
-from isoprefill_pallas.heads import AttentionHeads, Heads
+from isoprefill_pallas import BlockSizes, Heads, KernelSchedule
+from isoprefill_pallas.heads import AttentionHeads
 from isoprefill_pallas.op import pallas_attention
-from isoprefill_pallas.schedule import KernelSchedule
 
 
 class PallasBackend(AttentionBackend):
@@ -44,14 +43,10 @@ class PallasBackend(AttentionBackend):
             options: none; refused by name.
         """
         self.refuse(options)
-        if block_sizes is None and heads is None:
+        if heads is None and block_sizes is None:
             raise ValueError("the schedule of 'pallas' needs heads or block_sizes, got neither")
-        first = KernelSchedule.of(
-            layouts[0],
-            None if block_sizes else _kernel_heads(heads),
-            chip=chip,
-            sizes=block_sizes,
-        )
+        kernel_heads = None if heads is None else _kernel_heads(heads)
+        first = KernelSchedule.of(layouts[0], kernel_heads, chip=chip, sizes=block_sizes)
         others = [KernelSchedule.of(layout, sizes=first.sizes) for layout in layouts[1:]]
         schedules = [first, *others]
         parts = [[part.num_rows for part in schedule.parts] for schedule in schedules]

@@ -174,9 +174,8 @@ def _tiles(
     v = pad(v.transpose(1, 0, 2), 1, block_kv)
     state = jax.tree.map(lambda array: pad(array, 2, block_q), state)
     prefix_begin, prefix_end, own_begin, _ = row_intervals
-    begins = pad(
-        jnp.stack([prefix_begin, own_begin]), 1, block_q
-    )  # [2, T + Q]: by the visit's kind
+    # Each [2, T + Q]: by the visit's kind.
+    begins = pad(jnp.stack([prefix_begin, own_begin]), 1, block_q)
     ends = pad(jnp.stack([prefix_end, schedule.tile_own_end]), 1, block_q)
 
     def visit(tiles: TileVisits, index, state):

@@ -64,11 +64,8 @@ class AlignedSchedule:
 def choose_local_block(layout: isoprefill_csrc.Layout, tiles: Sequence[tuple[int, int]]) -> int:
     """Returns the rows of a local block with which these items compute the fewest pairs."""
     block_q, block_kv = tiles[-1]
-    return layout.choose_local_block(
-        candidates=[block for block in LOCAL_BLOCKS if block <= block_q] or [block_q],
-        block_q=block_q,
-        block_kv=block_kv,
-    )
+    candidates = [block for block in LOCAL_BLOCKS if block <= block_q] or [block_q]
+    return layout.choose_local_block(block_q=block_q, block_kv=block_kv, candidates=candidates)
 
 
 def aligned_schedule(
@@ -132,7 +129,7 @@ def _tile_of_requests(
 def _with_capacity(
     entries: Int32[np.ndarray, "fields n"], usual: int
 ) -> Int32[np.ndarray, "fields capacity"]:
-    """Pads to what packs of this size usually need, a multiple of CAPACITY_STEP, else to a power of two."""
-    usual = max(1, -(-usual // CAPACITY_STEP)) * CAPACITY_STEP
-    room = capacity(entries.shape[1], usual)
+    """Returns the entries, padded to what packs of this size usually need, or to more."""
+    steps = max(1, -(-usual // CAPACITY_STEP))
+    room = capacity(entries.shape[1], steps * CAPACITY_STEP)
     return np.pad(entries, ((0, 0), (0, room - entries.shape[1])))
