@@ -35,6 +35,7 @@ import isoprefill.server.errors
 import small_models
 from isoprefill.models.source import load_tokenizer
 from isoprefill.request.errors import RequestError
+from isoprefill.request.labels import LabelSets
 from isoprefill.request.preparer import Preparer
 from isoprefill.request.softmax import softmax
 from isoprefill.server import launch, routes_rerank
@@ -644,10 +645,10 @@ def rerank_request(template: str, document: str):
     """What a rerank request with SmolLM2 becomes, and its tokenizer."""
     rerank = RerankSettings(template=template, relevant="a", irrelevant="b")
     service = unconnected_service("smollm2-135m", rerank)
-    asked = RerankRequest(query="fruit", documents=[document])
+    body = RerankRequest(query="fruit", documents=[document])
     tokenizer = service.tokenizer
     preparer = Preparer(tokenizer, tokenizer.vocab_size, 8192, 16_384)
-    return routes_rerank._token_request(service, asked, preparer, ""), tokenizer
+    return routes_rerank._prepare(body, preparer, service.settings, ""), tokenizer
 
 
 def test_a_document_is_tokenised_as_in_the_whole_prompt():
@@ -678,9 +679,11 @@ def test_a_document_that_is_short_enough_is_left_as_it_is():
 
 
 def test_a_document_without_tokens_is_called_a_document():
-    with pytest.raises(ApiError) as refused:
+    with pytest.raises(RequestError) as refused:
         rerank_request("{query}:{document}", "\x04")
-    assert (refused.value.code, refused.value.param) == ("empty_document", "documents[0]")
+    answer = ApiError.of(refused.value, routes_rerank._ROUTE.items)
+    assert (answer.code, answer.param) == ("empty_document", "documents[0]")
+    assert answer.message.startswith("documents[0] must")
 
 
 def test_much_text_is_not_tokenised_on_the_event_loop(model_directory):
@@ -688,12 +691,12 @@ def test_much_text_is_not_tokenised_on_the_event_loop(model_directory):
     threads = []
 
     class Recorder:
-        def label_id(self, text):
-            return ord(text)
+        def labels(self, texts):
+            return LabelSets.shared([ord(text) for text in texts])
 
         def request(self, *args, **kwargs):
             threads.append(threading.current_thread())
-            raise RequestError("enough is known", code="empty_query", param="query")
+            raise RequestError("empty_query", "query")
 
     service = unconnected_service(model_directory, RerankSettings(relevant="y", irrelevant="n"))
     service.preparer = Recorder()

@@ -25,7 +25,7 @@ from uvicorn.server import ServerState
 
 import small_models
 from isoprefill.models.source import load_tokenizer
-from isoprefill.server import launch, limits, logs
+from isoprefill.server import admission, bodies, launch, logs
 from isoprefill.server.connection import SURPLUS, protocol_class
 from isoprefill.server.dispatch import Dispatcher
 from isoprefill.server.errors import CODES, ApiError
@@ -603,7 +603,7 @@ def test_a_get_with_a_body_that_never_ends_holds_no_connection(server):
 
 def test_bodies_that_are_being_read_are_bounded_together():
     """Many clients that each send a large body slowly must not add up to all of the memory."""
-    reader = limits.BodyReader(Limits(max_body_bytes=100))
+    reader = bodies.BodyReader(Limits(max_body_bytes=100))
     holding = asyncio.Event()
 
     async def slow():
@@ -614,7 +614,7 @@ def test_bodies_that_are_being_read_are_bounded_together():
 
     async def all_of_them() -> None:
         reading, states = [], []
-        for _ in range(limits.BODIES_AT_ONCE):
+        for _ in range(bodies.BODIES_AT_ONCE):
             holding.clear()
             states.append({})
             reading.append(asyncio.create_task(reader.read({}, slow, states[-1])))
@@ -641,20 +641,20 @@ def test_bodies_that_are_being_read_are_bounded_together():
 
 def test_a_refused_body_that_does_not_end_is_not_waited_for(monkeypatch):
     """A client that is refused and goes on sending a byte at a time holds nothing for long."""
-    monkeypatch.setattr(limits, "DRAIN_S", 0.05)
+    monkeypatch.setattr(bodies, "DRAIN_S", 0.05)
 
     async def endless():
         await asyncio.sleep(0.01)
         return {"type": "http.request", "body": b"a", "more_body": True}
 
-    tracked = limits.TrackedReceive(endless, {})
+    tracked = bodies.TrackedReceive(endless, {})
     asyncio.run(tracked.drop_rest())
     assert not tracked.finished
 
 
 def test_the_rate_limit_is_by_client_and_forgets_the_oldest():
     """Each address has a share of its own; addresses without end do not fill the memory."""
-    rate = limits.RateLimiter(rate=1.0, burst=2)
+    rate = admission.RateLimiter(rate=1.0, burst=2)
     for client in ("a", "b"):
         rate.check(client, now=0.0)
         rate.check(client, now=0.0)
@@ -663,7 +663,7 @@ def test_the_rate_limit_is_by_client_and_forgets_the_oldest():
         assert refused.value.code == "rate_limit_exceeded"
         assert refused.value.retry_after_s == pytest.approx(0.5)
         rate.check(client, now=1.5)
-    for number in range(limits.REMEMBERED_CLIENTS):
+    for number in range(admission.REMEMBERED_CLIENTS):
         rate.check(str(number), now=2.0)
     rate.check("a", now=2.0)
     rate.check("a", now=2.0)  # as a newcomer: its two at once
@@ -778,10 +778,10 @@ def malformed_bodies(number: int) -> list[bytes]:
 def test_a_thousand_malformed_bodies(server, model_directory):
     """Every one is a 4xx with a code, none a 5xx; no path or trace leaves; scores are what they were."""
     before = scores(server)
-    bodies = malformed_bodies(1000)
+    sent = malformed_bodies(1000)
     with httpx.Client(base_url=server.url, timeout=60) as client:
         codes: dict[str, int] = {}
-        for number, body in enumerate(bodies):
+        for number, body in enumerate(sent):
             path = "/v1/score" if number % 10 else "/v1/rerank"
             response = client.post(path, content=body, headers={"content-type": "application/json"})
             assert 400 <= response.status_code < 500, (body[:200], response.text)

@@ -141,7 +141,11 @@ class LogprobCollector:
             num_tokens = np.ones(len(request.items), np.int32)
             num_labels = request.options.labels.num_labels(len(request.items))
         else:
-            scored = [request.query] * len(request.items) if request.options.item_first else request.items
+            scored = (
+                [request.query] * len(request.items)
+                if request.options.item_first
+                else request.items
+            )
             num_tokens = np.asarray([tokens.size for tokens in scored], np.int32)
             if request.item_context_lens is not None:
                 num_tokens -= request.item_context_lens

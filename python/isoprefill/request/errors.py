@@ -16,8 +16,8 @@ MESSAGES = {
     "missing_label_token_ids": "apply_softmax needs label_token_ids",
     "missing_label_token_ids.required": "this server scores by labels only: {at} is missing",
     "empty_query": "{at} must hold at least 1 token, got 0",
-    "empty_query.joint": "with tokenization 'joint' {items}[{number}] must leave the query at least 1 token of its own, "
-    "but its first token crosses the border",
+    "empty_query.joint": "with tokenization 'joint' {items}[{number}] must leave the query at least 1 token of its "
+    "own, but its first token crosses the border",
     "empty_items": "{at} must hold at least 1 {item}, got 0",
     "empty_item": "{at} must hold at least 1 token, got 0",
     "empty_item.joint": "{at} must add at least 1 token to the query, got 0",
@@ -36,8 +36,8 @@ MESSAGES = {
     "invalid_isolation.item_first": "isolation 'causal' has no meaning with item_first: {items} are alone",
     "invalid_isolation.algorithm": "isolation 'causal' has no meaning with algorithm {got}: {items} are not all in one "
     "prefill",
-    "invalid_isolation.server": "isolation 'causal' has no meaning on this server: it does not score all {items} in one "
-    "prefill without delimiters",
+    "invalid_isolation.server": "isolation 'causal' has no meaning on this server: it does not score all {items} in "
+    "one prefill without delimiters",
     "invalid_tokenization": _CHOICE,
     "invalid_tokenization.item_first": "tokenization 'joint' is for query + item: it has no meaning with item_first",
     "invalid_delimiter": _CHOICE,
@@ -49,18 +49,18 @@ MESSAGES = {
     "context_length_exceeded": "query and {at} must have at most {limit} tokens together (the model's positions), got "
     "{value}",
     "context_length_exceeded.query": "{at} must have at most {limit} tokens (the model's positions), got {value}",
-    "context_length_exceeded.causal": "with isolation 'causal' the query and all {items} must have at most {limit} tokens "
-    "together ({bound}), delimiters included, got {value}",
+    "context_length_exceeded.causal": "with isolation 'causal' the query and all {items} must have at most {limit} "
+    "tokens together ({bound}), delimiters included, got {value}",
     "too_many_items": "{at} must hold at most {limit}, got {value}",
     "too_many_tokens": "{at} must have at most {limit} tokens, got {value}",
     "too_many_tokens.request": "query and {at} must have at most {limit} tokens together, got {value}",
-    "too_many_tokens.item_first": "query and {at} must have at most {limit} tokens together, with item_first counting the "
-    "query for every {item}, got {value}",
+    "too_many_tokens.item_first": "query and {at} must have at most {limit} tokens together, the query counting for "
+    "every {item} with item_first, got {value}",
     "too_many_tokens.joint": "with tokenization 'joint' all texts query + {item} must have at most {limit} characters "
     "together, got {value}",
     "too_many_labels": "{at} must have at most {limit} labels, got {value}",
-    "too_many_labels.padded": "{at} must be at most {limit} for all {items} together, once every list is as long as the "
-    "longest, got {value} x {longest}",
+    "too_many_labels.padded": "{at} must be at most {limit} for all {items} together, once every list is as long as "
+    "the longest, got {value} x {longest}",
     "invalid_json": "the body is not valid JSON: {why}",
     "invalid_body_type": "the body must be a JSON object, got {got}",
     "invalid_query_type": _TYPE,
@@ -80,7 +80,6 @@ MESSAGES = {
     "unknown_parameter": "the body has a field that this route does not know; it knows {known}",
     "unknown_parameter.near": "the body has a field that this route does not know: did you mean {at}?",
     "rerank_unavailable": "the model has no single token for the labels of this server's rerank prompt",
-    "model_not_found": "this server serves {served}, which 'default' also names",
 }
 
 

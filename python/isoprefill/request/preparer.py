@@ -143,9 +143,7 @@ class Preparer:
 
         return LabelSets.parse(ids(texts))
 
-    def _tokens(
-        self, value: TextOrTokens, begins_text: bool, field: str, *index: int
-    ) -> Tokens:
+    def _tokens(self, value: TextOrTokens, begins_text: bool, field: str, *index: int) -> Tokens:
         if isinstance(value, str):
             tokens = self._encode(value, field, *index)
             return np.asarray([*(self._bos() if tokens and begins_text else []), *tokens], np.int32)

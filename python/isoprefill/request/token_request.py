@@ -27,7 +27,7 @@ class TokenRequest:
 
     query: Int32[np.ndarray, "tokens"]
     items: tuple[Int32[np.ndarray, "tokens"], ...]
-    options: ScoreOptions = ScoreOptions()
+    options: ScoreOptions = dataclasses.field(default_factory=ScoreOptions)
     item_context_lens: Int32[np.ndarray, "N"] | None = None
     request_id: str = ""
 
@@ -51,9 +51,7 @@ class TokenRequest:
 
     def _check_context(self, context: Int32[np.ndarray, "N"], lens: Int64[np.ndarray, "N"]) -> None:
         if context.shape != lens.shape:
-            raise ValueError(
-                f"item_context_lens must have shape {lens.shape}, got {context.shape}"
-            )
+            raise ValueError(f"item_context_lens must have shape {lens.shape}, got {context.shape}")
         outside = np.flatnonzero((context < 0) | (context >= lens))
         if outside.size:
             first = outside[0]

@@ -14,23 +14,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import isoprefill
 from isoprefill.server import logs, openapi, routes_rerank, routes_score, routes_status
+from isoprefill.server.admission import ApiKey, RateLimiter
+from isoprefill.server.bodies import ClientGoneError, TrackedReceive, headers_of
 from isoprefill.server.connection import SURPLUS
 from isoprefill.server.dispatch import RETRY_AFTER_S
 from isoprefill.server.errors import ApiError
-from isoprefill.server.limits import (
-    ApiKey,
-    ClientGoneError,
-    RateLimiter,
-    TrackedReceive,
-    headers_of,
-)
-from isoprefill.server.routes_score import json_response
+from isoprefill.server.responses import json_response
 from isoprefill.server.service import Service
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 OPEN_PATHS = ("/health", "/ready", "/metrics")
 LIMITED_METHOD = "POST"
-CLIENT_GONE = 499  # nobody sees it; for logs and metrics
+CLIENT_GONE = 499  # for logs and metrics; the client is not there to see it
 
 
 def make_app(service: Service) -> ASGIApp:
