@@ -77,7 +77,7 @@ MESSAGES = {
     "invalid_apply_softmax_type": _BOOLEAN,
     "invalid_item_first_type": _BOOLEAN,
     "invalid_parameter_type": "{at}: {why}",
-    "unknown_parameter": "the body has a field that this route does not know; it knows {known}",
+    "unknown_parameter": "the body has a field that this route does not know. It knows {known}",
     "unknown_parameter.near": "the body has a field that this route does not know: did you mean {at}?",
     "rerank_unavailable": "the model has no single token for the labels of this server's rerank prompt",
 }

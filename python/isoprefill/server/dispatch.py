@@ -1,7 +1,6 @@
 """Requests on their way to the scheduler and back, on the front end's side."""
 
 import asyncio
-import dataclasses
 import itertools
 import time
 
@@ -32,14 +31,6 @@ def _stopped() -> ApiError:
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False, slots=True)
-class InFlight:
-    """A request that the scheduler has and has not answered."""
-
-    answer: asyncio.Future[RequestLogprobs]
-    num_tokens: int
-
-
 class Dispatcher:
     """Gives requests to the scheduler of the moment and hands its answers back.
 
@@ -53,7 +44,7 @@ class Dispatcher:
         self._metrics = metrics
         self._channel: Channel | None = None
         self._numbers = itertools.count(1)
-        self._in_flight: dict[int, InFlight] = {}
+        self._in_flight: dict[int, asyncio.Future[RequestLogprobs]] = {}
         # Tokens of the requests that the scheduler has and has not answered: in flight, or given up.
         self._owed: dict[int, int] = {}
         self._tokens = 0
@@ -73,9 +64,9 @@ class Dispatcher:
         self._channel = None
         self._owed.clear()
         self._metrics.scheduler_ready.set(0)
-        for one in list(self._in_flight.values()):
-            if not one.answer.done():
-                one.answer.set_exception(_stopped())
+        for answer in list(self._in_flight.values()):
+            if not answer.done():
+                answer.set_exception(_stopped())
 
     def stalled_for(self) -> float:
         """Seconds since the scheduler last said anything, if it owes an answer; else 0.
@@ -110,18 +101,18 @@ class Dispatcher:
                 retry_after_s=RETRY_AFTER_S,
             )
         number = next(self._numbers)
-        one = InFlight(asyncio.get_running_loop().create_future(), tokens)
-        self._in_flight[number] = one
+        answer = asyncio.get_running_loop().create_future()
+        self._in_flight[number] = answer
         self._tokens += tokens
         self._measure()
         try:
             async with asyncio.timeout(self._limits.request_timeout_s):
                 await channel.send(protocol.Score(number, request))
-                if not one.answer.done():  # before this went on, when it had to wait for room
+                if not answer.done():  # before this went on, when it had to wait for room
                     if not self._owed:
                         self._heard = time.monotonic()  # it had nothing to say
                     self._owed[number] = tokens
-                return await one.answer
+                return await answer
         except TimeoutError:
             raise request_timeout(self._limits) from None
         except ChannelClosedError:
@@ -142,13 +133,13 @@ class Dispatcher:
             self._metrics.observe_batch(message)
             return
         self._owed.pop(message.id, None)
-        one = self._in_flight.get(message.id)
-        if one is None or one.answer.done():  # given up meanwhile
+        answer = self._in_flight.get(message.id)
+        if answer is None or answer.done():  # given up meanwhile
             return
         if isinstance(message, protocol.Scored):
-            one.answer.set_result(message.logprobs)
+            answer.set_result(message.logprobs)
         elif isinstance(message, protocol.Failed):
-            one.answer.set_exception(ApiError("internal_error", "The request could not be scored."))
+            answer.set_exception(ApiError("internal_error", "The request could not be scored."))
 
     def _full(self, tokens: int) -> bool:
         """Whether a request of so many tokens is too much. One that is alone never is."""

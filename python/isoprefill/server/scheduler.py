@@ -43,7 +43,7 @@ class StartMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Engine(Protocol):
-    """What the scheduler needs of an engine."""
+    """An engine as the scheduler knows it; `isoprefill.server.device` has the one that computes."""
 
     vocab_size: int
     max_positions: int
