@@ -14,7 +14,7 @@ MESSAGES = {
     "missing_query": "{at} is missing",
     "missing_items": "{at} is missing",
     "missing_label_token_ids": "apply_softmax needs label_token_ids",
-    "missing_label_token_ids.required": "this server scores by labels only: {at} is missing",
+    "missing_label_token_ids.required": "This server scores by labels only: {at} is missing",
     "empty_query": "{at} must hold at least 1 token, got 0",
     "empty_query.joint": "with tokenization 'joint' {items}[{number}] must leave the query at least 1 token of its "
     "own, but its first token crosses the border",
@@ -61,8 +61,8 @@ MESSAGES = {
     "too_many_labels": "{at} must have at most {limit} labels, got {value}",
     "too_many_labels.padded": "{at} must be at most {limit} for all {items} together, once every list is as long as "
     "the longest, got {value} x {longest}",
-    "invalid_json": "the body is not valid JSON: {why}",
-    "invalid_body_type": "the body must be a JSON object, got {got}",
+    "invalid_json": "The body is not valid JSON: {why}",
+    "invalid_body_type": "The body must be a JSON object, got {got}",
     "invalid_query_type": _TYPE,
     "invalid_query_type.unicode": _UNICODE,
     "invalid_items_type": _TYPE,
@@ -72,14 +72,14 @@ MESSAGES = {
     "mixed_input_types.joint": "tokenization 'joint' needs the query and all {items} as text",
     "invalid_label_token_ids_type": _TYPE,
     "invalid_labels_type": "{at} must be a list of texts, or one such list for each {item}, none of them empty",
-    "conflicting_labels": "give either labels or label_token_ids, not both",
+    "conflicting_labels": "Give either labels or label_token_ids, not both",
     "invalid_token_id_type": "{at} must be an integer, got {got}",
     "invalid_apply_softmax_type": _BOOLEAN,
     "invalid_item_first_type": _BOOLEAN,
     "invalid_parameter_type": "{at}: {why}",
-    "unknown_parameter": "the body has a field that this route does not know. It knows {known}",
-    "unknown_parameter.near": "the body has a field that this route does not know: did you mean {at}?",
-    "rerank_unavailable": "the model has no single token for the labels of this server's rerank prompt",
+    "unknown_parameter": "The body has a field that this route does not know. It knows {known}",
+    "unknown_parameter.near": "The body has a field that this route does not know: did you mean {at}?",
+    "rerank_unavailable": "The model has no single token for the labels of this server's rerank prompt",
 }
 
 

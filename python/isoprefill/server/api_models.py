@@ -15,45 +15,38 @@ Tokens = Annotated[list[TokenId], _NOT_EMPTY]
 Text = Annotated[str, Field(min_length=1)]
 
 
-def _query_kind(value: Any) -> str | None:
-    return "text" if isinstance(value, str) else "list" if isinstance(value, list) else None
+def _form(value: Any) -> str:
+    return "text" if isinstance(value, str) else "list" if isinstance(value, list) else "object"
 
 
-def _items_kind(value: Any) -> str | None:
-    if isinstance(value, list) and value and isinstance(value[0], list):
-        return "lists"
-    return _query_kind(value)
+def _form_of_items(value: Any) -> str:
+    nested = isinstance(value, list) and value and isinstance(value[0], list)
+    return "lists" if nested else _form(value)
 
 
-def _labels_kind(value: Any) -> str | None:
-    if not isinstance(value, list):
-        return None
-    lists = [isinstance(one, list) for one in value]
-    return "list" if not any(lists) else "lists" if all(lists) else None
-
-
-def _document_kind(value: Any) -> str:
-    return "text" if isinstance(value, str) else "object"
+def _form_of_labels(value: Any) -> str:
+    lists = {isinstance(one, list) for one in value} if isinstance(value, list) else set()
+    return "mixed" if len(lists) == 2 else "lists" if True in lists else _form(value)
 
 
 # Which of its forms a value has is told by its type alone, so that an error is about the form that was meant.
 Query = Annotated[
-    Annotated[Text, Tag("text")] | Annotated[Tokens, Tag("list")], Discriminator(_query_kind)
+    Annotated[Text, Tag("text")] | Annotated[Tokens, Tag("list")], Discriminator(_form)
 ]
 Items = Annotated[
     Annotated[Text, Tag("text")]
     | Annotated[list[Text], _NOT_EMPTY, Tag("list")]
     | Annotated[list[Tokens], _NOT_EMPTY, Tag("lists")],
-    Discriminator(_items_kind),
+    Discriminator(_form_of_items),
 ]
 LabelIds = Annotated[
     Annotated[Tokens, Tag("list")] | Annotated[list[Tokens], _NOT_EMPTY, Tag("lists")],
-    Discriminator(_labels_kind),
+    Discriminator(_form_of_labels),
 ]
 _Texts = Annotated[list[Text], _NOT_EMPTY]
 Labels = Annotated[
     Annotated[_Texts, Tag("list")] | Annotated[list[_Texts], _NOT_EMPTY, Tag("lists")],
-    Discriminator(_labels_kind),
+    Discriminator(_form_of_labels),
 ]
 
 
@@ -139,7 +132,7 @@ class RerankRequest(_Request):
         list[
             Annotated[
                 Annotated[Text, Tag("text")] | Annotated[DocumentObject, Tag("object")],
-                Discriminator(_document_kind),
+                Discriminator(_form),
             ]
         ],
         _NOT_EMPTY,

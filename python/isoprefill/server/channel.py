@@ -1,7 +1,6 @@
 """The front end's end of the way to one scheduler process."""
 
 import asyncio
-from types import TracebackType
 
 import zmq
 import zmq.asyncio
@@ -33,17 +32,10 @@ class Channel:
         self._socket.bind(address)
         self._closed = False
 
-    def __enter__(self) -> "Channel":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Closes the socket; what waits in `send` ends."""
         self._closed = True
-        self._socket.close()  # cancels what waits in `send`
+        self._socket.close()
 
     async def send(self, message: protocol.ToScheduler) -> None:
         """Sends a message, or waits until there is room for it.

@@ -70,7 +70,7 @@ class Supervisor:
                 address = f"ipc://{directory}/{generation}"
                 # A Score and a Cancel each, and as many that were given up: `Dispatcher`.
                 max_messages = 4 * self._settings.limits.max_queue_requests + 64
-                with Channel(context, address, max_messages) as channel:
+                with contextlib.closing(Channel(context, address, max_messages)) as channel:
                     began = time.monotonic()
                     await self._one_scheduler(channel, address)
                 if time.monotonic() - began > STEADY_S:

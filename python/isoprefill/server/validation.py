@@ -8,51 +8,40 @@ import pydantic
 import pydantic_core
 from pydantic_core import ErrorDetails
 
-from isoprefill.request.errors import RequestError
+from isoprefill.request.errors import MESSAGES, RequestError
 from isoprefill.server.api_models import RerankRequest, ScoreRequest
 
 Body = TypeVar("Body", ScoreRequest, RerankRequest)
 
 LONGEST_NAME = 64  # characters of an unknown field that are compared with the known ones
 
-# The rule for what is wrong with a field, by pydantic's name of the error; "" stands for every other error.
-_TOKENS = {
+# The rules for what `_what` finds wrong with a field, and for everything else if it is not invalid_FIELD_type.
+_RULES = {
+    ("query", "absent"): "missing_query",
+    ("query", "empty"): "empty_query",
+    ("items", "absent"): "missing_items",
+    ("items", "empty"): "empty_item",
+    ("items", "other_form"): "mixed_input_types.items",
+    ("label_token_ids", "empty"): "empty_label_token_ids",
+    ("labels", "too_short"): "empty_label_token_ids.text",
+}
+_RULES_OF_TOKENS = {
     "int_type": "invalid_token_id_type",
     "greater_than_equal": "negative_token_id",
     "less_than_equal": "token_id_exceeds_vocab.int32",
 }
-_RULES: dict[str, dict[str, str]] = {
-    "query": {
-        "missing": "missing_query",
-        "empty": "empty_query",
-        "": "invalid_query_type",
-        **_TOKENS,
-    },
-    "items": {
-        "missing": "missing_items",
-        "empty": "empty_item",
-        "other_type": "mixed_input_types.items",
-        "": "invalid_items_type",
-        **_TOKENS,
-    },
-    "label_token_ids": {
-        "empty": "empty_label_token_ids",
-        "": "invalid_label_token_ids_type",
-        **_TOKENS,
-    },
-    "labels": {"empty": "empty_label_token_ids.text", "": "invalid_labels_type"},
-    "apply_softmax": {"": "invalid_apply_softmax_type"},
-    "item_first": {"": "invalid_item_first_type"},
-    "temperature": {"": "invalid_temperature.json"},
-    "isolation": {"": "invalid_isolation"},
-    "tokenization": {"": "invalid_tokenization"},
-    "top_n": {"": "invalid_top_n"},
+_OTHER_RULES = {
+    "temperature": "invalid_temperature.json",
+    "isolation": "invalid_isolation",
+    "tokenization": "invalid_tokenization",
+    "top_n": "invalid_top_n",
 }
+# What a field must hold, and what each element of it must be.
 _EXPECTED = {
-    "query": "text or a list of token ids",
-    "items": "text or a list of token ids",
-    "documents": "text, or an object with a text",
-    "label_token_ids": "a list of token ids, or one such list for each item",
+    "query": ("text or a list of token ids", "an integer"),
+    "items": ("text or a list of texts or token lists", "text or a list of token ids"),
+    "documents": ("a list of texts", "text, or an object with a text"),
+    "label_token_ids": ("a list of token ids, or one such list for each item", "an integer"),
 }
 
 
@@ -88,16 +77,20 @@ def _request_error(error: ErrorDetails, known: Iterable[str]) -> RequestError:
     field = "items" if name == "documents" else str(name)
     value = error["input"]
     what = _what(error, index)
+    if field == "labels":
+        index, what = [], error["type"]
     if field == "items" and what == "empty" and not index:
         if value == []:
             return RequestError("empty_items", "items")
         index = [0]  # "" is a list of one
-    rules = _RULES.get(field, {"": "invalid_parameter_type"})
+    rule = _RULES.get((field, what)) or _OTHER_RULES.get(field, f"invalid_{field}_type")
+    if field in ("query", "items", "label_token_ids"):
+        rule = _RULES_OF_TOKENS.get(what, rule)
     return RequestError(
-        rules.get(what, rules[""]),
+        rule if rule in MESSAGES else "invalid_parameter_type",
         field,
-        *([] if field == "labels" else index),
-        expected=("" if index or field == "query" else "a list of ") + _EXPECTED.get(str(name), ""),
+        *index,
+        expected=_EXPECTED[str(name)][bool(index)] if name in _EXPECTED else "",
         choices=context.get("expected"),
         got=_kind(value),
         value=_number(value),
@@ -106,17 +99,17 @@ def _request_error(error: ErrorDetails, known: Iterable[str]) -> RequestError:
 
 
 def _what(error: ErrorDetails, index: list[int]) -> str:
-    """pydantic's name of the error, unless the value is missing, is empty, or has another form than the first."""
+    """pydantic's name of the error, unless the value is absent, empty, or of another form than those before it."""
     kind, value = error["type"], error["input"]
     if len(error["loc"]) == 1 and (kind == "missing" or value is None):
-        return "missing"
+        return "absent"
     if kind in ("string_too_short", "too_short"):
         return "empty"
     if kind in ("string_type", "list_type"):
         if value in ("", []):
             return "empty"
         if len(index) == 1 and isinstance(value, str | list):
-            return "other_type"
+            return "other_form"
     return kind
 
 
