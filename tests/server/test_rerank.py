@@ -87,7 +87,7 @@ def test_a_document_that_is_short_enough_is_left_as_it_is():
 def test_a_document_without_tokens_is_called_a_document():
     with pytest.raises(RequestError) as refused:
         rerank_request("{query}:{document}", "\x04")
-    answer = ApiError.of(refused.value, routes_rerank._ROUTE.items)
+    answer = ApiError.of(refused.value, routes_rerank.ROUTE.items)
     assert (answer.code, answer.param) == ("empty_document", "documents[0]")
     assert answer.message.startswith("documents[0] must")
 

@@ -73,35 +73,21 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class ScoreResult:
-    """Scores of N items, in the order in which they were given.
+@dataclasses.dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ScoreResult(RequestLogprobs):
+    """Scores of N items, in the order in which they were given, with the log-probabilities that they are made of.
 
     Attributes:
         scores: with labels [N, L] probabilities, 0 after an item's last label; without, [N] log-likelihoods
             (natural log).
-        logprobs: with labels [N, L] log P(label) over the full vocabulary; without, the same as `scores`.
-        num_tokens: how many token log-probabilities were summed, for likelihoods; 1 for labels.
-        num_labels: how many labels each item has; None for likelihoods.
-        token_logprobs: for each item the log-probability of each token, if requested; see `RequestLogprobs`.
         model: name of the model.
-        algorithm: how the scores were computed.
-        reason: why that way.
         isolation: "isolated", or "causal" if items saw each other.
-        cached_tokens: tokens of the query that an earlier call had computed.
         usage: token counts.
     """
 
     scores: Float64[np.ndarray, "N *L"]
-    logprobs: Float64[np.ndarray, "N *L"]
-    num_tokens: Int32[np.ndarray, "N"]
-    num_labels: Int32[np.ndarray, "N"] | None
-    token_logprobs: tuple[Float64[np.ndarray, "tokens"], ...] | None
     model: str
-    algorithm: Algorithm
-    reason: str
     isolation: Isolation
-    cached_tokens: int
     usage: Usage
 
     @property

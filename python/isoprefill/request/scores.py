@@ -1,5 +1,7 @@
 """From log-probabilities to scores, on the host in float64. Importing this does not import jax."""
 
+import dataclasses
+
 import numpy as np
 
 from isoprefill.request.result import RequestLogprobs, ScoreResult, Usage
@@ -21,16 +23,11 @@ def score_result(request: TokenRequest, logprobs: RequestLogprobs, *, model: str
         scores = softmax(scores, options.temperature or 1.0)
     elif options.labels is not None:
         scores = np.exp(scores)
+    fields = {field.name: getattr(logprobs, field.name) for field in dataclasses.fields(logprobs)}
     return ScoreResult(
+        **fields,
         scores=scores,
-        logprobs=logprobs.logprobs,
-        num_tokens=logprobs.num_tokens,
-        num_labels=logprobs.num_labels,
-        token_logprobs=logprobs.token_logprobs,
         model=model,
-        algorithm=logprobs.algorithm,
-        reason=logprobs.reason,
         isolation=options.isolation,
-        cached_tokens=logprobs.cached_tokens,
         usage=Usage(prompt_tokens=request.num_tokens),
     )

@@ -10,9 +10,6 @@ import time
 from typing import Any
 
 import numpy as np
-from fastapi import APIRouter
-from starlette.requests import Request
-from starlette.responses import Response
 
 from isoprefill.models.tokenizer import Tokenizer
 from isoprefill.request.errors import RequestError
@@ -22,29 +19,9 @@ from isoprefill.request.result import ScoreResult
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server.api_models import RerankRequest, RerankResponse
 from isoprefill.server.limits import Extent
-from isoprefill.server.openapi import body_of, responses
 from isoprefill.server.responses import usage
-from isoprefill.server.scoring import ScoringRoute, answer
-from isoprefill.server.service import Service
+from isoprefill.server.scoring import ScoringRoute
 from isoprefill.server.settings import RerankSettings, ServerSettings
-
-
-def router(service: Service) -> APIRouter:
-    routes = APIRouter(tags=["rerank"])
-
-    async def rerank(request: Request) -> Response:
-        return await answer(service, _ROUTE, request)
-
-    # The places where Jina's, vLLM's and SGLang's clients look, and Cohere's newer one.
-    for path in ("/v1/rerank", "/v2/rerank", "/rerank"):
-        routes.post(
-            path,
-            responses=responses(RerankResponse, 400, 401, 404, 408, 413, 415, 422, 429, 500, 503),
-            openapi_extra=body_of(RerankRequest),
-            summary="Order documents by their relevance to a query",
-            include_in_schema=path == "/v1/rerank",
-        )(rerank)
-    return routes
 
 
 def unusable_label(preparer: Preparer, settings: RerankSettings) -> str | None:
@@ -119,6 +96,16 @@ def _beginning(tokenizer: Tokenizer, text: str, most: int) -> str:
     return tokenizer.decode(tokens[:most]).rstrip("\ufffd")
 
 
-_ROUTE = ScoringRoute(
-    body=RerankRequest, items="documents", extent=_extent, prepare=_prepare, respond=_respond
+ROUTE = ScoringRoute(
+    name="rerank",
+    tag="rerank",
+    summary="Order documents by their relevance to a query",
+    # Where Jina's, vLLM's and SGLang's clients look, and Cohere's newer ones.
+    paths=("/v1/rerank", "/v2/rerank", "/rerank"),
+    body=RerankRequest,
+    response=RerankResponse,
+    items="documents",
+    extent=_extent,
+    prepare=_prepare,
+    respond=_respond,
 )

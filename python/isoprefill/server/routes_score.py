@@ -5,9 +5,6 @@ import time
 from typing import Any
 
 import numpy as np
-from fastapi import APIRouter
-from starlette.requests import Request
-from starlette.responses import Response
 
 from isoprefill.request.errors import RequestError
 from isoprefill.request.labels import LabelSets
@@ -16,26 +13,9 @@ from isoprefill.request.preparer import Preparer
 from isoprefill.request.result import ScoreResult
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server.api_models import ScoreRequest, ScoreResponse
-from isoprefill.server.openapi import body_of, responses
 from isoprefill.server.responses import usage
-from isoprefill.server.scoring import ScoringRoute, answer
-from isoprefill.server.service import Service
+from isoprefill.server.scoring import ScoringRoute
 from isoprefill.server.settings import ServerSettings
-
-
-def router(service: Service) -> APIRouter:
-    routes = APIRouter(tags=["scoring"])
-
-    @routes.post(
-        "/v1/score",
-        responses=responses(ScoreResponse, 400, 401, 404, 408, 413, 415, 422, 429, 500, 503),
-        openapi_extra=body_of(ScoreRequest),
-        summary="Score items against a query",
-    )
-    async def score(request: Request) -> Response:
-        return await answer(service, _ROUTE, request)
-
-    return routes
 
 
 def _prepare(
@@ -113,8 +93,13 @@ def _row(values: np.ndarray, result: ScoreResult, index: int) -> Any:
     return values[index, : result.num_labels[index]].tolist()
 
 
-_ROUTE = ScoringRoute(
+ROUTE = ScoringRoute(
+    name="score",
+    tag="scoring",
+    summary="Score items against a query",
+    paths=("/v1/score",),
     body=ScoreRequest,
+    response=ScoreResponse,
     items="items",
     extent=lambda body, settings: body.extent,
     prepare=_prepare,

@@ -5,6 +5,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from fastapi import APIRouter
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,6 +21,7 @@ from isoprefill.server.bodies import headers_of
 from isoprefill.server.dispatch import request_timeout
 from isoprefill.server.errors import ApiError
 from isoprefill.server.limits import Extent
+from isoprefill.server.openapi import body_of, responses
 from isoprefill.server.responses import json_response
 from isoprefill.server.service import Service
 from isoprefill.server.settings import ServerSettings
@@ -34,18 +37,45 @@ class ScoringRoute(Generic[Body]):
     """What one scoring route does in its own way.
 
     Attributes:
+        name, tag, summary: what the OpenAPI document calls it.
+        paths: where it answers; the document shows the first.
         body: what the body must hold.
+        response: what the answer holds.
         items: what the route calls the items.
-        extent: how large a request is.
-        prepare: makes tokens of it; takes the request's id.
-        respond: the answer's content, of the body, the scores and the request's id.
+        extent: says how large a request is.
+        prepare: makes tokens of a body; takes the request's id.
+        respond: makes the answer of the body, the scores and the request's id.
     """
 
+    name: str
+    tag: str
+    summary: str
+    paths: tuple[str, ...]
     body: type[Body]
+    response: type[BaseModel]
     items: str
     extent: Callable[[Body, ServerSettings], Extent]
     prepare: Callable[[Body, Preparer, ServerSettings, str], TokenRequest]
     respond: Callable[[Body, ScoreResult, str], dict[str, Any]]
+
+
+def router(service: Service, route: ScoringRoute[Body]) -> APIRouter:
+    """Returns what answers at the paths of a scoring route."""
+    routes = APIRouter(tags=[route.tag])
+
+    async def endpoint(request: Request) -> Response:
+        return await answer(service, route, request)
+
+    for path in route.paths:
+        routes.post(
+            path,
+            name=route.name,
+            responses=responses(route.response, 400, 401, 404, 408, 413, 415, 422, 429, 500, 503),
+            openapi_extra=body_of(route.body),
+            summary=route.summary,
+            include_in_schema=path == route.paths[0],
+        )(endpoint)
+    return routes
 
 
 async def answer(service: Service, route: ScoringRoute[Body], request: Request) -> Response:
