@@ -232,13 +232,12 @@ def test_malformed_messages_are_refused():
     """Of another type, shape or length than the field's, or against what a request promises of itself."""
     good = TokenRequest(np.asarray([7, 8], np.int32), (np.asarray([1], np.int32),))
     data = protocol.encode(protocol.Score(5, good))
-    floats = dataclasses.replace(good, query=np.asarray([7.0]))
-    square = dataclasses.replace(good, query=np.asarray([[7]], np.int32))
+    floats = dataclasses.replace(good, item_context_lens=np.asarray([0.0]))
     wrong = [
         data[:-1],
         b"",
         protocol.encode(protocol.Score(5, floats)),
-        protocol.encode(protocol.Score(5, square)),
+        data.replace(b"<i4", b"<f8"),
         data.replace(b"<i4", b"|O8"),
         data.replace(b"isolated", b"isolatef"),
         data.replace(b"\xc4\x04\x01\0\0\0", b"\xc4\x00"),

@@ -12,9 +12,7 @@ from isoprefill.models.tokenizer import Tokenizer
 from isoprefill.request.errors import RequestError
 from isoprefill.request.labels import LabelSets
 from isoprefill.request.options import ScoreOptions
-from isoprefill.request.token_request import TextOrTokens, TokenRequest
-
-Tokens = Int32[np.ndarray, "tokens"]
+from isoprefill.request.token_request import TextOrTokens, TokenRequest, Tokens
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -2,11 +2,15 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float64, Int32
 
 from isoprefill.modes import Algorithm, Isolation
+
+# Annotated as `Tokens` of a request are.
+TokenLogprobs = Annotated[np.ndarray, Float64[np.ndarray, "tokens"]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -28,7 +32,7 @@ class RequestLogprobs:
     logprobs: Float64[np.ndarray, "N *L"]
     num_tokens: Int32[np.ndarray, "N"]
     num_labels: Int32[np.ndarray, "N"] | None
-    token_logprobs: tuple[Float64[np.ndarray, "tokens"], ...] | None
+    token_logprobs: tuple[TokenLogprobs, ...] | None
     algorithm: Algorithm
     reason: str
     cached_tokens: int = 0

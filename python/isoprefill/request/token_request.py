@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
@@ -10,6 +11,8 @@ from isoprefill.request.errors import RequestError
 from isoprefill.request.options import ScoreOptions
 
 TextOrTokens = str | Sequence[int]
+# Annotated: msgspec, which decodes requests, would take 5 us to check the bare type of an item.
+Tokens = Annotated[np.ndarray, Int32[np.ndarray, "tokens"]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -25,13 +28,15 @@ class TokenRequest:
         request_id: what to call the request in errors.
     """
 
-    query: Int32[np.ndarray, "tokens"]
-    items: tuple[Int32[np.ndarray, "tokens"], ...]
+    query: Tokens
+    items: tuple[Tokens, ...]
     options: ScoreOptions = dataclasses.field(default_factory=ScoreOptions)
     item_context_lens: Int32[np.ndarray, "N"] | None = None
     request_id: str = ""
 
     def __post_init__(self) -> None:
+        if any(part.dtype != np.int32 or part.ndim != 1 for part in (self.query, *self.items)):
+            raise ValueError("query and items must be int32 arrays of one axis each")
         if not self.query.size:
             raise RequestError("empty_query", "query")
         if not self.items:
@@ -84,7 +89,7 @@ class TokenRequest:
 
     def first_place(
         self,
-        wrong: Callable[[Int32[np.ndarray, "tokens"]], Bool[np.ndarray, "tokens"]],
+        wrong: Callable[[Tokens], Bool[np.ndarray, "tokens"]],
     ) -> tuple[str, *tuple[int, ...]] | None:
         """Returns the field and the index of the first token of query and items that is wrong, if there is one."""
         places = np.flatnonzero(wrong(np.concatenate((self.query, *self.items))))
