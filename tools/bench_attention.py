@@ -20,7 +20,6 @@ from benchmark import Table, alternating_seconds, write_json
 from isoprefill import PackedLayout, multi_item_attention
 from isoprefill.attention.layout import bucket_size
 from isoprefill_pallas.heads import check_heads
-from isoprefill_tpu_lab.packs import useful_pairs
 
 MAX_DENSE_ROWS = 4096  # beyond, the dense back end's scores take over 600 MB a call
 

@@ -14,7 +14,14 @@ from isoprefill.execution.model_runner import ModelRunner
 from isoprefill.execution.prefix_cache import PrefixCache, PrefixCacheStats
 from isoprefill.execution.warm_up import Workload, warm_up
 from isoprefill.models.pretrained import Pretrained, load_pretrained
-from isoprefill.modes import AlgorithmChoice, Backend, Delimiter, Isolation, Tokenization, check_choice
+from isoprefill.modes import (
+    AlgorithmChoice,
+    Backend,
+    Delimiter,
+    Isolation,
+    Tokenization,
+    check_choice,
+)
 from isoprefill.request.errors import RequestError
 from isoprefill.request.labels import LabelSets
 from isoprefill.request.options import ScoreOptions

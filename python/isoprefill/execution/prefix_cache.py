@@ -3,8 +3,6 @@
 import dataclasses
 from collections import OrderedDict
 
-import numpy as np
-
 from isoprefill.execution.forward import PrefixState
 from isoprefill.execution.packing import Tokens
 from isoprefill.integers import common_prefix

@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from isoprefill.execution.packing import item_groups
-from isoprefill.modes import Algorithm, AlgorithmChoice
+from isoprefill.modes import Algorithm, AlgorithmChoice, check_choice
 from isoprefill.request.labels import LabelSets
 from isoprefill.request.options import ScoreOptions
 from isoprefill.request.preparer import Preparer
