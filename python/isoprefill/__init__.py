@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from isoprefill.execution.warm_up import Workload
     from isoprefill.request.errors import MissingLogprobError, RequestError
     from isoprefill.request.labels import LabelSets
+    from isoprefill.request.options import ScoreOptions
     from isoprefill.request.result import ScoreResult, Usage
 
 _HOMES = {
@@ -22,6 +23,7 @@ _HOMES = {
     "MissingLogprobError": "isoprefill.request.errors",
     "PackedLayout": "isoprefill.attention.layout",
     "RequestError": "isoprefill.request.errors",
+    "ScoreOptions": "isoprefill.request.options",
     "ScoreResult": "isoprefill.request.result",
     "ScoringEngine": "isoprefill.execution.engine",
     "Usage": "isoprefill.request.result",
@@ -36,6 +38,7 @@ __all__ = [
     "MissingLogprobError",
     "PackedLayout",
     "RequestError",
+    "ScoreOptions",
     "ScoreResult",
     "ScoringEngine",
     "Usage",

@@ -17,7 +17,7 @@ def flat_integers(
     """
 
     def problem() -> ValueError:
-        return ValueError(f"{name} must be {expected}, got {_short(values)}")
+        return ValueError(f"{name} must be {expected}, got {shortened(values)}")
 
     if isinstance(values, str | bytes | dict | set):
         raise problem()
@@ -34,6 +34,14 @@ def flat_integers(
     return array.astype(np.int64)
 
 
-def _short(values: Any) -> str:
+def shortened(values: Any) -> str:
+    """The values as they would be written, at most 60 characters of that, for messages."""
     text = repr(values)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def common_prefix(one: Sequence[int] | np.ndarray, other: Sequence[int] | np.ndarray) -> int:
+    """How many first tokens two lists share."""
+    length = min(len(one), len(other))
+    differing = np.flatnonzero(np.asarray(one[:length]) != np.asarray(other[:length]))
+    return int(differing[0]) if differing.size else length

@@ -1,6 +1,7 @@
 """The modes that a caller chooses between; docs/design.md explains them."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 Delimiter = Literal["none", "hidden", "prefix_first"]
 Isolation = Literal["isolated", "causal"]
@@ -8,3 +9,26 @@ Algorithm = Literal["serial", "packed", "prefill_extend", "packed_extend"]
 AlgorithmChoice = Literal["auto", "serial", "packed", "prefill_extend", "packed_extend"]
 Backend = Literal["auto", "pallas", "cpu", "xla", "dense"]
 Tokenization = Literal["separate", "joint"]
+
+
+def _choice_error(name: str, value: object, choices: tuple[str, ...]) -> ValueError:
+    return ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
+def check_choice(
+    name: str,
+    value: object,
+    mode: Any,
+    error: Callable[[str, object, tuple[str, ...]], ValueError] = _choice_error,
+) -> None:
+    """Raises an error unless a value is one of those that a Literal allows.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        mode: the Literal.
+        error: makes the error of name, value and allowed values.
+    """
+    choices = get_args(mode)
+    if value not in choices:
+        raise error(name, value, choices)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 from sgl_jax.srt.managers.io_struct import GenerateReqInput
 
+from isoprefill import integers
 from isoprefill.request.softmax import softmax
 from isoprefill_sglang_jax.items import RequestItems
 
@@ -57,11 +58,8 @@ async def score_request(
 
 def common_prefix(prompts: Sequence[list[int]]) -> int:
     """Returns how many first tokens all prompts share, leaving each at least one token of its own."""
-    limit = min(map(len, prompts)) - 1
-    # All others lie between these two in lexical order.
-    pairs = zip(min(prompts), max(prompts), strict=False)
-    differing = (index for index, (first, last) in enumerate(pairs) if first != last)
-    return min(limit, next(differing, limit))
+    first, last = min(prompts), max(prompts)  # all others lie between these in lexical order
+    return min(integers.common_prefix(first, last), min(map(len, prompts)) - 1)
 
 
 def _labels(label_token_ids: list[int] | None, vocab_size: int) -> tuple[int, ...]:

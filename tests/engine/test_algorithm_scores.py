@@ -22,7 +22,7 @@ from engine_cases import (
     delimiter_arguments,
     make_model_and_oracle,
 )
-from isoprefill import LabelSets, ScoringEngine
+from isoprefill import LabelSets, ScoreOptions, ScoringEngine
 from isoprefill.execution.algorithms import PLANS
 from isoprefill.modes import Algorithm
 from isoprefill.request.errors import MissingLogprobError
@@ -103,7 +103,12 @@ def test_requests_of_all_kinds_share_packs(model_and_oracle):
     """A server packs whatever is waiting: labels must not land on another request's items."""
     model, oracle = model_and_oracle
     engine = ScoringEngine(model, pack_tokens=160)
-    make = engine.preparer.request
+
+    def make(query, items, labels=None, request_id="", **options):
+        labels = None if labels is None else LabelSets.parse(labels)
+        options = ScoreOptions(labels=labels, **options)
+        return engine.preparer.request(query, items, options, request_id=request_id)
+
     requests = [
         make(QUERY, ITEMS[:5], request_id="likelihoods"),
         make(QUERY[:7], ITEMS[5:9], LABELS),
@@ -175,7 +180,7 @@ def test_a_missing_logprob_is_an_error_that_names_request_and_item(model_and_ora
     request = engine.preparer.request(
         QUERY,
         [*ITEMS[:2], [5, 299, 7]],
-        LABELS if kind == "labels" else None,
+        ScoreOptions(labels=LabelSets.parse(LABELS) if kind == "labels" else None),
         request_id="the second",
     )
     fine = engine.preparer.request(QUERY, ITEMS[:2], request_id="the first")

@@ -8,6 +8,7 @@ import pytest
 
 from isoprefill import LabelSets
 from isoprefill.request.errors import RequestError
+from isoprefill.request.options import ScoreOptions
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.scores import score_result
 from isoprefill.request.softmax import softmax
@@ -93,10 +94,10 @@ def test_softmax_neither_overflows_nor_divides_by_nothing():
 def result_of(logprobs, **options):
     labels = LabelSets.parse([[1, 2, 3], [1, 2]])
     items = (np.array([1], np.int32),) * 2
-    request = TokenRequest(np.array([1], np.int32), items, labels=labels)
+    request = TokenRequest(np.array([1], np.int32), items, ScoreOptions(labels=labels, **options))
     ones = np.ones(2, np.int32)
     of_model = RequestLogprobs(logprobs, ones, labels.num_labels(2), None, "packed", "a test")
-    return score_result(request, of_model, model="none", **options)
+    return score_result(request, of_model, model="none")
 
 
 def test_scores_of_labels_are_probabilities():

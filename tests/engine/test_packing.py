@@ -14,6 +14,7 @@ from isoprefill.execution.packing import (
     item_groups,
     single_item_packs,
 )
+from isoprefill.request.options import ScoreOptions
 from isoprefill.request.token_request import TokenRequest
 
 RANDOM = np.random.default_rng(0)
@@ -23,7 +24,7 @@ def request(num_items: int, longest: int, query_tokens: int = 10, **options) -> 
     """Items that begin with their index, so that a swap is seen."""
     lens = RANDOM.integers(1, longest + 1, num_items)
     items = tuple(np.full(length, index + 1, np.int32) for index, length in enumerate(lens))
-    return TokenRequest(np.zeros(query_tokens, np.int32), items, **options)
+    return TokenRequest(np.zeros(query_tokens, np.int32), items, ScoreOptions(**options))
 
 
 def check(groups, num_items: int) -> None:

@@ -2,23 +2,26 @@
 
 import dataclasses
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoprefill.request.labels import LabelSets
+from isoprefill.request.options import ScoreOptions
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import protocol, scheduler
-from isoprefill.server.batching import Line, joined
+from isoprefill.server.batching import Line
 from isoprefill.server.settings import BatchSettings
 
 
 def request(query: int, items: list[int], **options) -> TokenRequest:
     """A request of these lengths; each item's tokens are its index."""
     parts = [np.full(length, index, np.int32) for index, length in enumerate(items)]
-    return TokenRequest(np.zeros(query, np.int32), tuple(parts), **options)
+    context = options.pop("item_context_lens", None)
+    return TokenRequest(np.zeros(query, np.int32), tuple(parts), ScoreOptions(**options), context)
 
 
 def line(
@@ -133,12 +136,13 @@ def test_every_item_once_within_the_budget_and_the_first_in_line_always(shapes, 
         batch = waiting.take()
         assert batch[0].waiting.id == order[0]
         cost = sum(
-            part.request.query.size * (len(part.request.items) if part.request.item_first else 1)
+            part.request.query.size
+            * (len(part.request.items) if part.request.options.item_first else 1)
             + sum(item.size for item in part.request.items)
             for part in batch
         )
         assert sum(part.cost for part in batch) == cost
-        query = 0 if batch[0].request.item_first else batch[0].request.query.size
+        query = 0 if batch[0].request.options.item_first else batch[0].request.query.size
         alone = len(batch) == 1 and len(batch[0].request.items) == 1
         assert cost <= max(budget, 2 * query) or alone
         for part in batch:
@@ -166,10 +170,10 @@ def result(logprobs, num_labels=None) -> RequestLogprobs:
 
 def test_slices_are_joined_as_if_the_request_had_been_whole():
     """Also when the longest list of labels is in one slice only."""
-    whole = joined([result([-1.0, -2.0]), result([-3.0])])
+    whole = RequestLogprobs.joined([result([-1.0, -2.0]), result([-3.0])])
     assert whole.logprobs.tolist() == [-1, -2, -3]
     assert len(whole.token_logprobs) == 3
-    ragged = joined([result([[-1.0]], [1]), result([[-2.0, -3.0]], [2])])
+    ragged = RequestLogprobs.joined([result([[-1.0]], [1]), result([[-2.0, -3.0]], [2])])
     assert ragged.logprobs.tolist() == [[-1, -np.inf], [-2, -3]]
     assert ragged.num_labels.tolist() == [1, 2]
 
@@ -180,8 +184,20 @@ def test_slices_keep_what_belongs_to_their_items():
     one = request(2, [5, 5, 5], labels=labels, item_context_lens=np.asarray([0, 1, 2], np.int32))
     waiting = line(one, budget=7)
     parts = [waiting.take()[0].request for _ in range(3)]
-    assert [part.labels.token_ids.ravel().tolist() for part in parts] == [[1], [2], [3]]
+    assert [part.options.labels.token_ids.ravel().tolist() for part in parts] == [[1], [2], [3]]
     assert [part.item_context_lens.tolist() for part in parts] == [[0], [1], [2]]
+
+
+def same(before, after) -> bool:
+    """Whether two values are equal, arrays in them included."""
+    if isinstance(before, np.ndarray):
+        return before.dtype == after.dtype and np.array_equal(before, after)
+    if isinstance(before, tuple):
+        return len(before) == len(after) and all(map(same, before, after))
+    if dataclasses.is_dataclass(before):
+        names = [field.name for field in dataclasses.fields(before)]
+        return all(same(getattr(before, name), getattr(after, name)) for name in names)
+    return type(before) is type(after) and before == after
 
 
 @pytest.mark.parametrize(
@@ -190,40 +206,50 @@ def test_slices_keep_what_belongs_to_their_items():
         {},
         {"labels": LabelSets.parse([[1, 2], [3]])},
         {"labels": LabelSets.parse([[[1, 2], [3]], [[4]]]), "item_first": True},
+        {"labels": LabelSets.shared([1]), "apply_softmax": True, "temperature": 0.5},
         {"delimiter": "hidden", "delimiter_id": 0, "isolation": "isolated"},
-        {"item_context_lens": np.asarray([1, 0], np.int32), "return_token_logprobs": True},
+        {"tokenization": "joint", "return_token_logprobs": True},
     ],
 )
 def test_requests_and_results_survive_the_way_between_the_processes(options):
+    context = np.asarray([1, 0], np.int32) if "tokenization" in options else None
     sent = TokenRequest(
         np.asarray([7, 8], np.int32),
         (np.asarray([1, 2], np.int32), np.asarray([3], np.int32)),
+        ScoreOptions(**options),
+        context,
         request_id="abc",
-        **options,
     )
-    message = protocol.decode_to_scheduler(protocol.encode(protocol.Score.of(5, sent)))
-    back = message.token_request()
-    for name in TokenRequest.__slots__:
-        before, after = getattr(sent, name), getattr(back, name)
-        if isinstance(before, LabelSets):
-            before, after = before.token_ids, after.token_ids
-        if name == "items":
-            assert [item.tolist() for item in before] == [item.tolist() for item in after]
-        elif isinstance(before, np.ndarray):
-            assert before.tolist() == after.tolist()
-        else:
-            assert before == after, name
+    message = protocol.decode_to_scheduler(protocol.encode(protocol.Score(5, sent)))
+    assert message.id == 5
+    assert same(sent, message.request)
     for scores in (result([-1.0, -2.0]), result([[-1.0, -np.inf], [-2.0, -3.0]], [1, 2])):
-        scored = protocol.decode_to_front_end(protocol.encode(protocol.Scored.of(5, scores)))
-        arrived = scored.logprobs_of_request()
-        assert arrived.logprobs.tolist() == scores.logprobs.tolist()
-        assert [one.tolist() for one in arrived.token_logprobs] == [
-            one.tolist() for one in scores.token_logprobs
-        ]
+        scored = protocol.decode_to_front_end(protocol.encode(protocol.Scored(5, scores)))
+        assert same(scores, scored.logprobs)
+
+
+def test_malformed_messages_are_refused():
+    """Of another type, shape or length than the field's, or against what a request promises of itself."""
+    good = TokenRequest(np.asarray([7, 8], np.int32), (np.asarray([1], np.int32),))
+    data = protocol.encode(protocol.Score(5, good))
+    floats = dataclasses.replace(good, item_context_lens=np.asarray([0.0]))
+    wrong = [
+        data[:-1],
+        b"",
+        protocol.encode(protocol.Score(5, floats)),
+        data.replace(b"<i4", b"<f8"),
+        data.replace(b"<i4", b"|O8"),
+        data.replace(b"isolated", b"isolatef"),
+        data.replace(b"\xc4\x04\x01\0\0\0", b"\xc4\x00"),
+        protocol.encode(protocol.Cancelled(5)),
+    ]
+    for one in wrong:
+        with pytest.raises(msgspec.DecodeError):
+            protocol.decode_to_scheduler(one)
 
 
 class RecordingEngine:
-    """Keeps what it is asked to score."""
+    """Keeps the batches that it gets."""
 
     vocab_size = 300
     max_positions = pack_tokens = 512
@@ -238,8 +264,8 @@ class RecordingEngine:
         return []
 
 
-def test_the_cache_is_asked_by_some_algorithms_only():
-    """Its hit ratio would be the lower the more requests never asked it."""
+def test_only_algorithms_that_search_the_cache_count_in_its_hit_ratio():
+    """It would be the lower the more requests never looked."""
     requests = [
         request(3, [1]),
         request(5, [1]),
@@ -265,7 +291,7 @@ def test_the_cache_is_asked_by_some_algorithms_only():
     assert sent[0].query_tokens == 5 + 7 + 2 + 3
 
 
-def test_warm_up_scores_every_kind_of_batch_of_the_sizes_asked_for():
+def test_warm_up_scores_every_kind_of_batch_of_the_given_sizes():
     """Else the first batch of its kind waits for a compilation after /ready has said yes."""
     engine = RecordingEngine()
     scheduler.warm_up(engine, [64, 512])
@@ -276,7 +302,7 @@ def test_warm_up_scores_every_kind_of_batch_of_the_sizes_asked_for():
     for batch in engine.batches:
         tokens = sum(one.num_tokens for one in batch)
         (size,) = (size for size in (64, 512) if 0.7 * size <= tokens <= size)
-        kinds.add((size, len(batch), batch[0].labels is None))
+        kinds.add((size, len(batch), batch[0].options.labels is None))
     assert kinds == {
         (size, n, kind) for size in (64, 512) for n in (1, 4) for kind in (True, False)
     }

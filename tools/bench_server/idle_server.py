@@ -30,8 +30,8 @@ class IdleEngine:
         items = len(request.items)
         shape = (items,)
         num_labels = None
-        if request.labels is not None:
-            shape += (request.labels.token_ids.shape[1],)
+        if request.options.labels is not None:
+            shape += (request.options.labels.token_ids.shape[1],)
             num_labels = np.full(items, shape[1], np.int32)
         return RequestLogprobs(
             logprobs=np.zeros(shape),

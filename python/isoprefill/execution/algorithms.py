@@ -61,9 +61,9 @@ def choose_algorithm(
         pack_tokens: rows that fit into memory in one prefill.
     """
     rows = request.num_rows
-    if request.isolation == "causal":
+    if request.options.isolation == "causal":
         return Choice("packed", "items that see each other need one prefill")
-    if request.item_first:
+    if request.options.item_first:
         return Choice("packed", "with item_first there is no common prefix to keep")
     if cached:
         return Choice("packed_extend", "the query is in the prefix cache")

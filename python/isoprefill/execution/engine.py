@@ -1,9 +1,10 @@
 """The scoring engine: a model, and the ways to score items with it."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from isoprefill.execution import compilation_cache
 from isoprefill.execution.executor import Executor, ProgressCallback
@@ -13,11 +14,20 @@ from isoprefill.execution.model_runner import ModelRunner
 from isoprefill.execution.prefix_cache import PrefixCache, PrefixCacheStats
 from isoprefill.execution.warm_up import Workload, warm_up
 from isoprefill.models.pretrained import Pretrained, load_pretrained
-from isoprefill.modes import AlgorithmChoice, Backend, Delimiter, Isolation, Tokenization
+from isoprefill.modes import (
+    AlgorithmChoice,
+    Backend,
+    Delimiter,
+    Isolation,
+    Tokenization,
+    check_choice,
+)
+from isoprefill.request.errors import RequestError
 from isoprefill.request.labels import LabelSets
+from isoprefill.request.options import ScoreOptions
 from isoprefill.request.preparer import Preparer, check_items_type
 from isoprefill.request.result import RequestLogprobs, ScoreResult
-from isoprefill.request.scores import check_score_options, score_result
+from isoprefill.request.scores import score_result
 from isoprefill.request.token_request import TextOrTokens, TokenRequest
 
 # Rows of a prefill, and of a chunk over a cached prefix, if memory has room for so many (isoprefill.execution.memory).
@@ -56,8 +66,7 @@ class ScoringEngine:
                 PREFIX_CACHE_BYTES.
             mesh: how many devices to share the packs and the weights out to; None is one.
         """
-        if attention not in get_args(Backend):
-            raise ValueError(f"attention must be one of {get_args(Backend)}, got {attention!r}")
+        check_choice("attention", attention, Backend)
         for name, value in (("pack_tokens", pack_tokens), ("chunk_tokens", chunk_tokens)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -144,6 +153,7 @@ class ScoringEngine:
         delimiter_id: int | None = None,
         tokenization: Tokenization = "separate",
         return_token_logprobs: bool = False,
+        options: ScoreOptions | None = None,
     ) -> ScoreResult:
         """Scores every item against the query.
 
@@ -155,8 +165,8 @@ class ScoringEngine:
             items: text or token ids each.
             label_token_ids: score P(label | query, item) for these labels; without, log P(item | query). One list
                 for all items, one list for each, or `LabelSets`, in which a label may be several token ids.
-            apply_softmax: labels only: normalise over the labels instead of the full vocabulary.
-            item_first: score item + query, so that a likelihood is log P(query | item).
+            apply_softmax, item_first, temperature, delimiter, delimiter_id, tokenization, return_token_logprobs:
+                see `ScoreOptions`.
             isolation: "isolated"; "causal" lets items see the items before them, which changes their scores. All of
                 them must then fit into one pack.
             algorithm: "packed" computes the query and as many items as fit in one prefill. "packed_extend" computes
@@ -164,24 +174,16 @@ class ScoringEngine:
                 them; "prefill_extend" does the same with batches of items padded to one length. "serial" scores
                 query + item one by one. "auto" chooses; the result says what and why.
             on_progress: called with (items done, items in all) at the start and after each pack.
-            temperature: with apply_softmax, divides the log-probabilities before the softmax.
-            delimiter: "hidden" and "prefix_first" put a delimiter token between items; see docs/design.md.
-            delimiter_id: that token.
-            tokenization: "joint" tokenises query + item as one text; see docs/scoring.md.
-            return_token_logprobs: also return the log-probability of each token of the items.
+            options: the labels and all other options in one object, instead of the keywords.
 
         Raises:
             RequestError: (a ValueError) naming the argument, its value and the limit.
         """
-        check_score_options(
-            has_labels=label_token_ids is not None,
+        made = _options(
+            label_token_ids,
+            options,
             apply_softmax=apply_softmax,
             temperature=temperature,
-        )
-        request = self._preparer.request(
-            query,
-            items,
-            label_token_ids,
             item_first=item_first,
             isolation=isolation,
             delimiter=delimiter,
@@ -189,14 +191,7 @@ class ScoringEngine:
             tokenization=tokenization,
             return_token_logprobs=return_token_logprobs,
         )
-        (logprobs,) = self._executor.run([request], algorithm, on_progress)
-        return score_result(
-            request,
-            logprobs,
-            model=self._model.name,
-            apply_softmax=apply_softmax,
-            temperature=temperature,
-        )
+        return self._score(query, items, made, algorithm, on_progress)
 
     def score_stream(
         self,
@@ -206,7 +201,9 @@ class ScoringEngine:
         *,
         items_at_once: int = STREAM_ITEMS,
         algorithm: AlgorithmChoice = "packed_extend",
-        **options: Any,
+        on_progress: ProgressCallback | None = None,
+        options: ScoreOptions | None = None,
+        **keywords: Any,
     ) -> Iterator[ScoreResult]:
         """Scores items as they come, from any iterable, holding only `items_at_once` of them.
 
@@ -218,8 +215,8 @@ class ScoringEngine:
             items: text or token ids each; read no further than a result needs.
             label_token_ids: see `score`; lists for each item must be as many as the items turn out to be.
             items_at_once: items of one result.
-            algorithm: see `score`.
-            **options: those of `score`.
+            algorithm, on_progress, options: see `score`.
+            **keywords: the fields of `ScoreOptions`.
 
         Raises:
             RequestError: when the items at fault come, or none at all.
@@ -227,14 +224,16 @@ class ScoringEngine:
         check_items_type(items)
         if items_at_once < 1:
             raise ValueError(f"items_at_once must be at least 1, got {items_at_once}")
-        labels = None if label_token_ids is None else LabelSets.parse(label_token_ids)
+        made = _options(label_token_ids, options, **keywords)
+        labels = made.labels
         source, scored = iter(items), 0
         while batch := list(itertools.islice(source, items_at_once)):
-            own = None if labels is None else labels.of_stream(scored, len(batch))
-            yield self.score(query, batch, own, algorithm=algorithm, **options)
+            if labels is not None:
+                made = dataclasses.replace(made, labels=labels.of_stream(scored, len(batch)))
+            yield self._score(query, batch, made, algorithm, on_progress)
             scored += len(batch)
         if not scored:
-            self.score(query, [], labels, algorithm=algorithm, **options)  # says what is wrong
+            raise RequestError("empty_items", "items")
         if labels is not None:
             labels.check_count(scored)
 
@@ -272,3 +271,30 @@ class ScoringEngine:
             RequestError: if the text is not a single token.
         """
         return self._preparer.label_id(text, f"label {text!r}")
+
+    def _score(
+        self,
+        query: TextOrTokens,
+        items: Iterable[TextOrTokens],
+        options: ScoreOptions,
+        algorithm: AlgorithmChoice,
+        on_progress: ProgressCallback | None,
+    ) -> ScoreResult:
+        request = self._preparer.request(query, items, options)
+        (logprobs,) = self._executor.run([request], algorithm, on_progress)
+        return score_result(request, logprobs, model=self._model.name)
+
+
+def _options(
+    label_token_ids: Sequence[int] | Sequence[Sequence[int]] | LabelSets | None,
+    options: ScoreOptions | None,
+    **fields: Any,
+) -> ScoreOptions:
+    """Returns the options that a caller gave either whole or one by one."""
+    labels = None if label_token_ids is None else LabelSets.parse(label_token_ids)
+    made = ScoreOptions(labels=labels, **fields)
+    if options is None:
+        return made
+    if made != ScoreOptions():
+        raise ValueError("options must not be given together with its fields as keywords")
+    return options

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import get_args
 
 import numpy as np
 from absl import logging
@@ -15,8 +14,8 @@ from isoprefill.execution.model_runner import ModelRunner
 from isoprefill.execution.packing import ItemGroup, Pack, Tokens, item_groups
 from isoprefill.execution.prefix_cache import CachedPrefix, PrefixCache
 from isoprefill.execution.readout import LogprobCollector, Readout
-from isoprefill.modes import Algorithm, AlgorithmChoice
-from isoprefill.request.errors import RequestError
+from isoprefill.modes import Algorithm, AlgorithmChoice, check_choice
+from isoprefill.request.errors import RequestError, invalid_choice
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
 
@@ -56,12 +55,7 @@ class Executor:
             RequestError: if there is no such algorithm, or a request cannot be scored by it.
             MissingLogprobError: naming the request and the item.
         """
-        if algorithm not in get_args(AlgorithmChoice):
-            raise RequestError(
-                f"algorithm must be one of {get_args(AlgorithmChoice)}, got {algorithm!r}",
-                code="invalid_algorithm",
-                param="algorithm",
-            )
+        check_choice("algorithm", algorithm, AlgorithmChoice, invalid_choice)
         choices = [self._choose(request, algorithm) for request in requests]
         collectors = [LogprobCollector(request) for request in requests]
         done, total = 0, sum(len(request.items) for request in requests)
@@ -114,12 +108,8 @@ class Executor:
                 choice.reason,
             )
             return choice
-        if request.isolation == "causal" and algorithm != "packed":
-            raise RequestError(
-                f"isolation 'causal' has no meaning with algorithm {algorithm!r}: items are not all in one prefill",
-                code="invalid_isolation",
-                param="isolation",
-            )
+        if request.options.isolation == "causal" and algorithm != "packed":
+            raise RequestError("invalid_isolation.algorithm", "isolation", got=repr(algorithm))
         return Choice(algorithm, "asked for")
 
     def _score(
@@ -170,9 +160,9 @@ def _layout(pack: Pack, rows: int, columns: int | None) -> PackedLayout:
         RequestShape(
             group.prefix.size,
             np.asarray([item.size for item in group.packed_items], np.int64),
-            delimiter=group.request.delimiter,
+            delimiter=group.request.options.delimiter,
             cached_prefix=group.prefix_cached,
-            isolation=group.request.isolation,
+            isolation=group.request.options.isolation,
         )
         for group in pack
     ]

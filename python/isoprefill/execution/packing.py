@@ -42,7 +42,7 @@ class ItemGroup:
     @property
     def prefix_rows(self) -> int:
         """Rows before the first item."""
-        delimiter = self.request.delimiter
+        delimiter = self.request.options.delimiter
         if self.prefix_cached:
             return int(delimiter == "hidden")  # which is no part of the cached prefix
         return self.prefix.size + int(delimiter != "none")
@@ -51,7 +51,7 @@ class ItemGroup:
     def item_rows(self) -> Int32[np.ndarray, "n"]:
         """Rows of each item without padding, with the delimiter that closes it."""
         lens = np.asarray([item.size for item in self.items], np.int32)
-        return lens + np.int32(self.request.delimiter != "none")
+        return lens + np.int32(self.request.options.delimiter != "none")
 
     @property
     def packed_items(self) -> tuple[Tokens, ...]:
@@ -64,7 +64,7 @@ class ItemGroup:
     @property
     def cacheable_prefix(self) -> Tokens:
         """What can be computed before the items are known; the first delimiter if items see it."""
-        if self.request.delimiter == "prefix_first":
+        if self.request.options.delimiter == "prefix_first":
             return self._delimited(self.prefix)
         return self.prefix
 
@@ -78,9 +78,9 @@ class ItemGroup:
 
     def _delimited(self, *parts: Tokens) -> Tokens:
         """Joins the parts, each followed by the delimiter if there is one."""
-        if self.request.delimiter_id is None:
+        if self.request.options.delimiter_id is None:
             return np.concatenate(parts)
-        delimiter = np.asarray([self.request.delimiter_id], np.int32)
+        delimiter = np.asarray([self.request.options.delimiter_id], np.int32)
         return np.concatenate([tokens for part in parts for tokens in (part, delimiter)])
 
 
@@ -92,7 +92,7 @@ def item_groups(requests: Sequence[TokenRequest]) -> list[ItemGroup]:
     groups = []
     for place, request in enumerate(requests):
         indices = np.arange(len(request.items), dtype=np.int32)
-        if not request.item_first:
+        if not request.options.item_first:
             groups.append(ItemGroup(request, place, request.query, request.items, indices))
             continue
         for index, item in enumerate(request.items):
@@ -121,7 +121,7 @@ def full_packs(groups: Sequence[ItemGroup], budget: int) -> Iterator[Pack]:
         while begin < num_items:
             room = budget - used - group.prefix_rows
             end = int(np.searchsorted(rows_before, rows_before[begin] + room, side="right")) - 1
-            if group.request.isolation == "causal":  # must not be cut
+            if group.request.options.isolation == "causal":  # must not be cut
                 end = num_items if end == num_items or not pack else begin
             if end <= begin and pack:
                 yield tuple(pack)

@@ -3,10 +3,9 @@
 import dataclasses
 from collections import OrderedDict
 
-import numpy as np
-
 from isoprefill.execution.forward import PrefixState
 from isoprefill.execution.packing import Tokens
+from isoprefill.integers import common_prefix
 
 RECENT_QUERIES = 1_024  # remembered by their hash alone
 # Tokens in common are reused in steps of so many: computing fewer again is as quick, and whoever is told how many were
@@ -101,7 +100,7 @@ class PrefixCache:
         key, reused = _key(tokens), tokens.size
         if key not in self._prefixes:
             common = {
-                other: min(_common_prefix(tokens, prefix.tokens), tokens.size - 1)
+                other: min(common_prefix(tokens, prefix.tokens), tokens.size - 1)
                 for other, prefix in self._prefixes.items()
             }
             key = max(common, key=lambda other: common[other], default=b"")
@@ -140,9 +139,3 @@ class PrefixCache:
 
 def _key(tokens: Tokens) -> bytes:
     return tokens.astype("<i4").tobytes()
-
-
-def _common_prefix(one: Tokens, other: Tokens) -> int:
-    length = min(one.size, other.size)
-    differing = np.flatnonzero(one[:length] != other[:length])
-    return int(differing[0]) if differing.size else length

@@ -52,7 +52,7 @@ class Readout:
                 rows[starts] = context_rows[own]
                 token_rows.append(rows)
                 tokens.append(np.concatenate(group.items))
-            if group.request.labels is not None:
+            if group.request.options.labels is not None:
                 label_rows.append(first_rows[own] + lens - 1)
                 labels.append(_label_ids(group).reshape(lens.size, -1))
         rows = np.concatenate([*token_rows, *label_rows]).astype(np.int32)
@@ -77,7 +77,7 @@ class Readout:
                 of_group = logprobs[token : token + ends[-1], 0]
                 collector.add_tokens(group.indices, np.split(of_group, ends[:-1]))
                 token += ends[-1]
-            if group.request.labels is not None:
+            if group.request.options.labels is not None:
                 ids = _label_ids(group)
                 of_group = logprobs[label : label + ids.shape[0], : ids[0].size].reshape(ids.shape)
                 collector.add_labels(group.indices, _log_sum(np.where(ids >= 0, of_group, -np.inf)))
@@ -97,7 +97,7 @@ class LogprobCollector:
         self.cached_tokens = 0
         self._request = request
         self._token_logprobs: list[np.ndarray | None] = [None] * num_items
-        labels = request.labels
+        labels = request.options.labels
         shape = (num_items,) if labels is None else (num_items, labels.token_ids.shape[1])
         self._logprobs = np.full(shape, np.nan)
 
@@ -109,9 +109,9 @@ class LogprobCollector:
         for index, of_item in zip(indices, logprobs, strict=True):
             if request.item_context_lens is not None:
                 of_item = of_item[request.item_context_lens[index] :]
-            if request.labels is None:
+            if request.options.labels is None:
                 self._logprobs[index] = of_item.sum()
-            if request.return_token_logprobs:
+            if request.options.return_token_logprobs:
                 self._token_logprobs[index] = of_item.copy()
 
     def add_labels(
@@ -129,7 +129,7 @@ class LogprobCollector:
         request = self._request
         missing = np.isnan(self._logprobs.reshape(len(request.items), -1)).any(axis=1)
         token_logprobs = None
-        if request.return_token_logprobs:
+        if request.options.return_token_logprobs:
             token_logprobs = tuple(of for of in self._token_logprobs if of is not None)
             missing |= [of is None or bool(np.isnan(of).any()) for of in self._token_logprobs]
         if missing.any():
@@ -137,11 +137,15 @@ class LogprobCollector:
             raise MissingLogprobError(
                 f"{name}items[{np.flatnonzero(missing)[0]}] has no log-probability: the model gave none or NaN"
             )
-        if request.labels is not None:
+        if request.options.labels is not None:
             num_tokens = np.ones(len(request.items), np.int32)
-            num_labels = request.labels.num_labels(len(request.items))
+            num_labels = request.options.labels.num_labels(len(request.items))
         else:
-            scored = [request.query] * len(request.items) if request.item_first else request.items
+            scored = (
+                [request.query] * len(request.items)
+                if request.options.item_first
+                else request.items
+            )
             num_tokens = np.asarray([tokens.size for tokens in scored], np.int32)
             if request.item_context_lens is not None:
                 num_tokens -= request.item_context_lens
@@ -158,13 +162,13 @@ class LogprobCollector:
 
 
 def _needs_tokens(request: TokenRequest) -> bool:
-    return request.labels is None or request.return_token_logprobs
+    return request.options.labels is None or request.options.return_token_logprobs
 
 
 def _label_ids(group: ItemGroup) -> Int32[np.ndarray, "n L S"]:
     """Returns the tokens of each item's labels; -1 where there is none."""
-    assert group.request.labels is not None
-    return group.request.labels.for_items(group.indices)
+    assert group.request.options.labels is not None
+    return group.request.options.labels.for_items(group.indices)
 
 
 def _log_sum(logprobs: Float64[np.ndarray, "n L S"]) -> Float64[np.ndarray, "n L"]:

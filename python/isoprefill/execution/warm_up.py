@@ -5,14 +5,15 @@ import itertools
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import logging
 
 from isoprefill.execution.packing import item_groups
-from isoprefill.modes import Algorithm, AlgorithmChoice
+from isoprefill.modes import Algorithm, AlgorithmChoice, check_choice
 from isoprefill.request.labels import LabelSets
+from isoprefill.request.options import ScoreOptions
 from isoprefill.request.preparer import Preparer
 from isoprefill.request.token_request import TokenRequest
 
@@ -46,10 +47,7 @@ class Workload:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.num_labels < 0:
             raise ValueError(f"num_labels must be at least 0, got {self.num_labels}")
-        if self.algorithm not in get_args(AlgorithmChoice):
-            raise ValueError(
-                f"algorithm must be one of {get_args(AlgorithmChoice)}, got {self.algorithm!r}"
-            )
+        check_choice("algorithm", self.algorithm, AlgorithmChoice)
 
     @classmethod
     def parse(cls, text: str) -> "Workload":
@@ -75,7 +73,9 @@ class Workload:
         return TokenRequest(
             query,
             (item,) * (self.num_items if num_items is None else num_items),
-            labels=LabelSets.shared([0] * self.num_labels) if self.num_labels else None,
+            ScoreOptions(
+                labels=LabelSets.shared([0] * self.num_labels) if self.num_labels else None
+            ),
             request_id=f"warm-up {self}",
         )
 

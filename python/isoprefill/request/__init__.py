@@ -1,1 +1,1 @@
-"""What is asked and what comes back. Importing this room does not import jax."""
+"""Requests, their options, errors and results. Importing this room does not import jax."""

@@ -1,20 +1,130 @@
-"""What is wrong with a request, for people and for programs."""
+"""What can be wrong with a request: the rules, and how each is worded."""
+
+from typing import Any
+
+_CHOICE = "{at} must be one of {choices}, got {got}"
+_TYPE = "{at} must be {expected}, got {got}"
+_UNICODE = "{at}: {why}"
+_BOOLEAN = "{at} must be true or false, got {got}"
+_TOKEN_RANGE = "{at} must be in [0, {limit}), got {value}"
+
+# Every rule begins with the code that a program reads. {at} is the field with its place, such as items[3]; {items} and
+# {item} are what the caller calls the items; everything else is data of the error.
+MESSAGES = {
+    "missing_query": "{at} is missing",
+    "missing_items": "{at} is missing",
+    "missing_label_token_ids": "apply_softmax needs label_token_ids",
+    "missing_label_token_ids.required": "This server scores by labels only: {at} is missing",
+    "empty_query": "{at} must hold at least 1 token, got 0",
+    "empty_query.joint": "with tokenization 'joint' {items}[{number}] must leave the query at least 1 token of its "
+    "own, but its first token crosses the border",
+    "empty_items": "{at} must hold at least 1 {item}, got 0",
+    "empty_item": "{at} must hold at least 1 token, got 0",
+    "empty_item.joint": "{at} must add at least 1 token to the query, got 0",
+    "empty_label_token_ids": "{at} must be a flat list of at least 1 token id, got []",
+    "empty_label_token_ids.text": "{at} must hold at least 1 label in each list, got an empty list",
+    "label_count_mismatch": "{at} must be one list for all {items} or one for each of the {limit}, got {value} lists",
+    "negative_token_id": "{at} must be at least 0, got {value}",
+    "negative_token_id.vocabulary": _TOKEN_RANGE,
+    "token_id_exceeds_vocab": _TOKEN_RANGE,
+    "token_id_exceeds_vocab.int32": "{at} must fit in int32, got {value}",
+    "invalid_temperature": "{at} must be finite and above 0, got {value}",
+    "invalid_temperature.type": "{at} must be a number, got {got}",
+    "invalid_temperature.json": "{at} must be a finite number above 0",
+    "invalid_temperature.softmax": "{at} needs apply_softmax",
+    "invalid_isolation": _CHOICE,
+    "invalid_isolation.item_first": "isolation 'causal' has no meaning with item_first: {items} are alone",
+    "invalid_isolation.algorithm": "isolation 'causal' has no meaning with algorithm {got}: {items} are not all in one "
+    "prefill",
+    "invalid_isolation.server": "isolation 'causal' has no meaning on this server: it does not score all {items} in "
+    "one prefill without delimiters",
+    "invalid_tokenization": _CHOICE,
+    "invalid_tokenization.item_first": "tokenization 'joint' is for query + item: it has no meaning with item_first",
+    "invalid_delimiter": _CHOICE,
+    "invalid_delimiter.id": "{at} must be {expected} with delimiter {delimiter}, got {got}",
+    "invalid_algorithm": _CHOICE,
+    "invalid_label": "{at} must be a single token, got {value}",
+    "invalid_top_n": "{at} must be an integer of at least 1",
+    "delimiter_in_text": "{at} is the delimiter token {value}, which may stand only between {items}",
+    "context_length_exceeded": "query and {at} must have at most {limit} tokens together (the model's positions), got "
+    "{value}",
+    "context_length_exceeded.query": "{at} must have at most {limit} tokens (the model's positions), got {value}",
+    "context_length_exceeded.causal": "with isolation 'causal' the query and all {items} must have at most {limit} "
+    "tokens together ({bound}), delimiters included, got {value}",
+    "too_many_items": "{at} must hold at most {limit}, got {value}",
+    "too_many_tokens": "{at} must have at most {limit} tokens, got {value}",
+    "too_many_tokens.request": "query and {at} must have at most {limit} tokens together, got {value}",
+    "too_many_tokens.item_first": "query and {at} must have at most {limit} tokens together, the query counting for "
+    "every {item} with item_first, got {value}",
+    "too_many_tokens.joint": "with tokenization 'joint' all texts query + {item} must have at most {limit} characters "
+    "together, got {value}",
+    "too_many_labels": "{at} must have at most {limit} labels, got {value}",
+    "too_many_labels.padded": "{at} must be at most {limit} for all {items} together, once every list is as long as "
+    "the longest, got {value} x {longest}",
+    "invalid_json": "The body is not valid JSON: {why}",
+    "invalid_body_type": "The body must be a JSON object, got {got}",
+    "invalid_query_type": _TYPE,
+    "invalid_query_type.unicode": _UNICODE,
+    "invalid_items_type": _TYPE,
+    "invalid_items_type.unicode": _UNICODE,
+    "mixed_input_types": "query and {items} must both be text, or both token ids",
+    "mixed_input_types.items": "{items} must all be text, or all token ids; {at} is not what {items}[0] is",
+    "mixed_input_types.joint": "tokenization 'joint' needs the query and all {items} as text",
+    "invalid_label_token_ids_type": _TYPE,
+    "invalid_labels_type": "{at} must be a list of texts, or one such list for each {item}, none of them empty",
+    "conflicting_labels": "Give either labels or label_token_ids, not both",
+    "invalid_token_id_type": "{at} must be an integer, got {got}",
+    "invalid_apply_softmax_type": _BOOLEAN,
+    "invalid_item_first_type": _BOOLEAN,
+    "invalid_parameter_type": "{at}: {why}",
+    "unknown_parameter": "The body has a field that this route does not know. It knows {known}",
+    "unknown_parameter.near": "The body has a field that this route does not know: did you mean {at}?",
+    "rerank_unavailable": "The model has no single token for the labels of this server's rerank prompt",
+}
 
 
 class RequestError(ValueError):
     """A request that cannot be scored as it stands.
 
     Attributes:
-        code: what is wrong, from the error table of the `/v1/score` API, such as "empty_item".
-        param: the field that is wrong, with its place, such as "items[3]".
+        rule: what is wrong, a key of `MESSAGES`.
+        field: the field that is wrong; None if it is none in particular.
+        index: its place in the field: of an item, of a token in it.
+        data: values and limits for the message.
     """
 
-    def __init__(self, message: str, *, code: str, param: str) -> None:
-        """Takes the message, which names the argument, its value and the limit."""
-        super().__init__(message)
-        self.code = code
-        self.param = param
+    def __init__(self, rule: str, field: str | None = None, *index: int, **data: Any) -> None:
+        """Takes what is wrong, and where."""
+        self.rule, self.field, self.index, self.data = rule, field, index, data
+        super().__init__(self.message())
+
+    @property
+    def code(self) -> str:
+        """What is wrong, from the error table of the `/v1/score` API, such as "empty_item"."""
+        return self.rule.partition(".")[0]
+
+    @property
+    def param(self) -> str | None:
+        """The field that is wrong, with its place, such as "items[3]"."""
+        return self.place()
+
+    def place(self, items: str = "items") -> str | None:
+        """Returns `param` for a caller who calls the items something else."""
+        if self.field is None:
+            return None
+        field = items if self.field == "items" else self.field
+        return field + "".join(f"[{one}]" for one in self.index)
+
+    def message(self, items: str = "items") -> str:
+        """Words the error for a caller who calls the items `items`, such as "documents"."""
+        names = {"at": self.place(items), "items": items, "item": items.removesuffix("s")}
+        return MESSAGES[self.rule].format(**names, **self.data)
+
+
+def invalid_choice(name: str, value: object, choices: tuple[str, ...]) -> RequestError:
+    """Returns the error of `isoprefill.modes.check_choice` for an option of a request."""
+    return RequestError(f"invalid_{name}", name, choices=choices, got=repr(value))
 
 
 class MissingLogprobError(RuntimeError):
-    """The model gave no log-probability where one was asked for; names the request and the item."""
+    """The model gave no log-probability where one was needed; names the request and the item."""

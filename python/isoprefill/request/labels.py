@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from isoprefill.integers import flat_integers
+from isoprefill.integers import flat_integers, shortened
 from isoprefill.request.errors import RequestError
 
-PARAM = "label_token_ids"
-_EXPECTED = "a flat list of at least 1 token id"
+FIELD = "label_token_ids"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -37,9 +36,7 @@ class LabelSets:
             )
         present = ids >= 0
         if not ids.size or not present[:, 0, 0].all():
-            raise RequestError(
-                f"{PARAM} must be {_EXPECTED}, got []", code="empty_label_token_ids", param=PARAM
-            )
+            raise RequestError("empty_label_token_ids", FIELD)
         labels = present[:, :, 0]
         if (present[:, :, 1:] > present[:, :, :-1]).any() or (labels[:, 1:] > labels[:, :-1]).any():
             raise ValueError(
@@ -49,7 +46,7 @@ class LabelSets:
     @classmethod
     def shared(cls, labels: Sequence[int] | Sequence[Sequence[int]]) -> "LabelSets":
         """The same labels for every item; each is a token id or a list of token ids."""
-        return cls(_padded([_label_list(PARAM, labels)]))
+        return cls(_padded([_label_list(labels)]))
 
     @classmethod
     def per_item(
@@ -57,7 +54,7 @@ class LabelSets:
     ) -> "LabelSets":
         """A list of labels for each item; each label is a token id or a list of token ids."""
         return cls(
-            _padded([_label_list(f"{PARAM}[{index}]", one) for index, one in enumerate(lists)]),
+            _padded([_label_list(one, index) for index, one in enumerate(lists)]),
             each=True,
         )
 
@@ -74,7 +71,7 @@ class LabelSets:
             return value
         if _is_list(value) and len(value) and all(map(_is_list, value)):
             return cls.per_item(value)
-        return cls(_padded([[[token] for token in _flat(PARAM, value)]]))
+        return cls.shared(_flat(value))
 
     @property
     def is_shared(self) -> bool:
@@ -85,11 +82,7 @@ class LabelSets:
         """Raises RequestError unless there is one list for all items, or one for each of them."""
         lists = self.token_ids.shape[0]
         if not self.is_shared and lists != num_items:
-            raise RequestError(
-                f"{PARAM} must be one list for all items or one for each of the {num_items}, got {lists} lists",
-                code="label_count_mismatch",
-                param=PARAM,
-            )
+            raise RequestError("label_count_mismatch", FIELD, limit=num_items, value=lists)
 
     def of_stream(self, begin: int, num_items: int) -> "LabelSets":
         """The labels of the next items of a stream whose number is not known yet.
@@ -97,11 +90,13 @@ class LabelSets:
         Raises:
             RequestError: there are lists for each item, but not for so many.
         """
-        if self.is_shared:
-            return self
         if begin + num_items > self.token_ids.shape[0]:
             self.check_count(begin + num_items)
-        return LabelSets(self.token_ids[begin : begin + num_items], each=True)
+        return self.slice(begin, begin + num_items)
+
+    def slice(self, begin: int, end: int) -> "LabelSets":
+        """Returns the labels of items `begin` to `end`."""
+        return self if self.is_shared else LabelSets(self.token_ids[begin:end], each=True)
 
     def for_items(self, items: Int32[np.ndarray, "n"]) -> Int32[np.ndarray, "n L S"]:
         """The labels of these items, given by their indices."""
@@ -117,37 +112,35 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
 
 
-def _label_list(name: str, labels: Any) -> list[list[int]]:
+def _label_list(labels: Any, *index: int) -> list[list[int]]:
     """Each label as its token ids, every id once."""
     if _is_list(labels) and any(map(_is_list, labels)):
         return [
-            list(dict.fromkeys(_flat(f"{name}[{index}]", label if _is_list(label) else [label])))
-            for index, label in enumerate(labels)
+            list(dict.fromkeys(_flat(label if _is_list(label) else [label], *index, place)))
+            for place, label in enumerate(labels)
         ]
-    return [[token] for token in _flat(name, labels)]
+    return [[token] for token in _flat(labels, *index)]
 
 
-def _flat(name: str, values: Any) -> list[int]:
+def _flat(values: Any, *index: int) -> list[int]:
+    """The token ids of what must be a flat list of them; `index` is its place in the field."""
     try:
-        tokens = flat_integers(name, values, _EXPECTED)
-    except ValueError as error:
-        raise RequestError(str(error), code="invalid_label_token_ids_type", param=name) from None
-    if not tokens.size:
+        tokens = flat_integers(FIELD, values)
+    except ValueError:
         raise RequestError(
-            f"{name} must be {_EXPECTED}, got []", code="empty_label_token_ids", param=name
-        )
-    for index, token in enumerate(tokens):
-        place = f"{name}[{index}]"
+            "invalid_label_token_ids_type",
+            FIELD,
+            *index,
+            expected="a flat list of at least 1 token id",
+            got=shortened(values),
+        ) from None
+    if not tokens.size:
+        raise RequestError("empty_label_token_ids", FIELD, *index)
+    for place, token in enumerate(tokens.tolist()):
         if token < 0:
-            raise RequestError(
-                f"{place} must be at least 0, got {token}", code="negative_token_id", param=place
-            )
+            raise RequestError("negative_token_id", FIELD, *index, place, value=token)
         if token > np.iinfo(np.int32).max:
-            raise RequestError(
-                f"{place} must fit in int32, got {token}",
-                code="token_id_exceeds_vocab",
-                param=place,
-            )
+            raise RequestError("token_id_exceeds_vocab.int32", FIELD, *index, place, value=token)
     return tokens.tolist()
 
 

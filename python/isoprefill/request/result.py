@@ -1,11 +1,16 @@
-"""What comes back: log-probabilities from the model, and scores made of them. Importing this does not import jax."""
+"""Results: log-probabilities from the model, and scores made of them. Importing this does not import jax."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float64, Int32
 
 from isoprefill.modes import Algorithm, Isolation
+
+# Annotated as `Tokens` of a request are.
+TokenLogprobs = Annotated[np.ndarray, Float64[np.ndarray, "tokens"]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -17,7 +22,7 @@ class RequestLogprobs:
             without, [N] log-likelihoods. Natural log.
         num_tokens: how many tokens' log-probabilities each likelihood sums; 1 for labels.
         num_labels: how many of the L labels each item has; None without labels.
-        token_logprobs: for each item the log-probability of each of its tokens, if asked for. With item_first,
+        token_logprobs: for each item the log-probability of each of its tokens, if requested. With item_first,
             of the query's tokens after the item.
         algorithm: how they were computed.
         reason: why that way.
@@ -27,10 +32,37 @@ class RequestLogprobs:
     logprobs: Float64[np.ndarray, "N *L"]
     num_tokens: Int32[np.ndarray, "N"]
     num_labels: Int32[np.ndarray, "N"] | None
-    token_logprobs: tuple[Float64[np.ndarray, "tokens"], ...] | None
+    token_logprobs: tuple[TokenLogprobs, ...] | None
     algorithm: Algorithm
     reason: str
     cached_tokens: int = 0
+
+    @classmethod
+    def joined(cls, parts: Sequence["RequestLogprobs"]) -> "RequestLogprobs":
+        """Returns what came back for the slices of one request, as if it had been whole."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        logprobs = [part.logprobs for part in parts]
+        num_labels = token_logprobs = None
+        if first.num_labels is not None:
+            num_labels = np.concatenate(
+                [part.num_labels for part in parts if part.num_labels is not None]
+            )
+            width = max(part.shape[1] for part in logprobs)
+            logprobs = [
+                np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=-np.inf)
+                for part in logprobs
+            ]
+        if first.token_logprobs is not None:
+            token_logprobs = tuple(one for part in parts for one in part.token_logprobs or ())
+        return dataclasses.replace(
+            first,
+            logprobs=np.concatenate(logprobs),
+            num_tokens=np.concatenate([part.num_tokens for part in parts]),
+            num_labels=num_labels,
+            token_logprobs=token_logprobs,
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,35 +77,21 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class ScoreResult:
-    """Scores of N items, in the order in which they were given.
+@dataclasses.dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ScoreResult(RequestLogprobs):
+    """Scores of N items, in the order in which they were given, with the log-probabilities that they are made of.
 
     Attributes:
         scores: with labels [N, L] probabilities, 0 after an item's last label; without, [N] log-likelihoods
             (natural log).
-        logprobs: with labels [N, L] log P(label) over the full vocabulary; without, the same as `scores`.
-        num_tokens: how many token log-probabilities were summed, for likelihoods; 1 for labels.
-        num_labels: how many labels each item has; None for likelihoods.
-        token_logprobs: for each item the log-probability of each token, if asked for; see `RequestLogprobs`.
         model: name of the model.
-        algorithm: how the scores were computed.
-        reason: why that way.
         isolation: "isolated", or "causal" if items saw each other.
-        cached_tokens: tokens of the query that an earlier call had computed.
         usage: token counts.
     """
 
     scores: Float64[np.ndarray, "N *L"]
-    logprobs: Float64[np.ndarray, "N *L"]
-    num_tokens: Int32[np.ndarray, "N"]
-    num_labels: Int32[np.ndarray, "N"] | None
-    token_logprobs: tuple[Float64[np.ndarray, "tokens"], ...] | None
     model: str
-    algorithm: Algorithm
-    reason: str
     isolation: Isolation
-    cached_tokens: int
     usage: Usage
 
     @property

@@ -1,17 +1,18 @@
-"""What is asked: a query and its items as token ids, and how to score them. Importing this does not import jax."""
+"""A query and its items as token ids, and how to score them. Importing this does not import jax."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import get_args
+from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Bool, Int32, Int64
 
-from isoprefill.modes import Delimiter, Isolation
 from isoprefill.request.errors import RequestError
-from isoprefill.request.labels import LabelSets
+from isoprefill.request.options import ScoreOptions
 
 TextOrTokens = str | Sequence[int]
+# Annotated: msgspec, which decodes requests, would take 5 us to check the bare type of an item.
+Tokens = Annotated[np.ndarray, Int32[np.ndarray, "tokens"]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -21,119 +22,96 @@ class TokenRequest:
     Attributes:
         query: what every item sees, with BOS if the text had one.
         items: what is scored, in the caller's order.
-        labels: score log P(label | query, item); without, log P(item | query).
-        isolation: "isolated", or "causal": items see the items before them.
-        delimiter: whether a delimiter token stands between items; docs/design.md has the modes.
-        delimiter_id: that token, unless `delimiter` is "none". It may be 0.
-        item_first: score item + query, each as a request of its own: labels then follow the query, and a
-            likelihood is log P(query | item).
+        options: how.
         item_context_lens: for each item how many of its leading tokens belong to the query (they differ from item
             to item when query and item are tokenised as one text) and do not count in its likelihood; None is 0.
-        return_token_logprobs: also return the log-probability of every token of the items.
         request_id: what to call the request in errors.
     """
 
-    query: Int32[np.ndarray, "tokens"]
-    items: tuple[Int32[np.ndarray, "tokens"], ...]
-    labels: LabelSets | None = None
-    isolation: Isolation = "isolated"
-    delimiter: Delimiter = "none"
-    delimiter_id: int | None = None
-    item_first: bool = False
+    query: Tokens
+    items: tuple[Tokens, ...]
+    options: ScoreOptions = dataclasses.field(default_factory=ScoreOptions)
     item_context_lens: Int32[np.ndarray, "N"] | None = None
-    return_token_logprobs: bool = False
     request_id: str = ""
 
     def __post_init__(self) -> None:
+        if any(part.dtype != np.int32 or part.ndim != 1 for part in (self.query, *self.items)):
+            raise ValueError("query and items must be int32 arrays of one axis each")
         if not self.query.size:
-            raise RequestError(
-                "query must hold at least 1 token, got 0", code="empty_query", param="query"
-            )
+            raise RequestError("empty_query", "query")
         if not self.items:
-            raise RequestError(
-                "items must hold at least 1 item, got 0", code="empty_items", param="items"
-            )
-        for index, item in enumerate(self.items):
-            if not item.size:
-                raise RequestError(
-                    f"items[{index}] must hold at least 1 token, got 0",
-                    code="empty_item",
-                    param=f"items[{index}]",
-                )
-        self._check_modes()
-        self._check_delimiter()
-        if self.labels is not None:
-            self.labels.check_count(len(self.items))
+            raise RequestError("empty_items", "items")
+        lens = self.item_lens
+        if not lens.all():
+            raise RequestError("empty_item", "items", int(lens.argmin()))
+        delimiter = self.options.delimiter_id
+        if delimiter is not None:
+            place = self.first_place(lambda tokens: tokens == delimiter)
+            if place is not None:
+                raise RequestError("delimiter_in_text", *place, value=delimiter)
+        if self.options.labels is not None:
+            self.options.labels.check_count(len(self.items))
         if self.item_context_lens is not None:
-            lens = np.asarray([item.size for item in self.items])
-            if self.item_context_lens.shape != lens.shape:
-                raise ValueError(
-                    f"item_context_lens must have shape {lens.shape}, got {self.item_context_lens.shape}"
-                )
-            outside = np.flatnonzero(
-                (self.item_context_lens < 0) | (self.item_context_lens >= lens)
-            )
-            if outside.size:
-                first = outside[0]
-                raise ValueError(
-                    f"item_context_lens[{first}] must be at least 0 and less than the item's {lens[first]} tokens, "
-                    f"got {self.item_context_lens[first]}"
-                )
+            self._check_context(self.item_context_lens, lens)
 
-    def _check_modes(self) -> None:
-        if self.isolation not in get_args(Isolation):
-            raise RequestError(
-                f"isolation must be one of {get_args(Isolation)}, got {self.isolation!r}",
-                code="invalid_isolation",
-                param="isolation",
-            )
-        if self.isolation == "causal" and self.item_first:
-            raise RequestError(
-                "isolation 'causal' has no meaning with item_first: items are alone",
-                code="invalid_isolation",
-                param="isolation",
+    def _check_context(self, context: Int32[np.ndarray, "N"], lens: Int64[np.ndarray, "N"]) -> None:
+        if context.shape != lens.shape:
+            raise ValueError(f"item_context_lens must have shape {lens.shape}, got {context.shape}")
+        outside = np.flatnonzero((context < 0) | (context >= lens))
+        if outside.size:
+            first = outside[0]
+            raise ValueError(
+                f"item_context_lens[{first}] must be at least 0 and less than the item's {lens[first]} tokens, "
+                f"got {context[first]}"
             )
 
-    def _check_delimiter(self) -> None:
-        if self.delimiter not in get_args(Delimiter):
-            raise RequestError(
-                f"delimiter must be one of {get_args(Delimiter)}, got {self.delimiter!r}",
-                code="invalid_delimiter",
-                param="delimiter",
-            )
-        if (self.delimiter == "none") != (self.delimiter_id is None):  # 0 is an id like any other
-            raise RequestError(
-                f"delimiter_id must be {'None' if self.delimiter == 'none' else 'a token id'} with delimiter "
-                f"{self.delimiter!r}, got {self.delimiter_id}",
-                code="invalid_delimiter",
-                param="delimiter_id",
-            )
-        if self.delimiter_id is None:
-            return
-        parts = {"query": self.query} | {f"items[{i}]": item for i, item in enumerate(self.items)}
-        for name, tokens in parts.items():
-            places = np.flatnonzero(tokens == self.delimiter_id)
-            if places.size:
-                raise RequestError(
-                    f"{name}[{places[0]}] is the delimiter token {self.delimiter_id}, which may stand only between "
-                    "items",
-                    code="delimiter_in_text",
-                    param=f"{name}[{places[0]}]",
-                )
+    @property
+    def item_lens(self) -> Int64[np.ndarray, "N"]:
+        """How many tokens each item has."""
+        return np.asarray([item.size for item in self.items], np.int64)
 
     @property
     def num_tokens(self) -> int:
         """Tokens of the query and of all items, without delimiters."""
-        return self.query.size + sum(item.size for item in self.items)
+        return self.query.size + int(self.item_lens.sum())
 
     @property
     def num_computed_tokens(self) -> int:
         """The same with the query counted as often as it must be computed: with item_first once for every item."""
-        times = len(self.items) if self.item_first else 1
+        times = len(self.items) if self.options.item_first else 1
         return self.num_tokens + (times - 1) * self.query.size
 
     @property
     def num_rows(self) -> int:
         """Rows of one prefill of the query, all items and the delimiters."""
-        delimiters = 0 if self.delimiter == "none" else len(self.items) + 1
+        delimiters = 0 if self.options.delimiter == "none" else len(self.items) + 1
         return self.num_tokens + delimiters
+
+    def first_place(
+        self,
+        wrong: Callable[[Tokens], Bool[np.ndarray, "tokens"]],
+    ) -> tuple[str, *tuple[int, ...]] | None:
+        """Returns the field and the index of the first token of query and items that is wrong, if there is one."""
+        places = np.flatnonzero(wrong(np.concatenate((self.query, *self.items))))
+        if not places.size:
+            return None
+        place = int(places[0]) - self.query.size
+        if place < 0:
+            return "query", int(places[0])
+        ends = np.cumsum(self.item_lens)
+        item = int(np.searchsorted(ends, place, side="right"))
+        return "items", item, place - int(ends[item] - self.items[item].size)
+
+    def slice(self, begin: int, end: int) -> "TokenRequest":
+        """Returns the request with only some of its items."""
+        if begin == 0 and end == len(self.items):
+            return self
+        labels, context = self.options.labels, self.item_context_lens
+        if labels is not None:
+            labels = labels.slice(begin, end)
+        return dataclasses.replace(
+            self,
+            items=self.items[begin:end],
+            options=dataclasses.replace(self.options, labels=labels),
+            item_context_lens=None if context is None else context[begin:end],
+        )

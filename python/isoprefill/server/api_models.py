@@ -2,16 +2,52 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from isoprefill.modes import Isolation, Tokenization
+from isoprefill.request.errors import RequestError
+from isoprefill.server.limits import Extent
 
 _NOT_EMPTY: Any = Field(min_length=1, fail_fast=True)  # one fault is enough to say no
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Tokens = Annotated[list[TokenId], _NOT_EMPTY]
 Text = Annotated[str, Field(min_length=1)]
-Label = Annotated[str, Field(min_length=1)]
+
+
+def _form(value: Any) -> str:
+    return "text" if isinstance(value, str) else "list" if isinstance(value, list) else "object"
+
+
+def _form_of_items(value: Any) -> str:
+    nested = isinstance(value, list) and value and isinstance(value[0], list)
+    return "lists" if nested else _form(value)
+
+
+def _form_of_labels(value: Any) -> str:
+    lists = {isinstance(one, list) for one in value} if isinstance(value, list) else set()
+    return "mixed" if len(lists) == 2 else "lists" if True in lists else _form(value)
+
+
+# Which of its forms a value has is told by its type alone, so that an error is about the form that was meant.
+Query = Annotated[
+    Annotated[Text, Tag("text")] | Annotated[Tokens, Tag("list")], Discriminator(_form)
+]
+Items = Annotated[
+    Annotated[Text, Tag("text")]
+    | Annotated[list[Text], _NOT_EMPTY, Tag("list")]
+    | Annotated[list[Tokens], _NOT_EMPTY, Tag("lists")],
+    Discriminator(_form_of_items),
+]
+LabelIds = Annotated[
+    Annotated[Tokens, Tag("list")] | Annotated[list[Tokens], _NOT_EMPTY, Tag("lists")],
+    Discriminator(_form_of_labels),
+]
+_Texts = Annotated[list[Text], _NOT_EMPTY]
+Labels = Annotated[
+    Annotated[_Texts, Tag("list")] | Annotated[list[_Texts], _NOT_EMPTY, Tag("lists")],
+    Discriminator(_form_of_labels),
+]
 
 
 class _Request(BaseModel):
@@ -21,15 +57,9 @@ class _Request(BaseModel):
 class ScoreRequest(_Request):
     """Items to score against a query."""
 
-    query: Text | Tokens = Field(
-        description="What every item is scored against: text or token ids."
-    )
-    items: Text | Annotated[list[Text], _NOT_EMPTY] | Annotated[list[Tokens], _NOT_EMPTY] = Field(
-        description="What is scored: text or token ids, as the query is."
-    )
-    label_token_ids: (
-        Annotated[list[TokenId], _NOT_EMPTY] | Annotated[list[Tokens], _NOT_EMPTY] | None
-    ) = Field(
+    query: Query = Field(description="What every item is scored against: text or token ids.")
+    items: Items = Field(description="What is scored: text or token ids, as the query is.")
+    label_token_ids: LabelIds | None = Field(
         None,
         description="Score P(label | query, item) for these tokens: one list for all items, or one for each. "
         "Without labels the score is log P(item | query).",
@@ -37,11 +67,9 @@ class ScoreRequest(_Request):
     apply_softmax: bool = Field(False, description="Normalise over the labels.")
     item_first: bool = Field(False, description="Score item + query instead of query + item.")
     model: str = Field("default", description="The served model's name, or `default`.")
-    labels: (
-        Annotated[list[Label], _NOT_EMPTY]
-        | Annotated[list[Annotated[list[Label], _NOT_EMPTY]], _NOT_EMPTY]
-        | None
-    ) = Field(None, description="Labels as text instead of `label_token_ids`; one token each.")
+    labels: Labels | None = Field(
+        None, description="Labels as text instead of `label_token_ids`; one token each."
+    )
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="Divides the labels' log-probabilities before the softmax."
     )
@@ -62,13 +90,28 @@ class ScoreRequest(_Request):
     )
     user: str | None = Field(None, description="Accepted and ignored, as OpenAI clients send it.")
 
+    @model_validator(mode="after")
+    def _check_together(self) -> "ScoreRequest":
+        """What the fields' types do not say."""
+        if isinstance(self.query, str) != isinstance(self.item_list[0], str):
+            raise RequestError("mixed_input_types", "items")
+        if self.labels is not None and self.label_token_ids is not None:
+            raise RequestError("conflicting_labels", "labels")
+        return self
+
     @property
-    def num_joint_characters(self) -> int:
-        """Characters of all texts query + item; 0 unless they are to be tokenised jointly."""
-        if self.tokenization != "joint":
-            return 0
-        items = [self.items] if isinstance(self.items, str) else self.items
-        return len(self.query) * len(items) + sum(map(len, items))
+    def item_list(self) -> list[str] | list[list[int]]:
+        return [self.items] if isinstance(self.items, str) else self.items
+
+    @property
+    def extent(self) -> Extent:
+        items, joint = self.item_list, self.tokenization == "joint"
+        return Extent(
+            num_items=len(items),
+            num_characters=len(self.query) * len(items) + sum(map(len, items)) if joint else 0,
+            joint=joint,
+            labels={"labels": self.labels or (), "label_token_ids": self.label_token_ids or ()},
+        )
 
 
 class DocumentObject(BaseModel):
@@ -85,7 +128,15 @@ class RerankRequest(_Request):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
     query: Text
-    documents: Annotated[list[Text | DocumentObject], _NOT_EMPTY]
+    documents: Annotated[
+        list[
+            Annotated[
+                Annotated[Text, Tag("text")] | Annotated[DocumentObject, Tag("object")],
+                Discriminator(_form),
+            ]
+        ],
+        _NOT_EMPTY,
+    ]
     model: str | None = Field("default", description="The served model's name, or `default`.")
     top_n: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Return only so many documents."
@@ -94,6 +145,10 @@ class RerankRequest(_Request):
     max_tokens_per_doc: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Cut longer documents off."
     )
+
+    @property
+    def texts(self) -> list[str]:
+        return [one if isinstance(one, str) else one.text for one in self.documents]
 
 
 class Usage(BaseModel):
@@ -149,7 +204,7 @@ class RerankResponse(BaseModel):
 
 
 class Model(BaseModel):
-    """A model that can be asked for."""
+    """A served model."""
 
     id: str
     object: Literal["model"]
@@ -159,14 +214,14 @@ class Model(BaseModel):
 
 
 class ModelList(BaseModel):
-    """The models that can be asked for."""
+    """The served models."""
 
     object: Literal["list"]
     data: list[Model]
 
 
 class Status(BaseModel):
-    """How the server is."""
+    """Whether the server is up and ready."""
 
     status: Literal["ok", "ready", "not_ready"]
 

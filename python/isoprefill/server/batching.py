@@ -3,7 +3,7 @@
 Requests stand in line. A batch is filled from the front up to the token budget. A request too large for one batch
 gives a slice of its items to each of several and goes to the end of the line in between, so that a small request
 never waits for the whole of a large one. Requests further back may use room that those before them cannot; the
-first in line is in every batch, so nobody waits for ever. A slice computes the query once more, so it holds about as
+first in line is in every batch, so none waits for ever. A slice computes the query once more, so it holds about as
 many tokens of items as of the query, unless they are the last: the first in line may exceed the budget for that, the
 others wait.
 
@@ -15,11 +15,9 @@ With a budget of 12, query 2 and items of 2: A (8 items), then B (1 item)
 
 import collections
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
-from isoprefill.request.labels import LabelSets
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server.settings import BatchSettings
@@ -48,9 +46,9 @@ class Waiting:
     @property
     def shared_cost(self) -> int:
         """Tokens that a slice costs beside its items."""
-        if self.request.item_first:
-            return 0  # every item brings its own copy of the query
-        return self.request.query.size + (self.request.delimiter != "none")
+        if self.request.options.item_first:
+            return 0
+        return self.request.query.size + (self.request.options.delimiter != "none")
 
     @property
     def rest_cost(self) -> int:
@@ -83,9 +81,10 @@ class Line:
         return len(self._line)
 
     def add(self, number: int, request: TokenRequest, now: float) -> None:
-        lens = np.asarray([item.size for item in request.items], np.int64)
-        lens += (request.delimiter != "none") + request.query.size * request.item_first
-        waiting = Waiting(number, request, now, lens)
+        costs = request.item_lens + (request.options.delimiter != "none")
+        if request.options.item_first:  # every item brings its own copy of the query
+            costs += request.query.size
+        waiting = Waiting(number, request, now, costs)
         self._line[number] = waiting
         self._cost += waiting.rest_cost
 
@@ -96,7 +95,7 @@ class Line:
             self._cost -= waiting.rest_cost
 
     def due(self) -> float | None:
-        """When the next batch should start, on the clock of `add`; None if nobody waits."""
+        """When the next batch should start, on the clock of `add`; None if the line is empty."""
         if not self._line:
             return None
         full = self._cost >= self._settings.max_tokens
@@ -114,14 +113,14 @@ class Line:
             if len(batch) == self._settings.max_requests or room <= 0:
                 break
             # Scores of "causal" requests are about what stands beside an item: they get a pack of their own.
-            if batch and (waiting.request.isolation != isolation or isolation == "causal"):
+            if batch and (waiting.request.options.isolation != isolation or isolation == "causal"):
                 continue
             end = self._slice_end(waiting, room, first=not batch)
             if end == waiting.next_item:
                 continue
-            isolation = waiting.request.isolation
+            isolation = waiting.request.options.isolation
             cost = waiting.shared_cost + int(waiting.costs[waiting.next_item : end].sum())
-            batch.append(Slice(waiting, _items(waiting.request, waiting.next_item, end), cost))
+            batch.append(Slice(waiting, waiting.request.slice(waiting.next_item, end), cost))
             self._cost -= waiting.rest_cost
             del self._line[waiting.id]
             waiting.next_item = end
@@ -134,7 +133,7 @@ class Line:
 
     def _slice_end(self, waiting: Waiting, room: int, *, first: bool) -> int:
         begin, last = waiting.next_item, len(waiting.request.items)
-        if waiting.request.isolation == "causal":
+        if waiting.request.options.isolation == "causal":
             return last if first else begin
         worth_it = 2 * waiting.shared_cost
         ends = waiting.shared_cost + np.cumsum(waiting.costs[begin:])
@@ -148,48 +147,3 @@ class Line:
 
 def _num_within(ends: np.ndarray, room: int) -> int:
     return int(np.searchsorted(ends, room, side="right"))
-
-
-def joined(parts: Sequence[RequestLogprobs]) -> RequestLogprobs:
-    """What came back for the slices of one request, as if it had been whole."""
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    token_logprobs = None
-    if first.token_logprobs is not None:
-        token_logprobs = tuple(one for part in parts for one in part.token_logprobs or ())
-    num_labels = None
-    logprobs = [part.logprobs for part in parts]
-    if first.num_labels is not None:
-        num_labels = np.concatenate(
-            [part.num_labels for part in parts if part.num_labels is not None]
-        )
-        width = max(part.shape[1] for part in logprobs)
-        logprobs = [
-            np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=-np.inf)
-            for part in logprobs
-        ]
-    return RequestLogprobs(
-        logprobs=np.concatenate(logprobs),
-        num_tokens=np.concatenate([part.num_tokens for part in parts]),
-        num_labels=num_labels,
-        token_logprobs=token_logprobs,
-        algorithm=first.algorithm,
-        reason=first.reason,
-        cached_tokens=first.cached_tokens,
-    )
-
-
-def _items(request: TokenRequest, begin: int, end: int) -> TokenRequest:
-    """The request with only some of its items."""
-    if begin == 0 and end == len(request.items):
-        return request
-    labels, context = request.labels, request.item_context_lens
-    if labels is not None and labels.token_ids.shape[0] > 1:
-        labels = LabelSets(labels.token_ids[begin:end])
-    return dataclasses.replace(
-        request,
-        items=request.items[begin:end],
-        labels=labels,
-        item_context_lens=None if context is None else context[begin:end],
-    )

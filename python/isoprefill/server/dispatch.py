@@ -1,16 +1,13 @@
 """Requests on their way to the scheduler and back, on the front end's side."""
 
 import asyncio
-import dataclasses
 import itertools
 import time
 
-import zmq
-import zmq.asyncio
-
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
-from isoprefill.server import logs, protocol
+from isoprefill.server import protocol
+from isoprefill.server.channel import Channel, ChannelClosedError
 from isoprefill.server.errors import ApiError
 from isoprefill.server.metrics import Metrics
 from isoprefill.server.settings import Limits
@@ -34,56 +31,48 @@ def _stopped() -> ApiError:
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False, slots=True)
-class InFlight:
-    """A request that the scheduler has and has not answered."""
-
-    answer: asyncio.Future[RequestLogprobs]
-    num_tokens: int
-
-
 class Dispatcher:
     """Gives requests to the scheduler of the moment and hands its answers back.
 
     How many requests, and how many tokens, are in flight is bounded here: what is over is refused, not kept. As many
-    again may have been given up while the scheduler has not read so.
+    again may have been given up and not yet be known as such to the scheduler.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         """Takes the bounds; nothing can be submitted before `connected`."""
         self._limits = limits
         self._metrics = metrics
-        self._socket: zmq.asyncio.Socket | None = None
+        self._channel: Channel | None = None
         self._numbers = itertools.count(1)
-        self._in_flight: dict[int, InFlight] = {}
-        # Tokens of what was sent to the scheduler and it has said nothing of: in flight, or given up.
+        self._in_flight: dict[int, asyncio.Future[RequestLogprobs]] = {}
+        # Tokens of the requests that the scheduler has and has not answered: in flight, or given up.
         self._owed: dict[int, int] = {}
         self._tokens = 0
         self._heard = time.monotonic()
 
     @property
     def connected(self) -> bool:
-        return self._socket is not None
+        return self._channel is not None
 
-    def connect(self, socket: zmq.asyncio.Socket) -> None:
+    def connect(self, channel: Channel) -> None:
         """From now on requests go to this scheduler, which is warm."""
-        self._socket = socket
+        self._channel = channel
         self._metrics.scheduler_ready.set(1)
 
     def disconnect(self) -> None:
         """The scheduler is gone: what it had gets an error at once."""
-        self._socket = None
+        self._channel = None
         self._owed.clear()
         self._metrics.scheduler_ready.set(0)
-        for one in list(self._in_flight.values()):
-            if not one.answer.done():
-                one.answer.set_exception(_stopped())
+        for answer in list(self._in_flight.values()):
+            if not answer.done():
+                answer.set_exception(_stopped())
 
     def stalled_for(self) -> float:
         """Seconds since the scheduler last said anything, if it owes an answer; else 0.
 
-        It owes one even for requests that nobody waits for any more: else one that hangs would never be found out
-        where clients give up sooner than the stall timeout.
+        It owes one even for requests that were given up: else a scheduler that hangs would never be found out where
+        clients give up sooner than the stall timeout.
         """
         return time.monotonic() - self._heard if self._owed else 0.0
 
@@ -94,13 +83,15 @@ class Dispatcher:
             ApiError: no scheduler (model_not_loaded), too much in flight (queue_full), no answer in time
                 (request_timeout), or the engine failed (internal_error).
         """
-        if self._socket is None:
+        channel = self._channel
+        if channel is None:
             raise ApiError(
                 "model_not_loaded", "The model is being loaded.", retry_after_s=RETRY_AFTER_S
             )
         tokens = request.num_computed_tokens
-        if request.labels is not None:  # as many scores come back
-            _, labels, label_tokens = request.labels.token_ids.shape
+        labels_of_items = request.options.labels
+        if labels_of_items is not None:  # as many scores come back
+            _, labels, label_tokens = labels_of_items.token_ids.shape
             tokens += len(request.items) * labels * label_tokens
         if self._full(tokens):
             raise ApiError(
@@ -110,27 +101,28 @@ class Dispatcher:
                 retry_after_s=RETRY_AFTER_S,
             )
         number = next(self._numbers)
-        one = InFlight(asyncio.get_running_loop().create_future(), tokens)
-        self._in_flight[number] = one
+        answer = asyncio.get_running_loop().create_future()
+        self._in_flight[number] = answer
         self._tokens += tokens
         self._measure()
-        socket = self._socket
         try:
             async with asyncio.timeout(self._limits.request_timeout_s):
-                await self._send(socket, protocol.encode(protocol.Score.of(number, request)))
-                if not one.answer.done():  # before this went on, when it had to wait for room
+                await channel.send(protocol.Score(number, request))
+                if not answer.done():  # before this went on, when it had to wait for room
                     if not self._owed:
                         self._heard = time.monotonic()  # it had nothing to say
                     self._owed[number] = tokens
-                return await one.answer
+                return await answer
         except TimeoutError:
             raise request_timeout(self._limits) from None
+        except ChannelClosedError:
+            raise _stopped() from None
         finally:
             del self._in_flight[number]
             self._tokens -= tokens
             self._measure()
             if number in self._owed:  # then the scheduler that has it is still there
-                self._cancel(number, socket)
+                channel.send_soon(protocol.Cancel(number))
 
     def receive(
         self, message: protocol.Scored | protocol.Failed | protocol.Cancelled | protocol.BatchDone
@@ -141,13 +133,13 @@ class Dispatcher:
             self._metrics.observe_batch(message)
             return
         self._owed.pop(message.id, None)
-        one = self._in_flight.get(message.id)
-        if one is None or one.answer.done():  # nobody waits for it any more
+        answer = self._in_flight.get(message.id)
+        if answer is None or answer.done():  # given up meanwhile
             return
         if isinstance(message, protocol.Scored):
-            one.answer.set_result(message.logprobs_of_request())
+            answer.set_result(message.logprobs)
         elif isinstance(message, protocol.Failed):
-            one.answer.set_exception(ApiError("internal_error", "The request could not be scored."))
+            answer.set_exception(ApiError("internal_error", "The request could not be scored."))
 
     def _full(self, tokens: int) -> bool:
         """Whether a request of so many tokens is too much. One that is alone never is."""
@@ -159,25 +151,6 @@ class Dispatcher:
             or bool(self._owed and sum(self._owed.values()) + tokens > 2 * limits.max_queue_tokens)
         )
 
-    async def _send(self, socket: zmq.asyncio.Socket, data: bytes) -> None:
-        try:
-            await socket.send(data)
-        except (asyncio.CancelledError, zmq.ZMQError):
-            task = asyncio.current_task()
-            if self._socket is socket or (task is not None and task.cancelling()):
-                raise
-            raise _stopped() from None  # closed with the scheduler, which cancels what waits
-
-    def _cancel(self, number: int, socket: zmq.asyncio.Socket) -> None:
-        sent = socket.send(protocol.encode(protocol.Cancel(number)))
-        if isinstance(sent, asyncio.Future):
-            sent.add_done_callback(_forget)
-
     def _measure(self) -> None:
         self._metrics.queue_requests.set(len(self._in_flight))
         self._metrics.queue_tokens.set(self._tokens)
-
-
-def _forget(sent: "asyncio.Future[object]") -> None:
-    if not sent.cancelled() and sent.exception() is not None:
-        logs.event("cancel_not_sent")

@@ -70,6 +70,17 @@ CODES: dict[str, tuple[int, ErrorType]] = {
     "request_timeout": (503, "server_error"),
 }
 
+# Codes of a route that calls the items something else.
+CODES_OF: dict[str, dict[str, str]] = {
+    "items": {},
+    "documents": {
+        "missing_items": "missing_documents",
+        "empty_items": "empty_documents",
+        "empty_item": "empty_document",
+        "invalid_items_type": "invalid_documents_type",
+    },
+}
+
 
 @dataclasses.dataclass(eq=False)
 class ApiError(Exception):
@@ -88,10 +99,17 @@ class ApiError(Exception):
     retry_after_s: float | None = None
 
     @classmethod
-    def of(cls, error: RequestError) -> "ApiError":
-        """The same error, as the API says it."""
-        code = error.code if error.code in CODES else "invalid_parameter_type"
-        return cls(code, str(error), error.param)
+    def of(cls, error: RequestError, items: str = "items") -> "ApiError":
+        """Returns the answer to a request that cannot be scored.
+
+        Args:
+            error: what is wrong with it.
+            items: what its route calls the items.
+        """
+        code = CODES_OF[items].get(error.code, error.code)
+        if code not in CODES:
+            code = "invalid_parameter_type"
+        return cls(code, error.message(items), error.place(items))
 
     @property
     def status(self) -> int:

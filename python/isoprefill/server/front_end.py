@@ -13,24 +13,19 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import isoprefill
-from isoprefill.server import logs, openapi, routes_rerank, routes_score, routes_status
+from isoprefill.server import logs, openapi, routes_rerank, routes_score, routes_status, scoring
+from isoprefill.server.admission import ApiKey, RateLimiter
+from isoprefill.server.bodies import ClientGoneError, TrackedReceive, headers_of
 from isoprefill.server.connection import SURPLUS
 from isoprefill.server.dispatch import RETRY_AFTER_S
 from isoprefill.server.errors import ApiError
-from isoprefill.server.limits import (
-    ApiKey,
-    ClientGoneError,
-    RateLimiter,
-    TrackedReceive,
-    headers_of,
-)
-from isoprefill.server.routes_score import json_response
+from isoprefill.server.responses import json_response
 from isoprefill.server.service import Service
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 OPEN_PATHS = ("/health", "/ready", "/metrics")
 LIMITED_METHOD = "POST"
-CLIENT_GONE = 499  # nobody sees it; for logs and metrics
+CLIENT_GONE = 499  # for logs and metrics; the client is not there to see it
 
 
 def make_app(service: Service) -> ASGIApp:
@@ -43,8 +38,9 @@ def make_app(service: Service) -> ASGIApp:
         redoc_url=None,
         openapi_url=None,
     )
-    for routes in (routes_score, routes_rerank, routes_status):
-        app.include_router(routes.router(service))
+    app.include_router(scoring.router(service, routes_score.ROUTE))
+    app.include_router(scoring.router(service, routes_rerank.ROUTE))
+    app.include_router(routes_status.router(service))
     document: dict[str, Any] = {}
 
     @app.get("/openapi.json", include_in_schema=False)
@@ -53,29 +49,27 @@ def make_app(service: Service) -> ASGIApp:
             document.update(openapi.document(app, service))
         return json_response(document)
 
-    async def api_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, ApiError)
+    @app.exception_handler(ApiError)
+    async def api_error(request: Request, error: ApiError) -> Response:
         return error_response(request.scope, error)
 
-    async def http_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
         code = "method_not_allowed" if error.status_code == 405 else "not_found"
         response = error_response(request.scope, ApiError(code, f"{error.detail}."))
         response.headers.update(error.headers or {})
         return response
 
+    @app.exception_handler(ClientGoneError)
     async def client_gone(request: Request, error: Exception) -> Response:
         request.scope["state"]["code"] = "client_gone"
         return Response(status_code=CLIENT_GONE)
 
+    @app.exception_handler(Exception)
     async def internal_error(request: Request, error: Exception) -> Response:
         answer = ApiError("internal_error", "The server has a fault; its log says more.")
         return error_response(request.scope, answer)
 
-    app.add_exception_handler(ApiError, api_error)
-    app.add_exception_handler(HTTPException, http_error)
-    app.add_exception_handler(ClientGoneError, client_gone)
-    app.add_exception_handler(Exception, internal_error)
     return Envelope(app, service)
 
 

@@ -46,7 +46,7 @@ class Metrics:
             "prefix_cache_hit_tokens", "Query tokens that the prefix cache held."
         )
         self.query_tokens = counter(
-            "prefix_cache_query_tokens", "Query tokens that the prefix cache was asked for."
+            "prefix_cache_query_tokens", "Query tokens that were looked up in the prefix cache."
         )
         self.algorithms = counter("algorithm", "Requests by the algorithm chosen.", "algorithm")
         self.queue_requests = gauge("queue_requests", "Requests accepted and not yet answered.")

@@ -47,6 +47,6 @@ def document(app: FastAPI, service: Service) -> dict[str, Any]:
 
 
 def _bound_lists(schema: dict[str, Any], limit: int) -> None:
-    for one in (schema, *schema.get("anyOf", ())):
+    for one in (schema, *schema.get("oneOf", ())):
         if one.get("type") == "array":
             one["maxItems"] = limit

@@ -1,4 +1,4 @@
-"""What front end and scheduler say to each other over ZeroMQ: msgpack structs, one a message.
+"""What front end and scheduler say to each other over ZeroMQ: one msgpack message after another.
 
     front end                          scheduler
                      <- Ready          model loaded and warm (or NotStarted: why it is not)
@@ -7,79 +7,29 @@
                      <- Scored(id, …)  or Failed(id)
                      <- BatchDone      one for each prefill, for the metrics
 
-Ids count up from 1 and are the front end's own: a client's request id is never trusted to be unique.
+Ids count up from 1 and are the front end's own: a client's request id is never trusted to be unique. Requests and
+results travel as the dataclasses that they are, with each array as its dtype, shape and bytes. What arrives is of the
+right types and keeps the invariants of its class, or `msgspec.ValidationError` is raised.
 """
+
+from typing import Any
 
 import msgspec
 import numpy as np
-from jaxtyping import Float64, Int32
 
-from isoprefill.modes import Algorithm, Delimiter, Isolation
-from isoprefill.request.labels import LabelSets
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
 
 
 class Score(msgspec.Struct, tag="score", array_like=True, frozen=True):
-    """A request to score; arrays are little-endian bytes."""
+    """A request to score."""
 
     id: int
-    request_id: str
-    tokens: bytes  # int32: the query, then the items one after another
-    lengths: bytes  # int32: of the query and of each item
-    labels: bytes | None  # int32 [lists, L, S]
-    labels_shape: tuple[int, int, int] | None
-    isolation: Isolation
-    delimiter: Delimiter
-    delimiter_id: int | None
-    item_first: bool
-    item_context_lens: bytes | None  # int32 [N]
-    return_token_logprobs: bool
-
-    @classmethod
-    def of(cls, number: int, request: TokenRequest) -> "Score":
-        labels = None if request.labels is None else request.labels.token_ids
-        parts = (request.query, *request.items)
-        return cls(
-            id=number,
-            request_id=request.request_id,
-            tokens=_int32_bytes(np.concatenate(parts)),
-            lengths=_int32_bytes(np.asarray([part.size for part in parts])),
-            labels=None if labels is None else _int32_bytes(labels),
-            labels_shape=None if labels is None else labels.shape,
-            isolation=request.isolation,
-            delimiter=request.delimiter,
-            delimiter_id=request.delimiter_id,
-            item_first=request.item_first,
-            item_context_lens=None
-            if request.item_context_lens is None
-            else _int32_bytes(request.item_context_lens),
-            return_token_logprobs=request.return_token_logprobs,
-        )
-
-    def token_request(self) -> TokenRequest:
-        parts = np.split(_int32(self.tokens), np.cumsum(_int32(self.lengths))[:-1])
-        labels = None
-        if self.labels is not None and self.labels_shape is not None:
-            labels = LabelSets(_int32(self.labels).reshape(self.labels_shape))
-        return TokenRequest(
-            parts[0],
-            tuple(parts[1:]),
-            labels=labels,
-            isolation=self.isolation,
-            delimiter=self.delimiter,
-            delimiter_id=self.delimiter_id,
-            item_first=self.item_first,
-            item_context_lens=None
-            if self.item_context_lens is None
-            else _int32(self.item_context_lens),
-            return_token_logprobs=self.return_token_logprobs,
-            request_id=self.request_id,
-        )
+    request: TokenRequest
 
 
 class Cancel(msgspec.Struct, tag="cancel", array_like=True, frozen=True):
-    """Nobody waits for this request any more."""
+    """The client has gone, or its time is up: the request need not be scored."""
 
     id: int
 
@@ -105,43 +55,7 @@ class Scored(msgspec.Struct, tag="scored", array_like=True, frozen=True):
     """What `ScoringEngine.score_batch` returned for one request."""
 
     id: int
-    logprobs: bytes  # float64 [N] or [N, L]
-    num_tokens: bytes  # int32 [N]
-    num_labels: bytes | None  # int32 [N]
-    token_logprobs: tuple[bytes, ...] | None  # float64 [tokens] for each item
-    algorithm: Algorithm
-    reason: str
-    cached_tokens: int
-
-    @classmethod
-    def of(cls, number: int, result: RequestLogprobs) -> "Scored":
-        return cls(
-            id=number,
-            logprobs=_float64_bytes(result.logprobs),
-            num_tokens=_int32_bytes(result.num_tokens),
-            num_labels=None if result.num_labels is None else _int32_bytes(result.num_labels),
-            token_logprobs=None
-            if result.token_logprobs is None
-            else tuple(map(_float64_bytes, result.token_logprobs)),
-            algorithm=result.algorithm,
-            reason=result.reason,
-            cached_tokens=result.cached_tokens,
-        )
-
-    def logprobs_of_request(self) -> RequestLogprobs:
-        num_tokens = _int32(self.num_tokens)
-        logprobs = _float64(self.logprobs)
-        return RequestLogprobs(
-            logprobs=logprobs if self.num_labels is None else logprobs.reshape(num_tokens.size, -1),
-            num_tokens=num_tokens,
-            num_labels=None if self.num_labels is None else _int32(self.num_labels),
-            token_logprobs=None
-            if self.token_logprobs is None
-            else tuple(map(_float64, self.token_logprobs)),
-            algorithm=self.algorithm,
-            reason=self.reason,
-            cached_tokens=self.cached_tokens,
-        )
+    logprobs: RequestLogprobs
 
 
 class Failed(msgspec.Struct, tag="failed", array_like=True, frozen=True):
@@ -165,7 +79,7 @@ class BatchDone(msgspec.Struct, tag="batch", array_like=True, frozen=True):
         budget: the most tokens that a batch should have.
         seconds: that it took.
         cached_tokens: that the prefix cache had.
-        query_tokens: that it was asked for: by some algorithms only.
+        query_tokens: that it was searched for, which only some algorithms do.
         compilations: programs compiled meanwhile.
         waiting: requests left in line.
     """
@@ -180,25 +94,25 @@ class BatchDone(msgspec.Struct, tag="batch", array_like=True, frozen=True):
     waiting: int
 
 
+_DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(name) for name in ("<i4", "<f8")}
+
 ToScheduler = Score | Cancel
 ToFrontEnd = Ready | NotStarted | Scored | Failed | Cancelled | BatchDone
 
-encode = msgspec.msgpack.Encoder().encode
-decode_to_scheduler = msgspec.msgpack.Decoder(ToScheduler).decode
-decode_to_front_end = msgspec.msgpack.Decoder(ToFrontEnd).decode
+
+def _encode_array(array: Any) -> tuple[str, tuple[int, ...], memoryview]:
+    return array.dtype.str, array.shape, np.ascontiguousarray(array).data
 
 
-def _int32_bytes(values: np.ndarray) -> bytes:
-    return np.ascontiguousarray(values, "<i4").tobytes()
+def _decode_array(kind: type, value: Any) -> np.ndarray:
+    """The array; msgspec then checks it against the field's type, `kind`, which names the dtype and the axes."""
+    try:
+        dtype, shape, data = value
+        return np.frombuffer(data, _DTYPES[dtype]).reshape(shape)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{kind} must be dtype, shape and bytes: {error!r}") from None
 
 
-def _float64_bytes(values: np.ndarray) -> bytes:
-    return np.ascontiguousarray(values, "<f8").tobytes()
-
-
-def _int32(data: bytes) -> Int32[np.ndarray, "n"]:
-    return np.frombuffer(data, "<i4")
-
-
-def _float64(data: bytes) -> Float64[np.ndarray, "n"]:
-    return np.frombuffer(data, "<f8")
+encode = msgspec.msgpack.Encoder(enc_hook=_encode_array).encode
+decode_to_scheduler = msgspec.msgpack.Decoder(ToScheduler, dec_hook=_decode_array).decode
+decode_to_front_end = msgspec.msgpack.Decoder(ToFrontEnd, dec_hook=_decode_array).decode

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from isoprefill.server.api_models import Model, ModelList, Status
 from isoprefill.server.metrics import CONTENT_TYPE
 from isoprefill.server.openapi import responses
-from isoprefill.server.routes_score import json_response
+from isoprefill.server.responses import json_response
 from isoprefill.server.service import Service
 
 

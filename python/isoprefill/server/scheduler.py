@@ -27,7 +27,7 @@ from isoprefill.models.pinned import FetchError
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import logs, protocol
-from isoprefill.server.batching import Line, Slice, joined
+from isoprefill.server.batching import Line, Slice
 from isoprefill.server.settings import BatchSettings, EngineSettings, LogFormat
 
 LAST_SECONDS = 2.0  # for an orderly end: a device that is let go, measurements that are written
@@ -43,7 +43,7 @@ class StartMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Engine(Protocol):
-    """What the scheduler needs of an engine."""
+    """An engine as the scheduler knows it; `isoprefill.server.device` has the one that computes."""
 
     vocab_size: int
     max_positions: int
@@ -129,7 +129,7 @@ class Scheduler:
                 self._line.cancel(message.id)
                 self._send(protocol.Cancelled(message.id))
             else:
-                self._line.add(message.id, message.token_request(), time.monotonic())
+                self._line.add(message.id, message.request, time.monotonic())
 
     def _score_batch(self, batch: list[Slice]) -> None:
         began = time.monotonic()
@@ -172,7 +172,9 @@ class Scheduler:
                 continue
             one.waiting.parts.append(result)
             if one.waiting.finished:
-                self._send(protocol.Scored.of(one.waiting.id, joined(one.waiting.parts)))
+                self._send(
+                    protocol.Scored(one.waiting.id, RequestLogprobs.joined(one.waiting.parts))
+                )
 
     def _alone(self, one: Slice) -> RequestLogprobs | Exception:
         """Scores a request of a failed batch by itself, so that only the one at fault fails."""

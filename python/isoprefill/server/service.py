@@ -1,31 +1,27 @@
-"""What the routes work with: the model as the front end knows it, and the way to its scores."""
+"""One served model: the model as the front end knows it, and the way to its scores."""
 
 import asyncio
 import concurrent.futures
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 
 from isoprefill.models.tokenizer import Tokenizer
-from isoprefill.request.errors import RequestError
 from isoprefill.request.preparer import Preparer
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import protocol
-from isoprefill.server.api_models import RerankRequest, ScoreRequest
-from isoprefill.server.dispatch import RETRY_AFTER_S, Dispatcher, request_timeout
+from isoprefill.server.bodies import BodyReader, ClientGoneError
+from isoprefill.server.dispatch import RETRY_AFTER_S, Dispatcher
 from isoprefill.server.errors import ApiError
-from isoprefill.server.limits import BodyReader, ClientGoneError, headers_of
 from isoprefill.server.metrics import Metrics
 from isoprefill.server.settings import ServerSettings
-from isoprefill.server.validation import parse
 
 T = TypeVar("T")
-Asked = TypeVar("Asked", ScoreRequest, RerankRequest)
 
-MOST_LABELS = 1 << 20  # of all items of a request, padded: as many scores are answered
 # Bytes or characters that take 20 ms; more are parsed, tokenised or written beside the event loop.
 LARGE = 64 << 10
 
@@ -87,26 +83,14 @@ class Service:
                 "model",
             )
 
-    async def prepared(
-        self,
-        request: Request,
-        kind: type[Asked],
-        prepare: Callable[[Asked, Preparer], TokenRequest],
-        num_characters: Callable[[Asked], int],
-    ) -> tuple[Asked, TokenRequest]:
-        """Reads the body and makes a request of it.
-
-        Args:
-            request: HTTP's.
-            kind: what the body must hold.
-            prepare: tokenises.
-            num_characters: at least how many will be tokenised, where a short body can mean many.
+    @contextlib.contextmanager
+    def accepted(self) -> Iterator[Preparer]:
+        """Counts a request while it is read and its text becomes tokens; gives what makes tokens of it.
 
         Raises:
-            ApiError: what is wrong with the request, or why it cannot be taken now.
+            ApiError: there is no model yet, or too many requests are being prepared.
         """
-        preparer = self.preparer
-        if preparer is None or not self.dispatcher.connected:
+        if self.preparer is None or not self.dispatcher.connected:
             raise ApiError(
                 "model_not_loaded", "The model is being loaded.", retry_after_s=RETRY_AFTER_S
             )
@@ -116,22 +100,9 @@ class Service:
                 f"{self._accepted} requests are waiting, which is as many as this server keeps.",
                 retry_after_s=RETRY_AFTER_S,
             )
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type != "application/json":
-            raise ApiError("unsupported_media_type", "The body must be application/json.")
         self._accepted += 1
         try:
-            body = await self.bodies.read(
-                headers_of(request.scope), request.receive, request.scope["state"]
-            )
-            async with asyncio.timeout(self.settings.limits.request_timeout_s):
-                asked = await self.run(len(body), parse, kind, body)
-                size = max(len(body), num_characters(asked))
-                return asked, await self.run(size, prepare, asked, preparer)
-        except RequestError as error:
-            raise ApiError.of(error) from None
-        except TimeoutError:
-            raise request_timeout(self.settings.limits, "parsed and tokenised") from None
+            yield self.preparer
         finally:
             self._accepted -= 1
 
@@ -143,7 +114,7 @@ class Service:
         return await loop.run_in_executor(self._threads, work, *arguments)
 
     async def scored(self, request: Request, tokens: TokenRequest) -> RequestLogprobs:
-        """The log-probabilities of a request, whose size goes into the metrics and its log line.
+        """Returns the log-probabilities of a request, whose size goes into the metrics and its log line.
 
         Raises:
             ApiError: see `Dispatcher.submit`.
@@ -164,68 +135,6 @@ class Service:
         self.metrics.observe_scored(tokens, result)
         request.scope["state"]["log"] |= {"items": len(tokens.items), "tokens": tokens.num_tokens}
         return result
-
-    def check_size(self, tokens: TokenRequest) -> None:
-        """Raises ApiError if the request has more tokens than the server allows."""
-        limits = self.settings.limits
-        for index, item in enumerate(tokens.items):
-            if item.size > limits.max_item_tokens:
-                raise ApiError(
-                    "too_many_tokens",
-                    f"items[{index}] must have at most {limits.max_item_tokens} tokens, got {item.size}",
-                    f"items[{index}]",
-                )
-        number = tokens.num_computed_tokens
-        if number > limits.max_request_tokens:
-            again = " (the query for every item, with item_first)" if tokens.item_first else ""
-            raise ApiError(
-                "too_many_tokens",
-                f"query and items must have at most {limits.max_request_tokens} tokens together, got {number}{again}",
-                "items",
-            )
-
-    def check_number_of_items(self, name: str, number: int) -> None:
-        """Raises ApiError if there are too many; before anything is tokenised."""
-        limit = self.settings.limits.max_items
-        if number > limit:
-            raise ApiError(
-                "too_many_items", f"{name} must hold at most {limit}, got {number}", name
-            )
-
-    def check_joint_size(self, num_characters: int) -> None:
-        """Raises ApiError if query + item, for all items, are longer than a body that spelt them out could be."""
-        limit = self.settings.limits.max_body_bytes
-        if num_characters > limit:
-            raise ApiError(
-                "too_many_tokens",
-                f"with tokenization 'joint' all texts query + item must have at most {limit} characters together, "
-                f"got {num_characters}",
-                "items",
-            )
-
-    def check_number_of_labels(self, name: str, labels: Sequence[Any], num_items: int) -> None:
-        """Raises ApiError if there are too many for an item, or for all items; before they are padded to one length.
-
-        Args:
-            name: of the field.
-            labels: for all items, or a list of them for each item.
-            num_items: of the request.
-        """
-        limit = self.settings.limits.max_labels
-        lists: list[Sequence[Any]] = [one for one in labels if isinstance(one, list)] or [labels]
-        widest = max(map(len, lists))
-        if widest > limit:
-            raise ApiError(
-                "too_many_labels", f"{name} must have at most {limit} labels, got {widest}", name
-            )
-        number = max(len(lists), num_items)
-        if number * widest > MOST_LABELS:
-            raise ApiError(
-                "too_many_labels",
-                f"{name} must be at most {MOST_LABELS} for all items together, once every list is as long as the "
-                f"longest, got {number} x {widest}",
-                name,
-            )
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

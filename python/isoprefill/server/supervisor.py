@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
-import zmq
 import zmq.asyncio
 
 from isoprefill.server import logs, protocol
+from isoprefill.server.channel import Channel
 from isoprefill.server.dispatch import Dispatcher
 from isoprefill.server.metrics import Metrics
 from isoprefill.server.scheduler import StartMessage
@@ -67,15 +67,12 @@ class Supervisor:
         pause = FIRST_PAUSE_S
         with _private_directory() as directory, zmq.asyncio.Context() as context:
             for generation in range(1, sys.maxsize):
-                # A socket of its own for each: nothing that was meant for one scheduler reaches the next.
                 address = f"ipc://{directory}/{generation}"
-                with context.socket(zmq.DEALER) as socket:
-                    socket.setsockopt(zmq.LINGER, 0)
-                    # A Score and a Cancel each, and as many that were given up: `Dispatcher`.
-                    socket.set_hwm(4 * self._settings.limits.max_queue_requests + 64)
-                    socket.bind(address)
+                # A Score and a Cancel each, and as many that were given up: `Dispatcher`.
+                max_messages = 4 * self._settings.limits.max_queue_requests + 64
+                with contextlib.closing(Channel(context, address, max_messages)) as channel:
                     began = time.monotonic()
-                    await self._one_scheduler(socket, address)
+                    await self._one_scheduler(channel, address)
                 if time.monotonic() - began > STEADY_S:
                     pause = FIRST_PAUSE_S
                 logs.event("scheduler_restart", pause_s=pause)
@@ -83,7 +80,7 @@ class Supervisor:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
 
-    async def _one_scheduler(self, socket: zmq.asyncio.Socket, address: str) -> None:
+    async def _one_scheduler(self, channel: Channel, address: str) -> None:
         """Runs one scheduler from its start to its end."""
         process = await asyncio.create_subprocess_exec(
             *self._command,
@@ -92,7 +89,7 @@ class Supervisor:
             start_new_session=True,  # a terminal's Ctrl-C is for the front end
         )
         logs.event("scheduler_started", pid=process.pid)
-        receiving = asyncio.create_task(self._receive(socket))
+        receiving = asyncio.create_task(self._receive(channel))
         ended = asyncio.create_task(process.wait())
         try:
             assert process.stdin is not None
@@ -120,9 +117,9 @@ class Supervisor:
             await _stop(process)
             await asyncio.gather(receiving, ended, return_exceptions=True)
 
-    async def _receive(self, socket: zmq.asyncio.Socket) -> None:
+    async def _receive(self, channel: Channel) -> None:
         while True:
-            message = protocol.decode_to_front_end(await socket.recv())
+            message = await channel.receive()
             if isinstance(message, protocol.Ready):
                 logs.event(
                     "ready",
@@ -133,7 +130,7 @@ class Supervisor:
                 self._metrics.compilations.inc(message.compilations)
                 self._on_ready(message)
                 self._was_ready = True
-                self._dispatcher.connect(socket)
+                self._dispatcher.connect(channel)
             elif isinstance(message, protocol.NotStarted):
                 if not self._was_ready:
                     raise StartError(message.reason)
@@ -158,7 +155,7 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 
 @contextlib.contextmanager
 def _private_directory() -> Iterator[pathlib.Path]:
-    """A new directory that only this user may enter; sockets in it are nobody else's business."""
+    """A new directory that only this user may enter; others must not reach the sockets in it."""
     path = pathlib.Path(tempfile.mkdtemp(prefix="isoprefill-"))
     if len(str(path)) > 80:  # a socket's path has 107 bytes
         path.rmdir()

@@ -1,0 +1,71 @@
+"""How the items of a request are scored."""
+
+import dataclasses
+import math
+
+from isoprefill.modes import Delimiter, Isolation, Tokenization, check_choice
+from isoprefill.request.errors import RequestError, invalid_choice
+from isoprefill.request.labels import LabelSets
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreOptions:
+    """How the items of a request are scored; the same from the caller to the read-out.
+
+    Attributes:
+        labels: score log P(label | query, item); without, log P(item | query).
+        apply_softmax: with labels, normalise over the item's labels instead of the whole vocabulary.
+        temperature: with apply_softmax, divides the log-probabilities first; None is 1.
+        item_first: score item + query, each as a request of its own: labels then follow the query, and a
+            likelihood is log P(query | item).
+        isolation: "isolated", or "causal": items see the items before them.
+        delimiter: whether a delimiter token stands between items; docs/design.md has the modes.
+        delimiter_id: that token, unless `delimiter` is "none". It may be 0.
+        tokenization: "separate" tokenises the query and each item on its own; "joint" tokenises query + item
+            as one text, so that a word may cross the border (docs/scoring.md).
+        return_token_logprobs: also return the log-probability of every token of the items.
+    """
+
+    labels: LabelSets | None = None
+    apply_softmax: bool = False
+    temperature: float | None = None
+    item_first: bool = False
+    isolation: Isolation = "isolated"
+    delimiter: Delimiter = "none"
+    delimiter_id: int | None = None
+    tokenization: Tokenization = "separate"
+    return_token_logprobs: bool = False
+
+    def __post_init__(self) -> None:
+        for name, mode in (
+            ("isolation", Isolation),
+            ("delimiter", Delimiter),
+            ("tokenization", Tokenization),
+        ):
+            check_choice(name, getattr(self, name), mode, invalid_choice)
+        if self.item_first and self.isolation == "causal":
+            raise RequestError("invalid_isolation.item_first", "isolation")
+        if self.item_first and self.tokenization == "joint":
+            raise RequestError("invalid_tokenization.item_first", "tokenization")
+        if (self.delimiter == "none") != (self.delimiter_id is None):  # 0 is an id like any other
+            raise RequestError(
+                "invalid_delimiter.id",
+                "delimiter_id",
+                expected="None" if self.delimiter == "none" else "a token id",
+                delimiter=repr(self.delimiter),
+                got=self.delimiter_id,
+            )
+        if self.apply_softmax and self.labels is None:
+            raise RequestError("missing_label_token_ids", "label_token_ids")
+        if self.temperature is not None:
+            self._check_temperature(self.temperature)
+
+    def _check_temperature(self, temperature: float) -> None:
+        if isinstance(temperature, bool) or not isinstance(temperature, int | float):
+            raise RequestError(
+                "invalid_temperature.type", "temperature", got=type(temperature).__name__
+            )
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise RequestError("invalid_temperature", "temperature", value=temperature)
+        if not self.apply_softmax:
+            raise RequestError("invalid_temperature.softmax", "temperature")

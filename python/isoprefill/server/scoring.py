@@ -1,0 +1,126 @@
+"""What all scoring routes do with a request: read, parse, check the limits, prepare, score, respond."""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from isoprefill.request.errors import RequestError
+from isoprefill.request.preparer import Preparer
+from isoprefill.request.result import ScoreResult
+from isoprefill.request.scores import score_result
+from isoprefill.request.token_request import TokenRequest
+from isoprefill.server import limits
+from isoprefill.server.api_models import RerankRequest, ScoreRequest
+from isoprefill.server.bodies import headers_of
+from isoprefill.server.dispatch import request_timeout
+from isoprefill.server.errors import ApiError
+from isoprefill.server.limits import Extent
+from isoprefill.server.openapi import body_of, responses
+from isoprefill.server.responses import json_response
+from isoprefill.server.service import Service
+from isoprefill.server.settings import ServerSettings
+from isoprefill.server.validation import parse
+
+Body = TypeVar("Body", ScoreRequest, RerankRequest)
+
+SCORE_BYTES = 20  # of a score as JSON
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ScoringRoute(Generic[Body]):
+    """What one scoring route does in its own way.
+
+    Attributes:
+        name, tag, summary: what the OpenAPI document calls it.
+        paths: where it answers; the document shows the first.
+        body: what the body must hold.
+        response: what the answer holds.
+        items: what the route calls the items.
+        extent: says how large a request is.
+        prepare: makes tokens of a body; takes the request's id.
+        respond: makes the answer of the body, the scores and the request's id.
+    """
+
+    name: str
+    tag: str
+    summary: str
+    paths: tuple[str, ...]
+    body: type[Body]
+    response: type[BaseModel]
+    items: str
+    extent: Callable[[Body, ServerSettings], Extent]
+    prepare: Callable[[Body, Preparer, ServerSettings, str], TokenRequest]
+    respond: Callable[[Body, ScoreResult, str], dict[str, Any]]
+
+
+def router(service: Service, route: ScoringRoute[Body]) -> APIRouter:
+    """Returns what answers at the paths of a scoring route."""
+    routes = APIRouter(tags=[route.tag])
+
+    async def endpoint(request: Request) -> Response:
+        return await answer(service, route, request)
+
+    for path in route.paths:
+        routes.post(
+            path,
+            name=route.name,
+            responses=responses(route.response, 400, 401, 404, 408, 413, 415, 422, 429, 500, 503),
+            openapi_extra=body_of(route.body),
+            summary=route.summary,
+            include_in_schema=path == route.paths[0],
+        )(endpoint)
+    return routes
+
+
+async def answer(service: Service, route: ScoringRoute[Body], request: Request) -> Response:
+    """Answers a scoring request.
+
+    Raises:
+        ApiError: what is wrong with the request, or why it cannot be scored now.
+        ClientGoneError: the client did not wait.
+    """
+    request_id: str = request.scope["state"]["request_id"]
+    try:
+        body, tokens = await _prepared(service, route, request, request_id)
+    except RequestError as error:
+        raise ApiError.of(error, route.items) from None
+    logprobs = await service.scored(request, tokens)
+
+    def respond() -> Response:
+        result = score_result(tokens, logprobs, model=service.model_name)
+        return json_response(route.respond(body, result, request_id))
+
+    return await service.run(logprobs.logprobs.size * SCORE_BYTES, respond)
+
+
+async def _prepared(
+    service: Service, route: ScoringRoute[Body], request: Request, request_id: str
+) -> tuple[Body, TokenRequest]:
+    settings = service.settings
+    with service.accepted() as preparer:
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise ApiError("unsupported_media_type", "The body must be application/json.")
+        data = await service.bodies.read(
+            headers_of(request.scope), request.receive, request.scope["state"]
+        )
+        try:
+            async with asyncio.timeout(settings.limits.request_timeout_s):
+                body = await service.run(len(data), parse, route.body, data)
+                service.check_model(body.model)
+                extent = route.extent(body, settings)
+                limits.check_extent(settings.limits, extent)
+                size = max(len(data), extent.num_characters)
+                tokens = await service.run(
+                    size, route.prepare, body, preparer, settings, request_id
+                )
+                limits.check_tokens(settings.limits, tokens)
+        except TimeoutError:
+            raise request_timeout(settings.limits, "parsed and tokenised") from None
+    return body, tokens

@@ -1,0 +1,165 @@
+"""How a server starts, and what stops the start with its reason."""
+
+import os
+import pathlib
+import signal
+import sys
+
+import httpx
+import msgspec
+import pytest
+
+from api_answers import code_of
+from isoprefill.server import launch
+from isoprefill.server.settings import EngineSettings, RerankSettings, ServerSettings
+from isoprefill.server.supervisor import StartError
+from running_server import SERVE, RunningServer
+
+pytest_plugins = ["server_fixtures"]
+
+
+def test_before_the_model_is_loaded(model_directory):
+    """The port answers at once: alive, not ready, and 503 for what needs the model."""
+    server = RunningServer(*SERVE, f"--model={model_directory}")
+    try:
+        scheduler = server.wait_for_event("scheduler_started")["pid"]
+        os.kill(scheduler, signal.SIGSTOP)  # it cannot become ready while we look
+        assert httpx.get(f"{server.url}/health").status_code == 200
+        assert httpx.get(f"{server.url}/ready").status_code == 503
+        response = server.post("/v1/score", query="abc", items=["x"])
+        assert code_of(response) == "model_not_loaded"
+        assert int(response.headers["retry-after"]) >= 1
+    finally:
+        server.process.kill()  # and the scheduler, stopped or not, ends with it
+        os.kill(scheduler, signal.SIGCONT)
+
+
+BAD_FLAGS = {
+    "no such model": (["--model=gpt-9"], "smollm2-135m"),
+    "open to the world": (["--host=0.0.0.0"], "--allow-anonymous"),
+    "a name is no loopback address": (["--host=example.org"], "--allow-anonymous"),
+    "mode without a delimiter": (["--delimiter=hidden"], "needs a delimiter-token-id"),
+    "delimiter without a mode": (["--delimiter-token-id=0"], "needs no delimiter-token-id"),
+    "causal and serial": (["--isolation=causal", "--algorithm=serial"], "no meaning"),
+    "causal and chunks": (["--isolation=causal", "--algorithm=packed_extend"], "no meaning"),
+    "causal and a delimiter": (
+        ["--isolation=causal", "--delimiter=hidden", "--delimiter-token-id=0"],
+        "use delimiter 'none'",
+    ),
+    "warm-up of one token": (["--warmup-tokens=1"], "warmup-tokens must be at least 2"),
+    "warm-up of words": (["--warmup-tokens=64,many"], "warmup-tokens must be integers"),
+    "port": (["--port=70000"], "port must be between"),
+    "template": (["--rerank-template={document}"], "{query} once"),
+    "template the wrong way": (["--rerank-template={document} {query}"], "{query} before"),
+    "same labels": (["--rerank-yes=a", "--rerank-no=a"], "must differ"),
+    "key file": (["--api-key-file=/nonexistent"], "cannot read the API key"),
+    "empty key": (["--api-key-file=/dev/null"], "the API key is empty: /dev/null holds nothing"),
+    "prefix cache": (["--prefix-cache-bytes=-1"], "prefix-cache-bytes must be at least 0, got -1"),
+    "item above request": (["--max-request-tokens=10"], "must not be above max-request-tokens"),
+    "wait": (["--max-wait-ms=-1"], "max-wait-ms must be between"),
+    "rate": (["--rate-limit=-1"], "rate-limit must be at least 0"),
+    "more connections than files": (["--max-connections=2000000000"], "may open"),
+    "stray": (["extra"], "unexpected argument"),
+    "not this machine": (["--host=192.0.2.1", "--allow-anonymous"], "cannot listen on 192.0.2.1"),
+} | {
+    f"{flag} 0": ([f"--{flag}=0"], f"{flag} must be a")  # "at least 1", "above 0"
+    for flag in (
+        "max-batch-tokens",
+        "max-batch-requests",
+        "max-body-bytes",
+        "max-items",
+        "max-item-tokens",
+        "max-request-tokens",
+        "max-labels",
+        "max-queue-requests",
+        "max-queue-tokens",
+        "max-connections",
+        "rate-burst",
+        "request-timeout",
+        "read-timeout",
+        "write-timeout",
+        "drain-timeout",
+        "stall-timeout",
+    )
+}  # fmt: skip
+
+
+def last_words(capsys, *arguments: str) -> str:
+    """The last line on stderr of a start that is refused."""
+    from absl import flags
+
+    from isoprefill.cli import serve
+    from isoprefill.cli.main import execute
+
+    values = flags.FLAGS.flag_values_dict()
+    try:
+        rest = flags.FLAGS([*SERVE[3:], *arguments])
+        status = execute(serve, rest)
+    finally:
+        flags.FLAGS.unparse_flags()
+        for name, value in values.items():
+            flags.FLAGS[name].value = value
+    assert status == 2
+    last: str = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("serve: ")
+    return last
+
+
+@pytest.mark.parametrize(("arguments", "reason"), BAD_FLAGS.values(), ids=BAD_FLAGS.keys())
+def test_bad_flags_stop_the_start_with_the_reason(model_directory, capsys, arguments, reason):
+    assert reason in last_words(capsys, f"--model={model_directory}", *arguments)
+
+
+def test_an_empty_key_in_the_environment_is_named(model_directory, capsys, monkeypatch):
+    monkeypatch.setenv("ISOPREFILL_API_KEY", "")
+    refused = last_words(capsys, f"--model={model_directory}")
+    assert "ISOPREFILL_API_KEY is set but holds nothing" in refused
+
+
+def test_what_only_the_scheduler_finds_out_stops_the_start_too(tmp_path, model_directory):
+    """Weights that are missing, a warm-up that is too long, a mesh that the model does not allow."""
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((pathlib.Path(model_directory) / name).read_bytes())
+    for arguments, reason in (
+        ([f"--model={tmp_path}"], "safetensors"),
+        (
+            [f"--model={model_directory}", "--warmup-tokens=9999"],
+            "at most the model's 512 positions",
+        ),
+        (
+            [f"--model={model_directory}", "--mesh=tensor=3"],
+            "mesh tensor=3 must divide the model's",
+        ),
+        (
+            [f"--model={model_directory}", "--mesh=3"],
+            "mesh must be like 'data=2,tensor=4', got '3'",
+        ),
+    ):
+        server = RunningServer(*SERVE, *arguments)
+        assert server.process.wait(120) == 2
+        server.wait_for_event("log ended")
+        assert server.log_text[-1].startswith("serve: ")
+        assert reason in server.log_text[-1]
+        assert "Fatal Python error" not in "".join(server.log_text)
+
+
+def test_settings_that_do_not_go_with_the_model_stop_the_start(model_directory):
+    """What shows only when the model is there: a delimiter beyond its vocabulary, labels that it has no token for."""
+    program = pathlib.Path(__file__).parent.parent / "support" / "faulty_server.py"
+    engine = EngineSettings(model=model_directory, warmup_tokens=())
+    settings = ServerSettings(engine=engine, port=0)
+    unusable = [
+        (
+            {"delimiter": "hidden", "delimiter_token_id": 300},
+            ValueError,
+            "less than the model's vocabulary of 300, got 300",
+        ),
+        ({"rerank": RerankSettings(relevant="yes", irrelevant="n")}, StartError, "'yes'"),
+    ]
+    for change, kind, reason in unusable:
+        with pytest.raises(kind, match=reason):
+            launch.serve(
+                msgspec.structs.replace(settings, **change), (sys.executable, str(program))
+            )
+    with pytest.raises(StartError, match="ended with status 7"):
+        launch.serve(settings, (sys.executable, "-c", "raise SystemExit(7)"))

@@ -1,0 +1,40 @@
+"""The HTTP application alone, without a server and a scheduler around it."""
+
+import asyncio
+from typing import Any
+
+import httpx
+
+import small_models
+from isoprefill.models.source import load_tokenizer
+from isoprefill.request.preparer import Preparer
+from isoprefill.server.dispatch import Dispatcher
+from isoprefill.server.front_end import make_app
+from isoprefill.server.metrics import Metrics
+from isoprefill.server.service import Service
+from isoprefill.server.settings import EngineSettings, RerankSettings, ServerSettings
+
+
+def unconnected_service(model: str, rerank: RerankSettings | None = None, **engine: Any) -> Service:
+    """A service whose requests get as far as the scheduler, which is not there."""
+    settings = ServerSettings(
+        engine=EngineSettings(model=model, **engine), rerank=rerank or RerankSettings()
+    )
+    metrics = Metrics()
+    dispatcher = Dispatcher(settings.limits, metrics)
+    tokenizer = load_tokenizer(model)
+    service = Service(settings, "tiny", tokenizer, metrics, dispatcher, 0)
+    service.preparer = Preparer(tokenizer, small_models.VOCAB_SIZE, 512, 512)
+    dispatcher.connect(object())  # nothing is sent
+    return service
+
+
+def ask(service: Service, body: Any, path: str = "/v1/score") -> httpx.Response:
+    """The answer to one request."""
+
+    async def post() -> httpx.Response:
+        transport = httpx.ASGITransport(make_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            return await client.post(path, json=body)
+
+    return asyncio.run(post())
