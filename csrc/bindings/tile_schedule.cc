@@ -34,7 +34,7 @@ template <typename Target, typename Result, typename... First,
           typename... Arguments>
 void DefWithSizes(Target& target, const char* name,
                   Result (*function)(const TileSizes&, First...),
-                  const char* doc, Arguments... arguments) {
+                  Arguments... arguments) {
   const TileSizes defaults;
   target.def(
       name,
@@ -58,7 +58,7 @@ void DefWithSizes(Target& target, const char* name,
       py::arg("unit_group") = defaults.unit_group,
       py::arg("window_keys") = defaults.window_keys,
       py::arg("full_keys") = defaults.full_keys,
-      py::call_guard<py::gil_scoped_release>(), doc);
+      py::call_guard<py::gil_scoped_release>());
 }
 
 std::shared_ptr<TileSchedule> OfLayout(const TileSizes& sizes,
@@ -129,43 +129,24 @@ void BindNames(py::module_& module) {
 
 void BindTileSchedule(py::module_& module, LayoutClass& layout) {
   BindNames(module);
-  py::class_<TileSchedule, std::shared_ptr<TileSchedule>>(
-      module, "TileSchedule",
-      "What each Q tile of the TPU kernel visits; csrc/tile_schedule.h "
-      "describes the arrays. They are read-only views of int32.")
-      .def_readonly("num_q_tiles", &TileSchedule::num_q_tiles)
-      .def_readonly("num_steps", &TileSchedule::num_steps)
-      .def_readonly("num_units", &TileSchedule::num_units)
+  py::class_<TileSchedule, std::shared_ptr<TileSchedule>>(module,
+                                                          "TileSchedule")
       .def_readonly("padded_columns", &TileSchedule::padded_columns)
-      .def_property_readonly(
-          "steps",
-          [](py::object self) {
-            const auto& schedule = self.cast<const TileSchedule&>();
-            return View(schedule.steps, {kStepFields, schedule.num_steps},
-                        self);
-          })
+      .def_property_readonly("steps",
+                             &Property<&TileSchedule::steps, kStepFields>)
       .def_property_readonly("units", &Property<&TileSchedule::units>)
-      .def_property_readonly(
-          "row_bounds",
-          [](py::object self) {
-            const auto& schedule = self.cast<const TileSchedule&>();
-            return View(schedule.row_bounds, {kRowBounds, schedule.num_rows},
-                        self);
-          })
+      .def_property_readonly("row_bounds",
+                             &Property<&TileSchedule::row_bounds, kRowBounds>)
       .def_property_readonly("tiles", [](py::object self) {
         const auto& schedule = self.cast<const TileSchedule&>();
         return View(schedule.tiles,
                     {schedule.num_q_tiles, schedule.sizes.TileFields()}, self);
       });
 
-  DefWithSizes(layout, "tile_schedule", &OfLayout,
-               "The schedule of the TPU kernel.");
+  DefWithSizes(layout, "tile_schedule", &OfLayout);
   DefWithSizes(module, "tile_schedule_of_intervals", &OfIntervals,
-               "The schedule of the TPU kernel for rows that are not of a "
-               "Layout.",
                py::arg("row_intervals").noconvert(), py::arg("num_columns"));
-  DefWithSizes(module, "check_tile_sizes", &CheckTileSizes,
-               "Raises ValueError for sizes that no tile schedule can have.");
+  DefWithSizes(module, "check_tile_sizes", &CheckTileSizes);
 }
 
 }  // namespace isoprefill

@@ -133,13 +133,13 @@ class KernelSchedule:
         smem_words: int,
         padded: bool,
     ) -> "KernelSchedule":
-        num_rows = schedule.row_bounds.shape[1]
+        num_rows, num_tiles = schedule.row_bounds.shape[1], schedule.tiles.shape[0]
         room = (
-            capacity(schedule.num_steps, USUAL_STEPS * schedule.num_q_tiles),
-            capacity(schedule.num_units, USUAL_UNITS * -(-num_rows // sizes.unit_q)),
+            capacity(schedule.steps.shape[1], USUAL_STEPS * num_tiles),
+            capacity(schedule.units.size, USUAL_UNITS * -(-num_rows // sizes.unit_q)),
         )
         words = len(StepField) * room[0] + room[1] + schedule.tiles.size
-        ranges = [(0, schedule.num_q_tiles)]
+        ranges = [(0, num_tiles)]
         if words > smem_words:
             ranges = _cut(schedule, smem_words)
         parts = []
@@ -188,7 +188,7 @@ def _steps_and_units(
 
 def _cut(schedule: TileSchedule, smem_words: int) -> list[tuple[int, int]]:
     """Returns ranges of Q tiles whose padded schedules fit into `smem_words`."""
-    fields, num_tiles = schedule.steps, schedule.num_q_tiles
+    fields, (num_tiles, tile_words) = schedule.steps, schedule.tiles.shape
     q_tile = fields[StepField.Q_TILE]
     steps = np.bincount(q_tile, minlength=num_tiles)
     units_of_steps = fields[StepField.UNITS_END] - fields[StepField.ANCHORS]
@@ -197,7 +197,7 @@ def _cut(schedule: TileSchedule, smem_words: int) -> list[tuple[int, int]]:
     def words(first: int, end: int) -> int:
         of_steps = len(StepField) * bucket(steps[first:end].sum(), LEAST_STEPS)
         of_units = bucket(units[first:end].sum(), LEAST_UNITS)
-        return of_steps + of_units + schedule.tiles.shape[1] * (end - first)
+        return of_steps + of_units + tile_words * (end - first)
 
     for tile in range(num_tiles):
         if words(tile, tile + 1) > smem_words:

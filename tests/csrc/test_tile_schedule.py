@@ -128,8 +128,8 @@ def test_steps_are_grouped_by_q_tile_and_blocks_stay_inside(requests, size):
     assert np.all(key_start + size["block_kv"] <= schedule.padded_columns)
     assert np.all(key_range & 0xFFFF <= key_range >> 16)
     assert np.all(key_range >> 16 <= size["block_kv"])
-    np.testing.assert_array_equal(q_tile[(flags & 1) != 0], np.arange(schedule.num_q_tiles))
-    np.testing.assert_array_equal(q_tile[(flags & 2) != 0], np.arange(schedule.num_q_tiles))
+    np.testing.assert_array_equal(q_tile[(flags & 1) != 0], np.arange(len(schedule.tiles)))
+    np.testing.assert_array_equal(q_tile[(flags & 2) != 0], np.arange(len(schedule.tiles)))
     assert np.all(np.diff(q_tile) >= 0)
     assert np.all(schedule.tiles[:, 0] % 16 == 0)
     local_keys = size["block_q"] + size["window_keys"] - 128 if size["window_keys"] else 0
