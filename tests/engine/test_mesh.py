@@ -119,7 +119,7 @@ def test_the_kernel_takes_packs_of_different_kinds_side_by_side(tmp_path, monkey
         chosen.append(long if row_intervals[1].max() > 100 else short)
         return chosen[-1]
 
-    monkeypatch.setattr("isoprefill.attention.pallas.backend.choose_block_sizes", choose)
+    monkeypatch.setattr("isoprefill_pallas.schedule.choose_block_sizes", choose)
     requests = [TokenRequest(np.arange(20, 20 + n, dtype=np.int32), items(n)) for n in (150, 30)]
     engine = ScoringEngine(one.model, attention="pallas", pack_tokens=200, mesh=MeshShape(data=2))
     two_shards = engine.score_batch(requests, algorithm="packed")

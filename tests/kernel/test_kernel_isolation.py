@@ -69,7 +69,7 @@ def test_a_cached_prefix_without_items_has_no_output(backend):
     out, lse = multi_item_attention(q, keys, keys, layout, backend=backend, return_lse=True)
     assert (out.shape, out.dtype) == (q.shape, q.dtype)
     assert (lse.shape, lse.dtype) == ((0, 4), jnp.float32)
-    for name, options in (("xla", {}), ("pallas", {"block_sizes": BlockSizes()})):
+    for name, options in (("xla", {}), ("pallas", {"block_sizes": SMALL})):
         scheduled = layout.with_schedule(name, **options)
         traced = jax.jit(multi_item_attention)(q, keys, keys, scheduled)
         assert traced.shape == q.shape
