@@ -44,14 +44,12 @@ class PallasBackend(AttentionBackend):
             options: none; refused by name.
         """
         self.refuse(options)
-        if block_sizes is None and heads is None:
-            raise ValueError("the schedule of 'pallas' needs heads or block_sizes, got neither")
-        first = KernelSchedule.of(
-            layouts[0],
-            None if block_sizes else _kernel_heads(heads),
-            chip=chip,
-            sizes=block_sizes,
-        )
+        kernel_heads = None
+        if block_sizes is None:
+            if heads is None:
+                raise ValueError("the schedule of 'pallas' needs heads or block_sizes, got neither")
+            kernel_heads = _kernel_heads(heads)
+        first = KernelSchedule.of(layouts[0], kernel_heads, chip=chip, sizes=block_sizes)
         others = [KernelSchedule.of(layout, sizes=first.sizes) for layout in layouts[1:]]
         schedules = [first, *others]
         parts = [[part.num_rows for part in schedule.parts] for schedule in schedules]
