@@ -4,7 +4,7 @@ import dataclasses
 import functools
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool
 
 from isoprefill_csrc import Layout, build_layout
 from isoprefill_pallas.heads import Heads
@@ -38,7 +38,8 @@ class Pack:
     @property
     def useful_pairs(self) -> int:
         """Visible (row, column) pairs."""
-        return useful_pairs(self.layout.row_intervals)
+        prefix_begin, prefix_end, own_begin, own_end = self.layout.row_intervals.astype(np.int64)
+        return int((prefix_end - prefix_begin).sum() + (own_end - own_begin).sum())
 
 
 PACKS = {
@@ -51,12 +52,6 @@ PACKS = {
         Pack("W-smollm2", (2000,), ((20,) * 500,), query_heads=9, kv_heads=3, head_dim=64),
     )
 }
-
-
-def useful_pairs(row_intervals: Int32[np.ndarray, "4 T"]) -> int:
-    """Counts the visible (row, column) pairs of a layout."""
-    prefix_begin, prefix_end, own_begin, own_end = row_intervals.astype(np.int64)
-    return int((prefix_end - prefix_begin).sum() + (own_end - own_begin).sum())
 
 
 def square_mask(layout: Layout, rows: int) -> Bool[np.ndarray, "rows rows"]:

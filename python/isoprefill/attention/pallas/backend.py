@@ -43,9 +43,11 @@ class PallasBackend(AttentionBackend):
             options: none; refused by name.
         """
         self.refuse(options)
-        if heads is None and block_sizes is None:
-            raise ValueError("the schedule of 'pallas' needs heads or block_sizes, got neither")
-        kernel_heads = None if heads is None else _kernel_heads(heads)
+        kernel_heads = None
+        if block_sizes is None:
+            if heads is None:
+                raise ValueError("the schedule of 'pallas' needs heads or block_sizes, got neither")
+            kernel_heads = _kernel_heads(heads)
         first = KernelSchedule.of(layouts[0], kernel_heads, chip=chip, sizes=block_sizes)
         others = [KernelSchedule.of(layout, sizes=first.sizes) for layout in layouts[1:]]
         schedules = [first, *others]
