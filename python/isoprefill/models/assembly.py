@@ -1,15 +1,15 @@
 """Puts a checkpoint's tensors together as the decoder's parameters.
 
 A checkpoint holds one tensor per layer under a name of its own; the decoder wants all layers of a kind stacked. Each
-file format reads one tensor at a time (`TensorReader`); this does the rest.
+file format reads one tensor at a time; this does the rest.
 """
 
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, Protocol
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,22 +24,12 @@ ParamsDtype = Literal["float32", "bfloat16"]
 _ALIGNMENT = 64  # bytes; an array that begins so can become a JAX array on a CPU without a copy
 
 
-class TensorReader(Protocol):
-    """An open checkpoint."""
-
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of every tensor in the checkpoint, by name."""
-
-    def read(self, name: str) -> np.ndarray:
-        """Returns the tensor's values, of any floating-point dtype. Called from several threads at once."""
-
-
 def assemble(
     config: ModelConfig,
     names: Mapping[str, str],
     unused: str,
-    reader: TensorReader,
+    shapes: Mapping[str, tuple[int, ...]],
+    read: Callable[[str], np.ndarray],
     dtype: ParamsDtype,
 ) -> Params:
     """Reads all parameters of a model.
@@ -48,7 +38,8 @@ def assemble(
         config: sizes and switches; they say which tensors there must be, and of what shape.
         names: for each of `PARAMETERS` the tensor's name, with "{layer}" in the layer's place.
         unused: regular expression of further names that a file may have and no parameter is read from.
-        reader: the open checkpoint.
+        shapes: of every tensor in the checkpoint, by name.
+        read: reads a tensor's values, of any floating-point dtype. Called from several threads at once.
         dtype: dtype of the parameters.
 
     Raises:
@@ -59,7 +50,7 @@ def assemble(
     parts: list[tuple[np.ndarray, str]] = []  # what to fill, and the tensor to fill it from
 
     def fill(part: np.ndarray, tensor: str) -> None:
-        part[...] = reader.read(tensor)
+        part[...] = read(tensor)
 
     for field, parameter in parameters_of(config).items():
         shape = parameter.shape(config)
@@ -67,11 +58,18 @@ def assemble(
         # One by one: a damaged file may claim billions of layers, and the first is missing.
         for layer in range(config.num_layers if parameter.stacked else 1):
             tensor = names[field].format(layer=layer)
-            _check_tensor(reader, tensor, shape[1:] if parameter.stacked else shape)
+            _check_shape(tensor, shapes.get(tensor), shape[1:] if parameter.stacked else shape)
             tensors.append(tensor)
         arrays[field] = array = _aligned_empty(shape, jnp.dtype(dtype))
         parts.extend(zip(array if parameter.stacked else [array], tensors, strict=True))
-    _check_nothing_left(config, unused, reader, {tensor for _, tensor in parts})
+    planned = {tensor for _, tensor in parts}
+    for tensor in shapes:
+        # Without its bias or scale a model is another one.
+        if tensor not in planned and not re.fullmatch(unused, tensor):
+            raise ValueError(
+                f"tensor {tensor} is not supported: with this configuration a {config.architecture} "
+                "model has no place for it"
+            )
     # Largest first: their temporary copies are gone before the other arrays take memory.
     parts.sort(key=lambda part: part[0].nbytes, reverse=True)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -81,27 +79,14 @@ def assemble(
     return Params.from_fields(jax.device_put(arrays))
 
 
-def _check_tensor(reader: TensorReader, name: str, shape: tuple[int, ...]) -> None:
-    found = reader.shapes.get(name)
+def _check_shape(name: str, found: tuple[int, ...] | None, shape: tuple[int, ...]) -> None:
     if found is None:
         raise ValueError(f"tensor {name} is missing")
-    if tuple(found) != shape:
+    if found != shape:
         raise ValueError(
             f"tensor {name} must have shape {list(shape)}, as the model's configuration says, "
             f"got {list(found)}"
         )
-
-
-def _check_nothing_left(
-    config: ModelConfig, unused: str, reader: TensorReader, planned: set[str]
-) -> None:
-    """Raises ValueError if a tensor is left over: without its bias or scale a model is another one."""
-    for name in reader.shapes:
-        if name not in planned and not re.fullmatch(unused, name):
-            raise ValueError(
-                f"tensor {name} is not supported: with this configuration a {config.architecture} "
-                "model has no place for it"
-            )
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

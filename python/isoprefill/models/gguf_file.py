@@ -11,7 +11,7 @@ from isoprefill.models.assembly import ParamsDtype, assemble
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.config_gguf import config_from_gguf
 from isoprefill.models.decoder import Params
-from isoprefill.models.gguf_header import GgufHeader
+from isoprefill.models.gguf_header import GgufHeader, TensorInfo
 from isoprefill.models.parameters import PARAMETERS
 
 _NAMES = {field: parameter.gguf for field, parameter in PARAMETERS.items()}
@@ -33,44 +33,38 @@ def load_gguf(path: Path, header: GgufHeader, dtype: ParamsDtype) -> tuple[Model
         ValueError: the architecture is not supported, or a tensor is missing, has the wrong shape, has no place in the
             model or is stored in a quantisation that cannot be undone; names it.
     """
-    reader = _GgufReader(path, header)
+    stored = np.memmap(path, np.uint8, mode="r")
     divisors = None
     if _ROPE_DIVISORS in header.tensors:
-        divisors = tuple(reader.read(_ROPE_DIVISORS).tolist())
+        divisors = tuple(_dequantise(stored, header.tensors[_ROPE_DIVISORS]).tolist())
     config = config_from_gguf(header.metadata, header.tensors, divisors)
+    interleaved = {}
     if ARCHITECTURES[config.architecture].gguf_interleaves_heads:
-        reader.interleaved_heads = {"attn_q": config.num_query_heads, "attn_k": config.num_kv_heads}
-    return config, assemble(config, _NAMES, _UNUSED, reader, dtype)
+        interleaved = {"attn_q": config.num_query_heads, "attn_k": config.num_kv_heads}
+
+    def read(name: str) -> np.ndarray:
+        values = _dequantise(stored, header.tensors[name])
+        heads = interleaved.get(name.split(".")[-2])  # "blk.0.attn_q.weight"
+        return values if heads is None else _undo_interleaving(values, heads)
+
+    shapes = {name: info.shape for name, info in header.tensors.items()}
+    return config, assemble(config, _NAMES, _UNUSED, shapes, read, dtype)
 
 
-class _GgufReader:
-    """Dequantises tensors of one file.
+def _dequantise(stored: np.ndarray, info: TensorInfo) -> np.ndarray:
+    """Returns a tensor's values from the bytes of the file."""
+    stored = stored[info.begin : info.begin + info.num_bytes]
+    # The package takes 16 rows at a time, mostly overhead when rows are short: join some.
+    rows = math.prod(info.shape[:-1])
+    stored = stored.reshape(rows // math.gcd(rows, _ROWS_JOINED), -1)
+    try:
+        return gguf.quants.dequantize(stored, info.quantization).reshape(info.shape)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"tensor {info.name} is stored as {info.quantization.name}, which cannot be dequantised"
+        ) from error
 
-    Attributes:
-        interleaved_heads: number of heads in the tensors whose rows `read` puts in the order that `rope.rotate` pairs
-            them; llama.cpp pairs neighbours (2i, 2i + 1) in some architectures, and its converter reorders the rows.
-    """
 
-    def __init__(self, path: Path, header: GgufHeader) -> None:
-        self._bytes = np.memmap(path, np.uint8, mode="r")
-        self._tensors = header.tensors
-        self.shapes = {name: info.shape for name, info in header.tensors.items()}
-        self.interleaved_heads: dict[str, int] = {}
-
-    def read(self, name: str) -> np.ndarray:
-        info = self._tensors[name]
-        stored = self._bytes[info.begin : info.begin + info.num_bytes]
-        # The package takes 16 rows at a time, mostly overhead when rows are short: join some.
-        rows = math.prod(info.shape[:-1])
-        stored = stored.reshape(rows // math.gcd(rows, _ROWS_JOINED), -1)
-        try:
-            values = gguf.quants.dequantize(stored, info.quantization).reshape(info.shape)
-        except NotImplementedError as error:
-            raise ValueError(
-                f"tensor {name} is stored as {info.quantization.name}, which cannot be dequantised"
-            ) from error
-        heads = self.interleaved_heads.get(name.split(".")[-2])  # "blk.0.attn_q.weight"
-        if heads is None:
-            return values
-        interleaved = values.reshape(heads, -1, 2, *info.shape[1:])
-        return interleaved.swapaxes(1, 2).reshape(info.shape)
+def _undo_interleaving(values: np.ndarray, heads: int) -> np.ndarray:
+    """Puts the rows of q or k into the order that `rope.rotate` pairs them: llama.cpp pairs neighbours."""
+    return values.reshape(heads, -1, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)

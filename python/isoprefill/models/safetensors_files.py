@@ -36,39 +36,33 @@ def load_safetensors(directory: Path, dtype: ParamsDtype) -> tuple[ModelConfig, 
     """
     config = config_from_huggingface(read_json_object(directory / "config.json"))
     with contextlib.ExitStack() as files:
-        reader = _SafetensorsReader(directory, files)
-        if config.tied_head and reader.has_head_of_its_own():
-            config = dataclasses.replace(config, tied_head=False)
-        return config, assemble(config, _NAMES, _UNUSED, reader, dtype)
+        file_of = _open(directory, files)
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name, file in file_of.items()}
 
+        def read(name: str) -> np.ndarray:
+            values: np.ndarray = file_of[name].get_tensor(name)
+            if not jnp.issubdtype(values.dtype, jnp.floating):  # NumPy alone does not know bfloat16
+                raise ValueError(f"tensor {name} must be floating point, got {values.dtype}")
+            return values
 
-class _SafetensorsReader:
-    """Reads tensors from the open files of one directory."""
-
-    def __init__(self, directory: Path, files: contextlib.ExitStack) -> None:
-        self._file_of: dict[str, Any] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        for path in _weight_files(directory):
-            try:
-                file = files.enter_context(safetensors.safe_open(path, framework="numpy"))
-            except (safetensors.SafetensorError, OSError) as error:
-                raise ValueError(f"{path} cannot be read: {error}") from error
-            for name in file.keys():  # noqa: SIM118 (not a dict)
-                self._file_of[name] = file
-                self.shapes[name] = tuple(file.get_slice(name).get_shape())
-
-    def has_head_of_its_own(self) -> bool:
-        """Returns whether a head is stored that is not the embedding: transformers 5 then does not tie it."""
         head, embedding = _NAMES["head"], _NAMES["embedding"]
-        if not {head, embedding} <= self.shapes.keys():
-            return False
-        return not np.array_equal(self.read(head), self.read(embedding))
+        if config.tied_head and {head, embedding} <= shapes.keys():
+            # transformers 5 does not tie a head that is stored and is not the embedding.
+            tied = np.array_equal(read(head), read(embedding))
+            config = dataclasses.replace(config, tied_head=tied)
+        return config, assemble(config, _NAMES, _UNUSED, shapes, read, dtype)
 
-    def read(self, name: str) -> np.ndarray:
-        values: np.ndarray = self._file_of[name].get_tensor(name)
-        if not jnp.issubdtype(values.dtype, jnp.floating):  # NumPy alone does not know bfloat16
-            raise ValueError(f"tensor {name} must be floating point, got {values.dtype}")
-        return values
+
+def _open(directory: Path, files: contextlib.ExitStack) -> dict[str, Any]:
+    """Opens the files of a directory; returns for each tensor the file that it is in."""
+    file_of: dict[str, Any] = {}
+    for path in _weight_files(directory):
+        try:
+            file = files.enter_context(safetensors.safe_open(path, framework="numpy"))
+        except (safetensors.SafetensorError, OSError) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+        file_of |= dict.fromkeys(file.keys(), file)
+    return file_of
 
 
 def _weight_files(directory: Path) -> Iterator[Path]:
