@@ -10,9 +10,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from sgl_jax.srt.layers.attention.base_attn_backend import AttentionBackend
 
-from isoprefill_pallas.heads import Heads
+from isoprefill_pallas import Heads, KernelSchedule
 from isoprefill_pallas.paged import MAX_PAGE_SIZE, paged_attention, write_columns
-from isoprefill_pallas.schedule import KernelSchedule
 from isoprefill_sglang_jax.metadata import MultiItemMetadata, PagedColumns
 from isoprefill_sglang_jax.xla import xla_paged_attention
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from isoprefill.attention.padding import next_power_of_two
+from isoprefill_pallas.padding import next_power_of_two
 from isoprefill_sglang_jax.items import RequestItems
 
 # Read-out rows and labels are padded to a few sizes, so that requests share compilations.

@@ -11,9 +11,8 @@ from jaxtyping import Array, Int32
 from sgl_jax.srt.layers.attention.base_attn_backend import AttentionBackendMetadata
 from sgl_jax.srt.utils.jax_utils import device_array
 
-from isoprefill_pallas.heads import Heads
+from isoprefill_pallas import Heads, KernelSchedule
 from isoprefill_pallas.padding import next_power_of_two
-from isoprefill_pallas.schedule import KernelSchedule
 from isoprefill_sglang_jax.batch import MultiItemBatch
 
 LEAST_PAGES = 16  # a power of two
@@ -120,13 +119,10 @@ class MultiItemMetadata(AttentionBackendMetadata):
         columns = paged_columns(worker_batch, items, page_size)
         schedule = None
         if kernel_heads is not None:
+            intervals = np.asarray(columns.row_intervals)
+            num_columns = columns.page_indices.size * page_size
             schedule = device_array(
-                kernel_schedule(columns, page_size, kernel_heads), NamedSharding(mesh, P())
+                KernelSchedule.of_intervals(intervals, num_columns, kernel_heads),
+                sharding=NamedSharding(mesh, P()),
             )
         return cls(own, columns.to_devices(mesh), schedule)
-
-
-def kernel_schedule(columns: PagedColumns, page_size: int, heads: Heads) -> KernelSchedule:
-    """Schedules the TPU kernel for one rank, with the tuned block sizes of the chip that is present."""
-    num_columns = columns.page_indices.size * page_size
-    return KernelSchedule.of_intervals(np.asarray(columns.row_intervals), num_columns, heads)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from isoprefill_pallas import dense_attention
 from isoprefill_pallas.paged import FusedCache, gather_columns
-from isoprefill_pallas.reference import dense_attention
 from isoprefill_sglang_jax.metadata import PagedColumns
 
 ROW_BLOCK = 128  # rows whose scores are in memory at a time

@@ -14,8 +14,7 @@ import pytest
 from sgl_jax.srt.layers.attention.native_backend import NativeAttention
 from sgl_jax.srt.mem_cache.memory_pool import merge_kv
 
-from isoprefill_pallas import paged
-from isoprefill_pallas.heads import Heads
+from isoprefill_pallas import Heads, paged
 from isoprefill_sglang_jax import install
 from isoprefill_sglang_jax.backend import MultiItemAttention, kernel_heads
 from sglang_server import (

@@ -50,7 +50,6 @@ ROOMS: dict[str, set[str]] = {
     "isoprefill_sglang_jax": {
         "isoprefill_csrc",
         "isoprefill_pallas",
-        "isoprefill.attention",
         "isoprefill.request",
         *LOOSE,
     },
