@@ -63,7 +63,9 @@ class Table:
         for _, spec, value in columns:
             cell = row[value] if isinstance(value, str) else value(row)
             cells.append(format("", _width(spec)) if cell is None else format(cell, spec))
-        print(*cells, row.get("error") or "", flush=True)
+        if row.get("error"):
+            cells.append(row["error"])
+        print(*cells, flush=True)
 
 
 def _width(spec: str) -> str:

@@ -48,7 +48,7 @@ class Ours:
     def matmuls(self, rows: int, outer: int, inner: int) -> Callable[[], Any]:
         """Returns a call that multiplies [rows, inner] by [outer, inner]^T, and that by [inner, outer]^T, in turn.
 
-        There are MATMULS products in a row, as in a model: a single one would also pay for the memory of its output.
+        There are MATMULS products, as in a model: a single one would also pay for the memory of its output.
         """
         import jax
         import jax.numpy as jnp
