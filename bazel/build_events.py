@@ -1,4 +1,4 @@
-"""What `bazel test --build_event_json_file=FILE` left behind: the results and the outputs of its tests.
+"""Reads the results and the outputs of tests from what `bazel test --build_event_json_file=FILE` wrote.
 
 `python3 build_events.py FILE` prints how many test cases passed, failed and were skipped.
 """

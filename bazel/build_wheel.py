@@ -3,9 +3,9 @@
     build_wheel.py extension --build=DIRECTORY FILE...
     build_wheel.py wheel --build=DIRECTORY --wheel=DIRECTORY FILE...
 
-In two steps, so that a change of Python alone compiles nothing. Nothing is downloaded: setuptools, pybind11 and jaxlib
-are those of the Python that builds: the one that runs this, or with `--python=3.12 --pythons=FILE` the one that FILE
-names for 3.12. The directories stay empty where FILE has none, or where it would be the Python that runs this.
+There are two steps, so that a change of Python alone compiles nothing. Nothing is downloaded: setuptools, pybind11 and
+jaxlib are those of the Python that builds, which is the one that runs this, or with `--python=3.12 --pythons=FILE` the
+one that FILE names for 3.12. The directories stay empty where FILE names none, or this very Python.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import tempfile
 
 
 def copy_tree(files: list[str], directory: pathlib.Path) -> None:
-    """Copies the files (relative paths) into a directory. All are equally old, and older than what is built."""
+    """Copies the files (relative paths) into a directory, with one old date, so that nothing seems out of date."""
     for file in files:
         copy = directory / file
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -51,28 +51,16 @@ def build_wheel(python: str, files: list[str], build: pathlib.Path, wheel: pathl
         tree = pathlib.Path(temporary)
         copy_tree(files, tree)
         shutil.copytree(build, tree / "build", copy_function=shutil.copyfile)
-        command = [
-            python,
-            "-m",
-            "pip",
-            "wheel",
-            "--no-build-isolation",
-            "--no-deps",
-            "--no-index",
-            "--no-cache-dir",
-        ]
-        run([*command, "--disable-pip-version-check", f"--wheel-dir={wheel.absolute()}", "."], tree)
+        command = [python, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index"]
+        command += ["--no-cache-dir", "--disable-pip-version-check"]
+        run([*command, f"--wheel-dir={wheel.absolute()}", "."], tree)
 
 
 def choose_python(version: str, pythons: pathlib.Path) -> str | None:
-    """Returns the interpreter that is named for a version; None where there is none, or where it is this one's."""
+    """Returns the interpreter that is named for a version; None if there is none, or if it is this one's version."""
     found = dict(line.split(": ", 1) for line in pythons.read_text().splitlines())[version]
-    if (
-        found.startswith("absent")
-        or version == f"{sys.version_info.major}.{sys.version_info.minor}"
-    ):
-        return None
-    return found
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return None if version == own or found.startswith("absent") else found
 
 
 def main() -> None:
@@ -85,9 +73,9 @@ def main() -> None:
     parser.add_argument("--pythons", type=pathlib.Path)
     parser.add_argument("files", nargs="+")
     arguments = parser.parse_args()
-    python = (
-        choose_python(arguments.python, arguments.pythons) if arguments.python else sys.executable
-    )
+    python: str | None = sys.executable
+    if arguments.python:
+        python = choose_python(arguments.python, arguments.pythons)
     if python is None:
         return
     if arguments.step == "extension":

@@ -1,11 +1,11 @@
-"""Which lines the tests run, of Python and of csrc: `bazel run //bazel:coverage_report -- --events=FILE`.
+"""Reports which lines of Python and of csrc the tests run: `bazel run //bazel:coverage_report -- --events=FILE`.
 
-FILE is what `bazel test --config=coverage --build_event_json_file=FILE //...` wrote. Python's lines were recorded by
-those tests; for C++ the mask op is compiled once more, with gcov's counters, and its tests are run again: the C++ ones,
-and the Python ones that import the extension (the slow ones of the kernel excepted). Files for
-instructions that this processor lacks cannot be run; they are named and left out.
+FILE is what `bazel test --config=coverage --build_event_json_file=FILE //...` wrote. Those tests recorded the lines of
+Python. For C++, csrc is compiled again with gcov's counters, and its tests are run again: the C++ ones, and the Python
+ones that import the extension, except the slow ones of the kernel. Files for instructions that this processor lacks
+cannot run; they are named and left out.
 
-Fails if fewer than 95% of the lines of either were run.
+It fails if fewer than 95% of the lines of either were run.
 """
 
 import argparse
@@ -58,7 +58,7 @@ class Tally:
             )
 
     def enough(self) -> bool:
-        """Prints the sum; tells whether it reaches the least share."""
+        """Prints the sum; tells whether it reaches LEAST percent."""
         share = 100.0 * self.run / self.lines if self.lines else 0.0
         print(
             f"coverage: {self.title}: {share:.1f}% ({self.run} of {self.lines} lines)", flush=True
@@ -67,7 +67,7 @@ class Tally:
 
 
 def report_python(event_file: pathlib.Path, work: pathlib.Path) -> bool:
-    """Adds up what the tests recorded of Python."""
+    """Adds up the lines of Python that the tests recorded."""
     parts = []
     for result in build_events.read_results(event_file):
         archive = result.outputs.get("test.outputs__outputs.zip")
@@ -129,7 +129,7 @@ def tests_the_extension(name: str) -> bool:
 
 
 def available_instructions(path: str) -> list[str]:
-    """What the extension on this module path says of the processor."""
+    """Returns the processor's instruction sets, as the extension on this module path finds them."""
     ask = "import isoprefill_csrc; print(*isoprefill_csrc.available_instructions())"
     done = subprocess.run(
         [sys.executable, "-c", ask],
@@ -142,7 +142,7 @@ def available_instructions(path: str) -> list[str]:
 
 
 def report_cc(work: pathlib.Path) -> bool:
-    """Compiles csrc with counters, runs its tests and adds up what was run."""
+    """Compiles csrc with counters, runs its tests and adds up the lines that were run."""
     compile_with_counters(work)
     for program in sorted(work.glob("*_test")):
         subprocess.run([program], check=True)

@@ -1,6 +1,6 @@
 """Installs a locked set of Python packages; pypi.bzl runs this with a bare interpreter.
 
-  check                        tells whether this Python can make an environment
+  check                        checks that this Python can make an environment
   environment DIRECTORY LOCK   makes a virtual environment
   overlay DIRECTORY LOCK...    run by that environment's Python: adds packages beside it
   headers                      prints where Python's, pybind11's and jaxlib's headers are

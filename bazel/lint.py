@@ -1,6 +1,6 @@
-"""Checks style and types: `bazel run //bazel:lint`, or with `-- --fix` to mend what can be mended.
+"""Checks style and types: `bazel run //bazel:lint`; with `-- --fix` it corrects what it can.
 
-Reads the files that git knows in the checkout; prints one line for each check.
+It reads the files that git tracks in the checkout, and prints one line for each check.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from ruff.__main__ import find_ruff_bin
 
 
 def tracked(*patterns: str) -> list[str]:
-    """Returns the files that git knows and whose names match."""
+    """Returns the files that git tracks and whose names match."""
     done = subprocess.run(
         ["git", "ls-files", "--", *patterns], check=True, text=True, capture_output=True
     )

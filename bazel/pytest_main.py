@@ -1,4 +1,4 @@
-"""Runs pytest as a Bazel test: honours --test_filter, sharding, the XML report and --config=coverage."""
+"""Runs pytest as a Bazel test; honours --test_filter, sharding, the XML report and --config=coverage."""
 
 import os
 import pathlib

@@ -16,7 +16,7 @@ from absl import app, flags
 
 import callers_directory
 from bench_cpu.workloads import WORKLOADS
-from benchmark import Table, alternating_seconds, write_json
+from benchmark import alternating_seconds, write_json
 from isoprefill import PackedLayout, multi_item_attention
 from isoprefill.attention.padding import bucket_size
 from isoprefill_pallas.heads import AttentionHeads
@@ -32,15 +32,6 @@ _REPEATS = flags.DEFINE_integer(
     "repeats", 5, "Measured calls of each back end; the median counts.", lower_bound=1
 )
 _JSON = flags.DEFINE_string("json", None, "Write the rows to this file, as JSON.")
-
-TABLE = Table(
-    ("workload", "<9", "workload"),
-    ("back end", "<9", "implementation"),
-    ("rows", ">8", "rows"),
-    ("ms", ">9.1f", lambda row: 1e3 * row["seconds"]),
-    ("GFLOP/s", ">9.1f", "useful_gflop_per_s"),
-    ("temporary MB", ">13.1f", "temporary_mb"),
-)
 
 
 def parse_heads(text: str) -> tuple[int, int, int]:
@@ -109,12 +100,16 @@ def main(argv: list[str]) -> None:
     print(
         f"{jax.devices()[0].device_kind}, {_DTYPE.value}, heads {_HEADS.value}, {_REPEATS.value} repeats"
     )
-    TABLE.print_titles()
+    print(f"{'workload':10}{'back end':10}{'rows':>8}{'ms':>10}{'GFLOP/s':>10}{'temporary MB':>14}")
     rows = []
     for workload in _WORKLOAD.value:
         for row in measure(workload, heads, _DTYPE.value, _REPEATS.value):
             rows.append(row)
-            TABLE.print(row)
+            print(
+                f"{row['workload']:10}{row['implementation']:10}{row['rows']:8}{1e3 * row['seconds']:10.1f}"
+                f"{row['useful_gflop_per_s']:10.1f}{row['temporary_mb']:14.1f}",
+                flush=True,
+            )
     by_name = {(row["workload"], row["implementation"]): row for row in rows}
     for workload, backend in by_name:
         if backend != "dense" and (workload, "dense") in by_name:

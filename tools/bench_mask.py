@@ -25,7 +25,7 @@ from absl import app, flags, logging
 
 import callers_directory
 import isoprefill_csrc as csrc
-from benchmark import Table, alternating_seconds, write_json
+from benchmark import alternating_seconds, write_json
 
 _JSON = flags.DEFINE_string("json", None, "Write the rows to this file, as JSON.")
 _REPEATS = flags.DEFINE_integer(
@@ -214,21 +214,19 @@ def measure(name: str, prefix: int, items: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def _peak_mib(row: dict[str, Any]) -> float | None:
-    return None if row["peak_bytes"] is None else row["peak_bytes"] / 2**20
-
-
-TABLE = Table(
-    ("pack", "<5", "pack"),
-    ("operation", "<10", "operation"),
-    ("by", "<12", "implementation"),
-    ("median us", ">12.1f", lambda row: row["seconds"] * 1e6),
-    ("fastest us", ">12.1f", lambda row: row["fastest_seconds"] * 1e6),
-    ("x csrc", ">10.2f", "times_csrc"),
-    ("ns per row", ">10.2f", "nanoseconds_per_row"),
-    ("GB/s", ">6.2f", "gigabytes_per_second"),
-    ("peak MiB", ">9.1f", _peak_mib),
+HEADER = "{:>5} {:>10} {:>12} {:>12} {:>12} {:>10} {:>10} {:>6} {:>9}".format(
+    "pack", "operation", "by", "median us", "fastest us", "x csrc", "ns per row", "GB/s", "peak MiB"
 )
+
+
+def line(row: dict[str, Any]) -> str:
+    cells = [f"{row['pack']:>5} {row['operation']:>10} {row['implementation']:>12}"]
+    cells.append(f"{row['seconds'] * 1e6:>12.1f} {row['fastest_seconds'] * 1e6:>12.1f}")
+    cells.append(f"{row['times_csrc']:>10.2f} {row['nanoseconds_per_row']:>10.2f}")
+    rate, peak = row["gigabytes_per_second"], row["peak_bytes"]
+    cells.append(" " * 6 if rate is None else f"{rate:>6.2f}")
+    cells.append("" if peak is None else f"{peak / 2**20:>9.1f}")
+    return " ".join(cells)
 
 
 def main(argv: list[str]) -> None:
@@ -239,12 +237,12 @@ def main(argv: list[str]) -> None:
     print(
         f"{_REPEATS.value} calls each, alternating; peak: growth of a fresh process's resident set in a call"
     )
-    TABLE.print_titles()
+    print(HEADER)
     rows = []
     for name, prefix, items in packs:
         for row in measure(name, prefix, items):
             rows.append(row)
-            TABLE.print(row)
+            print(line(row), flush=True)
     write_json(_JSON.value, rows)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bench_cpu.workloads import LABELS, Kind, Sizes
+from bench_cpu.workloads import LABELS, Kind
 
 MATMULS = 8
 Dtype = Literal["float32", "bfloat16"]
@@ -29,15 +29,7 @@ class Ours:
 
         self._engine = ScoringEngine.from_pretrained(model, dtype)
         self._algorithm, self._dtype = algorithm, dtype
-        config = self._engine.model.config
-        self.sizes = Sizes(
-            config.num_layers,
-            config.hidden_size,
-            config.intermediate_size,
-            config.num_query_heads * config.head_dim,
-            config.num_kv_heads * config.head_dim,
-            config.vocab_size,
-        )
+        self.config = self._engine.model.config
 
     def score(self, query: list[int], items: list[list[int]], kind: Kind) -> np.ndarray:
         """Returns log-probabilities: items by labels, or items."""
@@ -48,7 +40,7 @@ class Ours:
     def matmuls(self, rows: int, outer: int, inner: int) -> Callable[[], Any]:
         """Returns a call that multiplies [rows, inner] by [outer, inner]^T, and that by [inner, outer]^T, in turn.
 
-        There are MATMULS products in a row, as in a model: a single one would also pay for the memory of its output.
+        There are MATMULS products, as in a model: a single one would also pay for the memory of its output.
         """
         import jax
         import jax.numpy as jnp
@@ -74,6 +66,7 @@ class Peer:
         """Loads the model. flex_attention is compiled if there is a C++ compiler."""
         import torch
 
+        from isoprefill.models.config_huggingface import config_from_huggingface
         from isoprefill_torch.model import load_model
         from isoprefill_torch.scorer import TorchScorer
 
@@ -83,17 +76,7 @@ class Peer:
         self._dtype = getattr(torch, dtype)
         self.batch_sizes = {"batched": (2, 8, 32), "extend": (16, 64, 256)}.get(method, ())
         self.batch_size: int | None = None  # all at once
-        config = self._scorer.model.torch_model.config
-        head_dim = getattr(config, "head_dim", None)
-        head_dim = head_dim or config.hidden_size // config.num_attention_heads
-        self.sizes = Sizes(
-            config.num_hidden_layers,
-            config.hidden_size,
-            config.intermediate_size,
-            config.num_attention_heads * head_dim,
-            config.num_key_value_heads * head_dim,
-            config.vocab_size,
-        )
+        self.config = config_from_huggingface(self._scorer.model.torch_model.config.to_dict())
 
     def score(self, query: list[int], items: list[list[int]], kind: Kind) -> np.ndarray:
         """Returns log-probabilities: items by labels, or items."""

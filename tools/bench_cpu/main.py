@@ -23,7 +23,7 @@ from bench_cpu.contestants import NAMES, Dtype
 from bench_cpu.measurement import Measured, MeasurementError, Task, measure_apart
 from bench_cpu.plot import draw_items
 from bench_cpu.workloads import KINDS, WORKLOADS, Kind
-from benchmark import Table, write_json
+from benchmark import write_json
 
 _WORKLOAD = flags.DEFINE_multi_enum(
     "workload", list(WORKLOADS), list(WORKLOADS), "Requests to score; may be repeated."
@@ -64,18 +64,6 @@ _QUICK = flags.DEFINE_bool(
     "quick", False, "Measure demo with labels in float32 only; takes under two minutes."
 )
 
-TABLE = Table(
-    ("workload", "<17", "workload"),
-    ("implementation", "<33", "implementation"),
-    ("dtype", "<9", "dtype"),
-    ("items/s", ">8.1f", "items_per_s"),
-    ("s", ">7.2f", "seconds"),
-    ("MB", ">6.0f", "peak_rss_mb"),
-    ("diff", ">8.1e", "max_score_diff"),
-    ("x peer", ">7.2f", "ratio_to_best_peer"),
-    ("GFLOP", ">7.0f", "gflop"),
-    ("share", ">6.2f", "gemm_share"),
-)
 QUICK = ("ours-packed", "torch-serial", "torch-extend", "torch-dense")
 
 Row = dict[str, Any]
@@ -98,7 +86,8 @@ def main(argv: list[str]) -> int:
         names = quick_names()
     kept = _kept()
     print(f"{_processor()}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
-    TABLE.print_titles()
+    print(f"{'workload':<18}{'implementation':<34}{'dtype':<10}{'items/s':>8}{'s':>8}{'MB':>7}"
+          f"{'diff':>9}{'x peer':>8}{'GFLOP':>8}{'share':>7}")  # fmt: skip
     complete = True
     for workload in workloads:
         who = [(name, dtype) for dtype in dtypes for name in names]
@@ -108,7 +97,7 @@ def main(argv: list[str]) -> int:
         kept[workload] = with_ratios(rows)
         for row in kept[workload]:
             if _identity(row) in new:
-                TABLE.print(row)
+                print_row(row)
                 complete &= row["max_score_diff"] is not None  # nor is one that failed
         write_json(_JSON.value, [row for rows in kept.values() for row in rows])
     return 0 if complete else 1
@@ -211,6 +200,20 @@ def with_ratios(rows: list[Row]) -> list[Row]:
         known = peer is not None and not row.get("error")
         row["ratio_to_best_peer"] = row["items_per_s"] / peer if known else None
     return rows
+
+
+def print_row(row: Row) -> None:
+    head = f"{row['workload']:<18}{row['implementation']:<34}{row['dtype']:<10}"
+    if row.get("error"):
+        print(f"{head}{row['error']}", flush=True)
+        return
+    difference, ratio = row["max_score_diff"], row["ratio_to_best_peer"]
+    print(
+        f"{head}{row['items_per_s']:8.1f}{row['seconds']:8.2f}{row['peak_rss_mb']:7.0f}"
+        f"{'' if difference is None else f'{difference:.1e}':>9}{'' if ratio is None else f'{ratio:.2f}':>8}"
+        f"{row['gflop']:8.0f}{row['gemm_share']:7.2f}",
+        flush=True,
+    )
 
 
 def _task(name: str, dtype: Dtype, workload: str, kinds: list[Kind], seconds: float) -> Task:

@@ -125,7 +125,7 @@ def measure(task: Task) -> list[Measured]:
     workloads = task.workloads
     one = contestant(task.implementation, task.dtype, task.model)
     _choose_batch_size(one, workloads[-1], task)
-    hidden, intermediate = one.sizes.hidden_size, one.sizes.intermediate_size
+    hidden, intermediate = one.config.hidden_size, one.config.intermediate_size
     multiply = one.matmuls(MATMUL_ROWS, intermediate, hidden)
     multiply()
     gflop = 2e-9 * MATMULS * MATMUL_ROWS * hidden * intermediate
@@ -134,7 +134,7 @@ def measure(task: Task) -> list[Measured]:
     for whole, following in itertools.zip_longest(workloads, workloads[1:]):
         for kind in task.kinds:
             workload = _scaled(one, whole, kind, task)
-            query, items = workload.tokens(one.sizes.vocab_size)
+            query, items = workload.tokens(one.config.vocab_size)
             logprobs: np.ndarray = np.empty(0)
 
             def run() -> None:
@@ -154,7 +154,7 @@ def measure(task: Task) -> list[Measured]:
                     len(items),
                     seconds,
                     resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-                    workload.gflop(one.sizes, kind),
+                    workload.gflop(one.config, kind),
                     rate,
                     logprobs.tolist(),
                 )
@@ -174,7 +174,7 @@ def _choose_batch_size(one: Ours | Peer, workload: RandomRequest, task: Task) ->
     if isinstance(one, Ours) or not one.batch_sizes:
         return
     sizes = _batch_sizes(one, workload, task)
-    query, items = workload.first(sizes[-1]).tokens(one.sizes.vocab_size)
+    query, items = workload.first(sizes[-1]).tokens(one.config.vocab_size)
     times: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(2 if len(sizes) > 1 else 0):
         for size in sizes:
@@ -199,7 +199,7 @@ def _scaled(one: Ours | Peer, workload: RandomRequest, kind: Kind, task: Task) -
     """Returns the workload, or its first items if all would take longer than the limit."""
     if task.implementation not in ITEM_BY_ITEM:
         return workload
-    query, items = workload.first(8).tokens(one.sizes.vocab_size)
+    query, items = workload.first(8).tokens(one.config.vocab_size)
     one.score(query, items, kind)
     each = _time(lambda: one.score(query, items, kind), task) / len(items)
     if each * len(workload.item_lens) <= task.limit:

@@ -5,21 +5,11 @@ from typing import Literal
 
 import numpy as np
 
+from isoprefill.models.config import ModelConfig
+
 Kind = Literal["labels", "likelihoods"]
 KINDS: tuple[Kind, ...] = ("labels", "likelihoods")
 LABELS = (100, 200)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Sizes:
-    """The sizes of a model that decide how much work a request is."""
-
-    num_layers: int
-    hidden_size: int
-    intermediate_size: int
-    query_width: int  # query heads x head_dim
-    kv_width: int
-    vocab_size: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,15 +41,17 @@ class RandomRequest:
         own = self.query_len * (self.query_len + 1) // 2
         return own + int((lens * self.query_len + lens * (lens + 1) // 2).sum())
 
-    def gflop(self, sizes: Sizes, kind: Kind) -> float:
+    def gflop(self, model: ModelConfig, kind: Kind) -> float:
         """Returns the useful work: every token's projections once, visible pairs, and the head where it is read."""
         lens = np.asarray(self.item_lens, np.int64)
         rows = self.query_len + int(lens.sum())
         scored = int(lens.sum()) if kind == "likelihoods" else lens.size
-        widths = 2 * sizes.query_width + 2 * sizes.kv_width + 3 * sizes.intermediate_size
-        layer = 2 * rows * sizes.hidden_size * widths + 4 * self.pairs * sizes.query_width
-        head = 2 * scored * sizes.hidden_size * sizes.vocab_size
-        return (sizes.num_layers * layer + head) / 1e9
+        query_width = model.num_query_heads * model.head_dim
+        widths = 2 * query_width + 2 * model.num_kv_heads * model.head_dim
+        widths += 3 * model.intermediate_size
+        layer = 2 * rows * model.hidden_size * widths + 4 * self.pairs * query_width
+        head = 2 * scored * model.hidden_size * model.vocab_size
+        return (model.num_layers * layer + head) / 1e9
 
 
 WORKLOADS = {

@@ -26,11 +26,12 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app, flags
 
 import callers_directory
-from benchmark import Table, write_json
+from benchmark import write_json
 
 HERE = pathlib.Path(__file__).parent
 SERVE = (sys.executable, "-m", "isoprefill", "serve")
@@ -79,44 +80,7 @@ FULL = Steps(factor=2**0.5, seconds=8.0, least_requests=20)
 QUICK = Steps(factor=2.0, seconds=3.0, least_requests=8)
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """What one rate did to one server; latencies in seconds, of requests that were answered with 200."""
-
-    server: str
-    rate: float
-    requests: int
-    ok: int
-    refused: int
-    failed: int
-    throughput: float
-    p50: float
-    p95: float
-    p99: float
-    requests_per_batch: float
-    batch_fill: float
-    compilations: int
-
-    @property
-    def held(self) -> bool:
-        return self.ok == self.requests and self.p99 <= _LATENCY.value
-
-
-TABLE = Table(
-    ("server", "<9", "server"),
-    ("rate/s", ">8.2f", "rate"),
-    ("sent", ">5", "requests"),
-    ("200", ">5", "ok"),
-    ("429", ">5", "refused"),
-    ("other", ">6", "failed"),
-    ("done/s", ">7.2f", "throughput"),
-    ("p50 s", ">7.3f", "p50"),
-    ("p95 s", ">7.3f", "p95"),
-    ("p99 s", ">7.3f", "p99"),
-    ("req/batch", ">10.2f", "requests_per_batch"),
-    ("fill", ">6.2f", "batch_fill"),
-    ("compiled", ">8", "compilations"),
-)
+Row = dict[str, Any]
 
 
 class BenchedServer:
@@ -193,11 +157,13 @@ def arrivals(chance: random.Random, rate: float, number: int) -> list[float]:
     return list(itertools.accumulate(gaps))
 
 
-def percentile(values: Sequence[float], percent: float) -> float:
-    """Returns the smallest value that so many percent do not exceed; NaN if there are no values."""
-    if not values:
-        return float("nan")
-    return sorted(values)[max(0, -int(-percent * len(values) // 100) - 1)]
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """Returns the smallest values that 50, 95 and 99 percent do not exceed; NaN if there are no values."""
+    ordered = sorted(values) or [float("nan")]
+    return {
+        f"p{percent}": ordered[max(0, -(-percent * len(values) // 100) - 1)]
+        for percent in (50, 95, 99)
+    }
 
 
 def chance_of(purpose: str) -> random.Random:
@@ -206,7 +172,10 @@ def chance_of(purpose: str) -> random.Random:
 
 
 def measure(server: BenchedServer, name: str, step: int, rate: float, steps: Steps) -> Row:
-    """Measures one rate, the `step`-th; the step's number decides which requests are sent."""
+    """Measures one rate, the `step`-th, whose number decides which requests are sent; prints and returns the row.
+
+    Latencies are in seconds, of the requests that were answered with 200.
+    """
     number = max(steps.least_requests, round(rate * steps.seconds))
     times = arrivals(chance_of(f"times {step}"), rate, number)
     counters = (
@@ -223,21 +192,28 @@ def measure(server: BenchedServer, name: str, step: int, rate: float, steps: Ste
     latencies = [latency for latency, status in answers if status == 200]
     ended = max(at + latency for at, (latency, _) in zip(times, answers, strict=True))
     refused = sum(status == 429 for _, status in answers)
-    return Row(
-        server=name,
-        rate=rate,
-        requests=number,
-        ok=len(latencies),
-        refused=refused,
-        failed=number - len(latencies) - refused,
-        throughput=len(latencies) / ended,
-        p50=percentile(latencies, 50),
-        p95=percentile(latencies, 95),
-        p99=percentile(latencies, 99),
-        requests_per_batch=requests / max(1, batches),
-        batch_fill=fill / max(1, batches),
-        compilations=round(compilations),
+    tail = percentiles(latencies)
+    row = {
+        "server": name,
+        "rate": rate,
+        "requests": number,
+        "ok": len(latencies),
+        "refused": refused,
+        "failed": number - len(latencies) - refused,
+        "throughput": len(latencies) / ended,
+        **tail,
+        "requests_per_batch": requests / max(1, batches),
+        "batch_fill": fill / max(1, batches),
+        "compilations": round(compilations),
+        "held": len(latencies) == number and tail["p99"] <= _LATENCY.value,
+    }
+    print(
+        f"{name:10}{rate:8.2f}{number:6}{row['ok']:6}{refused:6}{row['failed']:7}{row['throughput']:8.2f}"
+        f"{tail['p50']:8.3f}{tail['p95']:8.3f}{tail['p99']:8.3f}{row['requests_per_batch']:11.2f}"
+        f"{row['batch_fill']:7.2f}{row['compilations']:9}",
+        flush=True,
     )
+    return row
 
 
 def warm_up(server: BenchedServer, name: str) -> None:
@@ -277,12 +253,10 @@ def rising_rates(name: str) -> list[Row]:
     with BenchedServer(*command) as server:
         warm_up(server, name)
         rate = FIRST_RATE / lone_latency(server)
-        while not rows or rows[-1].held:
+        while not rows or rows[-1]["held"]:
             rows.append(measure(server, name, len(rows), rate, steps))
-            TABLE.print(dataclasses.asdict(rows[-1]))
             rate *= steps.factor
-        rows.append(measure(server, name, len(rows), OVERLOAD * rows[-1].rate, steps))
-        TABLE.print(dataclasses.asdict(rows[-1]))
+        rows.append(measure(server, name, len(rows), OVERLOAD * rows[-1]["rate"], steps))
     return rows
 
 
@@ -306,8 +280,7 @@ def front_end() -> list[dict[str, float]]:
             cpu = (server.metric("process_cpu_seconds_total") - before) / len(times)
             if any(status != 200 for _, status in answers):
                 raise RuntimeError("the idle server did not answer every request with 200")
-            latencies = [latency for latency, _ in answers]
-            row = {f"p{percent}": percentile(latencies, percent) for percent in (50, 95, 99)}
+            row = percentiles([latency for latency, _ in answers])
             print(
                 f"front end alone at {rate}/s, 10 items of text: "
                 + ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in row.items())
@@ -326,14 +299,19 @@ def main(argv: list[str]) -> None:
         f"batches of {_BATCH.value} tokens, queue of {_QUEUE.value}"
     )
     idle = front_end()
-    TABLE.print_titles()
+    print(
+        f"{'server':10}{'rate/s':>8}{'sent':>6}{'200':>6}{'429':>6}{'other':>7}{'done/s':>8}{'p50 s':>8}{'p95 s':>8}"
+        f"{'p99 s':>8}{'req/batch':>11}{'fill':>7}{'compiled':>9}"
+    )
     rows = [row for name in _SERVERS.value for row in rising_rates(name)]
     held = {
-        name: max((row.rate for row in rows if row.server == name and row.held), default=0.0)
+        name: max(
+            (row["rate"] for row in rows if row["server"] == name and row["held"]), default=0.0
+        )
         for name in _SERVERS.value
     }
     for name, rate in held.items():
-        lowest = min(row.rate for row in rows if row.server == name)
+        lowest = min(row["rate"] for row in rows if row["server"] == name)
         says = f"{rate:.2f}/s" if rate else f"under {lowest:.2f}/s, the lowest tried"
         print(f"{name}: highest rate held with p99 up to {_LATENCY.value:g} s: {says}")
         if name != "packed" and "packed" in held:
@@ -343,7 +321,7 @@ def main(argv: list[str]) -> None:
     report = {
         "flags": {flag.name: flag.value for flag in own_flags},
         "front_end": idle,
-        "rows": [dataclasses.asdict(row) | {"held": row.held} for row in rows],
+        "rows": rows,
         "highest_rate_held": held,
     }
     write_json(_JSON.value, report)

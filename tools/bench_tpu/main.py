@@ -13,7 +13,7 @@ from typing import Any
 from absl import app, flags
 
 import callers_directory
-from benchmark import Table, write_json
+from benchmark import write_json
 from isoprefill_tpu_lab.chips import FIGURES
 from isoprefill_tpu_lab.packs import PACKS
 
@@ -142,9 +142,15 @@ def print_regions(title: str, cost: Any, heads: int) -> None:
 
 
 def print_table(rows: list[Row]) -> None:
-    """Prints all rows; the fastest splash attention of a workload is known only then."""
-
-    def against_splash(row: Row) -> str:
+    print(
+        f"{'workload':10} {'implementation':28} {'cycles':>12} {'vs best splash':>14} {'ms':>8} "
+        f"{'of bound':>8} {'useful':>7} {'HBM MB':>8}"
+    )
+    for row in rows:
+        head = f"{row['workload']:10} {row['implementation']:28}"
+        if row.get("error"):
+            print(f"{head} does not compile: {row['error'][:70]}")
+            continue
         basis = "static_cycles" if row["static_cycles"] is not None else "seconds"
         splash = [
             other[basis]
@@ -153,23 +159,14 @@ def print_table(rows: list[Row]) -> None:
             and other["implementation"].startswith("splash")
             and other[basis] is not None
         ]
-        return f"{row[basis] / min(splash):.3f}" if splash else ""
-
-    table = Table(
-        ("workload", "<10", "workload"),
-        ("implementation", "<28", "implementation"),
-        ("cycles", ">12,", "static_cycles"),
-        ("vs best splash", ">14", against_splash),
-        ("ms", ">8.3f", lambda row: row["seconds"] * 1e3),
-        ("of bound", ">8.3f", lambda row: row.get("_bound") and row["_bound"] / row["seconds"]),
-        ("useful", ">7.3f", "useful_share"),
-        ("HBM MB", ">8.0f", lambda row: row["hbm_bytes"] and row["hbm_bytes"] / 1e6),
-    )
-    table.print_titles()
-    for row in rows:
-        if row.get("error"):
-            row = row | {"error": f"does not compile: {row['error'][:70]}"}
-        table.print(row)
+        ratio = f"{row[basis] / min(splash):.3f}" if splash else ""
+        cycles = f"{row['static_cycles']:,}" if row["static_cycles"] is not None else ""
+        share = f"{row['useful_share']:.3f}" if row["useful_share"] is not None else ""
+        moved = f"{row['hbm_bytes'] / 1e6:.0f}" if row["hbm_bytes"] is not None else ""
+        reached = f"{row['_bound'] / row['seconds']:.3f}" if row.get("_bound") else ""
+        print(
+            f"{head} {cycles:>12} {ratio:>14} {row['seconds'] * 1e3:8.3f} {reached:>8} {share:>7} {moved:>8}"
+        )
 
 
 if __name__ == "__main__":

@@ -59,25 +59,20 @@ def item_by_item(engine: Any) -> dict[str, Any]:
 
     One item a call because its CPU back end mixes up the requests of a prefill.
     """
-    scores = {}
-    for seed in range(2):
-        query, items = workload(seed)
-        scores[f"tokens {seed}"] = [
-            engine.score(query=query, items=[item], label_token_ids=LABELS)[0] for item in items
+
+    def scores(query: Any, items: list[Any], **options: Any) -> list[list[float]]:
+        return [
+            engine.score(query=query, items=[item], label_token_ids=LABELS, **options)[0]
+            for item in items
         ]
-    scores["text"] = [
-        engine.score(query=TEXT_QUERY, items=[item], label_token_ids=LABELS)[0]
-        for item in TEXT_ITEMS
-    ]
-    scores["softmax"] = [
-        engine.score(query=TEXT_QUERY, items=[item], label_token_ids=LABELS, apply_softmax=True)[0]
-        for item in TEXT_ITEMS
-    ]
-    scores["item first"] = [
-        engine.score(query=TEXT_QUERY, items=[item], label_token_ids=LABELS, item_first=True)[0]
-        for item in TEXT_ITEMS[:1]
-    ]
-    return scores
+
+    return {
+        "tokens 0": scores(*workload(0)),
+        "tokens 1": scores(*workload(1)),
+        "text": scores(TEXT_QUERY, TEXT_ITEMS),
+        "softmax": scores(TEXT_QUERY, TEXT_ITEMS, apply_softmax=True),
+        "item first": scores(TEXT_QUERY, TEXT_ITEMS[:1], item_first=True),
+    }
 
 
 def multi_item(engine: Any) -> dict[str, Any]:

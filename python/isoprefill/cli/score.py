@@ -117,37 +117,29 @@ def _score() -> dict[str, Any]:
             **options,
         )
     by_label = result.scores.ndim == 2
-    ranking_scores = result.scores[:, 0] if by_label else result.scores
-    order = np.argsort(-ranking_scores, kind="stable")
+    ranking = result.scores[:, 0] if by_label else result.scores
     ranks = np.empty(len(items), int)
-    ranks[order] = np.arange(1, len(items) + 1)
-    results = []
-    for index, item in enumerate(items):
-        score = (
-            {"scores": result.scores[index].tolist()}
-            if by_label
-            else {"score": float(result.scores[index])}
-        )
-        probability = ranking_scores[index] if by_label else np.exp(ranking_scores[index])
-        results.append(
-            {
-                "index": index,
-                "item": item,
-                **score,
-                "probability": float(probability),
-                "rank": int(ranks[index]),
-            }
-        )
-    usage = result.usage
+    ranks[np.argsort(-ranking, kind="stable")] = np.arange(1, len(items) + 1)
+    probabilities = ranking if by_label else np.exp(ranking)
+    results = [
+        {
+            "index": index,
+            "item": item,
+            "scores" if by_label else "score": result.scores[index].tolist(),
+            "probability": float(probabilities[index]),
+            "rank": int(ranks[index]),
+        }
+        for index, item in enumerate(items)
+    ]
     return {
         "model": result.model,
         "algorithm": result.algorithm,
         "isolation": result.isolation,
         "results": results,
         "usage": {
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "total_tokens": usage.total_tokens,
+            "prompt_tokens": result.usage.prompt_tokens,
+            "completion_tokens": result.usage.completion_tokens,
+            "total_tokens": result.usage.total_tokens,
         },
     }
 
@@ -208,5 +200,5 @@ def _print_table(report: dict[str, Any]) -> None:
 
 
 def _one_line(item: str) -> str:
-    """The item with control characters escaped, so that it cannot break the table."""
+    """Returns the item with control characters escaped, so that it cannot break the table."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in item)

@@ -6,7 +6,7 @@ as JSON.
 
 import dataclasses
 import ipaddress
-from typing import Literal
+from typing import Any, Literal
 
 from isoprefill.modes import AlgorithmChoice, Backend, Delimiter, Isolation
 from isoprefill.settings import check_api_key, check_bounds, setting
@@ -54,15 +54,10 @@ class BatchSettings:
     """
 
     max_tokens: int = setting(4096, "Token budget of one prefill.", flag="max-batch-tokens", ge=1)
-    max_requests: int = setting(
-        64,
-        "Most requests in one prefill; 1 packs no requests together.",
-        flag="max-batch-requests",
-        ge=1,
-    )
+    max_requests: int = setting(64, "Most requests in a prefill.", flag="max-batch-requests", ge=1)
     max_wait_s: float = setting(
         0.002,
-        "Milliseconds that a first request waits for others while the device is idle.",
+        "Milliseconds that a first request waits for others on an idle device.",
         flag="max-wait-ms",
         scale=1000,
         ge=0,
@@ -73,55 +68,35 @@ class BatchSettings:
         check_bounds(self)
 
 
+def _seconds(default: float, purpose: str) -> Any:
+    return setting(default, f"Seconds {purpose}", gt=0, lt=86_400)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What one client may ask for, and how much may wait.
 
     With item_first the query's tokens count for every item. `max_queue_tokens` also counts padded labels; it never
-    refuses a request that is alone in the queue.
+    refuses a request that is alone in the queue. `stall_timeout_s` is for a scheduler that owes answers.
     """
 
     max_body_bytes: int = setting(8 << 20, "Most bytes of one request.", ge=1)
     max_items: int = setting(4096, "Most items of one request.", ge=1)
     max_item_tokens: int = setting(8192, "Most tokens of one item.", ge=1)
-    max_request_tokens: int = setting(
-        131_072, "Most tokens of one request: its query and all its items.", ge=1
-    )
+    max_request_tokens: int = setting(131_072, "Most tokens of a query and its items.", ge=1)
     max_labels: int = setting(1024, "Most labels of one item.", ge=1)
-    max_queue_requests: int = setting(
-        256, "Most requests accepted and not yet answered; more get 429.", ge=1
-    )
-    max_queue_tokens: int = setting(
-        1 << 20, "Most tokens of the requests accepted and not yet answered; more get 429.", ge=1
-    )
+    max_queue_requests: int = setting(256, "Most unanswered requests; more get 429.", ge=1)
+    max_queue_tokens: int = setting(1 << 20, "Most tokens of unanswered requests.", ge=1)
     max_connections: int = setting(1024, "Most open connections; more are refused.", ge=1)
-    request_timeout_s: float = setting(
-        60.0,
-        "Seconds to parse and tokenise a request, and as many again to score it.",
-        gt=0,
-        lt=86_400,
-    )
-    read_timeout_s: float = setting(
-        20.0, "Seconds for a client to send its request.", gt=0, lt=86_400
-    )
-    write_timeout_s: float = setting(
-        20.0, "Seconds for a client to receive its answer.", gt=0, lt=86_400
-    )
-    drain_timeout_s: float = setting(
-        30.0, "Seconds after SIGTERM to answer the requests in flight.", gt=0, lt=86_400
-    )
-    stall_timeout_s: float = setting(
-        600.0,
-        "Seconds without a sign of life after which a scheduler that owes answers is restarted.",
-        gt=0,
-        lt=86_400,
-    )
+    request_timeout_s: float = _seconds(60.0, "to parse a request, and as many again to score it.")
+    read_timeout_s: float = _seconds(20.0, "for a client to send its request.")
+    write_timeout_s: float = _seconds(20.0, "for a client to receive its answer.")
+    drain_timeout_s: float = _seconds(30.0, "after SIGTERM to answer the requests in flight.")
+    stall_timeout_s: float = _seconds(600.0, "of silence until a busy scheduler is restarted.")
     rate_limit: float = setting(
         0.0, "Requests per second and client address; 0 is no limit.", ge=0, lt=1_000_000_000
     )
-    rate_burst: int = setting(
-        20, "Requests that a client may send at once, before --rate-limit counts.", ge=1
-    )
+    rate_burst: int = setting(20, "Requests that a client may send at once.", ge=1)
 
     def __post_init__(self) -> None:
         check_bounds(self)
