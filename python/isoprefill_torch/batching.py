@@ -28,9 +28,7 @@ def by_length(
             batches.append(batch := [])
         batch.append(index)
     scores = np.concatenate([score([items[index] for index in batch]) for batch in batches])
-    in_order = np.empty_like(scores)
-    in_order[order] = scores
-    return in_order
+    return scores[np.argsort(order)]
 
 
 def padded(sequences: Sequence[Sequence[int]]) -> Int[Tensor, "B L"]:

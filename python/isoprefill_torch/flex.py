@@ -21,7 +21,7 @@ def attention(packing: Packing, device: torch.device, *, compiled: bool) -> Atte
 
     length = segments.numel()
     blocks = flex_api.create_block_mask(rule, None, None, length, length, device=str(device))
-    flex_attention = _flex_attention(compiled)
+    flex_attention = _compiled() if compiled else flex_api.flex_attention
 
     def attend(_: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         # A hidden delimiter sees the prefix only, so no row is empty.
@@ -31,7 +31,5 @@ def attention(packing: Packing, device: torch.device, *, compiled: bool) -> Atte
 
 
 @functools.cache
-def _flex_attention(compiled: bool) -> Callable[..., Tensor]:
-    if not compiled:
-        return flex_api.flex_attention
+def _compiled() -> Callable[..., Tensor]:
     return torch.compile(flex_api.flex_attention, dynamic=False)

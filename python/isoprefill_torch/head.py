@@ -25,13 +25,7 @@ def item_logprobs(
 ) -> Float64[np.ndarray, "N *L"]:
     """Returns log P(label) after each item, or each item's log-likelihood if there are no labels.
 
-    Args:
-        model: the model with the LM head.
-        hidden: rows of hidden states.
-        context_rows: the row that predicts each item's first token.
-        first_rows: the row of each item's first token.
-        items: token ids of each item.
-        labels: token ids.
+    `first_rows` are the rows of the items' first tokens, `context_rows` those that predict these tokens.
     """
     if labels is not None:
         last = [first + len(item) - 1 for first, item in zip(first_rows, items, strict=True)]

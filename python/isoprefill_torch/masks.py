@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from isoprefill_torch.packing import DELIMITER_SEGMENT, Packing
+from isoprefill_torch.packing import Packing
 
 MaskRule = Callable[[Packing], Bool[Tensor, "T T"]]
 
@@ -30,14 +30,10 @@ def flashinfer_rule(packing: Packing) -> Bool[Tensor, "T T"]:
     """Applies FlashInfer's multi-item rule in its own variables.
 
     `token_pos_in_items` is 0 on a delimiter and 1, 2, … inside an item. A row at or after `prefix_len` sees the
-    columns before `prefix_len`, and of the later ones those in `(row - token_pos_in_items, row]`.
-
-    Raises:
-        ValueError: the prefix is not followed by a delimiter, which the rule needs.
+    columns before `prefix_len`, and of the later ones those in `(row - token_pos_in_items, row]`. The rule is for
+    delimiter mode "hidden".
     """
     prefix_len = packing.prefix_len
-    if packing.segments.numel() <= prefix_len or packing.segments[prefix_len] != DELIMITER_SEGMENT:
-        raise ValueError("FlashInfer's rule needs delimiter mode 'hidden'")
     rows = torch.arange(packing.segments.numel())[:, None]
     columns = rows.T
     token_pos_in_items = torch.zeros_like(packing.segments)

@@ -22,10 +22,7 @@ _CUSTOM = "isoprefill"  # the attention implementation that calls `attend`
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class CausalLM:
-    """A transformers model for inference.
-
-    Not thread-safe: one call at a time.
-    """
+    """A transformers model for inference. Not thread-safe: one call at a time."""
 
     name: str
     torch_model: Any  # a *ForCausalLM
@@ -60,8 +57,8 @@ class CausalLM:
         """Returns the last layer's output after its norm.
 
         Args:
-            token_ids: the tokens.
-            positions: of the tokens, for all sequences; 0, 1, 2, … if None.
+            token_ids: of B sequences.
+            positions: of the tokens of each sequence; 0, 1, 2, … if None.
             mask: for transformers' SDPA attention, which is causal if None.
             cache: receives the keys and values.
             attend: takes the place of that attention.

@@ -18,24 +18,14 @@ DELIMITER_SEGMENT = -2
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Packing:
-    """A packed request.
-
-    Attributes:
-        token_ids: the tokens.
-        segments: 0 for the prefix, k for item k, -2 for a delimiter.
-        positions: of the tokens.
-        prefix_len: rows of the prefix.
-        context_rows: the row that predicts each item's first token.
-        first_rows: each item's first row.
-        item_lens: tokens of each item.
-    """
+    """A packed request."""
 
     token_ids: Int[Tensor, "T"]
-    segments: Int[Tensor, "T"]
+    segments: Int[Tensor, "T"]  # 0 for the prefix, k for item k, DELIMITER_SEGMENT
     positions: Int[Tensor, "T"]
     prefix_len: int
-    context_rows: tuple[int, ...]
-    first_rows: tuple[int, ...]
+    context_rows: tuple[int, ...]  # the row that predicts each item's first token
+    first_rows: tuple[int, ...]  # the row of each item's first token
     item_lens: tuple[int, ...]
 
 
@@ -47,12 +37,11 @@ def prefix_tokens(
     Raises:
         ValueError: a delimiter mode without a token for it.
     """
-    if delimiter != "none" and delimiter_id is None:
+    if delimiter == "none":
+        return list(query)
+    if delimiter_id is None:
         raise ValueError(f"delimiter {delimiter!r} needs a delimiter_id, got None")
-    if delimiter == "prefix_first":
-        assert delimiter_id is not None
-        return [*query, delimiter_id]
-    return list(query)
+    return [*query, delimiter_id] if delimiter == "prefix_first" else list(query)
 
 
 def pack(

@@ -35,15 +35,7 @@ class InvalidRequestError(ValueError):
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Backend:
-    """A model with one attention.
-
-    Attributes:
-        scorer: the model.
-        tokenizer: its tokenizer.
-        method: the attention.
-        delimiter: where delimiters lie.
-        delimiter_id: the delimiter's token.
-    """
+    """A model with one attention."""
 
     scorer: TorchScorer
     tokenizer: Tokenizer

@@ -24,11 +24,7 @@ PATH = "/v1/score"
 CONNECT_S = 10.0
 MAX_RESPONSE_BYTES = 64 << 20
 MAX_ERROR_CHARS = 300
-REFUSALS = (
-    400,
-    413,
-    422,
-)  # the input is refused; other codes are faults of the server or the caller
+REFUSALS = (400, 413, 422)  # of the input; other codes are faults of the server or the caller
 
 TextOrTokens = str | list[int]
 
@@ -47,16 +43,10 @@ class Rejected(ValueError):  # noqa: N818 - the API provides for this answer
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """The answer of a server.
+    """The answer of a server: scores of N items for L labels."""
 
-    Attributes:
-        log_scores: natural logarithms, a row for each item and a column for each label.
-        prompt_tokens: as the server counts them, or None if it does not say.
-        model: the name of the model in the answer.
-    """
-
-    log_scores: Float64[np.ndarray, "N L"]
-    prompt_tokens: int | None
+    log_scores: Float64[np.ndarray, "N L"]  # natural logarithms
+    prompt_tokens: int | None  # as the server counts them; None if it does not say
     model: str
 
 
@@ -191,18 +181,13 @@ class ScoreClient:
 
 
 def _check_url(server_url: str) -> None:
-    """Checks that this is the address of a server and nothing else.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Raises ValueError unless this is the address of a server and nothing else."""
     if "@" in server_url:
         raise ValueError(
             "server-url must not hold a user name or a password, because reports show it; put a key into --api-key-file"
         )
-    reason = ""
     try:
-        url = httpx.URL(server_url)
+        url, reason = httpx.URL(server_url), ""
         good = url.scheme in ("http", "https") and url.host != "" and 0 <= (url.port or 0) < 1 << 16
     except httpx.InvalidURL as error:
         good, reason = False, f": {error}"

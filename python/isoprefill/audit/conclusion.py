@@ -16,7 +16,6 @@ EXIT_CODES: dict[Verdict, int] = {
     "NO_ISOLATION": 4,
     "INCONCLUSIVE": 5,
 }
-EXIT_SERVER_ERROR = 2
 EXIT_DIFFERENT = 6  # isolated, but the other server has other scores
 
 
@@ -86,8 +85,7 @@ def conclude(
     leaking = [finding.name for finding in findings if finding.verdict == "leak"]
     if leaking:
         leaks = _find_leaks(findings)
-        verdict, explanation = _pattern(leaks, leaking)
-        return Conclusion(verdict, explanation, leaks)
+        return Conclusion(*_pattern(leaks, leaking), leaks)
     telling = {finding.name for finding in findings if finding.has_isolation is not None}
     missing = [name for name in INDISPENSABLE if name not in telling]
     noisy = [finding.name for finding in findings if finding.verdict == "inconclusive"]

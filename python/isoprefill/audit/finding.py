@@ -10,16 +10,11 @@ COARSEST_THRESHOLD = 0.2  # above it, the absence of an effect shows nothing
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measurement:
-    """The measurement of a probe.
+    """The measurement of a probe."""
 
-    Attributes:
-        effect: the largest difference of log scores that should have been equal.
-        details: more numbers, as JSON.
-        shape_changes: the requests compared differ in number or length of items, so that rounding may differ.
-    """
-
-    effect: float
-    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    effect: float  # the largest difference of log scores that should have been equal
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)  # more numbers, as JSON
+    # The requests compared differ in number or length of items, so that rounding may differ.
     shape_changes: bool = True
 
 
@@ -27,16 +22,9 @@ class Measurement:
 class Finding:
     """The result of one probe.
 
-    Attributes:
-        name: of the probe.
-        question: of the probe.
-        verdict: "leak" if the effect exceeds the threshold; "inconclusive" if it does not, but the
-            threshold is so high that this shows nothing; "rejected" if the server refuses the input;
-            "failed" if it answered with a server error.
-        effect: the largest difference of log scores that should have been equal.
-        threshold: what the effect had to exceed.
-        details: more numbers, as JSON.
-        reason: why the verdict is "rejected", "failed", or "inconclusive" despite an effect.
+    The verdict is "leak" if the effect exceeds the threshold; "inconclusive" if it does not, but the threshold is so
+    high that this shows nothing; "rejected" if the server refuses the input; "failed" if it answered with a server
+    error. `reason` says why it is one of the last two, or "inconclusive" despite an effect.
     """
 
     name: str

@@ -29,7 +29,7 @@ def draw_heat_map(report: AuditReport, path: Path) -> None:
             ("same_length_mutation", "another text of the same length"),
             ("changed_length_mutation", "a longer or shorter text"),
         )
-        if name in findings and "influence" in findings[name].details
+        if "influence" in findings[name].details
     ]
     if not panels:
         raise NothingToDrawError(

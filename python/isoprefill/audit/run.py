@@ -19,31 +19,17 @@ ProgressCallback = Callable[[int, int, str], None]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AuditReport:
-    """The result of an audit.
-
-    Attributes:
-        server_url: of the audited server.
-        model: the name of the model in its answers.
-        scale: whether it sends probabilities or log-probabilities.
-        started: UTC time, ISO 8601.
-        seconds: duration of the audit.
-        num_requests: to this server.
-        settings: of the audit.
-        calibration: how much scores change although nothing leaks.
-        findings: one for each probe.
-        conclusion: from all findings.
-        comparison: with another server, if there was one.
-    """
+    """The result of an audit."""
 
     server_url: str
-    model: str
-    scale: str
-    started: str
+    model: str  # the name in the server's answers
+    scale: str  # of the scores it sends: "probability" or "log"
+    started: str  # UTC, ISO 8601
     seconds: float
-    num_requests: int
+    num_requests: int  # to this server, not the one compared with
     settings: AuditSettings
     calibration: Calibration
-    findings: tuple[Finding, ...]
+    findings: tuple[Finding, ...]  # one for each probe
     conclusion: Conclusion
     comparison: Comparison | None
 

@@ -10,17 +10,11 @@ from isoprefill.audit.probes import concurrency, content, list_size, odd_items, 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Probe:
-    """One question about a server.
-
-    Attributes:
-        measure: takes the measurement. Its name is the probe's name, its docstring's first line the question.
-        hostile: a server may refuse the input, or break on it, and still isolate.
-        sporadic: an effect need not appear every time.
-    """
+    """One question about a server. The measuring function's name is the probe's, its docstring's first line asks."""
 
     measure: Callable[[Instrument], Measurement]
-    hostile: bool = False
-    sporadic: bool = False
+    hostile: bool = False  # a server may refuse the input, or break on it, and still isolate
+    sporadic: bool = False  # an effect need not appear every time
 
     @property
     def name(self) -> str:

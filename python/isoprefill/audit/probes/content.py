@@ -33,13 +33,13 @@ def same_length_mutation(instrument: Instrument) -> Measurement:
     influence, confirmed = _influence(instrument, texts.PLACES, texts.SAME_LENGTH)
     details = _details(influence, texts.SAME_LENGTH)
     details["same_number_of_tokens_confirmed"] = confirmed
-    return Measurement(_largest(influence), details, shape_changes=not confirmed)
+    return Measurement(max(map(max, influence)), details, shape_changes=not confirmed)
 
 
 def changed_length_mutation(instrument: Instrument) -> Measurement:
     """Does a longer or shorter text in an item's place change the others' scores?"""
     influence, _ = _influence(instrument, texts.PLACES, texts.OTHER_LENGTH)
-    return Measurement(_largest(influence), _details(influence, texts.OTHER_LENGTH))
+    return Measurement(max(map(max, influence)), _details(influence, texts.OTHER_LENGTH))
 
 
 def one_token_items(instrument: Instrument) -> Measurement:
@@ -67,10 +67,6 @@ def _influence(
         row = [difference(*pair) for pair in zip(scores, base, strict=True)]
         influence.append([*row[:index], 0.0, *row[index + 1 :]])
     return influence, tokens[0] is not None and len(set(tokens)) == 1
-
-
-def _largest(influence: list[list[float]]) -> float:
-    return max(map(max, influence))
 
 
 def _details(influence: list[list[float]], changed: Sequence[str]) -> dict[str, object]:
