@@ -5,14 +5,17 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from sgl_jax.srt.layers.attention.base_attn_backend import AttentionBackend
+from sgl_jax.srt.utils.jax_utils import device_array
 
 from isoprefill_pallas import Heads, KernelSchedule
 from isoprefill_pallas.paged import MAX_PAGE_SIZE, paged_attention, write_columns
-from isoprefill_sglang_jax.metadata import MultiItemMetadata, PagedColumns
+from isoprefill_sglang_jax.batch import MultiItemBatch
+from isoprefill_sglang_jax.metadata import MultiItemMetadata, PagedColumns, paged_columns
 from isoprefill_sglang_jax.xla import xla_paged_attention
 
 logger = logging.getLogger(__name__)
@@ -33,7 +36,7 @@ class MultiItemAttention(AttentionBackend):
         Args:
             own: sglang-jax's back end.
             page_size: tokens of a page of the KV cache.
-            mesh: with the axes "data" and "tensor".
+            mesh: with the axes "data" and "tensor"; "data" is 1 if there are `kernel_heads`.
             kernel_heads: the heads of one device, for the TPU kernel; if None, XLA computes the attention.
         """
         self.own = own
@@ -43,9 +46,21 @@ class MultiItemAttention(AttentionBackend):
         self._forward_metadata = nnx.data(MultiItemMetadata())
 
     def get_forward_metadata(self, batch: Any) -> MultiItemMetadata:
-        """Makes the metadata of a pass from its ModelWorkerBatch."""
+        """Makes the metadata of a pass from its ModelWorkerBatch, and puts them on the devices."""
         own = self.own.get_forward_metadata(batch)
-        return MultiItemMetadata.make(own, batch, self.page_size, self.mesh, self.kernel_heads)
+        items: MultiItemBatch | None = getattr(batch, "isoprefill_items", None)
+        if items is None:
+            return MultiItemMetadata(own)
+        columns = paged_columns(batch, items, self.page_size)
+        schedule = None
+        if self.kernel_heads is not None:
+            intervals = np.asarray(columns.row_intervals)
+            num_columns = columns.page_indices.size * self.page_size
+            schedule = device_array(
+                KernelSchedule.of_intervals(intervals, num_columns, self.kernel_heads),
+                sharding=NamedSharding(self.mesh, P()),
+            )
+        return MultiItemMetadata(own, columns.to_devices(self.mesh), schedule)
 
     @property
     def forward_metadata(self) -> MultiItemMetadata:

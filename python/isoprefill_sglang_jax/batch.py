@@ -19,13 +19,12 @@ class Readouts:
 
     def __init__(self, ranks: int) -> None:
         self._ranks = ranks
-        self._on_device: jax.Array | None = None
-        self._on_host: Float32[np.ndarray, "ranks R L"] | None = None
+        self._logprobs: jax.Array | None = None
 
     def set(self, logprobs: jax.Array) -> None:
         """Keeps `[ranks * R, L]` and starts the transfer to the host; the thread that runs the model calls it."""
         logprobs.copy_to_host_async()
-        self._on_device = logprobs
+        self._logprobs = logprobs
 
     def on_host(self) -> Float32[np.ndarray, "ranks R L"]:
         """Returns the log-probabilities; waits for the device.
@@ -33,16 +32,13 @@ class Readouts:
         Raises:
             RuntimeError: the pass returned no log-probabilities.
         """
-        if self._on_host is None:
-            if self._on_device is None:
-                raise RuntimeError(
-                    "the forward pass of a multi-item request returned no log-probabilities: the model does not "
-                    "use sglang-jax's LogitsProcessor"
-                )
-            logprobs = np.asarray(self._on_device)
-            self._on_host = logprobs.reshape(self._ranks, -1, logprobs.shape[-1])
-            self._on_device = None
-        return self._on_host
+        if self._logprobs is None:
+            raise RuntimeError(
+                "the forward pass of a multi-item request returned no log-probabilities: the model does not use "
+                "sglang-jax's LogitsProcessor"
+            )
+        logprobs = np.asarray(self._logprobs)  # jax keeps the copy
+        return logprobs.reshape(self._ranks, -1, logprobs.shape[-1])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,22 +59,14 @@ class Share:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Extent:
-    """The tokens of one request that a pass computes.
+    """The tokens `start` to `end` of one request, which a pass computes; those before `start` are in the cache."""
 
-    Attributes:
-        request: sglang-jax's Req.
-        items: None for an ordinary request.
-        start, end: the tokens, counted from the request's first; earlier tokens are in the cache.
-        rank: the data-parallel rank that computes them.
-        row: the row of token `start` within the rank.
-    """
-
-    request: Any
-    items: RequestItems | None
+    request: Any  # sglang-jax's Req
+    items: RequestItems | None  # None for an ordinary request
     start: int
     end: int
-    rank: int
-    row: int
+    rank: int  # the data-parallel rank that computes them
+    row: int  # of token `start`, within the rank
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,8 +103,8 @@ def make_multi_item(schedule_batch: Any, worker_batch: Any) -> MultiItemBatch | 
         return None
     ranks = worker_batch.dp_size
     readouts = Readouts(ranks)
-    rows: list[list[int]] = [[] for _ in range(ranks)]
-    labels: list[list[tuple[int, ...]]] = [[] for _ in range(ranks)]
+    # The read-out rows of each rank, and the labels of each row.
+    sections: list[list[tuple[int, tuple[int, ...]]]] = [[] for _ in range(ranks)]
     for extent in extents:
         if extent.items is None:
             continue
@@ -128,22 +116,20 @@ def make_multi_item(schedule_batch: Any, worker_batch: Any) -> MultiItemBatch | 
             extent.request.isoprefill_shares = []
         if found.size:
             num_labels = len(extent.items.labels)
-            share = Share(readouts, rank, len(rows[rank]), found.size, num_labels)
+            share = Share(readouts, rank, len(sections[rank]), found.size, num_labels)
             extent.request.isoprefill_shares.append(share)
-        rows[rank] += found.tolist()
-        labels[rank] += [extent.items.labels] * found.size
+        sections[rank] += [(row, extent.items.labels) for row in found.tolist()]
 
-    room = next_power_of_two(max(LEAST_READOUTS, *map(len, rows)))
-    widest = next_power_of_two(max((len(ids) for section in labels for ids in section), default=1))
+    room = next_power_of_two(max(LEAST_READOUTS, *map(len, sections)))
+    widest = max((len(labels) for section in sections for _, labels in section), default=1)
     readout_rows = np.zeros((ranks, room), np.int32)
-    readout_labels = np.zeros((ranks, room, widest), np.int32)
-    for rank, section in enumerate(labels):
-        readout_rows[rank, : len(section)] = rows[rank]
-        for row, ids in enumerate(section):
-            readout_labels[rank, row, : len(ids)] = ids
-    return MultiItemBatch(
-        extents, readout_rows.reshape(-1), readout_labels.reshape(-1, widest), readouts
-    )
+    readout_labels = np.zeros((ranks, room, next_power_of_two(widest)), np.int32)
+    for rank, section in enumerate(sections):
+        for place, (row, labels) in enumerate(section):
+            readout_rows[rank, place] = row
+            readout_labels[rank, place, : len(labels)] = labels
+    flat = (readout_rows.reshape(-1), readout_labels.reshape(-1, readout_labels.shape[-1]))
+    return MultiItemBatch(extents, *flat, readouts)
 
 
 def _extents(schedule_batch: Any, worker_batch: Any) -> tuple[Extent, ...]:

@@ -56,16 +56,16 @@ def install(*, attention: Attention = "auto", allow_untested: bool = False) -> N
         options = {"attention": attention, "allow_untested": allow_untested}
         engine.run_scheduler_process = functools.partial(run_scheduler_process, options)
         _wrap(TokenizerManager, "score_request", scoring.score_request)
-        _wrap(scheduler.Scheduler, "_add_request_to_queue", _accept_request)
+        _wrap(scheduler.Scheduler, "_add_request_to_queue", requests.accept)
         _wrap(ScheduleBatch, "get_model_worker_batch", _attach_items)
         _wrap(
             ModelRunner, "_get_attention_backend", functools.partial(_choose_attention, attention)
         )
-        _wrap(LogitsMetadata, "from_model_worker_batch", _attach_readout_rows)
+        _wrap(LogitsMetadata, "from_model_worker_batch", logits.attach_readout_rows)
         _wrap(LogitsProcessor, "__call__", logits.process)
-        _wrap(ModelRunner, "forward", _take_readouts)
+        _wrap(ModelRunner, "forward", logits.take_readouts)
         mixin = output_processor.SchedulerOutputProcessorMixin
-        _wrap(mixin, "maybe_collect_routed_experts", _attach_scores)
+        _wrap(mixin, "maybe_collect_routed_experts", requests.attach_scores)
         _wrap(output_processor, "release_kv_cache", _release_cache)
         _installed = True
 
@@ -90,11 +90,6 @@ def _wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
     setattr(owner, name, staticmethod(wrapped) if inspect.ismethod(original) else wrapped)
 
 
-def _accept_request(call: Callable[..., Any], self: Any, req: Any) -> Any:
-    requests.accept(self, req)
-    return call(self, req)
-
-
 def _attach_items(call: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
     batch = call(self, *args, **kwargs)
     batch.isoprefill_items = make_multi_item(self, batch)
@@ -108,28 +103,6 @@ def _choose_attention(attention: Attention, call: Callable[..., Any], self: Any)
         heads = kernel_heads(self, attention)
         return MultiItemAttention(own, page_size=self.page_size, mesh=self.mesh, kernel_heads=heads)
     return own
-
-
-def _attach_readout_rows(call: Callable[..., Any], batch: Any, mesh: Any = None) -> Any:
-    own = call(batch, mesh)
-    items = getattr(batch, "isoprefill_items", None)
-    return own if items is None else logits.ReadoutLogitsMetadata.make(own, items, mesh)
-
-
-def _take_readouts(
-    call: Callable[..., Any], self: Any, forward_batch: Any, logits_metadata: Any
-) -> Any:
-    output, *rest = call(self, forward_batch, logits_metadata)
-    if isinstance(output, logits.ReadoutLogitsOutput):
-        logits_metadata.readouts.set(output.logprobs)
-        output = output.own
-    return (output, *rest)
-
-
-def _attach_scores(call: Callable[..., Any], self: Any, req: Any) -> Any:
-    collected = call(self, req)
-    requests.attach_scores(req)
-    return collected
 
 
 def _release_cache(

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import uuid
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -16,10 +15,7 @@ _MARK = "isoprefill-items:"
 class RequestItems:
     """The items of a request that is packed as `query | item 1 | … | item N`.
 
-    Attributes:
-        prefix_len: tokens of the query, at least 1.
-        item_lens: tokens of each item, each at least 1.
-        labels: the token ids whose log-probabilities after each item are the result.
+    Query and items have at least one token each. The result is the log-probability of every label after every item.
     """
 
     prefix_len: int
@@ -72,9 +68,8 @@ class RequestItems:
         by it. It differs each time, so that no other request finds the keys and values of items, which depend on more
         than the tokens before them.
         """
-        return (
-            f"{_MARK}{json.dumps([uuid.uuid4().hex, self.prefix_len, self.item_lens, self.labels])}"
-        )
+        fields = [uuid.uuid4().hex, self.prefix_len, self.item_lens, self.labels]
+        return _MARK + json.dumps(fields)
 
     @classmethod
     def decode(cls, extra_key: str | None) -> "RequestItems | None":
@@ -86,8 +81,7 @@ class RequestItems:
         if extra_key is None or not extra_key.startswith(_MARK):
             return None
         try:
-            fields: Any = json.loads(extra_key.removeprefix(_MARK))
-            _, prefix_len, item_lens, labels = fields
+            _, prefix_len, item_lens, labels = json.loads(extra_key.removeprefix(_MARK))
             return cls(prefix_len, tuple(item_lens), tuple(labels))
         except (TypeError, ValueError, RecursionError) as error:  # deep nesting raises the last
             raise ValueError(f"extra_key carries no valid multi-item request: {error}") from error

@@ -32,28 +32,12 @@ from isoprefill_sglang_jax.batch import MultiItemBatch, Readouts
 )
 @dataclasses.dataclass(eq=False)
 class ReadoutLogitsMetadata:
-    """Takes the place of sglang-jax's LogitsMetadata, and adds the read-out rows.
-
-    Attributes:
-        own: sglang-jax's.
-        rows, labels: as in MultiItemBatch.
-        readouts: for the host only; jitted functions do not see it.
-    """
+    """Takes the place of sglang-jax's LogitsMetadata, and adds the read-out rows of a MultiItemBatch."""
 
     own: LogitsMetadata
     rows: Int32[Array, "R"]
     labels: Int32[Array, "R L"]
-    readouts: Readouts | None = None
-
-    @classmethod
-    def make(
-        cls, own: LogitsMetadata, items: MultiItemBatch, mesh: jax.sharding.Mesh
-    ) -> "ReadoutLogitsMetadata":
-        """Puts the read-out rows of a pass on the devices."""
-        rows, labels = device_array(
-            (items.readout_rows, items.readout_labels), sharding=NamedSharding(mesh, P("data"))
-        )
-        return cls(own, rows, labels, items.readouts)
+    readouts: Readouts | None = None  # for the host only; jitted functions do not see it
 
 
 @jax.tree_util.register_dataclass
@@ -84,6 +68,19 @@ def readout_logprobs(
     return of_labels - normalisers[:, None]
 
 
+def attach_readout_rows(
+    call: Callable[..., Any], batch: Any, mesh: Any = None
+) -> LogitsMetadata | ReadoutLogitsMetadata:
+    """Wraps LogitsMetadata.from_model_worker_batch: adds the read-out rows of a pass, on its devices."""
+    own = call(batch, mesh)
+    items: MultiItemBatch | None = getattr(batch, "isoprefill_items", None)
+    if items is None:
+        return own
+    arrays = (items.readout_rows, items.readout_labels)
+    rows, labels = device_array(arrays, sharding=NamedSharding(mesh, P("data")))
+    return ReadoutLogitsMetadata(own, rows, labels, items.readouts)
+
+
 def process(
     call: Callable[..., Any],
     self: LogitsProcessor,
@@ -98,3 +95,14 @@ def process(
     own = call(self, hidden_states, lm_head, logits_metadata.own, aux_hidden_states)
     logprobs = readout_logprobs(self, hidden_states, lm_head, logits_metadata)
     return ReadoutLogitsOutput(own, logprobs)
+
+
+def take_readouts(
+    call: Callable[..., Any], self: Any, forward_batch: Any, logits_metadata: Any
+) -> Any:
+    """Wraps ModelRunner.forward: keeps the log-probabilities, and returns what sglang-jax expects."""
+    output, *rest = call(self, forward_batch, logits_metadata)
+    if isinstance(output, ReadoutLogitsOutput):
+        logits_metadata.readouts.set(output.logprobs)
+        output = output.own
+    return (output, *rest)

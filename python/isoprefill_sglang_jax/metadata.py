@@ -11,7 +11,7 @@ from jaxtyping import Array, Int32
 from sgl_jax.srt.layers.attention.base_attn_backend import AttentionBackendMetadata
 from sgl_jax.srt.utils.jax_utils import device_array
 
-from isoprefill_pallas import Heads, KernelSchedule
+from isoprefill_pallas import KernelSchedule
 from isoprefill_pallas.padding import next_power_of_two
 from isoprefill_sglang_jax.batch import MultiItemBatch
 
@@ -83,46 +83,8 @@ def paged_columns(worker_batch: Any, items: MultiItemBatch, page_size: int) -> P
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(eq=False)
 class MultiItemMetadata(AttentionBackendMetadata):
-    """Metadata of a pass: of sglang-jax's own back end, and of ours if there are multi-item requests.
-
-    Attributes:
-        own: from sglang-jax's back end; it may be None.
-        columns: None in an ordinary pass.
-        schedule: of the TPU kernel; None if XLA computes the attention.
-    """
+    """Metadata of a pass: of sglang-jax's own back end, and of ours if there are multi-item requests."""
 
     own: Any = None
-    columns: PagedColumns | None = None
-    schedule: KernelSchedule | None = None
-
-    @classmethod
-    def make(
-        cls,
-        own: Any,
-        worker_batch: Any,
-        page_size: int,
-        mesh: jax.sharding.Mesh,
-        kernel_heads: Heads | None,
-    ) -> "MultiItemMetadata":
-        """Puts the metadata of a pass on the devices.
-
-        Args:
-            own: of sglang-jax's back end.
-            worker_batch: its ModelWorkerBatch.
-            page_size: tokens of a page.
-            mesh: with the axes "data" and "tensor"; "data" is 1 if the TPU kernel computes the attention.
-            kernel_heads: heads of a device if the TPU kernel computes the attention.
-        """
-        items: MultiItemBatch | None = getattr(worker_batch, "isoprefill_items", None)
-        if items is None:
-            return cls(own)
-        columns = paged_columns(worker_batch, items, page_size)
-        schedule = None
-        if kernel_heads is not None:
-            intervals = np.asarray(columns.row_intervals)
-            num_columns = columns.page_indices.size * page_size
-            schedule = device_array(
-                KernelSchedule.of_intervals(intervals, num_columns, kernel_heads),
-                sharding=NamedSharding(mesh, P()),
-            )
-        return cls(own, columns.to_devices(mesh), schedule)
+    columns: PagedColumns | None = None  # None in an ordinary pass
+    schedule: KernelSchedule | None = None  # of the TPU kernel; None if XLA computes the attention

@@ -1,5 +1,6 @@
 """Accepts or refuses multi-item requests in sglang-jax's scheduler, and attaches their scores in the end."""
 
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -11,27 +12,20 @@ from isoprefill_sglang_jax.backend import MultiItemAttention, unsupported_layer
 from isoprefill_sglang_jax.items import RequestItems
 
 
-def accept(scheduler: Any, request: Any) -> None:
-    """Gives a request its items. A request that cannot be served is marked as aborted, with the reason.
-
-    Args:
-        scheduler: sglang-jax's Scheduler.
-        request: its Req, before it is queued.
-    """
-    request.isoprefill_items = None
-    request.isoprefill_shares = []
-    if request.to_finish is not None:
-        return
-    try:
-        items = RequestItems.decode(request.extra_key)
-        if items is None:
-            return
-        _check(scheduler, request, items)
-    except ValueError as error:
-        request.set_finish_with_abort(str(error))
-        request.to_finish = FINISH_ABORT(str(error), HTTPStatus.BAD_REQUEST, "BadRequestError")
-    else:
-        request.isoprefill_items = items
+def accept(call: Callable[..., Any], self: Any, req: Any) -> Any:
+    """Wraps Scheduler._add_request_to_queue: gives a request its items, or aborts one that cannot be served."""
+    req.isoprefill_items = None
+    req.isoprefill_shares = []
+    if req.to_finish is None:
+        try:
+            items = RequestItems.decode(req.extra_key)
+            if items is not None:
+                _check(self, req, items)
+            req.isoprefill_items = items
+        except ValueError as error:
+            req.set_finish_with_abort(str(error))
+            req.to_finish = FINISH_ABORT(str(error), HTTPStatus.BAD_REQUEST, "BadRequestError")
+    return call(self, req)
 
 
 def unsupported(scheduler: Any) -> str | None:
@@ -81,16 +75,17 @@ def _check(scheduler: Any, request: Any, items: RequestItems) -> None:
         raise ValueError(f"multi-item scoring does not support {scheduler.isoprefill_unsupported}")
 
 
-def attach_scores(request: Any) -> None:
-    """Puts the log-probabilities of a finished request, float32 [N, L], into a field that sglang-jax sends back.
+def attach_scores(call: Callable[..., Any], self: Any, req: Any) -> Any:
+    """Wraps maybe_collect_routed_experts: puts the log-probabilities of a finished request, float32 [N, L], there.
 
     `routed_experts` is the only array that sglang-jax passes from a request to the front end unchanged. It is empty
     unless a request asks for routed experts.
     """
-    items: RequestItems | None = getattr(request, "isoprefill_items", None)
-    if items is None:
-        return
-    shares, request.isoprefill_shares = request.isoprefill_shares, []
-    if sum(share.num_rows for share in shares) == len(items.item_lens):  # fewer if it was aborted
-        logprobs = np.concatenate([share.take() for share in shares])
-        request.routed_experts = np.ascontiguousarray(logprobs, np.float32)
+    collected = call(self, req)
+    items: RequestItems | None = getattr(req, "isoprefill_items", None)
+    if items is not None:
+        shares, req.isoprefill_shares = req.isoprefill_shares, []
+        if sum(share.num_rows for share in shares) == len(items.item_lens):  # fewer if aborted
+            logprobs = np.concatenate([share.take() for share in shares])
+            req.routed_experts = np.ascontiguousarray(logprobs, np.float32)
+    return collected

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -149,7 +148,7 @@ async def _score_pack(
             "server was started"
         )
     logprobs = np.frombuffer(base64.b64decode(encoded), np.float32).reshape(-1, len(labels))
-    if logprobs.shape[0] != len(prompts) or not all(map(math.isfinite, logprobs.min(axis=1))):
+    if logprobs.shape[0] != len(prompts) or not np.isfinite(logprobs).all():
         raise RuntimeError(
             f"the scheduler returned log-probabilities of shape {logprobs.shape} for {len(prompts)} items, or NaN"
         )

@@ -17,7 +17,6 @@ Python than the one that isoprefill runs in.
 """
 
 import ast
-import dataclasses
 import json
 import pathlib
 import sys
@@ -27,26 +26,14 @@ from typing import Any
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-@dataclasses.dataclass(frozen=True)
-class Difference:
-    """One difference from the expected interface."""
-
-    where: str  # package.module, package.module.Class.method, …
-    expected: str
-    found: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: expected {self.expected}, found {self.found}"
-
-
 def load(path: pathlib.Path) -> dict[str, Any]:
     """Reads an expected interface from its file."""
     interface: dict[str, Any] = json.loads(path.read_text())
     return interface
 
 
-def differences(root: pathlib.Path, interface: Mapping[str, Any]) -> list[Difference]:
-    """Lists how the package under `root` differs from `interface`, in the interface's order.
+def differences(root: pathlib.Path, interface: Mapping[str, Any]) -> list[str]:
+    """Lists how the package under `root` differs from `interface`, in the interface's order: a line for each difference.
 
     Args:
         root: the directory that holds the package, as it would stand in sys.path.
@@ -58,20 +45,19 @@ def differences(root: pathlib.Path, interface: Mapping[str, Any]) -> list[Differ
     ]
 
 
-def _module(root: pathlib.Path, module: str, expected: Mapping[str, Any]) -> Iterator[Difference]:
+def _module(root: pathlib.Path, module: str, expected: Mapping[str, Any]) -> Iterator[str]:
     path = root / (module.replace(".", "/") + ".py")
     if not path.exists():
         path = path.with_suffix("") / "__init__.py"
     if not path.exists():
-        yield Difference(module, "a module", "none")
+        yield f"{module}: expected a module, found none"
         return
     try:
         tree = ast.parse(path.read_text(), str(path))
     except SyntaxError as error:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        yield Difference(
-            module, f"source for Python {version}", f"{error.msg} in line {error.lineno}"
-        )
+        found = f"{error.msg} in line {error.lineno}"
+        yield f"{module}: expected source for Python {version}, found {found}"
         return
     functions = {node.name: node for node in tree.body if isinstance(node, Function)}
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
@@ -80,47 +66,44 @@ def _module(root: pathlib.Path, module: str, expected: Mapping[str, Any]) -> Ite
     for name, parts in expected.get("classes", {}).items():
         where = f"{module}.{name}"
         if name not in classes:
-            yield Difference(where, "a class", "none")
+            yield f"{where}: expected a class, found none"
             continue
         yield from _class(where, classes[name], parts)
     bound = set(_bound_names(tree))
     for name in expected.get("names", []):
         if name not in bound:
-            yield Difference(f"{module}.{name}", "a name of the module", "none")
+            yield f"{module}.{name}: expected a name of the module, found none"
 
 
-def _class(where: str, node: ast.ClassDef, expected: Mapping[str, Any]) -> Iterator[Difference]:
+def _class(where: str, node: ast.ClassDef, expected: Mapping[str, Any]) -> Iterator[str]:
     methods = {part.name: part for part in node.body if isinstance(part, Function)}
     for name, arguments in expected.get("methods", {}).items():
         yield from _function(f"{where}.{name}", methods.get(name), arguments)
     attributes = set(_attributes(node)) | set(methods)
     for name in expected.get("attributes", []):
         if name not in attributes:
-            yield Difference(f"{where}.{name}", "an attribute", "none")
+            yield f"{where}.{name}: expected an attribute, found none"
 
 
-def _function(where: str, node: Function | None, expected: list[str]) -> Iterator[Difference]:
-    if node is None:
-        yield Difference(where, f"({', '.join(expected)})", "none")
-        return
-    found = list(argument_names(node.args))
+def _function(where: str, node: Function | None, expected: list[str]) -> Iterator[str]:
+    found = None if node is None else _argument_names(node.args)
     if found != expected:
-        yield Difference(where, f"({', '.join(expected)})", f"({', '.join(found)})")
+        told = "none" if found is None else f"({', '.join(found)})"
+        yield f"{where}: expected ({', '.join(expected)}), found {told}"
 
 
-def argument_names(arguments: ast.arguments) -> Iterator[str]:
-    """Yields the names of a function's arguments, in order, with `/`, `*`, `*args` and `**kwargs` as in the source."""
-    yield from (argument.arg for argument in arguments.posonlyargs)
-    if arguments.posonlyargs:
-        yield "/"
-    yield from (argument.arg for argument in arguments.args)
+def _argument_names(arguments: ast.arguments) -> list[str]:
+    """Returns the names of a function's arguments, in order, with `/`, `*`, `*args` and `**kwargs` as in the source."""
+    names = [argument.arg for argument in arguments.posonlyargs]
+    if names:
+        names.append("/")
+    names += [argument.arg for argument in arguments.args]
     if arguments.vararg:
-        yield f"*{arguments.vararg.arg}"
+        names.append(f"*{arguments.vararg.arg}")
     elif arguments.kwonlyargs:
-        yield "*"
-    yield from (argument.arg for argument in arguments.kwonlyargs)
-    if arguments.kwarg:
-        yield f"**{arguments.kwarg.arg}"
+        names.append("*")
+    names += [argument.arg for argument in arguments.kwonlyargs]
+    return [*names, f"**{arguments.kwarg.arg}"] if arguments.kwarg else names
 
 
 def _attributes(node: ast.ClassDef) -> Iterator[str]:

@@ -26,9 +26,7 @@ def check_versions(*, allow_untested: bool) -> None:
     """
     expected = source_interface.load(EXPECTED)
     root = pathlib.Path(next(iter(sgl_jax.__path__))).parent
-    found = [
-        str(difference) for difference in source_interface.differences(root, expected["interface"])
-    ]
+    found = source_interface.differences(root, expected["interface"])
     if not allow_untested:
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
         if python not in expected["python"]:
