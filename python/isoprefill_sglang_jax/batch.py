@@ -71,19 +71,13 @@ class Extent:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MultiItemBatch:
-    """What sglang-jax's ModelWorkerBatch lacks for a pass with at least one multi-item request.
+    """What sglang-jax's ModelWorkerBatch lacks for a pass with at least one multi-item request."""
 
-    Attributes:
-        extents: all requests of the pass, ordinary ones included.
-        readout_rows: rows within their rank whose logits score an item; one section a rank, padded with row 0.
-        readout_labels: the label ids to take there, padded with 0.
-        readouts: receives the results.
-    """
-
-    extents: tuple[Extent, ...]
+    extents: tuple[Extent, ...]  # all requests of the pass, ordinary ones included
+    # Rows within their rank whose logits score an item; one section a rank, padded with row 0.
     readout_rows: Int32[np.ndarray, "ranks*R"]
-    readout_labels: Int32[np.ndarray, "ranks*R L"]
-    readouts: Readouts
+    readout_labels: Int32[np.ndarray, "ranks*R L"]  # the label ids to take there, padded with 0
+    readouts: Readouts  # receives the results
 
 
 def make_multi_item(schedule_batch: Any, worker_batch: Any) -> MultiItemBatch | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from isoprefill_sglang_jax.items import RequestItems
 
 
 async def score_request(
-    item_by_item: Callable[..., Any],
+    item_by_item: Callable[..., Awaitable[list[list[float]]]],
     self: Any,
     query: str | list[int] | None = None,
     items: str | list[str] | list[list[int]] | None = None,
@@ -37,10 +37,9 @@ async def score_request(
     prefix_len = common_prefix(prompts)
     # With the item first, prompts share no query: only a token that begins every text, or what items share by chance.
     if item_first or prefix_len == 0:
-        scores: list[list[float]] = await item_by_item(
+        return await item_by_item(
             self, query, items, label_token_ids, apply_softmax, item_first, request
         )
-        return scores
     longest = max(map(len, prompts))
     if longest >= self.context_len:
         raise ValueError(

@@ -26,14 +26,8 @@ from typing import Any
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def load(path: pathlib.Path) -> dict[str, Any]:
-    """Reads an expected interface from its file."""
-    interface: dict[str, Any] = json.loads(path.read_text())
-    return interface
-
-
 def differences(root: pathlib.Path, interface: Mapping[str, Any]) -> list[str]:
-    """Lists how the package under `root` differs from `interface`, in the interface's order: a line for each difference.
+    """Lists how the package under `root` differs from `interface`, in its order: "NAME: expected …, found …".
 
     Args:
         root: the directory that holds the package, as it would stand in sys.path.
@@ -110,13 +104,9 @@ def _attributes(node: ast.ClassDef) -> Iterator[str]:
     for part in node.body:
         yield from _assigned_names(part)
     for inner in ast.walk(node):
-        if (
-            isinstance(inner, ast.Attribute)
-            and isinstance(inner.ctx, ast.Store)
-            and isinstance(inner.value, ast.Name)
-            and inner.value.id == "self"
-        ):
-            yield inner.attr
+        match inner:
+            case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
+                yield name
 
 
 def _bound_names(tree: ast.Module) -> Iterator[str]:
@@ -140,7 +130,7 @@ def _assigned_names(node: ast.stmt) -> Iterator[str]:
 def main(arguments: list[str]) -> None:
     """Prints the differences of the package under a directory from the interface in a file."""
     interface, root = map(pathlib.Path, arguments)
-    for difference in differences(root, load(interface)["interface"]):
+    for difference in differences(root, json.loads(interface.read_text())["interface"]):
         print(difference)
 
 

@@ -1,5 +1,6 @@
 """Checks that this sglang-jax has the interface that the wrappers of hooks.py expect."""
 
+import json
 import pathlib
 import sys
 
@@ -24,7 +25,7 @@ def check_versions(*, allow_untested: bool) -> None:
     Raises:
         IncompatibleSglangJaxError: listing every difference.
     """
-    expected = source_interface.load(EXPECTED)
+    expected = json.loads(EXPECTED.read_text())
     root = pathlib.Path(next(iter(sgl_jax.__path__))).parent
     found = source_interface.differences(root, expected["interface"])
     if not allow_untested:

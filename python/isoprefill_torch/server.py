@@ -29,8 +29,12 @@ class InvalidRequestError(ValueError):
 
     def __init__(self, code: str, param: str, message: str) -> None:
         super().__init__(message)
-        self.code = code
-        self.param = param
+        self.content = {
+            "message": message,
+            "type": "invalid_request_error",
+            "param": param,
+            "code": code,
+        }
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -83,9 +87,10 @@ def create_app(backend: Backend) -> FastAPI:
             body = json.loads(await _bounded_body(request))
             return JSONResponse(await run_in_threadpool(answer, body))
         except InvalidRequestError as error:
-            return _error_response(error.code, error.param, str(error))
+            refusal = error
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-            return _error_response("invalid_json", "", "the body must be JSON")
+            refusal = InvalidRequestError("invalid_json", "", "the body must be JSON")
+        return JSONResponse({"error": refusal.content}, status_code=400)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -165,8 +170,3 @@ async def _bounded_body(request: Request) -> bytes:
         if len(body) > MAX_BODY_BYTES:
             raise InvalidRequestError("too_large", "", f"at most {MAX_BODY_BYTES} bytes")
     return bytes(body)
-
-
-def _error_response(code: str, param: str, message: str) -> JSONResponse:
-    error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
-    return JSONResponse({"error": error}, status_code=400)

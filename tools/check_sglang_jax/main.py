@@ -193,7 +193,7 @@ def check(source: pathlib.Path, python: str | None) -> int:
     root = source / "python" if (source / "python" / "sgl_jax").is_dir() else source
     if not (root / "sgl_jax").is_dir():
         raise app.UsageError(f"--source={source} holds neither sgl_jax nor python/sgl_jax")
-    expected = source_interface.load(INTERFACE)
+    expected = json.loads(INTERFACE.read_text())
     python = python or find_python(expected["python"])
     print(f"expected: the interface of sglang-jax at {expected['commit']}", flush=True)
     found = differences(python, root)

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import httpx
-import numpy as np
-from jaxtyping import Float64
 
 from isoprefill.audit.log_scores import (
+    LogScores,
     MalformedScoresError,
     Scale,
     detect_scale,
@@ -43,9 +42,9 @@ class Rejected(ValueError):  # noqa: N818 - the API provides for this answer
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """The answer of a server: scores of N items for L labels."""
+    """The answer of a server."""
 
-    log_scores: Float64[np.ndarray, "N L"]  # natural logarithms
+    log_scores: LogScores
     prompt_tokens: int | None  # as the server counts them; None if it does not say
     model: str
 

@@ -36,16 +36,13 @@ class Leak:
 class Conclusion:
     """The conclusion of an audit.
 
-    Attributes:
-        verdict: ISOLATED: no probe found an effect. NO_ISOLATION: every item sees all items before it. PARTIAL: some
-            effect, but not all of these. INCONCLUSIVE: scores are too noisy, the server refused too much, or scores do
-            not depend even on the item's own text.
-        explanation: the pattern of the leaks in words.
-        leaks: which item changes the score of which.
+    ISOLATED: no probe found an effect. NO_ISOLATION: every item sees all items before it. PARTIAL: some effect, but not
+    all of these. INCONCLUSIVE: scores are too noisy, the server refused too much, or scores do not depend even on the
+    item's own text.
     """
 
     verdict: Verdict
-    explanation: str
+    explanation: str  # the pattern of the leaks in words
     leaks: tuple[Leak, ...]
 
     @property

@@ -16,11 +16,10 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float64
 
 from isoprefill.audit import texts
 from isoprefill.audit.client import Rejected, ScoreClient, TextOrTokens
-from isoprefill.audit.log_scores import LOG_FLOOR
+from isoprefill.audit.log_scores import LOG_FLOOR, LogScores
 from isoprefill.audit.settings import AuditSettings
 
 MARGIN = 3.0  # an effect must exceed this multiple of noise and rounding
@@ -93,18 +92,14 @@ class Instrument:
         """Whether scores depend on an item's own text; if not, they would not show a leak either."""
         return self.calibration.signal >= LEAST_SIGNAL * self.threshold(shape_changes=True)
 
-    def once(
-        self, query: TextOrTokens, items: Sequence[TextOrTokens]
-    ) -> Float64[np.ndarray, "N L"]:
+    def once(self, query: TextOrTokens, items: Sequence[TextOrTokens]) -> LogScores:
         """Returns the log scores of one request."""
         answer = self.client.score(query, items)
         self.model = answer.model
         self.prompt_tokens = answer.prompt_tokens
         return answer.log_scores
 
-    def measure(
-        self, query: TextOrTokens, items: Sequence[TextOrTokens]
-    ) -> Float64[np.ndarray, "N L"]:
+    def measure(self, query: TextOrTokens, items: Sequence[TextOrTokens]) -> LogScores:
         """Returns log scores: medians over repeated requests, or of one request if the server is deterministic."""
         repeats = self.settings.repeats if self.calibration.spread else 1
         return np.median([self.once(query, items) for _ in range(repeats)], axis=0)
@@ -115,7 +110,7 @@ def difference(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.abs(first - second).max())
 
 
-def _signal(scores: Float64[np.ndarray, "N L"]) -> float:
+def _signal(scores: LogScores) -> float:
     """Returns the largest difference between the scores of two items for one label."""
     above_floor = np.where(scores > LOG_FLOOR, scores, np.nan)
     labels = above_floor[:, np.isfinite(above_floor).any(axis=0)]

@@ -10,6 +10,8 @@ from jaxtyping import Float64
 
 Scale = Literal["log", "probability"]
 
+LogScores = Float64[np.ndarray, "N L"]  # natural logarithms, of N items for L labels
+
 LOG_FLOOR = -1e4  # stands for log 0, so that differences stay finite
 
 
@@ -50,7 +52,7 @@ def detect_scale(scores: Float64[np.ndarray, "N L"]) -> Scale:
     )
 
 
-def to_log(scores: Float64[np.ndarray, "N L"], scale: Scale) -> Float64[np.ndarray, "N L"]:
+def to_log(scores: Float64[np.ndarray, "N L"], scale: Scale) -> LogScores:
     """Returns natural logarithms, at least LOG_FLOOR."""
     if scale == "probability":
         with np.errstate(divide="ignore", invalid="ignore"):

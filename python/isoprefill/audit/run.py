@@ -36,9 +36,8 @@ class AuditReport:
     @property
     def exit_code(self) -> int:
         """The exit status of the conclusion, or EXIT_DIFFERENT if only the comparison found a difference."""
-        if self.comparison is not None and not self.comparison.agree:
-            return self.conclusion.exit_code or EXIT_DIFFERENT
-        return self.conclusion.exit_code
+        differs = self.comparison is not None and not self.comparison.agree
+        return self.conclusion.exit_code or (EXIT_DIFFERENT if differs else 0)
 
 
 def run_audit(

@@ -145,7 +145,6 @@ def _item_lens(request: int, positions: Int[np.ndarray, "n"]) -> Int[np.ndarray,
     """Returns the lengths between delimiters; zeros behind the last delimiter are padding."""
     if not positions.size:
         return positions
-    delimiters = np.flatnonzero(positions == 0)
     where = f"token_pos_in_items_ptr of request {request}"
     if positions[0] != 0 or positions[-1] != 0:
         raise ValueError(f"{where} must begin and end with a delimiter's 0")
@@ -156,8 +155,7 @@ def _item_lens(request: int, positions: Int[np.ndarray, "n"]) -> Int[np.ndarray,
         raise ValueError(
             f"{where} must count 0, 1, 2, … from each delimiter, got {positions[wrong[0]]} at {wrong[0]}"
         )
-    lengths = np.diff(delimiters) - 1
-    lengths = np.trim_zeros(lengths, "b")
+    lengths = np.trim_zeros(np.diff(np.flatnonzero(positions == 0)) - 1, "b")
     if not lengths.all():
         raise ValueError(f"{where} must not have an empty item, got one as item {lengths.argmin()}")
     return lengths

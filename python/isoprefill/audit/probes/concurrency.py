@@ -5,12 +5,10 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-from jaxtyping import Float64
-
 from isoprefill.audit import texts
 from isoprefill.audit.finding import Measurement
 from isoprefill.audit.instrument import Instrument, difference
+from isoprefill.audit.log_scores import LogScores
 
 BARRIER_S = 60.0
 REQUESTS = (
@@ -25,7 +23,7 @@ def concurrent_requests(instrument: Instrument) -> Measurement:
     """Do requests that arrive at the same time change each other's scores?"""
     barrier = threading.Barrier(len(REQUESTS))
 
-    def score_together(query: str, items: Sequence[str]) -> Float64[np.ndarray, "N L"]:
+    def score_together(query: str, items: Sequence[str]) -> LogScores:
         barrier.wait(timeout=BARRIER_S)
         return instrument.once(query, _with_a_new_item(items))[:-1]
 

@@ -4,13 +4,12 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float64
 
 from isoprefill.audit import texts
 from isoprefill.audit.client import MiscountedError, Rejected, ServerError
 from isoprefill.audit.finding import Measurement
 from isoprefill.audit.instrument import Instrument, difference
-from isoprefill.audit.log_scores import as_json
+from isoprefill.audit.log_scores import LogScores, as_json
 
 COMPLAINTS = (0, 1, 5, 10, 20)
 ITEM_COUNTS = (1, 2, 10, 100, 500)
@@ -72,7 +71,7 @@ def item_count(instrument: Instrument) -> Measurement:
     return Measurement(effect, {"results_by_item_count": results, "refused_counts": refused})
 
 
-def _range_of_copies(items: Sequence[str], scores: Float64[np.ndarray, "N L"]) -> float:
+def _range_of_copies(items: Sequence[str], scores: LogScores) -> float:
     """Returns the largest difference between the scores of equal items."""
     places = {text: [i for i, item in enumerate(items) if item == text] for text in set(items)}
     return max(float(np.ptp(scores[copies], axis=0).max()) for copies in places.values())
