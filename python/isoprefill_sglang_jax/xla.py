@@ -24,21 +24,13 @@ def xla_paged_attention(
     soft_cap: float | None,
 ) -> Float[Array, "T Hq D"]:
     """Computes what `isoprefill_pallas.paged.paged_attention` does, without a schedule, for one rank."""
-    k, v = (
-        x.astype(q.dtype)
-        for x in gather_columns(
-            kv_pages, columns.page_indices, columns.page_lens, head_dim=q.shape[-1]
-        )
-    )
+    pages = (columns.page_indices, columns.page_lens)
+    k, v = (x.astype(q.dtype) for x in gather_columns(kv_pages, *pages, head_dim=q.shape[-1]))
     column = jnp.arange(k.shape[0], dtype=jnp.int32)
     rows = q.shape[0]
     padding = -rows % ROW_BLOCK
-    blocks = (
-        jnp.pad(q, ((0, padding), (0, 0), (0, 0))).reshape(-1, ROW_BLOCK, *q.shape[1:]),
-        jnp.pad(columns.row_intervals, ((0, 0), (0, padding)))
-        .reshape(4, -1, ROW_BLOCK)
-        .swapaxes(0, 1),
-    )
+    q_blocks = jnp.pad(q, ((0, padding), (0, 0), (0, 0))).reshape(-1, ROW_BLOCK, *q.shape[1:])
+    intervals = jnp.pad(columns.row_intervals, ((0, 0), (0, padding))).reshape(4, -1, ROW_BLOCK)
 
     def block(args: tuple[jax.Array, jax.Array]) -> jax.Array:
         q_block, (prefix_begin, prefix_end, own_begin, own_end) = args
@@ -46,4 +38,4 @@ def xla_paged_attention(
         own = (column >= own_begin[:, None]) & (column < own_end[:, None])
         return dense_attention(q_block, k, v, prefix | own, scale=scale, soft_cap=soft_cap)[0]
 
-    return lax.map(block, blocks).reshape(-1, *q.shape[1:])[:rows]
+    return lax.map(block, (q_blocks, intervals.swapaxes(0, 1))).reshape(-1, *q.shape[1:])[:rows]

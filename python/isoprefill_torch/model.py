@@ -81,7 +81,6 @@ def load_model(source: str | Path, dtype: Dtype = "float32", device: str = "cpu"
     Args:
         source: a pinned name ("smollm2-135m"), a .gguf file, or a Hugging Face directory with safetensors.
         dtype: of the weights and activations.
-        device: a torch device.
 
     Raises:
         ValueError: there is no such model, or it uses sliding-window attention.

@@ -55,8 +55,7 @@ def pack(
     """Packs `q i1 i2 …`, or `q <d> i1 <d> i2 <d> …` with delimiters.
 
     Args:
-        query: token ids.
-        items: token ids of each item.
+        query, items: token ids.
         delimiter: as in docs/design.md.
         delimiter_id: the delimiter's token.
         causal: positions run on, and an item's first token is predicted by the row just before it, as

@@ -53,12 +53,9 @@ class TorchScorer:
     """
 
     def __init__(self, model: CausalLM, *, compile_flex: bool = False) -> None:
-        """Takes a loaded model.
+        """Takes a model of `load_model`.
 
-        Args:
-            model: see `load_model`.
-            compile_flex: compile flex_attention, once for each length; uncompiled it is slow and takes O(T^2)
-                memory.
+        With `compile_flex`, flex_attention is compiled once for each length; else it is slow and takes O(T^2) memory.
         """
         self.model = model
         self._compile_flex = compile_flex

@@ -135,12 +135,9 @@ def _parse(
         if tokens > limit:
             raise InvalidRequestError("too_long", "items", f"{tokens} tokens, at most {limit}")
     labels = body.get("label_token_ids")
-    return (
-        query,
-        parsed,
-        None if labels is None else _tokens("label_token_ids", labels, backend),
-        body.get("apply_softmax") is True,
-    )
+    if labels is not None:
+        labels = _tokens("label_token_ids", labels, backend)
+    return query, parsed, labels, body.get("apply_softmax") is True
 
 
 def _tokens(name: str, value: Any, backend: Backend) -> list[int]:

@@ -69,9 +69,8 @@ class Instrument:
         spread = max(float(np.ptp(sample, axis=0).max()) for sample in samples)
         self.calibration = Calibration(spread, 0.0, 0.0)
         medians = [np.median(sample, axis=0) for sample in samples]
-        rounding = difference(medians[0][0], medians[1][0])
         alone = self.measure(texts.CAPITAL_QUERY, few[:1])[0]
-        rounding = max(rounding, difference(alone, medians[0][0]))
+        rounding = max(difference(other, medians[0][0]) for other in (medians[1][0], alone))
         lists = [medians[0]]
         with contextlib.suppress(Rejected):  # the probes report it
             lists.append(self.measure(texts.PLACE_QUERY, texts.PLACES))
