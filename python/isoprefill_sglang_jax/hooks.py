@@ -1,7 +1,7 @@
 """Installs our code in sglang-jax.
 
 sglang-jax has no registry of attention back ends, so `install()` replaces the few functions below by wrappers around
-them. versions.py checks beforehand that these functions are what the wrappers expect.
+them, which stand beside what they do. versions.py checks beforehand that these functions are what the wrappers expect.
 """
 
 import functools

@@ -76,7 +76,7 @@ def _check(scheduler: Any, request: Any, items: RequestItems) -> None:
 
 
 def attach_scores(call: Callable[..., Any], self: Any, req: Any) -> Any:
-    """Wraps maybe_collect_routed_experts: puts the log-probabilities of a finished request, float32 [N, L], there.
+    """Wraps maybe_collect_routed_experts: attaches the log-probabilities of a finished request, float32 [N, L].
 
     `routed_experts` is the only array that sglang-jax passes from a request to the front end unchanged. It is empty
     unless a request asks for routed experts.

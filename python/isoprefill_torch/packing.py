@@ -21,7 +21,7 @@ class Packing:
     """A packed request."""
 
     token_ids: Int[Tensor, "T"]
-    segments: Int[Tensor, "T"]  # 0 for the prefix, k for item k, DELIMITER_SEGMENT
+    segments: Int[Tensor, "T"]  # 0: prefix, k: item k, or DELIMITER_SEGMENT
     positions: Int[Tensor, "T"]
     prefix_len: int
     context_rows: tuple[int, ...]  # the row that predicts each item's first token

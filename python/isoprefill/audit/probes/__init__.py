@@ -10,7 +10,7 @@ from isoprefill.audit.probes import concurrency, content, list_size, odd_items, 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Probe:
-    """One question about a server. The measuring function's name is the probe's, its docstring's first line asks."""
+    """One question about a server: the first line of the docstring of `measure`, whose name is the probe's."""
 
     measure: Callable[[Instrument], Measurement]
     hostile: bool = False  # a server may refuse the input, or break on it, and still isolate
