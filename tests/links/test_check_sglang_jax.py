@@ -1,6 +1,6 @@
 """The check of a real sglang-jax tree, on planted differences and planted answers: what it would not see, nobody would.
 
-Its comparison of interfaces is tested in test_sglang_jax_link.py; what it runs needs a real sglang-jax.
+Its comparison of interfaces is tested in test_sglang_jax_interface.py; what it runs needs a real sglang-jax.
 """
 
 import copy
