@@ -16,7 +16,6 @@ EXIT_CODES: dict[Verdict, int] = {
     "NO_ISOLATION": 4,
     "INCONCLUSIVE": 5,
 }
-EXIT_SERVER_ERROR = 2
 EXIT_DIFFERENT = 6  # isolated, but the other server has other scores
 
 
