@@ -1,4 +1,6 @@
-"""Chooses the kernel's block sizes by the compiler's static schedule: `bazel run //tools:tune_tpu -- --chip v6e`.
+"""Chooses the kernel's block sizes by the compiler's static schedule.
+
+    bazel run //tools:tune_tpu -- --chip v6e --output pallas/isoprefill_pallas/tuned
 
 No TPU is needed. From the sizes in use it changes one size at a time, keeps what costs fewer cycles, and stops when
 no change of any size helps. One compilation takes 10 to 60 seconds; `--size` limits which sizes are tried, and with

@@ -9,6 +9,7 @@ import pytest
 
 import small_models
 from isoprefill import ScoringEngine
+from isoprefill.execution.algorithms import PLANS
 from isoprefill.modes import Delimiter
 from pairwise import cases
 
@@ -20,7 +21,7 @@ MEAN_LENGTH = 4
 TARGETS = [0, 33, 69]  # whose scores are watched
 LABELS = [3, 99]
 DELIMITERS = ["none", "hidden", "prefix_first"]
-ALGORITHMS = ["serial", "packed", "prefill_extend", "packed_extend"]
+ALGORITHMS = list(PLANS)
 
 ROUNDING = 1e-4  # of an order of summation that other lengths may change
 CONTAMINATION = 1e-2  # the least that causal scoring shows

@@ -13,13 +13,8 @@ from isoprefill_pallas.block_sizes import choose_block_sizes
 from isoprefill_pallas.chips import CHIPS
 from isoprefill_pallas.heads import DTYPES, HEAD_DIMS
 
-TUNED = [
-    (chip, entry)
-    for chip in CHIPS
-    for entry in json.loads(
-        (pathlib.Path(isoprefill_pallas.__file__).parent / "tuned" / f"{chip}.json").read_text()
-    )["entries"]
-]
+FILES = sorted((pathlib.Path(isoprefill_pallas.__file__).parent / "tuned").glob("*.json"))
+TUNED = [(file.stem, entry) for file in FILES for entry in json.loads(file.read_text())["entries"]]
 
 
 def intervals(prefix_lens, items=10):

@@ -43,18 +43,15 @@ ROOMS: dict[str, set[str]] = {
         "isoprefill.audit",
         "isoprefill.execution",
         "isoprefill.models",
-        "isoprefill.request",
         "isoprefill.server",
         *LOOSE,
     },
     "isoprefill_sglang_jax": {
-        "isoprefill_csrc",
         "isoprefill_pallas",
         "isoprefill.request",
         *LOOSE,
     },
     "isoprefill.integrations": {
-        "isoprefill_csrc",
         "isoprefill_sglang_jax",
         "isoprefill.attention",
         *LOOSE,

@@ -18,6 +18,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 import isoprefill.server.errors
+from isoprefill.server.api_models import ScoreRequest, ScoreResponse
 from server_fixtures import KEY
 
 pytest_plugins = ["server_fixtures"]
@@ -141,6 +142,20 @@ def test_every_code_is_documented_with_its_status_and_type():
     for code, (status, kind) in codes.items():
         assert status in documented[code][0]
         assert kind == documented[code][1]
+
+
+def test_every_field_is_documented():
+    """A field that the table leaves out is found by nobody."""
+    text = documentation("api.md")
+    section = text[text.index("## POST /v1/score") : text.index("## POST /v1/rerank")]
+    assert set(re.findall(r"^\| `(\w+)`", section, re.M)) == set(ScoreRequest.model_fields)
+
+
+def test_an_answer_has_the_fields_of_its_model(server):
+    """A field that the OpenAPI document does not know would be seen by no other test."""
+    options = {"top_n": 1, "return_logprob": True, "return_token_logprobs": True}
+    answer = server.score(query="a", items=["b"], **options)
+    assert set(answer) == set(ScoreResponse.model_fields)
 
 
 def test_every_flag_and_metric_is_documented(server):

@@ -7,6 +7,7 @@ import numpy as np
 
 import small_models
 from isoprefill import ScoringEngine
+from isoprefill.execution.algorithms import PLANS
 from isoprefill.models.pretrained import Pretrained
 from scoring_oracle import Oracle
 
@@ -19,7 +20,7 @@ DELIMITER_ID = 0  # an id like any other, which no text above has
 QUERY[:] = [token + 1 for token in QUERY]
 ITEMS[:] = [[token + 1 for token in item] for item in ITEMS]
 TOLERANCE = 1e-4
-ALGORITHMS = ["serial", "packed", "prefill_extend", "packed_extend"]
+ALGORITHMS = list(PLANS)
 
 
 def make_model_and_oracle(directory: Path) -> tuple[Pretrained, Oracle]:
