@@ -79,23 +79,14 @@ class Measured:
 
 
 class MeasurementError(RuntimeError):
-    """The process of a measurement failed; the message is the end of its stderr.
-
-    Attributes:
-        reason: why, in one line.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
-        """Takes both."""
-        super().__init__(message)
-        self.reason = reason
+    """The process of a measurement failed; the message says why in one line."""
 
 
 def measure_apart(task: Task) -> list[Measured]:
     """Measures in a new process.
 
     Raises:
-        MeasurementError: if it failed.
+        MeasurementError: it failed; the end of its stderr has been printed.
     """
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     if task.clock == "cpu":
@@ -108,8 +99,10 @@ def measure_apart(task: Task) -> list[Measured]:
     )
     if done.returncode:
         reason = _reason(done)
-        said = f"{task.implementation} {task.dtype}: {reason}\n{done.stderr[-2000:]}"
-        raise MeasurementError(reason, said)
+        print(
+            f"{task.implementation} {task.dtype}: {reason}\n{done.stderr[-2000:]}", file=sys.stderr
+        )
+        raise MeasurementError(reason)
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=list[Measured])
 
 
@@ -171,7 +164,7 @@ def _choose_batch_size(one: Ours | Peer, workload: RandomRequest, task: Task) ->
     Every size scores the same items, as many as fill the largest (256 at most, or all if there are fewer), because a
     run also computes the query: over fewer items a size would look slower than it is. Sizes take turns.
     """
-    if isinstance(one, Ours) or not one.batch_sizes:
+    if not one.batch_sizes:
         return
     sizes = _batch_sizes(one, workload, task)
     query, items = workload.first(sizes[-1]).tokens(one.config.vocab_size)
