@@ -18,15 +18,13 @@ import pathlib
 import re
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import zipfile
 
 import coverage
-import jaxlib
-import pybind11
 
 import build_events
+import install_packages
 
 LEAST = 95.0
 PYTHON_FILES = (
@@ -94,12 +92,7 @@ def report_python(event_file: pathlib.Path, work: pathlib.Path) -> bool:
 def compile_with_counters(work: pathlib.Path) -> None:
     """Compiles the extension and each C++ test into work."""
     flags = ["-std=c++17", "-O0", "-fPIC", "-I.", "--coverage", "-fprofile-update=atomic"]
-    headers = [
-        sysconfig.get_paths()["include"],
-        pybind11.get_include(),
-        os.path.join(os.path.dirname(jaxlib.__file__), "include"),
-    ]
-    flags += [f"-isystem{directory}" for directory in headers]
+    flags += [f"-isystem{directory}" for directory in install_packages.header_directories()]
 
     def compile_one(source: str) -> str:
         compiled = work / (source.replace("/", "_") + ".o")
@@ -128,19 +121,6 @@ def tests_the_extension(name: str) -> bool:
     )
 
 
-def available_instructions(path: str) -> list[str]:
-    """Returns the processor's instruction sets, as the extension on this module path finds them."""
-    ask = "import isoprefill_csrc; print(*isoprefill_csrc.available_instructions())"
-    done = subprocess.run(
-        [sys.executable, "-c", ask],
-        env=os.environ | {"PYTHONPATH": path},
-        check=True,
-        text=True,
-        capture_output=True,
-    )
-    return done.stdout.split()
-
-
 def report_cc(work: pathlib.Path) -> bool:
     """Compiles csrc with counters, runs its tests and adds up the lines that were run."""
     compile_with_counters(work)
@@ -148,11 +128,9 @@ def report_cc(work: pathlib.Path) -> bool:
         subprocess.run([program], check=True)
     tests = [name for name in sorted(glob.glob("tests/*/test_*.py")) if tests_the_extension(name)]
     path = os.pathsep.join([str(work), os.environ.get("PYTHONPATH", "")])
-    subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
-        env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
-        check=True,
-    )
+    env = os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    subprocess.run(pytest, env=env, check=True)
     subprocess.run(
         ["gcov", "--json-format", *work.glob("*.gcda")],
         cwd=work,
@@ -169,7 +147,8 @@ def report_cc(work: pathlib.Path) -> bool:
                     number = line["line_number"]
                     lines[number] = max(lines.get(number, 0), line["count"])
     tally = Tally("csrc")
-    available = available_instructions(path)
+    ask = "import isoprefill_csrc; print(*isoprefill_csrc.available_instructions())"
+    available = subprocess.check_output([sys.executable, "-c", ask], env=env, text=True).split()
     for name, lines in sorted(counts.items()):
         needed = re.search(r"_(avx\w+)\.", name)
         if needed and needed[1] not in available:

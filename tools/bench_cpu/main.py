@@ -19,7 +19,7 @@ import numpy as np
 from absl import app, flags
 
 import callers_directory
-from bench_cpu.contestants import NAMES, Dtype
+from bench_cpu.contestants import DTYPES, NAMES, Dtype
 from bench_cpu.measurement import Measured, MeasurementError, Task, measure_apart
 from bench_cpu.plot import draw_items
 from bench_cpu.workloads import KINDS, WORKLOADS, Kind
@@ -31,12 +31,7 @@ _WORKLOAD = flags.DEFINE_multi_enum(
 _IMPLEMENTATION = flags.DEFINE_multi_enum(
     "implementation", list(NAMES), list(NAMES), "Implementations to measure; may be repeated."
 )
-_DTYPE = flags.DEFINE_multi_enum(
-    "dtype",
-    ["float32", "bfloat16"],
-    ["float32", "bfloat16"],
-    "Types of the weights; may be repeated.",
-)
+_DTYPE = flags.DEFINE_multi_enum("dtype", DTYPES, DTYPES, "Types of the weights; may be repeated.")
 _KIND = flags.DEFINE_multi_enum(
     "kind", list(KINDS), list(KINDS), "Kinds of scores; may be repeated."
 )

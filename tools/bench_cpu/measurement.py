@@ -24,58 +24,39 @@ MOST_RUNS = 5
 SCALED_SECONDS = 15.0  # of a run that is scaled down
 LONG_RUN = 60.0  # seconds; next to it a compilation is nothing
 LONGEST_BATCH = 20_000  # tokens of a batch that holds the query many times: activations of 2 GB
+Clock = Literal["wall", "cpu"]  # cpu: processor time of all threads, divided by the cores
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Task:
-    """What to measure.
+    """What to measure. Times are in seconds."""
 
-    Attributes:
-        implementation: one of bench_cpu.contestants.NAMES.
-        dtype: of the weights.
-        model: which.
-        workloads: the requests.
-        kinds: of scores.
-        seconds: a workload is repeated until its runs took this long; it runs at least once.
-        limit: a run that would take longer than this is scaled down.
-        stop_after: the measurement ends before the first workload that would take longer, if time is linear in items.
-        clock: "wall", or "cpu": processor time of all threads, divided by the cores.
-    """
-
-    implementation: str
-    dtype: Dtype
+    implementation: str  # one of bench_cpu.contestants.NAMES
+    dtype: Dtype  # of the weights
     model: str
     workloads: list[RandomRequest]
     kinds: list[Kind]
-    seconds: float
-    limit: float
+    seconds: float  # a workload is repeated until its runs took this long; it runs at least once
+    limit: float  # a run that would take longer is scaled down
+    # The measurement ends before the first workload that would take longer, if time is linear in items.
     stop_after: float = 1e9
-    clock: Literal["wall", "cpu"] = "wall"
+    clock: Clock = "wall"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measured:
-    """One workload and kind of scores.
+    """What was measured of one workload and kind of scores."""
 
-    Attributes:
-        workload: its name, which says if it was scaled down.
-        kind: of scores.
-        num_items: how many were scored.
-        seconds: of each run.
-        peak_rss_mb: of the process so far.
-        gflop: useful work of a run.
-        matmul_gflop_per_s: of the library's own matrix products of the feed-forward network's sizes.
-        logprobs: of the items.
-    """
-
-    workload: str
+    workload: str  # its name, which says if it was scaled down
     kind: Kind
-    num_items: int
-    seconds: list[float]
-    peak_rss_mb: float
-    gflop: float
-    matmul_gflop_per_s: float
-    logprobs: list[Any]
+    num_items: int  # how many were scored
+    seconds: list[float]  # of each run
+    peak_rss_mb: float  # of the process so far
+    gflop: float  # useful work of a run
+    matmul_gflop_per_s: (
+        float  # of the library's own matrix products of the feed-forward network's sizes
+    )
+    logprobs: list[Any]  # of the items
 
 
 class MeasurementError(RuntimeError):

@@ -1,8 +1,6 @@
 """Plots the time of a request against its number of items, ours and PyTorch's."""
 
-from typing import Literal
-
-from bench_cpu.measurement import MeasurementError, Task, measure_apart
+from bench_cpu.measurement import Clock, MeasurementError, Task, measure_apart
 from bench_cpu.workloads import RandomRequest
 
 QUERY, ITEM = 300, 20
@@ -20,7 +18,7 @@ CURVES = {
 }
 
 
-def draw_items(path: str, model: str, clock: Literal["wall", "cpu"]) -> int:
+def draw_items(path: str, model: str, clock: Clock) -> int:
     """Measures labels in float32 after a query of 300 tokens, items of 20, prints the times and draws them.
 
     Returns how many curves are missing because their measurement failed.
