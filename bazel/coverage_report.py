@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable
 
 import coverage
 
@@ -36,32 +37,26 @@ PYTHON_FILES = (
 DATA = "python.coverage"  # the name that pytest_main.py gives the data in a test's outputs
 
 
-class Tally:
-    """Counts lines by file."""
+def report(title: str, files: Iterable[tuple[str, int, list[int], int]]) -> bool:
+    """Prints the files that were not run in whole, and the sum; tells whether it reaches LEAST percent.
 
-    def __init__(self, title: str):
-        self.title = title
-        self.run = 0
-        self.lines = 0
-
-    def add(self, name: str, lines: int, missing: list[int], excluded: int = 0) -> None:
-        """Counts one file, and prints a line if not all of it was run."""
-        self.lines += lines
-        self.run += lines - len(missing)
+    Args:
+        title: of what.
+        files: the name of each, its number of lines, the lines that were not run, and how many are excluded.
+    """
+    total = run = 0
+    for name, lines, missing, excluded in files:
+        total += lines
+        run += lines - len(missing)
         if missing or excluded:
             left_out = f", {excluded} left out by 'pragma: no cover'" if excluded else ""
             numbers = ", ".join(map(str, missing[:20])) + (", …" if len(missing) > 20 else "")
             print(
                 f"  {name}: {lines - len(missing)}/{lines}{left_out}; not run: {numbers or 'none'}"
             )
-
-    def enough(self) -> bool:
-        """Prints the sum; tells whether it reaches LEAST percent."""
-        share = 100.0 * self.run / self.lines if self.lines else 0.0
-        print(
-            f"coverage: {self.title}: {share:.1f}% ({self.run} of {self.lines} lines)", flush=True
-        )
-        return share >= LEAST
+    share = 100.0 * run / total if total else 0.0
+    print(f"coverage: {title}: {share:.1f}% ({run} of {total} lines)", flush=True)
+    return share >= LEAST
 
 
 def report_python(event_file: pathlib.Path, work: pathlib.Path) -> bool:
@@ -80,13 +75,13 @@ def report_python(event_file: pathlib.Path, work: pathlib.Path) -> bool:
     measured = coverage.Coverage(data_file=work / DATA, config_file=False)
     if parts:
         measured.combine(parts)
-    tally = Tally("Python")
+    files = []
     for name in sorted(
         file for pattern in PYTHON_FILES for file in glob.glob(pattern, recursive=True)
     ):
         _, statements, excluded, missing, _ = measured.analysis2(name)
-        tally.add(name, len(statements), missing, len(excluded))
-    return tally.enough()
+        files.append((name, len(statements), missing, len(excluded)))
+    return report("Python", files)
 
 
 def compile_with_counters(work: pathlib.Path) -> None:
@@ -138,15 +133,15 @@ def report_cc(work: pathlib.Path) -> bool:
         stdout=subprocess.DEVNULL,
     )
     counts: dict[str, dict[int, int]] = {}
-    for report in work.glob("*.gcov.json.gz"):
-        for file in json.loads(gzip.decompress(report.read_bytes()))["files"]:
+    for counted in work.glob("*.gcov.json.gz"):
+        for file in json.loads(gzip.decompress(counted.read_bytes()))["files"]:
             name = os.path.relpath(file["file"])
             if name.startswith("csrc/") and not name.endswith(("_test.cc", "csrc/testing.h")):
                 lines = counts.setdefault(name, {})
                 for line in file["lines"]:
                     number = line["line_number"]
                     lines[number] = max(lines.get(number, 0), line["count"])
-    tally = Tally("csrc")
+    files = []
     ask = "import isoprefill_csrc; print(*isoprefill_csrc.available_instructions())"
     available = subprocess.check_output([sys.executable, "-c", ask], env=env, text=True).split()
     for name, lines in sorted(counts.items()):
@@ -154,8 +149,9 @@ def report_cc(work: pathlib.Path) -> bool:
         if needed and needed[1] not in available:
             print(f"  {name}: {len(lines)} lines left out: this processor has no {needed[1]}")
             continue
-        tally.add(name, len(lines), sorted(number for number, count in lines.items() if not count))
-    return tally.enough()
+        missing = sorted(number for number, count in lines.items() if not count)
+        files.append((name, len(lines), missing, 0))
+    return report("csrc", files)
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ no change of any size helps. One compilation takes 10 to 60 seconds; `--size` li
 
 import dataclasses
 import datetime
+import itertools
 import json
 import pathlib
 import sys
@@ -73,16 +74,10 @@ def main(argv: list[str]) -> None:
         entries = {}
         if path.is_file():
             entries = {_key(entry): entry for entry in json.loads(path.read_text())["entries"]}
-        for head_dim in _HEAD_DIM.value:
-            for dtype in _DTYPE.value:
-                for prefixes in _PREFIXES.value:
-                    at = (head_dim, dtype, prefixes)
-                    entries[at] = tune(*at, entries.get(at, {}).get("sizes"), dump)
-                    content = {
-                        "chip": _CHIP.value,
-                        "entries": [entries[key] for key in sorted(entries)],
-                    }
-                    path.write_text(json.dumps(content, indent=2) + "\n")
+        for at in itertools.product(_HEAD_DIM.value, _DTYPE.value, _PREFIXES.value):
+            entries[at] = tune(*at, entries.get(at, {}).get("sizes"), dump)
+            content = {"chip": _CHIP.value, "entries": [entries[key] for key in sorted(entries)]}
+            path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _key(entry: dict[str, Any]) -> tuple[int, str, str]:
