@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import itertools
 import os
 import resource
@@ -14,7 +15,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
 
 from bench_cpu.contestants import ITEM_BY_ITEM, MATMULS, Dtype, Ours, Peer, contestant
 from bench_cpu.workloads import Kind, RandomRequest
@@ -103,24 +103,20 @@ def measure(task: Task) -> list[Measured]:
     multiply = one.matmuls(MATMUL_ROWS, intermediate, hidden)
     multiply()
     gflop = 2e-9 * MATMULS * MATMUL_ROWS * hidden * intermediate
-    rate = gflop / min(_time(multiply, task) for _ in range(5))
+    rate = gflop / min(_time(multiply, task)[0] for _ in range(5))
     results = []
     for whole, following in itertools.zip_longest(workloads, workloads[1:]):
         for kind in task.kinds:
             workload = _scaled(one, whole, kind, task)
             query, items = workload.tokens(one.config.vocab_size)
-            logprobs: np.ndarray = np.empty(0)
-
-            def run() -> None:
-                nonlocal logprobs
-                logprobs = one.score(query, items, kind)  # noqa: B023
-
-            first = _time(run, task)
+            run = functools.partial(one.score, query, items, kind)
+            first, logprobs = _time(run, task)
             # It may have compiled, which does not count; item by item, `_scaled` has done that.
             warm = first > LONG_RUN or task.implementation in ITEM_BY_ITEM
             seconds = [first] if warm else []
             while not seconds or (sum(seconds) < task.seconds and len(seconds) < MOST_RUNS):
-                seconds.append(_time(run, task))
+                again, logprobs = _time(run, task)
+                seconds.append(again)
             results.append(
                 Measured(
                     workload.name,
@@ -149,11 +145,12 @@ def _choose_batch_size(one: Ours | Peer, workload: RandomRequest, task: Task) ->
         return
     sizes = _batch_sizes(one, workload, task)
     query, items = workload.first(sizes[-1]).tokens(one.config.vocab_size)
+    score = functools.partial(one.score, query, items, "labels")
     times: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(2 if len(sizes) > 1 else 0):
         for size in sizes:
             one.batch_size = size
-            times[size].append(_time(lambda: one.score(query, items, "labels"), task))
+            times[size].append(_time(score, task)[0])
     one.batch_size = min(sizes, key=lambda size: min(times[size], default=0.0))
 
 
@@ -174,18 +171,22 @@ def _scaled(one: Ours | Peer, workload: RandomRequest, kind: Kind, task: Task) -
     if task.implementation not in ITEM_BY_ITEM:
         return workload
     query, items = workload.first(8).tokens(one.config.vocab_size)
-    one.score(query, items, kind)
-    each = _time(lambda: one.score(query, items, kind), task) / len(items)
+    score = functools.partial(one.score, query, items, kind)
+    score()
+    each = _time(score, task)[0] / len(items)
     if each * len(workload.item_lens) <= task.limit:
         return workload
     return workload.first(max(8, int(SCALED_SECONDS / each)))
 
 
-def _time(call: Callable[[], Any], task: Task) -> float:
-    clock = time.perf_counter if task.clock == "wall" else time.process_time
+def _time(call: Callable[[], Any], task: Task) -> tuple[float, Any]:
+    """Returns the seconds that a call takes, and its result."""
+    clock, cores = time.perf_counter, 1
+    if task.clock == "cpu":
+        clock, cores = time.process_time, os.cpu_count() or 1
     begin = clock()
-    call()
-    return (clock() - begin) / (1 if task.clock == "wall" else os.cpu_count() or 1)
+    result = call()
+    return (clock() - begin) / cores, result
 
 
 if __name__ == "__main__":
