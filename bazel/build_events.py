@@ -9,6 +9,7 @@ import pathlib
 import sys
 import urllib.parse
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Iterator
 
 
@@ -37,9 +38,9 @@ def read_results(events: pathlib.Path) -> Iterator[TestResult]:
         yield TestResult(event["id"]["testResult"]["label"], result["status"] == "PASSED", outputs)
 
 
-def count_cases(result: TestResult) -> dict[str, int]:
+def count_cases(result: TestResult) -> Counter[str]:
     """Returns how many test cases of one result passed, failed and were skipped."""
-    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    counts: Counter[str] = Counter()
     xml = result.outputs.get("test.xml")
     if xml is not None and xml.exists():
         for case in ElementTree.parse(xml).iter("testcase"):
@@ -54,8 +55,7 @@ def count_cases(result: TestResult) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    total = {"passed": 0, "failed": 0, "skipped": 0}
+    total: Counter[str] = Counter()
     for test_result in read_results(pathlib.Path(sys.argv[1])):
-        for outcome, number in count_cases(test_result).items():
-            total[outcome] += number
-    print(*total.values())
+        total += count_cases(test_result)
+    print(total["passed"], total["failed"], total["skipped"])

@@ -35,25 +35,19 @@ def run(command: list[str], directory: pathlib.Path) -> None:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout}")
 
 
-def build_extension(python: str, files: list[str], build: pathlib.Path) -> None:
+def build_extension(python: str, tree: pathlib.Path, build: pathlib.Path) -> None:
     """Compiles the extension; leaves setuptools' build directory in build."""
-    with tempfile.TemporaryDirectory() as temporary:
-        tree = pathlib.Path(temporary)
-        copy_tree(files, tree)
-        run([python, "setup.py", "--quiet", "build_ext"], tree)
-        shutil.rmtree(next(tree.glob("build/temp*")))  # object files
-        shutil.copytree(tree / "build", build, dirs_exist_ok=True)
+    run([python, "setup.py", "--quiet", "build_ext"], tree)
+    shutil.rmtree(next(tree.glob("build/temp*")))  # object files
+    shutil.copytree(tree / "build", build, dirs_exist_ok=True)
 
 
-def build_wheel(python: str, files: list[str], build: pathlib.Path, wheel: pathlib.Path) -> None:
+def build_wheel(python: str, tree: pathlib.Path, build: pathlib.Path, wheel: pathlib.Path) -> None:
     """Packs the wheel with the extension that build_extension left in build."""
-    with tempfile.TemporaryDirectory() as temporary:
-        tree = pathlib.Path(temporary)
-        copy_tree(files, tree)
-        shutil.copytree(build, tree / "build", copy_function=shutil.copyfile)
-        command = [python, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index"]
-        command += ["--no-cache-dir", "--disable-pip-version-check"]
-        run([*command, f"--wheel-dir={wheel.absolute()}", "."], tree)
+    shutil.copytree(build, tree / "build", copy_function=shutil.copyfile)
+    command = [python, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index"]
+    command += ["--no-cache-dir", "--disable-pip-version-check"]
+    run([*command, f"--wheel-dir={wheel.absolute()}", "."], tree)
 
 
 def choose_python(version: str, pythons: pathlib.Path) -> str | None:
@@ -64,7 +58,6 @@ def choose_python(version: str, pythons: pathlib.Path) -> str | None:
 
 
 def main() -> None:
-    """Runs one step."""
     parser = argparse.ArgumentParser()
     parser.add_argument("step", choices=["extension", "wheel"])
     parser.add_argument("--build", type=pathlib.Path, required=True)
@@ -78,10 +71,13 @@ def main() -> None:
         python = choose_python(arguments.python, arguments.pythons)
     if python is None:
         return
-    if arguments.step == "extension":
-        build_extension(python, arguments.files, arguments.build)
-    else:
-        build_wheel(python, arguments.files, arguments.build, arguments.wheel)
+    with tempfile.TemporaryDirectory() as temporary:
+        tree = pathlib.Path(temporary)
+        copy_tree(arguments.files, tree)
+        if arguments.step == "extension":
+            build_extension(python, tree, arguments.build)
+        else:
+            build_wheel(python, tree, arguments.build, arguments.wheel)
 
 
 if __name__ == "__main__":

@@ -18,15 +18,14 @@ import pathlib
 import re
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import zipfile
+from collections.abc import Iterable
 
 import coverage
-import jaxlib
-import pybind11
 
 import build_events
+import install_packages
 
 LEAST = 95.0
 PYTHON_FILES = (
@@ -38,32 +37,26 @@ PYTHON_FILES = (
 DATA = "python.coverage"  # the name that pytest_main.py gives the data in a test's outputs
 
 
-class Tally:
-    """Counts lines by file."""
+def report(title: str, files: Iterable[tuple[str, int, list[int], int]]) -> bool:
+    """Prints the files that were not run in whole, and the sum; tells whether it reaches LEAST percent.
 
-    def __init__(self, title: str):
-        self.title = title
-        self.run = 0
-        self.lines = 0
-
-    def add(self, name: str, lines: int, missing: list[int], excluded: int = 0) -> None:
-        """Counts one file, and prints a line if not all of it was run."""
-        self.lines += lines
-        self.run += lines - len(missing)
+    Args:
+        title: of what.
+        files: the name of each, its number of lines, the lines that were not run, and how many are excluded.
+    """
+    total = run = 0
+    for name, lines, missing, excluded in files:
+        total += lines
+        run += lines - len(missing)
         if missing or excluded:
             left_out = f", {excluded} left out by 'pragma: no cover'" if excluded else ""
             numbers = ", ".join(map(str, missing[:20])) + (", …" if len(missing) > 20 else "")
             print(
                 f"  {name}: {lines - len(missing)}/{lines}{left_out}; not run: {numbers or 'none'}"
             )
-
-    def enough(self) -> bool:
-        """Prints the sum; tells whether it reaches LEAST percent."""
-        share = 100.0 * self.run / self.lines if self.lines else 0.0
-        print(
-            f"coverage: {self.title}: {share:.1f}% ({self.run} of {self.lines} lines)", flush=True
-        )
-        return share >= LEAST
+    share = 100.0 * run / total if total else 0.0
+    print(f"coverage: {title}: {share:.1f}% ({run} of {total} lines)", flush=True)
+    return share >= LEAST
 
 
 def report_python(event_file: pathlib.Path, work: pathlib.Path) -> bool:
@@ -82,24 +75,19 @@ def report_python(event_file: pathlib.Path, work: pathlib.Path) -> bool:
     measured = coverage.Coverage(data_file=work / DATA, config_file=False)
     if parts:
         measured.combine(parts)
-    tally = Tally("Python")
+    files = []
     for name in sorted(
         file for pattern in PYTHON_FILES for file in glob.glob(pattern, recursive=True)
     ):
         _, statements, excluded, missing, _ = measured.analysis2(name)
-        tally.add(name, len(statements), missing, len(excluded))
-    return tally.enough()
+        files.append((name, len(statements), missing, len(excluded)))
+    return report("Python", files)
 
 
 def compile_with_counters(work: pathlib.Path) -> None:
     """Compiles the extension and each C++ test into work."""
     flags = ["-std=c++17", "-O0", "-fPIC", "-I.", "--coverage", "-fprofile-update=atomic"]
-    headers = [
-        sysconfig.get_paths()["include"],
-        pybind11.get_include(),
-        os.path.join(os.path.dirname(jaxlib.__file__), "include"),
-    ]
-    flags += [f"-isystem{directory}" for directory in headers]
+    flags += [f"-isystem{directory}" for directory in install_packages.header_directories()]
 
     def compile_one(source: str) -> str:
         compiled = work / (source.replace("/", "_") + ".o")
@@ -128,19 +116,6 @@ def tests_the_extension(name: str) -> bool:
     )
 
 
-def available_instructions(path: str) -> list[str]:
-    """Returns the processor's instruction sets, as the extension on this module path finds them."""
-    ask = "import isoprefill_csrc; print(*isoprefill_csrc.available_instructions())"
-    done = subprocess.run(
-        [sys.executable, "-c", ask],
-        env=os.environ | {"PYTHONPATH": path},
-        check=True,
-        text=True,
-        capture_output=True,
-    )
-    return done.stdout.split()
-
-
 def report_cc(work: pathlib.Path) -> bool:
     """Compiles csrc with counters, runs its tests and adds up the lines that were run."""
     compile_with_counters(work)
@@ -148,11 +123,9 @@ def report_cc(work: pathlib.Path) -> bool:
         subprocess.run([program], check=True)
     tests = [name for name in sorted(glob.glob("tests/*/test_*.py")) if tests_the_extension(name)]
     path = os.pathsep.join([str(work), os.environ.get("PYTHONPATH", "")])
-    subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
-        env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
-        check=True,
-    )
+    env = os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    subprocess.run(pytest, env=env, check=True)
     subprocess.run(
         ["gcov", "--json-format", *work.glob("*.gcda")],
         cwd=work,
@@ -160,23 +133,25 @@ def report_cc(work: pathlib.Path) -> bool:
         stdout=subprocess.DEVNULL,
     )
     counts: dict[str, dict[int, int]] = {}
-    for report in work.glob("*.gcov.json.gz"):
-        for file in json.loads(gzip.decompress(report.read_bytes()))["files"]:
+    for counted in work.glob("*.gcov.json.gz"):
+        for file in json.loads(gzip.decompress(counted.read_bytes()))["files"]:
             name = os.path.relpath(file["file"])
             if name.startswith("csrc/") and not name.endswith(("_test.cc", "csrc/testing.h")):
                 lines = counts.setdefault(name, {})
                 for line in file["lines"]:
                     number = line["line_number"]
                     lines[number] = max(lines.get(number, 0), line["count"])
-    tally = Tally("csrc")
-    available = available_instructions(path)
+    files = []
+    ask = "import isoprefill_csrc; print(*isoprefill_csrc.available_instructions())"
+    available = subprocess.check_output([sys.executable, "-c", ask], env=env, text=True).split()
     for name, lines in sorted(counts.items()):
         needed = re.search(r"_(avx\w+)\.", name)
         if needed and needed[1] not in available:
             print(f"  {name}: {len(lines)} lines left out: this processor has no {needed[1]}")
             continue
-        tally.add(name, len(lines), sorted(number for number, count in lines.items() if not count))
-    return tally.enough()
+        missing = sorted(number for number, count in lines.items() if not count)
+        files.append((name, len(lines), missing, 0))
+    return report("csrc", files)
 
 
 def main() -> int:

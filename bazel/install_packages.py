@@ -131,23 +131,26 @@ def make_overlay(directory, lock, cuda_lock=None):
         pip_install(sys.executable, cuda_lock, ["--target", directory])
 
 
-def print_headers():
-    """Prints the include directories that the extension is compiled with, one a line."""
+def header_directories():
+    """Returns the include directories that the extension is compiled with."""
     import jaxlib
     import pybind11
 
-    print(sysconfig.get_paths()["include"])
-    print(pybind11.get_include())
-    print(os.path.join(os.path.dirname(jaxlib.__file__), "include"))
+    jaxlib_directory = os.path.dirname(jaxlib.__file__)
+    return [
+        sysconfig.get_paths()["include"],
+        pybind11.get_include(),
+        os.path.join(jaxlib_directory, "include"),
+    ]
 
 
 def main(arguments):
-    """Runs one command line; returns the exit code."""
+    """Returns the exit code."""
     steps = {
         "check": check_interpreter,
         "environment": make_environment,
         "overlay": make_overlay,
-        "headers": print_headers,
+        "headers": lambda: print(*header_directories(), sep="\n"),
     }
     try:
         steps[arguments[0]](*arguments[1:])

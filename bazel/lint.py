@@ -5,6 +5,7 @@ It reads the files that git tracks in the checkout, and prints one line for each
 
 import argparse
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -41,23 +42,17 @@ def checks(fix: bool) -> dict[str, list[str] | None]:
 
 def untested_files() -> list[str]:
     """Returns the test files in folders whose BUILD does not make a target of each."""
-    return [
-        name
-        for name in tracked("tests/**/test_*.py", "tests/test_*.py")
-        if not makes_targets(os.path.join(os.path.dirname(name), "BUILD"))
-    ]
-
-
-def makes_targets(build: str) -> bool:
-    """Tells whether a BUILD file calls `capability_tests`."""
-    if not os.path.exists(build):
-        return False
-    with open(build) as file:
-        return "\ncapability_tests(" in file.read()
+    run = {
+        build.parent
+        for build in map(pathlib.Path, tracked("tests/*BUILD"))
+        if "\ncapability_tests(" in build.read_text()
+    }
+    tests = tracked("tests/**/test_*.py", "tests/test_*.py")
+    return [name for name in tests if pathlib.Path(name).parent not in run]
 
 
 def main() -> int:
-    """Runs every check; returns the number of those that failed."""
+    """Returns the number of checks that failed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--fix", action="store_true", help="rewrite the files")
     fix = parser.parse_args().fix

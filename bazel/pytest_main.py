@@ -15,14 +15,12 @@ class Shard:
         self.total = total
 
     def pytest_collection_modifyitems(self, config, items):
-        """Drops the tests of the other shards."""
         mine = items[self.index :: self.total]
         config.hook.pytest_deselected(items=[item for item in items if item not in set(mine)])
         items[:] = mine
 
 
 def run(arguments: list[str]) -> int:
-    """Runs pytest; returns its exit code."""
     environment = os.environ
     options = ["-ra", "--color=no", "-p", "no:cacheprovider", "--import-mode=importlib"]
     if xml := environment.get("XML_OUTPUT_FILE"):

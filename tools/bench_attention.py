@@ -6,6 +6,7 @@ program needs beside its inputs and output. It does not include the half megabyt
 thread.
 """
 
+import functools
 import statistics
 from typing import Any
 
@@ -34,47 +35,40 @@ _REPEATS = flags.DEFINE_integer(
 _JSON = flags.DEFINE_string("json", None, "Write the rows to this file, as JSON.")
 
 
-def parse_heads(text: str) -> tuple[int, int, int]:
-    """Returns the numbers of query heads and KV heads, and head_dim."""
+def parse_heads(text: str, dtype: str) -> AttentionHeads:
     try:
         query_heads, kv_heads, head_dim = map(int, text.split(","))
-        AttentionHeads(query_heads, kv_heads, head_dim, _DTYPE.default)
+        return AttentionHeads(query_heads, kv_heads, head_dim, dtype)
     except ValueError as error:
         raise app.UsageError(
             "--heads must be three integers, query heads, KV heads and head_dim, such as 9,3,64, "
             f"got {text!r}: {error}"
         ) from error
-    return query_heads, kv_heads, head_dim
 
 
-def measure(
-    workload: str, heads: tuple[int, int, int], dtype: str, repeats: int
-) -> list[dict[str, Any]]:
+def measure(workload: str, heads: AttentionHeads, repeats: int) -> list[dict[str, Any]]:
     """Returns a row for each back end that can compute the workload."""
     pack = WORKLOADS[workload]
-    query_heads, kv_heads, head_dim = heads
     rows = pack.query_len + sum(pack.item_lens)
     layout = PackedLayout.from_lengths(
         pack.query_len, pack.item_lens, pad_to=bucket_size(rows)
     ).with_schedule("xla")
     rng = np.random.default_rng(0)
     q, k, v = (
-        jnp.asarray(rng.standard_normal((layout.num_rows, count, head_dim), np.float32), dtype)
-        for count in (query_heads, kv_heads, kv_heads)
+        jnp.asarray(
+            rng.standard_normal((layout.num_rows, count, heads.head_dim), np.float32), heads.dtype
+        )
+        for count in (heads.query_heads, heads.kv_heads, heads.kv_heads)
     )
     calls, memory = {}, {}
     backends = ["cpu"] if jax.default_backend() == "cpu" else []
     backends += ["xla", "dense"] if layout.num_rows <= MAX_DENSE_ROWS else ["xla"]
     for backend in backends:
-        call = jax.jit(
-            lambda q, k, v, layout, backend=backend: multi_item_attention(
-                q, k, v, layout, backend=backend
-            )
-        )
-        compiled = call.lower(q, k, v, layout).compile()
+        attend = jax.jit(functools.partial(multi_item_attention, backend=backend))
+        compiled = attend.lower(q, k, v, layout).compile()
         memory[backend] = compiled.memory_analysis().temp_size_in_bytes
         calls[backend] = lambda compiled=compiled: jax.block_until_ready(compiled(q, k, v, layout))
-    flop = 4 * head_dim * query_heads * pack.pairs
+    flop = 4 * heads.head_dim * heads.query_heads * pack.pairs
     return [
         {
             "workload": workload,
@@ -89,21 +83,16 @@ def measure(
     ]
 
 
-def _per_pair_ratio(rows: dict[tuple[str, str], dict[str, Any]], backend: str, what: str) -> float:
-    g, w = rows["G", backend], rows["W", backend]
-    return float(g[what] / g["useful_pairs"] / (w[what] / w["useful_pairs"]))
-
-
 def main(argv: list[str]) -> None:
     callers_directory.enter(argv)
-    heads = parse_heads(_HEADS.value)
+    heads = parse_heads(_HEADS.value, _DTYPE.value)
     print(
         f"{jax.devices()[0].device_kind}, {_DTYPE.value}, heads {_HEADS.value}, {_REPEATS.value} repeats"
     )
     print(f"{'workload':10}{'back end':10}{'rows':>8}{'ms':>10}{'GFLOP/s':>10}{'temporary MB':>14}")
     rows = []
     for workload in _WORKLOAD.value:
-        for row in measure(workload, heads, _DTYPE.value, _REPEATS.value):
+        for row in measure(workload, heads, _REPEATS.value):
             rows.append(row)
             print(
                 f"{row['workload']:10}{row['implementation']:10}{row['rows']:8}{1e3 * row['seconds']:10.1f}"
@@ -115,14 +104,15 @@ def main(argv: list[str]) -> None:
         if backend != "dense" and (workload, "dense") in by_name:
             ratio = by_name[workload, "dense"]["seconds"] / by_name[workload, backend]["seconds"]
             print(f"{workload}: dense takes {ratio:.2f} times as long as {backend}")
-    for backend in ("cpu", "xla"):
+    for backend, what, field in (
+        ("cpu", "time", "seconds"),
+        ("xla", "time", "seconds"),
+        ("xla", "temporary memory", "temporary_mb"),
+    ):
         if {("W", backend), ("G", backend)} <= by_name.keys():
-            print(
-                f"{backend}, G / W per useful pair: time {_per_pair_ratio(by_name, backend, 'seconds'):.2f}"
-            )
-    if {("W", "xla"), ("G", "xla")} <= by_name.keys():
-        ratio = _per_pair_ratio(by_name, "xla", "temporary_mb")
-        print(f"xla, G / W per useful pair: temporary memory {ratio:.2f}")
+            g, w = by_name["G", backend], by_name["W", backend]
+            ratio = g[field] / g["useful_pairs"] / (w[field] / w["useful_pairs"])
+            print(f"{backend}, G / W per useful pair: {what} {ratio:.2f}")
     write_json(_JSON.value, rows)
 
 

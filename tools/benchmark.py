@@ -1,4 +1,4 @@
-"""Times calls in turns, and writes a benchmark's rows as JSON."""
+"""Times calls in turns, and writes what a benchmark found."""
 
 import json
 import pathlib
@@ -37,6 +37,11 @@ def _seconds(call: Callable[[], Any], number: int) -> float:
     for _ in range(number):
         call()
     return (time.perf_counter() - begin) / number
+
+
+def error_line(error: Exception) -> str:
+    """Returns the first line of what an error says, or the name of its class."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def write_json(path: str | None, content: Any) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from absl import app, flags
 
 import callers_directory
+from benchmark import write_json
 from isoprefill import ScoringEngine
 from isoprefill.models.pinned import FetchError
 
@@ -27,16 +28,10 @@ _OUTPUT = flags.DEFINE_string(
 QUERIES = pathlib.Path(__file__).with_name("ranking_queries.json")
 
 
-def ranks(scores: np.ndarray) -> np.ndarray:
-    """Returns the rank of each score; 0 is the largest."""
-    places = np.empty(scores.size, int)
-    places[np.argsort(-scores, kind="stable")] = np.arange(scores.size)
-    return places
-
-
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     """Returns Spearman's correlation, which is that of the ranks."""
-    return float(np.corrcoef(ranks(first), ranks(second))[0, 1])
+    ranks = [np.argsort(np.argsort(-scores, kind="stable")) for scores in (first, second)]
+    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def compare(
@@ -96,7 +91,6 @@ def table(results: list[dict]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    """Compares, and prints."""
     callers_directory.enter(argv)
     try:
         engine = ScoringEngine.from_pretrained(_MODEL.value)
@@ -112,8 +106,7 @@ def main(argv: list[str]) -> None:
                 {"group": group, "query": query, **compare(engine, query, items, answer)}
             )
     print("\n".join(table(results)))
-    if _OUTPUT.value:
-        pathlib.Path(_OUTPUT.value).write_text(json.dumps(results, indent=2) + "\n")
+    write_json(_OUTPUT.value, results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""tool: a program of tools/."""
+"""tool and tool_in_folder: programs of tools/."""
 
 load("@rules_python//python:defs.bzl", "py_binary")
 
@@ -17,3 +17,14 @@ def tool(name, deps, srcs = None, **kwargs):
         deps = deps + ["//tools:shared"],
         **kwargs
     )
+
+def tool_in_folder(name, deps):
+    """Makes a tool of all modules of a folder, which main.py begins, and a filegroup of them, `sources`.
+
+    Args:
+      name: the target; that of the folder.
+      deps: as in tool.
+    """
+    srcs = native.glob(["*.py"])
+    tool(name = name, srcs = srcs, main = "main.py", deps = deps)
+    native.filegroup(name = "sources", srcs = srcs)

@@ -60,7 +60,6 @@ def check_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Loads the model and serves until it is interrupted."""
     transformers.utils.logging.disable_progress_bar()
     try:
         callers_directory.enter(argv)

@@ -9,6 +9,7 @@ no change of any size helps. One compilation takes 10 to 60 seconds; `--size` li
 
 import dataclasses
 import datetime
+import itertools
 import json
 import pathlib
 import sys
@@ -18,7 +19,12 @@ from typing import Any
 from absl import app, flags, logging
 
 import callers_directory
+from benchmark import error_line
+from isoprefill_pallas.block_sizes import UNTUNED, cut_to_pack
 from isoprefill_pallas.chips import CHIPS
+from isoprefill_tpu_lab import tpu_compiler
+from isoprefill_tpu_lab.estimate import estimate_kernel
+from isoprefill_tpu_lab.packs import PACKS, Pack
 
 # For packs of long prefixes, and of short ones, which have no full step: block_sizes.py.
 CANDIDATES = {
@@ -62,8 +68,6 @@ _ROUNDS = flags.DEFINE_integer("rounds", 2, "How many times to try every size.",
 
 def main(argv: list[str]) -> None:
     callers_directory.enter(argv)
-    from isoprefill_tpu_lab import tpu_compiler
-
     path = pathlib.Path(_OUTPUT.value) / f"{_CHIP.value}.json"
     if not path.parent.is_dir():
         raise app.UsageError(f"--output is {_OUTPUT.value}, which is not a directory")
@@ -72,16 +76,10 @@ def main(argv: list[str]) -> None:
         entries = {}
         if path.is_file():
             entries = {_key(entry): entry for entry in json.loads(path.read_text())["entries"]}
-        for head_dim in _HEAD_DIM.value:
-            for dtype in _DTYPE.value:
-                for prefixes in _PREFIXES.value:
-                    at = (head_dim, dtype, prefixes)
-                    entries[at] = tune(*at, entries.get(at, {}).get("sizes"), dump)
-                    content = {
-                        "chip": _CHIP.value,
-                        "entries": [entries[key] for key in sorted(entries)],
-                    }
-                    path.write_text(json.dumps(content, indent=2) + "\n")
+        for at in itertools.product(_HEAD_DIM.value, _DTYPE.value, _PREFIXES.value):
+            entries[at] = tune(*at, entries.get(at, {}).get("sizes"), dump)
+            content = {"chip": _CHIP.value, "entries": [entries[key] for key in sorted(entries)]}
+            path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _key(entry: dict[str, Any]) -> tuple[int, str, str]:
@@ -92,9 +90,6 @@ def tune(
     head_dim: int, dtype: str, prefixes: str, sizes: dict[str, int] | None, dump: str
 ) -> dict[str, Any]:
     """Returns the entry of the JSON file for a head_dim, dtype and kind of pack; starts from `sizes`."""
-    from isoprefill_pallas.block_sizes import UNTUNED
-    from isoprefill_tpu_lab.packs import PACKS
-
     judge = JUDGES[prefixes]
     pack = dataclasses.replace(PACKS[judge], head_dim=head_dim, dtype=dtype)
     best = dict(sizes or UNTUNED[dtype, prefixes])
@@ -147,17 +142,14 @@ def _changed(sizes: dict[str, int], name: str, value: int) -> dict[str, int]:
     return changed
 
 
-def cycles(pack: Any, sizes: dict[str, int], dump: str) -> int | None:
+def cycles(pack: Pack, sizes: dict[str, int], dump: str) -> int | None:
     """Returns the static cycles of the kernel with these sizes, or None if it does not compile."""
-    from isoprefill_pallas.block_sizes import cut_to_pack
-    from isoprefill_tpu_lab.estimate import estimate_kernel
-
-    rows = sum(pack.prefix_lens) + sum(map(sum, pack.item_lens))
     try:
-        blocks = cut_to_pack(sizes, groups=pack.heads.groups, rows=rows, columns=rows)
+        rows, columns = pack.layout.num_rows, pack.layout.num_columns
+        blocks = cut_to_pack(sizes, groups=pack.heads.groups, rows=rows, columns=columns)
         return estimate_kernel(_CHIP.value, pack, blocks, dump).static_cycles
     except Exception as error:  # out of memory, or sizes that do not fit each other
-        logging.info("%s", str(error).splitlines()[0] if str(error) else type(error).__name__)
+        logging.info("%s", error_line(error))
         return None
 
 

@@ -10,6 +10,7 @@ from bench_cpu.workloads import LABELS, Kind
 
 MATMULS = 8
 Dtype = Literal["float32", "bfloat16"]
+DTYPES: list[Dtype] = ["float32", "bfloat16"]
 
 OURS = ("packed", "packed_extend", "prefill_extend", "serial", "auto")
 PEERS = ("serial", "batched", "extend", "dense", "flex")
@@ -24,7 +25,6 @@ class Ours:
     batch_sizes: tuple[int, ...] = ()
 
     def __init__(self, algorithm: Any, dtype: Dtype, model: str) -> None:
-        """Loads the model."""
         from isoprefill import ScoringEngine
 
         self._engine = ScoringEngine.from_pretrained(model, dtype)

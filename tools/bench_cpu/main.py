@@ -19,7 +19,7 @@ import numpy as np
 from absl import app, flags
 
 import callers_directory
-from bench_cpu.contestants import NAMES, Dtype
+from bench_cpu.contestants import DTYPES, NAMES, Dtype
 from bench_cpu.measurement import Measured, MeasurementError, Task, measure_apart
 from bench_cpu.plot import draw_items
 from bench_cpu.workloads import KINDS, WORKLOADS, Kind
@@ -31,12 +31,7 @@ _WORKLOAD = flags.DEFINE_multi_enum(
 _IMPLEMENTATION = flags.DEFINE_multi_enum(
     "implementation", list(NAMES), list(NAMES), "Implementations to measure; may be repeated."
 )
-_DTYPE = flags.DEFINE_multi_enum(
-    "dtype",
-    ["float32", "bfloat16"],
-    ["float32", "bfloat16"],
-    "Types of the weights; may be repeated.",
-)
+_DTYPE = flags.DEFINE_multi_enum("dtype", DTYPES, DTYPES, "Types of the weights; may be repeated.")
 _KIND = flags.DEFINE_multi_enum(
     "kind", list(KINDS), list(KINDS), "Kinds of scores; may be repeated."
 )
@@ -116,7 +111,17 @@ def quick_names() -> list[str]:
 
 def compare(workload: str, who: list[Contestant], kinds: list[Kind], rounds: int) -> list[Row]:
     """Returns the rows of one workload, without ratios. An implementation that failed has rows that say why."""
-    runs, failed = _measure_all(workload, who, kinds, rounds)
+    runs: dict[Contestant, Runs] = {one: {} for one in who}
+    failed: dict[Contestant, str] = {}  # these are not tried again
+    for index in range(rounds):
+        for one in who if index % 2 == 0 else reversed(who):
+            if one in failed:
+                continue
+            try:
+                for measured in measure_apart(_task(*one, workload, kinds, _SECONDS.value)):
+                    runs[one].setdefault(measured.kind, []).append(measured)
+            except MeasurementError as error:
+                failed[one] = str(error)
     reference = runs[REFERENCE] if REFERENCE in runs else _reference_apart(workload, kinds)
     return [
         failed_row(workload, one, kind, failed[one])
@@ -127,31 +132,12 @@ def compare(workload: str, who: list[Contestant], kinds: list[Kind], rounds: int
     ]
 
 
-def _measure_all(
-    workload: str, who: list[Contestant], kinds: list[Kind], rounds: int
-) -> tuple[dict[Contestant, Runs], dict[Contestant, str]]:
-    """Returns what was measured of each, and why the others failed; those are not tried again."""
-    runs: dict[Contestant, Runs] = {one: {} for one in who}
-    failed: dict[Contestant, str] = {}
-    for index in range(rounds):
-        for one in who if index % 2 == 0 else reversed(who):
-            if one in failed:
-                continue
-            try:
-                for measured in measure_apart(_task(*one, workload, kinds, _SECONDS.value)):
-                    runs[one].setdefault(measured.kind, []).append(measured)
-            except MeasurementError as error:
-                print(error, file=sys.stderr)
-                failed[one] = error.reason
-    return runs, failed
-
-
 def _reference_apart(workload: str, kinds: list[Kind]) -> Runs:
     """Returns the scores to compare with, if no row has them; none if the measurement fails."""
     try:
         found = measure_apart(_task(*REFERENCE, workload, kinds, 0))
     except MeasurementError as error:
-        print(f"{workload}: there are no scores to compare with: {error}", file=sys.stderr)
+        print(f"{workload}: no scores to compare with: {error}", file=sys.stderr)
         return {}
     return {one.kind: [one] for one in found}
 

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import itertools
 import os
 import resource
@@ -14,7 +15,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
 
 from bench_cpu.contestants import ITEM_BY_ITEM, MATMULS, Dtype, Ours, Peer, contestant
 from bench_cpu.workloads import Kind, RandomRequest
@@ -24,78 +24,50 @@ MOST_RUNS = 5
 SCALED_SECONDS = 15.0  # of a run that is scaled down
 LONG_RUN = 60.0  # seconds; next to it a compilation is nothing
 LONGEST_BATCH = 20_000  # tokens of a batch that holds the query many times: activations of 2 GB
+Clock = Literal["wall", "cpu"]  # cpu: processor time of all threads, divided by the cores
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Task:
-    """What to measure.
+    """What to measure. Times are in seconds."""
 
-    Attributes:
-        implementation: one of bench_cpu.contestants.NAMES.
-        dtype: of the weights.
-        model: which.
-        workloads: the requests.
-        kinds: of scores.
-        seconds: a workload is repeated until its runs took this long; it runs at least once.
-        limit: a run that would take longer than this is scaled down.
-        stop_after: the measurement ends before the first workload that would take longer, if time is linear in items.
-        clock: "wall", or "cpu": processor time of all threads, divided by the cores.
-    """
-
-    implementation: str
-    dtype: Dtype
+    implementation: str  # one of bench_cpu.contestants.NAMES
+    dtype: Dtype  # of the weights
     model: str
     workloads: list[RandomRequest]
     kinds: list[Kind]
-    seconds: float
-    limit: float
+    seconds: float  # a workload is repeated until its runs took this long; it runs at least once
+    limit: float  # a run that would take longer is scaled down
+    # The measurement ends before the first workload that would take longer, if time is linear in items.
     stop_after: float = 1e9
-    clock: Literal["wall", "cpu"] = "wall"
+    clock: Clock = "wall"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measured:
-    """One workload and kind of scores.
+    """What was measured of one workload and kind of scores."""
 
-    Attributes:
-        workload: its name, which says if it was scaled down.
-        kind: of scores.
-        num_items: how many were scored.
-        seconds: of each run.
-        peak_rss_mb: of the process so far.
-        gflop: useful work of a run.
-        matmul_gflop_per_s: of the library's own matrix products of the feed-forward network's sizes.
-        logprobs: of the items.
-    """
-
-    workload: str
+    workload: str  # its name, which says if it was scaled down
     kind: Kind
-    num_items: int
-    seconds: list[float]
-    peak_rss_mb: float
-    gflop: float
-    matmul_gflop_per_s: float
-    logprobs: list[Any]
+    num_items: int  # how many were scored
+    seconds: list[float]  # of each run
+    peak_rss_mb: float  # of the process so far
+    gflop: float  # useful work of a run
+    matmul_gflop_per_s: (
+        float  # of the library's own matrix products of the feed-forward network's sizes
+    )
+    logprobs: list[Any]  # of the items
 
 
 class MeasurementError(RuntimeError):
-    """The process of a measurement failed; the message is the end of its stderr.
-
-    Attributes:
-        reason: why, in one line.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
-        """Takes both."""
-        super().__init__(message)
-        self.reason = reason
+    """The process of a measurement failed; the message says why in one line."""
 
 
 def measure_apart(task: Task) -> list[Measured]:
     """Measures in a new process.
 
     Raises:
-        MeasurementError: if it failed.
+        MeasurementError: it failed; the end of its stderr has been printed.
     """
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     if task.clock == "cpu":
@@ -108,8 +80,10 @@ def measure_apart(task: Task) -> list[Measured]:
     )
     if done.returncode:
         reason = _reason(done)
-        said = f"{task.implementation} {task.dtype}: {reason}\n{done.stderr[-2000:]}"
-        raise MeasurementError(reason, said)
+        print(
+            f"{task.implementation} {task.dtype}: {reason}\n{done.stderr[-2000:]}", file=sys.stderr
+        )
+        raise MeasurementError(reason)
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=list[Measured])
 
 
@@ -129,24 +103,20 @@ def measure(task: Task) -> list[Measured]:
     multiply = one.matmuls(MATMUL_ROWS, intermediate, hidden)
     multiply()
     gflop = 2e-9 * MATMULS * MATMUL_ROWS * hidden * intermediate
-    rate = gflop / min(_time(multiply, task) for _ in range(5))
+    rate = gflop / min(_time(multiply, task)[0] for _ in range(5))
     results = []
     for whole, following in itertools.zip_longest(workloads, workloads[1:]):
         for kind in task.kinds:
             workload = _scaled(one, whole, kind, task)
             query, items = workload.tokens(one.config.vocab_size)
-            logprobs: np.ndarray = np.empty(0)
-
-            def run() -> None:
-                nonlocal logprobs
-                logprobs = one.score(query, items, kind)  # noqa: B023
-
-            first = _time(run, task)
+            run = functools.partial(one.score, query, items, kind)
+            first, logprobs = _time(run, task)
             # It may have compiled, which does not count; item by item, `_scaled` has done that.
             warm = first > LONG_RUN or task.implementation in ITEM_BY_ITEM
             seconds = [first] if warm else []
             while not seconds or (sum(seconds) < task.seconds and len(seconds) < MOST_RUNS):
-                seconds.append(_time(run, task))
+                again, logprobs = _time(run, task)
+                seconds.append(again)
             results.append(
                 Measured(
                     workload.name,
@@ -171,15 +141,16 @@ def _choose_batch_size(one: Ours | Peer, workload: RandomRequest, task: Task) ->
     Every size scores the same items, as many as fill the largest (256 at most, or all if there are fewer), because a
     run also computes the query: over fewer items a size would look slower than it is. Sizes take turns.
     """
-    if isinstance(one, Ours) or not one.batch_sizes:
+    if not one.batch_sizes:
         return
     sizes = _batch_sizes(one, workload, task)
     query, items = workload.first(sizes[-1]).tokens(one.config.vocab_size)
+    score = functools.partial(one.score, query, items, "labels")
     times: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(2 if len(sizes) > 1 else 0):
         for size in sizes:
             one.batch_size = size
-            times[size].append(_time(lambda: one.score(query, items, "labels"), task))
+            times[size].append(_time(score, task)[0])
     one.batch_size = min(sizes, key=lambda size: min(times[size], default=0.0))
 
 
@@ -200,18 +171,22 @@ def _scaled(one: Ours | Peer, workload: RandomRequest, kind: Kind, task: Task) -
     if task.implementation not in ITEM_BY_ITEM:
         return workload
     query, items = workload.first(8).tokens(one.config.vocab_size)
-    one.score(query, items, kind)
-    each = _time(lambda: one.score(query, items, kind), task) / len(items)
+    score = functools.partial(one.score, query, items, kind)
+    score()
+    each = _time(score, task)[0] / len(items)
     if each * len(workload.item_lens) <= task.limit:
         return workload
     return workload.first(max(8, int(SCALED_SECONDS / each)))
 
 
-def _time(call: Callable[[], Any], task: Task) -> float:
-    clock = time.perf_counter if task.clock == "wall" else time.process_time
+def _time(call: Callable[[], Any], task: Task) -> tuple[float, Any]:
+    """Returns the seconds that a call takes, and its result."""
+    clock, cores = time.perf_counter, 1
+    if task.clock == "cpu":
+        clock, cores = time.process_time, os.cpu_count() or 1
     begin = clock()
-    call()
-    return (clock() - begin) / (1 if task.clock == "wall" else os.cpu_count() or 1)
+    result = call()
+    return (clock() - begin) / cores, result
 
 
 if __name__ == "__main__":

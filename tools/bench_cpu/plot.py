@@ -1,13 +1,13 @@
 """Plots the time of a request against its number of items, ours and PyTorch's."""
 
-import sys
-from typing import Literal
-
-from bench_cpu.measurement import Measured, MeasurementError, Task, measure_apart
+from bench_cpu.measurement import Clock, MeasurementError, Task, measure_apart
 from bench_cpu.workloads import RandomRequest
 
 QUERY, ITEM = 300, 20
-NUMBERS = (1, 3, 10, 30, 100, 300, 1000, 2000)
+WORKLOADS = [
+    RandomRequest(f"{QUERY} + {number} x {ITEM}", QUERY, (ITEM,) * number)
+    for number in (1, 3, 10, 30, 100, 300, 1000, 2000)
+]
 LONGEST = 75.0  # seconds: a curve ends before the first point that would take longer
 CURVES = {
     "ours-auto": ("isoprefill", "C0"),
@@ -18,7 +18,7 @@ CURVES = {
 }
 
 
-def draw_items(path: str, model: str, clock: Literal["wall", "cpu"]) -> int:
+def draw_items(path: str, model: str, clock: Clock) -> int:
     """Measures labels in float32 after a query of 300 tokens, items of 20, prints the times and draws them.
 
     Returns how many curves are missing because their measurement failed.
@@ -32,10 +32,12 @@ def draw_items(path: str, model: str, clock: Literal["wall", "cpu"]) -> int:
     figure, axes = pyplot.subplots(figsize=(5.2, 3.4), layout="constrained")
     failed = 0
     for name, (label, color) in CURVES.items():
+        task = Task(
+            name, "float32", model, WORKLOADS, ["labels"], 2, 1e9, stop_after=LONGEST, clock=clock
+        )
         try:
-            points = _curve(name, model, clock)
-        except MeasurementError as error:
-            print(error, file=sys.stderr)
+            points = measure_apart(task)
+        except MeasurementError:
             failed += 1
             continue
         numbers = [point.num_items for point in points]
@@ -52,22 +54,3 @@ def draw_items(path: str, model: str, clock: Literal["wall", "cpu"]) -> int:
     axes.legend(fontsize=8)
     figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
     return failed
-
-
-def _curve(name: str, model: str, clock: Literal["wall", "cpu"]) -> list[Measured]:
-    workloads = [
-        RandomRequest(f"{QUERY} + {number} x {ITEM}", QUERY, (ITEM,) * number) for number in NUMBERS
-    ]
-    return measure_apart(
-        Task(
-            name,
-            "float32",
-            model,
-            workloads,
-            ["labels"],
-            seconds=2,
-            limit=1e9,
-            stop_after=LONGEST,
-            clock=clock,
-        )
-    )

@@ -43,6 +43,14 @@ SERVERS: dict[str, tuple[str, ...]] = {
 FIRST_RATE = 0.25  # over that of one request after another
 OVERLOAD = 3  # times the first rate that is not held
 FRONT_END_RATES = (20, 100)
+HEADER = (
+    f"{'server':10}{'rate/s':>8}{'sent':>6}{'200':>6}{'429':>6}{'other':>7}{'done/s':>8}{'p50 s':>8}{'p95 s':>8}"
+    f"{'p99 s':>8}{'req/batch':>11}{'fill':>7}{'compiled':>9}"
+)
+ROW = (
+    "{server:10}{rate:8.2f}{requests:6}{ok:6}{refused:6}{failed:7}{throughput:8.2f}{p50:8.3f}{p95:8.3f}"
+    "{p99:8.3f}{requests_per_batch:11.2f}{batch_fill:7.2f}{compilations:9}"
+)
 
 _MODEL = flags.DEFINE_string(
     "model", "smollm2-135m", "A pinned model's name, a .gguf file, or a directory with safetensors."
@@ -153,8 +161,7 @@ def bodies(chance: random.Random, number: int) -> list[str]:
 
 
 def arrivals(chance: random.Random, rate: float, number: int) -> list[float]:
-    gaps = [chance.expovariate(rate) for _ in range(number)]
-    return list(itertools.accumulate(gaps))
+    return list(itertools.accumulate(chance.expovariate(rate) for _ in range(number)))
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
@@ -207,12 +214,7 @@ def measure(server: BenchedServer, name: str, step: int, rate: float, steps: Ste
         "compilations": round(compilations),
         "held": len(latencies) == number and tail["p99"] <= _LATENCY.value,
     }
-    print(
-        f"{name:10}{rate:8.2f}{number:6}{row['ok']:6}{refused:6}{row['failed']:7}{row['throughput']:8.2f}"
-        f"{tail['p50']:8.3f}{tail['p95']:8.3f}{tail['p99']:8.3f}{row['requests_per_batch']:11.2f}"
-        f"{row['batch_fill']:7.2f}{row['compilations']:9}",
-        flush=True,
-    )
+    print(ROW.format_map(row), flush=True)
     return row
 
 
@@ -292,17 +294,13 @@ def front_end() -> list[dict[str, float]]:
 
 
 def main(argv: list[str]) -> None:
-    """Prints the table, the highest rates held, and their ratios."""
     callers_directory.enter(argv)
     print(
         f"{_MODEL.value}, {os.cpu_count()} cores, query {_QUERY.value} + {_ITEMS.value} x {_ITEM.value} tokens, "
         f"batches of {_BATCH.value} tokens, queue of {_QUEUE.value}"
     )
     idle = front_end()
-    print(
-        f"{'server':10}{'rate/s':>8}{'sent':>6}{'200':>6}{'429':>6}{'other':>7}{'done/s':>8}{'p50 s':>8}{'p95 s':>8}"
-        f"{'p99 s':>8}{'req/batch':>11}{'fill':>7}{'compiled':>9}"
-    )
+    print(HEADER)
     rows = [row for name in _SERVERS.value for row in rising_rates(name)]
     held = {
         name: max(
@@ -318,12 +316,8 @@ def main(argv: list[str]) -> None:
             more = "" if rate else "more than "
             print(f"  packed holds {more}{held['packed'] / (rate or lowest):.2f} times that")
     own_flags = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
-    report = {
-        "flags": {flag.name: flag.value for flag in own_flags},
-        "front_end": idle,
-        "rows": rows,
-        "highest_rate_held": held,
-    }
+    settings = {flag.name: flag.value for flag in own_flags}
+    report = {"flags": settings, "front_end": idle, "rows": rows, "highest_rate_held": held}
     write_json(_JSON.value, report)
 
 

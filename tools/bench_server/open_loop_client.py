@@ -19,7 +19,6 @@ class Connections:
     """Connections that are kept and reused; as many as there are requests in flight."""
 
     def __init__(self, port: int) -> None:
-        """Takes the port of a server on this machine."""
         self._port = port
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
@@ -51,7 +50,6 @@ def http_request(path: str, body: str) -> bytes:
 
 
 async def run(plan: dict[str, Any]) -> list[tuple[float, int]]:
-    """Carries out the plan."""
     connections = Connections(plan["port"])
     requests = [http_request(plan["path"], body) for body in plan["bodies"]]
     loop = asyncio.get_running_loop()

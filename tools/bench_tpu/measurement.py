@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmark import alternating_seconds
+from bench_tpu.rows import Row, make_row
+from benchmark import alternating_seconds, error_line
 from isoprefill import PackedLayout, multi_item_attention
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.decoder import Params, decode
@@ -33,29 +34,19 @@ MODELS = {
 MAX_DENSE_ROWS = 16_384
 
 
-def measure(workloads: list[str], repeats: int) -> Iterator[dict[str, Any]]:
+def measure(workloads: list[str], repeats: int) -> Iterator[Row]:
     """Yields a row for every implementation; one that does not run has a row with its error."""
     device = jax.devices()[0].device_kind
     print(f"Measured on one {device}: median of {repeats} calls after a warm-up.", flush=True)
     for name in workloads:
         for label, call in calls(PACKS[name]):
-            row: dict[str, Any] = {
-                "workload": name,
-                "chip": device,
-                "implementation": label,
-                "static_cycles": None,
-                "seconds": None,
-                "useful_share": None,
-                "hbm_bytes": None,
-                "source": "measured",
-            }
+            known: dict[str, Any]
             try:
-                row["seconds"] = statistics.median(
-                    alternating_seconds({label: call}, repeats)[label]
-                )
+                timings = alternating_seconds({label: call}, repeats)
+                known = {"seconds": statistics.median(timings[label])}
             except Exception as error:  # what does not fit or compile is part of the answer
-                row["error"] = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            yield row
+                known = {"error": error_line(error)}
+            yield make_row(name, device, label, "measured", **known)
 
 
 def calls(pack: Pack) -> Iterator[tuple[str, Callable[[], Any]]]:

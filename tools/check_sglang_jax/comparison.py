@@ -14,19 +14,11 @@ CONTAMINATION = (
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The result of a comparison.
+    """The largest differences of log-probabilities, and what is wrong, a sentence each."""
 
-    Attributes:
-        difference: the largest difference of log-probabilities between one prefill of all items and sglang-jax's
-            prompt an item.
-        generation: the largest difference of log-probabilities in ordinary generation.
-        contamination: the largest difference that plain causal attention over the same tokens would make.
-        problems: what is wrong, a sentence each.
-    """
-
-    difference: float
-    generation: float
-    contamination: float
+    difference: float  # between one prefill of all items and sglang-jax's prompt an item
+    generation: float  # in ordinary generation
+    contamination: float  # that plain causal attention over the same tokens would make
     problems: tuple[str, ...]
 
 

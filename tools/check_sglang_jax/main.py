@@ -211,7 +211,6 @@ def check(source: pathlib.Path, python: str | None) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command line."""
     callers_directory.enter(argv)
     return check(pathlib.Path(_SOURCE.value).expanduser(), _PYTHON.value)
 

@@ -18,15 +18,15 @@ import numpy as np
 QUERY = 37
 ITEMS = (1, 5, 20, 3, 7)
 LABELS = [3, 4, 100, 511]
+GREEDY = {"max_new_tokens": 4, "temperature": 0}
 TEXT_QUERY, TEXT_ITEMS = "The capital of France is", [" Paris", " Pari", " the capital", "s"]
 
 
 def workload(seed: int) -> tuple[list[int], list[list[int]]]:
-    """Query and items of random tokens."""
+    """Returns a query and items of random tokens."""
     generator = np.random.default_rng(seed)
-    return generator.integers(1, 512, QUERY).tolist(), [
-        generator.integers(1, 512, length).tolist() for length in ITEMS
-    ]
+    query, *items = (generator.integers(1, 512, n).tolist() for n in (QUERY, *ITEMS))
+    return query, items
 
 
 def generations(engine: Any) -> list[Any]:
@@ -34,24 +34,20 @@ def generations(engine: Any) -> list[Any]:
 
     One prompt after another: see item_by_item.
     """
-    return [
-        [
-            answer["output_ids"],
-            *(
-                [entry[0] for entry in answer["meta_info"][name]]
-                for name in ("input_token_logprobs", "output_token_logprobs")
-            ),
-        ]
-        for answer in (
-            engine.generate(
-                input_ids=workload(seed)[0],
-                sampling_params={"max_new_tokens": 4, "temperature": 0},
-                return_logprob=True,
-                logprob_start_len=0,
-            )
-            for seed in range(2)
+    found = []
+    for seed in range(2):
+        answer = engine.generate(
+            input_ids=workload(seed)[0],
+            sampling_params=GREEDY,
+            return_logprob=True,
+            logprob_start_len=0,
         )
-    ]
+        prompt, output = (
+            [entry[0] for entry in answer["meta_info"][name]]
+            for name in ("input_token_logprobs", "output_token_logprobs")
+        )
+        found.append([answer["output_ids"], prompt, output])
+    return found
 
 
 def item_by_item(engine: Any) -> dict[str, Any]:
@@ -81,9 +77,7 @@ def multi_item(engine: Any) -> dict[str, Any]:
     async def together() -> list[Any]:
         return await asyncio.gather(
             *(engine.async_score(*workload(seed), label_token_ids=LABELS) for seed in range(2)),
-            engine.async_generate(
-                input_ids=workload(0)[0], sampling_params={"max_new_tokens": 4, "temperature": 0}
-            ),
+            engine.async_generate(input_ids=workload(0)[0], sampling_params=GREEDY),
         )
 
     prefills = 0
@@ -126,7 +120,6 @@ def contaminated(engine: Any) -> list[list[float]]:
 
 
 def main() -> None:
-    """Runs the engine that the options describe."""
     options = json.loads(sys.argv[1])
     if options["attention"]:
         from isoprefill.integrations.sglang_jax import install
