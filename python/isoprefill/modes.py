@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 Delimiter = Literal["none", "hidden", "prefix_first"]
 Isolation = Literal["isolated", "causal"]
 Algorithm = Literal["serial", "packed", "prefill_extend", "packed_extend"]
-AlgorithmChoice = Literal["auto", "serial", "packed", "prefill_extend", "packed_extend"]
+AlgorithmChoice = Literal["auto", Algorithm]
 Backend = Literal["auto", "pallas", "cpu", "xla", "dense"]
 Tokenization = Literal["separate", "joint"]
 

@@ -17,7 +17,6 @@ from isoprefill.request.scores import score_result
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import limits
 from isoprefill.server.api_models import RerankRequest, ScoreRequest
-from isoprefill.server.bodies import headers_of
 from isoprefill.server.dispatch import request_timeout
 from isoprefill.server.errors import ApiError
 from isoprefill.server.limits import Extent
@@ -107,9 +106,7 @@ async def _prepared(
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
             raise ApiError("unsupported_media_type", "The body must be application/json.")
-        data = await service.bodies.read(
-            headers_of(request.scope), request.receive, request.scope["state"]
-        )
+        data: bytes = await request.scope["state"]["body"].read()
         try:
             async with asyncio.timeout(settings.limits.request_timeout_s):
                 body = await service.run(len(data), parse, route.body, data)

@@ -3,22 +3,18 @@
 import asyncio
 import contextlib
 import os
-import pathlib
-import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import zmq.asyncio
 
 from isoprefill.server import logs, protocol
 from isoprefill.server.channel import Channel
-from isoprefill.server.dispatch import Dispatcher
-from isoprefill.server.metrics import Metrics
 from isoprefill.server.scheduler import StartMessage
-from isoprefill.server.settings import ServerSettings
+from isoprefill.server.service import Service
 
 # -P: without it -m would look for modules in the working directory first, which may be a model's.
 SCHEDULER_COMMAND = (sys.executable, "-P", "-m", "isoprefill.server.scheduler")
@@ -36,24 +32,20 @@ class Supervisor:
 
     def __init__(
         self,
-        settings: ServerSettings,
-        dispatcher: Dispatcher,
-        metrics: Metrics,
+        service: Service,
         on_ready: Callable[[protocol.Ready], None],
         command: Sequence[str] = SCHEDULER_COMMAND,
     ) -> None:
         """Takes what to start.
 
         Args:
-            settings: of the server.
-            dispatcher: told when there is a scheduler and when it is gone.
-            metrics: counts the starts.
+            service: whose dispatcher is told when there is a scheduler and when it is gone.
             on_ready: called each time a scheduler is warm.
             command: the scheduler's program.
         """
-        self._settings = settings
-        self._dispatcher = dispatcher
-        self._metrics = metrics
+        self._settings = service.settings
+        self._dispatcher = service.dispatcher
+        self._metrics = service.metrics
         self._on_ready = on_ready
         self._command = command
         self._was_ready = False
@@ -153,17 +145,12 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-@contextlib.contextmanager
-def _private_directory() -> Iterator[pathlib.Path]:
-    """A new directory that only this user may enter; others must not reach the sockets in it."""
-    path = pathlib.Path(tempfile.mkdtemp(prefix="isoprefill-"))
-    if len(str(path)) > 80:  # a socket's path has 107 bytes
-        path.rmdir()
-        path = pathlib.Path(tempfile.mkdtemp(prefix="isoprefill-", dir="/tmp"))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+def _private_directory() -> tempfile.TemporaryDirectory[str]:
+    """Makes a directory that only this user may enter; others must not reach the sockets in it."""
+    parent = tempfile.gettempdir()
+    if len(parent) > 60:  # a socket's path has 107 bytes
+        parent = "/tmp"
+    return tempfile.TemporaryDirectory(prefix="isoprefill-", dir=parent, ignore_cleanup_errors=True)
 
 
 def _python_path() -> str:
