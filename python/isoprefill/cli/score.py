@@ -112,7 +112,7 @@ def _score() -> dict[str, Any]:
     by_label = result.scores.ndim == 2
     ranking = result.scores[:, 0] if by_label else result.scores
     ranks = np.empty(len(items), int)
-    ranks[np.argsort(-ranking, kind="stable")] = np.arange(1, len(items) + 1)
+    ranks[result.best_first()] = np.arange(1, len(items) + 1)
     probabilities = ranking if by_label else np.exp(ranking)
     results = [
         {

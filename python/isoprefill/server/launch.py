@@ -62,9 +62,7 @@ async def _serve(
     )
 
     def on_ready(ready: protocol.Ready) -> None:
-        service.on_ready(ready)
-        assert service.preparer is not None
-        label = unusable_label(service.preparer, settings.rerank)
+        label = unusable_label(service.on_ready(ready), settings.rerank)
         if label is not None:
             reason = f"the model has no single token for the label {label!r} of /v1/rerank"
             if settings.rerank != RerankSettings():

@@ -56,8 +56,8 @@ class Service:
         self._threads = concurrent.futures.ThreadPoolExecutor(2, "prepare")
         self._accepted = 0
 
-    def on_ready(self, ready: protocol.Ready) -> None:
-        """Takes what the scheduler says of the model.
+    def on_ready(self, ready: protocol.Ready) -> Preparer:
+        """Takes what the scheduler says of the model; returns what makes requests for it.
 
         Raises:
             ValueError: a setting does not go with the model.
@@ -70,6 +70,7 @@ class Service:
         self.preparer = Preparer(
             self.tokenizer, ready.vocab_size, ready.max_positions, ready.pack_tokens
         )
+        return self.preparer
 
     @property
     def ready(self) -> bool:
