@@ -1,6 +1,7 @@
 """Bodies of HTTP requests, within bounds of size, time and memory."""
 
 import asyncio
+import dataclasses
 
 from starlette.types import Message, Receive
 
@@ -17,13 +18,12 @@ class ClientGoneError(Exception):
     """The client has closed the connection and reads no answer."""
 
 
+@dataclasses.dataclass
 class BodyMemory:
-    """The bytes of all bodies that are in memory together."""
+    """The bytes of all bodies that are in memory together, and the bounds of each."""
 
-    def __init__(self, limits: Limits) -> None:
-        """Takes the bounds of each body."""
-        self.limits = limits
-        self.held_bytes = 0
+    limits: Limits
+    held_bytes: int = 0
 
 
 class Body:

@@ -20,13 +20,6 @@ def request_timeout(limits: Limits, done: str = "scored") -> ApiError:
     )
 
 
-def _stopped() -> ApiError:
-    return ApiError(
-        "model_not_loaded",
-        "The scoring process stopped while this request was in flight, and is being restarted.",
-    )
-
-
 class Dispatcher:
     """Gives requests to the scheduler of the moment and hands its answers back.
 
@@ -63,7 +56,11 @@ class Dispatcher:
         self._owed.clear()
         for answer in list(self._in_flight.values()):
             if not answer.done():
-                answer.set_exception(_stopped())
+                error = ApiError(
+                    "model_not_loaded",
+                    "The scoring process stopped while this request was in flight, and is being restarted.",
+                )
+                answer.set_exception(error)
 
     def stalled_for(self) -> float:
         """Seconds since the scheduler last said anything, if it owes an answer; else 0.

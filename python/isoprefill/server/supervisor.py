@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import sys
 import tempfile
@@ -27,28 +28,20 @@ class StartError(RuntimeError):
     """The scheduler cannot start from these settings; the message is the reason."""
 
 
+@dataclasses.dataclass(eq=False)
 class Supervisor:
-    """Starts the scheduler, starts it again when it ends, with growing pauses, and stops it."""
+    """Starts the scheduler, starts it again when it ends, with growing pauses, and stops it.
 
-    def __init__(
-        self,
-        service: Service,
-        on_ready: Callable[[protocol.Ready], None],
-        command: Sequence[str] = SCHEDULER_COMMAND,
-    ) -> None:
-        """Takes what to start.
+    Attributes:
+        service: whose dispatcher is told when there is a scheduler and when it is gone.
+        on_ready: called each time a scheduler is warm.
+        command: the scheduler's program.
+    """
 
-        Args:
-            service: whose dispatcher is told when there is a scheduler and when it is gone.
-            on_ready: called each time a scheduler is warm.
-            command: the scheduler's program.
-        """
-        self._settings = service.settings
-        self._dispatcher = service.dispatcher
-        self._metrics = service.metrics
-        self._on_ready = on_ready
-        self._command = command
-        self._was_ready = False
+    service: Service
+    on_ready: Callable[[protocol.Ready], None]
+    command: Sequence[str]
+    _was_ready: bool = dataclasses.field(default=False, init=False)
 
     async def run(self) -> None:
         """Runs until it is cancelled.
@@ -61,21 +54,21 @@ class Supervisor:
             for generation in range(1, sys.maxsize):
                 address = f"ipc://{directory}/{generation}"
                 # A Score and a Cancel each, and as many that were given up: `Dispatcher`.
-                max_messages = 4 * self._settings.limits.max_queue_requests + 64
+                max_messages = 4 * self.service.settings.limits.max_queue_requests + 64
                 with contextlib.closing(Channel(context, address, max_messages)) as channel:
                     began = time.monotonic()
                     await self._one_scheduler(channel, address)
                 if time.monotonic() - began > STEADY_S:
                     pause = FIRST_PAUSE_S
                 logs.event("scheduler_restart", pause_s=pause)
-                self._metrics.scheduler_restarts.inc()
+                self.service.metrics.scheduler_restarts.inc()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
 
     async def _one_scheduler(self, channel: Channel, address: str) -> None:
         """Runs one scheduler from its start to its end."""
         process = await asyncio.create_subprocess_exec(
-            *self._command,
+            *self.command,
             stdin=asyncio.subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": _python_path()},
             start_new_session=True,  # a terminal's Ctrl-C is for the front end
@@ -87,16 +80,19 @@ class Supervisor:
             assert process.stdin is not None
             start = StartMessage(
                 address=address,
-                engine=self._settings.engine,
-                batch=self._settings.batch,
-                log_format=self._settings.log_format,
+                engine=self.service.settings.engine,
+                batch=self.service.settings.batch,
+                log_format=self.service.settings.log_format,
             )
             process.stdin.write(msgspec.json.encode(start) + b"\n")
             while not ended.done():
                 await asyncio.wait({ended, receiving}, timeout=1.0, return_when="FIRST_COMPLETED")
                 if receiving.done():
                     receiving.result()
-                if self._dispatcher.stalled_for() > self._settings.limits.stall_timeout_s:
+                if (
+                    self.service.dispatcher.stalled_for()
+                    > self.service.settings.limits.stall_timeout_s
+                ):
                     logs.event("scheduler_stalled", pid=process.pid)
                     process.kill()
                     await ended
@@ -104,7 +100,7 @@ class Supervisor:
             if not self._was_ready:
                 raise StartError(f"the scheduler process ended with status {process.returncode}")
         finally:
-            self._dispatcher.disconnect()
+            self.service.dispatcher.disconnect()
             receiving.cancel()
             await _stop(process)
             await asyncio.gather(receiving, ended, return_exceptions=True)
@@ -119,16 +115,16 @@ class Supervisor:
                     seconds=round(message.warmup_s, 3),
                     compilations=message.compilations,
                 )
-                self._metrics.compilations.inc(message.compilations)
-                self._on_ready(message)
+                self.service.metrics.compilations.inc(message.compilations)
+                self.on_ready(message)
                 self._was_ready = True
-                self._dispatcher.connect(channel)
+                self.service.dispatcher.connect(channel)
             elif isinstance(message, protocol.NotStarted):
                 if not self._was_ready:
                     raise StartError(message.reason)
                 logs.event("scheduler_not_started", reason=message.reason)
             else:
-                self._dispatcher.receive(message)
+                self.service.dispatcher.receive(message)
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
