@@ -7,15 +7,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isoprefill.attention import multi_item_attention
-    from isoprefill.attention.layout import PackedLayout
-    from isoprefill.execution.engine import ScoringEngine
-    from isoprefill.execution.mesh import MeshShape
-    from isoprefill.execution.warm_up import Workload
-    from isoprefill.request.errors import MissingLogprobError, RequestError
-    from isoprefill.request.labels import LabelSets
-    from isoprefill.request.options import ScoreOptions
-    from isoprefill.request.result import ScoreResult, Usage
+    from isoprefill.attention import multi_item_attention as multi_item_attention
+    from isoprefill.attention.layout import PackedLayout as PackedLayout
+    from isoprefill.execution.engine import ScoringEngine as ScoringEngine
+    from isoprefill.execution.mesh import MeshShape as MeshShape
+    from isoprefill.execution.warm_up import Workload as Workload
+    from isoprefill.request.errors import MissingLogprobError as MissingLogprobError
+    from isoprefill.request.errors import RequestError as RequestError
+    from isoprefill.request.labels import LabelSets as LabelSets
+    from isoprefill.request.options import ScoreOptions as ScoreOptions
+    from isoprefill.request.result import ScoreResult as ScoreResult
+    from isoprefill.request.result import Usage as Usage
 
 _HOMES = {
     "LabelSets": "isoprefill.request.labels",
@@ -32,20 +34,7 @@ _HOMES = {
 }
 
 __version__ = "0.1.0"
-__all__ = [
-    "LabelSets",
-    "MeshShape",
-    "MissingLogprobError",
-    "PackedLayout",
-    "RequestError",
-    "ScoreOptions",
-    "ScoreResult",
-    "ScoringEngine",
-    "Usage",
-    "Workload",
-    "__version__",
-    "multi_item_attention",
-]
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,17 +7,15 @@ import numpy as np
 from jaxtyping import Int64
 
 
-def flat_integers(
-    name: str, values: Any, expected: str = "a flat list of integers"
-) -> Int64[np.ndarray, "n"]:
-    """The values as int64, without rounding or parsing anything.
+def flat_integers(name: str, values: Any) -> Int64[np.ndarray, "n"]:
+    """Returns the values as int64, without rounding or parsing anything.
 
     Raises:
         ValueError: unless they are a flat list of integers that fit; names the argument.
     """
 
     def problem() -> ValueError:
-        return ValueError(f"{name} must be {expected}, got {shortened(values)}")
+        return ValueError(f"{name} must be a flat list of integers, got {shortened(values)}")
 
     if isinstance(values, str | bytes | dict | set):
         raise problem()

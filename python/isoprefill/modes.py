@@ -21,13 +21,9 @@ def check_choice(
     mode: Any,
     error: Callable[[str, object, tuple[str, ...]], ValueError] = _choice_error,
 ) -> None:
-    """Raises an error unless a value is one of those that a Literal allows.
+    """Raises an error unless the value of an argument is one of those that `mode`, a Literal, allows.
 
-    Args:
-        name: of the argument.
-        value: what was given.
-        mode: the Literal.
-        error: makes the error of name, value and allowed values.
+    `error` makes it of the argument's name, its value and the allowed values.
     """
     choices = get_args(mode)
     if value not in choices:

@@ -8,7 +8,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 from sgl_jax.srt.entrypoints import engine
 from sgl_jax.srt.layers.attention.flashattention_backend import FlashAttention
@@ -20,6 +20,7 @@ from sgl_jax.srt.managers.schedule_batch import ScheduleBatch
 from sgl_jax.srt.managers.tokenizer_manager import TokenizerManager
 from sgl_jax.srt.model_executor.model_runner import ModelRunner
 
+from isoprefill.modes import check_choice
 from isoprefill_sglang_jax import logits, requests, scoring
 from isoprefill_sglang_jax.backend import Attention, MultiItemAttention, kernel_heads
 from isoprefill_sglang_jax.batch import make_multi_item
@@ -47,8 +48,7 @@ def install(*, attention: Attention = "auto", allow_untested: bool = False) -> N
             differs.
     """
     global _installed
-    if attention not in get_args(Attention):
-        raise ValueError(f"attention must be one of {get_args(Attention)}, got {attention!r}")
+    check_choice("attention", attention, Attention)
     with _lock:
         if _installed:
             return

@@ -20,9 +20,7 @@ import pytest
 from api_answers import code_of
 from isoprefill.models.source import load_tokenizer
 from isoprefill.server import launch
-from isoprefill.server.dispatch import Dispatcher
 from isoprefill.server.front_end import make_app
-from isoprefill.server.metrics import Metrics
 from isoprefill.server.scheduler import StartMessage
 from isoprefill.server.service import Service
 from isoprefill.server.settings import BatchSettings, EngineSettings, Limits, ServerSettings
@@ -140,11 +138,9 @@ def test_a_long_temporary_directory_and_few_open_files(model_directory, tmp_path
 def test_a_fault_of_the_front_end_is_500_in_the_usual_shape(model_directory, caplog):
     """A mistake of ours: the client gets a code and an id, the log the place, and neither gets the content."""
     settings = ServerSettings(engine=EngineSettings(model=model_directory))
-    metrics = Metrics()
-    dispatcher = Dispatcher(settings.limits, metrics)
-    service = Service(settings, "tiny", load_tokenizer(model_directory), metrics, dispatcher, 0)
+    service = Service(settings, "tiny", load_tokenizer(model_directory))
     service.preparer = object()  # type: ignore[assignment]
-    dispatcher.connect(object())  # type: ignore[arg-type]
+    service.dispatcher.connect(object())  # type: ignore[arg-type]
 
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(make_app(service), raise_app_exceptions=False)

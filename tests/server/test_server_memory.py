@@ -16,7 +16,7 @@ pytest_plugins = ["server_fixtures"]
 
 def test_bodies_that_are_being_read_are_bounded_together():
     """Many clients that each send a large body slowly must not add up to all of the memory."""
-    reader = bodies.BodyReader(Limits(max_body_bytes=100))
+    memory = bodies.BodyMemory(Limits(max_body_bytes=100))
     holding = asyncio.Event()
 
     async def slow():
@@ -26,15 +26,15 @@ def test_bodies_that_are_being_read_are_bounded_together():
         return {"type": "http.request", "body": b"a" * 100, "more_body": True}
 
     async def all_of_them() -> None:
-        reading, states = [], []
+        reading, all_bodies = [], []
         for _ in range(bodies.BODIES_AT_ONCE):
             holding.clear()
-            states.append({})
-            reading.append(asyncio.create_task(reader.read({}, slow, states[-1])))
+            all_bodies.append(bodies.Body(memory, {}, slow))
+            reading.append(asyncio.create_task(all_bodies[-1].read()))
             await holding.wait()
         holding.clear()
         with pytest.raises(ApiError) as refused:
-            await reader.read({}, slow, {})
+            await bodies.Body(memory, {}, slow).read()
         assert refused.value.code == "queue_full"
         for one in reading:
             one.cancel()
@@ -44,10 +44,10 @@ def test_bodies_that_are_being_read_are_bounded_together():
             return {"type": "http.request", "body": b"{}"}
 
         with pytest.raises(ApiError):  # what was read is held until its request has been answered
-            await reader.read({}, small, {})
-        for state in states:
-            reader.release(state)
-        assert await reader.read({}, small, {}) == b"{}"  # their memory is free
+            await bodies.Body(memory, {}, small).read()
+        for body in all_bodies:
+            body.release()
+        assert await bodies.Body(memory, {}, small).read() == b"{}"  # their memory is free
 
     asyncio.run(all_of_them())
 
@@ -60,9 +60,9 @@ def test_a_refused_body_that_does_not_end_is_not_waited_for(monkeypatch):
         await asyncio.sleep(0.01)
         return {"type": "http.request", "body": b"a", "more_body": True}
 
-    tracked = bodies.TrackedReceive(endless, {})
-    asyncio.run(tracked.drop_rest())
-    assert not tracked.finished
+    body = bodies.Body(bodies.BodyMemory(Limits()), {}, endless)
+    asyncio.run(body.drop_rest())
+    assert not body.finished
 
 
 def test_the_rate_limit_is_by_client_and_forgets_the_oldest():

@@ -1,12 +1,12 @@
 """How a server starts, and what stops the start with its reason."""
 
+import dataclasses
 import os
 import pathlib
 import signal
 import sys
 
 import httpx
-import msgspec
 import pytest
 
 from api_answers import code_of
@@ -158,8 +158,6 @@ def test_settings_that_do_not_go_with_the_model_stop_the_start(model_directory):
     ]
     for change, kind, reason in unusable:
         with pytest.raises(kind, match=reason):
-            launch.serve(
-                msgspec.structs.replace(settings, **change), (sys.executable, str(program))
-            )
+            launch.serve(dataclasses.replace(settings, **change), (sys.executable, str(program)))
     with pytest.raises(StartError, match="ended with status 7"):
         launch.serve(settings, (sys.executable, "-c", "raise SystemExit(7)"))

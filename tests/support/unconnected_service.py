@@ -8,9 +8,7 @@ import httpx
 import small_models
 from isoprefill.models.source import load_tokenizer
 from isoprefill.request.preparer import Preparer
-from isoprefill.server.dispatch import Dispatcher
 from isoprefill.server.front_end import make_app
-from isoprefill.server.metrics import Metrics
 from isoprefill.server.service import Service
 from isoprefill.server.settings import EngineSettings, RerankSettings, ServerSettings
 
@@ -20,12 +18,10 @@ def unconnected_service(model: str, rerank: RerankSettings | None = None, **engi
     settings = ServerSettings(
         engine=EngineSettings(model=model, **engine), rerank=rerank or RerankSettings()
     )
-    metrics = Metrics()
-    dispatcher = Dispatcher(settings.limits, metrics)
     tokenizer = load_tokenizer(model)
-    service = Service(settings, "tiny", tokenizer, metrics, dispatcher, 0)
+    service = Service(settings, "tiny", tokenizer)
     service.preparer = Preparer(tokenizer, small_models.VOCAB_SIZE, 512, 512)
-    dispatcher.connect(object())  # nothing is sent
+    service.dispatcher.connect(object())  # nothing is sent
     return service
 
 

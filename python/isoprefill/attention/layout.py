@@ -12,7 +12,7 @@ Letters: T rows, S columns, N items, R requests.
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from jaxtyping import Bool, Int32, Int64, UInt8
 import isoprefill_csrc
 from isoprefill.attention.backends import choose_backend, find_backend
 from isoprefill.integers import flat_integers
-from isoprefill.modes import Backend, Delimiter, Isolation
+from isoprefill.modes import Backend, Delimiter, Isolation, check_choice
 from isoprefill_pallas.heads import AttentionHeads
 
 Ints = np.ndarray | jax.Array  # NumPy as made, traced inside a jitted function
@@ -49,10 +49,7 @@ class RequestShape:
     isolation: Isolation = "isolated"
 
     def __post_init__(self) -> None:
-        if self.isolation not in get_args(Isolation):
-            raise ValueError(
-                f"isolation must be one of {get_args(Isolation)}, got {self.isolation!r}"
-            )
+        check_choice("isolation", self.isolation, Isolation)
 
 
 @jax.tree_util.register_pytree_node_class

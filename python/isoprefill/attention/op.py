@@ -1,7 +1,6 @@
 """The attention operation: checks its inputs and hands them to a back end."""
 
 import functools
-from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from jaxtyping import Array, Float
 from isoprefill.attention.backend import Attended
 from isoprefill.attention.backends import choose_backend, find_backend
 from isoprefill.attention.layout import PackedLayout
-from isoprefill.modes import Backend
+from isoprefill.modes import Backend, check_choice
 from isoprefill_pallas.heads import AttentionHeads
 from isoprefill_pallas.operands import check_operands
 
@@ -57,8 +56,7 @@ def multi_item_attention(
     """
     rows, columns = layout.num_rows, layout.num_columns
     check_operands(q, k, v, of="layout", rows=rows, columns=columns, soft_cap=soft_cap)
-    if backend not in get_args(Backend):
-        raise ValueError(f"backend must be one of {get_args(Backend)}, got {backend!r}")
+    check_choice("backend", backend, Backend)
     heads = AttentionHeads.of(q, k)
     chosen = choose_backend(layout.scheduled_for or "auto" if backend == "auto" else backend, heads)
     if interpret is not None and not chosen.takes_interpret:

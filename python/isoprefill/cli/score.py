@@ -87,16 +87,9 @@ def _score() -> dict[str, Any]:
 
     # After the cheap checks: importing jax takes a second.
     from isoprefill.cli.progress import progress_bar
-    from isoprefill.execution.engine import ScoringEngine
-    from isoprefill.execution.mesh import MeshShape
+    from isoprefill.server.device import load_engine
 
-    engine = ScoringEngine.from_pretrained(
-        settings.model,
-        settings.dtype,
-        attention=settings.attention,
-        mesh=None if settings.mesh is None else MeshShape.parse(settings.mesh),
-        prefix_cache_bytes=settings.prefix_cache_bytes,
-    )
+    engine = load_engine(settings)
     options: dict[str, Any] = {
         "apply_softmax": _SOFTMAX.value,
         "temperature": _TEMPERATURE.value,
@@ -119,7 +112,7 @@ def _score() -> dict[str, Any]:
     by_label = result.scores.ndim == 2
     ranking = result.scores[:, 0] if by_label else result.scores
     ranks = np.empty(len(items), int)
-    ranks[np.argsort(-ranking, kind="stable")] = np.arange(1, len(items) + 1)
+    ranks[result.best_first()] = np.arange(1, len(items) + 1)
     probabilities = ranking if by_label else np.exp(ranking)
     results = [
         {

@@ -122,9 +122,7 @@ class Preparer:
             raise RequestError("invalid_label", field, *index, value=len(ids))
         return ids[0]
 
-    def labels(
-        self, texts: Sequence[str] | Sequence[Sequence[str]], field: str = "labels"
-    ) -> LabelSets:
+    def labels(self, texts: Sequence[str] | Sequence[Sequence[str]]) -> LabelSets:
         """Returns the labels given as text: one list for all items, or one for each.
 
         Raises:
@@ -136,7 +134,7 @@ class Preparer:
             if not isinstance(text, str):
                 return [ids(one, *index, place) for place, one in enumerate(text)]
             if text not in known:
-                known[text] = self.label_id(text, field, *index)
+                known[text] = self.label_id(text, "labels", *index)
             return known[text]
 
         return LabelSets.parse(ids(texts))

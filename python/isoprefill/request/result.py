@@ -94,6 +94,12 @@ class ScoreResult(RequestLogprobs):
     isolation: Isolation
     usage: Usage
 
+    def best_first(self) -> list[int]:
+        """Returns the indices of the items, best first: by their scores, or by those of their first labels."""
+        ranking = self.scores if self.scores.ndim == 1 else self.scores[:, 0]
+        order: list[int] = np.argsort(-ranking, kind="stable").tolist()
+        return order
+
     @property
     def mean_logprobs(self) -> Float64[np.ndarray, "N"]:
         """Log-likelihood per token. Only for likelihoods.

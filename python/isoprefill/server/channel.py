@@ -8,10 +8,6 @@ import zmq.asyncio
 from isoprefill.server import logs, protocol
 
 
-class ChannelClosedError(Exception):
-    """The scheduler is gone, and with it the channel that a message was to be sent through."""
-
-
 class Channel:
     """A bound ZeroMQ socket, which nothing else reads, writes or closes.
 
@@ -38,18 +34,13 @@ class Channel:
         self._socket.close()
 
     async def send(self, message: protocol.ToScheduler) -> None:
-        """Sends a message, or waits until there is room for it.
-
-        Raises:
-            ChannelClosedError: the channel was closed first.
-        """
+        """Sends a message, or waits until there is room for it or the channel is closed."""
         try:
             await self._socket.send(protocol.encode(message))
         except (asyncio.CancelledError, zmq.ZMQError):
             task = asyncio.current_task()
             if not self._closed or (task is not None and task.cancelling()):
                 raise
-            raise ChannelClosedError from None
 
     def send_soon(self, message: protocol.ToScheduler) -> None:
         """Sends a message without waiting for it; a failure is only logged."""

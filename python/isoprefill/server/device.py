@@ -8,6 +8,7 @@ import jax
 
 from isoprefill.execution.engine import ScoringEngine
 from isoprefill.execution.mesh import MeshShape
+from isoprefill.modes import AlgorithmChoice
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server.settings import EngineSettings
@@ -16,7 +17,7 @@ from isoprefill.server.settings import EngineSettings
 class DeviceEngine:
     """A scoring engine that counts its compilations; a `scheduler.Engine`."""
 
-    def __init__(self, engine: ScoringEngine, algorithm: Any) -> None:
+    def __init__(self, engine: ScoringEngine, algorithm: AlgorithmChoice) -> None:
         """Takes the engine and the algorithm of every batch."""
         self._engine = engine
         self._algorithm = algorithm
@@ -36,20 +37,23 @@ class DeviceEngine:
             self.compilations += 1
 
 
-def make_engine(settings: EngineSettings) -> DeviceEngine:
+def load_engine(settings: EngineSettings) -> ScoringEngine:
     """Loads the model.
 
     Raises:
         ValueError: the model or a setting is not supported; says what.
         FetchError: a pinned model could not be fetched.
     """
-    logging.getLogger("jax").setLevel(logging.ERROR)
-    attention: Any = settings.attention
-    engine = ScoringEngine.from_pretrained(
+    return ScoringEngine.from_pretrained(
         settings.model,
         settings.dtype,
-        attention=attention,
-        prefix_cache_bytes=settings.prefix_cache_bytes,
+        attention=settings.attention,
         mesh=None if settings.mesh is None else MeshShape.parse(settings.mesh),
+        prefix_cache_bytes=settings.prefix_cache_bytes,
     )
-    return DeviceEngine(engine, settings.algorithm)
+
+
+def make_engine(settings: EngineSettings) -> DeviceEngine:
+    """Loads the model, as `load_engine` does, for a scheduler."""
+    logging.getLogger("jax").setLevel(logging.ERROR)
+    return DeviceEngine(load_engine(settings), settings.algorithm)

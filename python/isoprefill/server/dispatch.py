@@ -7,27 +7,16 @@ import time
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import protocol
-from isoprefill.server.channel import Channel, ChannelClosedError
+from isoprefill.server.channel import Channel
 from isoprefill.server.errors import ApiError
 from isoprefill.server.metrics import Metrics
 from isoprefill.server.settings import Limits
-
-RETRY_AFTER_S = 1.0
 
 
 def request_timeout(limits: Limits, done: str = "scored") -> ApiError:
     return ApiError(
         "request_timeout",
         f"The request was not {done} within {limits.request_timeout_s:g} seconds.",
-        retry_after_s=RETRY_AFTER_S,
-    )
-
-
-def _stopped() -> ApiError:
-    return ApiError(
-        "model_not_loaded",
-        "The scoring process stopped while this request was in flight, and is being restarted.",
-        retry_after_s=RETRY_AFTER_S,
     )
 
 
@@ -49,6 +38,9 @@ class Dispatcher:
         self._owed: dict[int, int] = {}
         self._tokens = 0
         self._heard = time.monotonic()
+        metrics.scheduler_ready.set_function(lambda: self.connected)
+        metrics.queue_requests.set_function(lambda: len(self._in_flight))
+        metrics.queue_tokens.set_function(lambda: self._tokens)
 
     @property
     def connected(self) -> bool:
@@ -57,16 +49,18 @@ class Dispatcher:
     def connect(self, channel: Channel) -> None:
         """From now on requests go to this scheduler, which is warm."""
         self._channel = channel
-        self._metrics.scheduler_ready.set(1)
 
     def disconnect(self) -> None:
         """The scheduler is gone: what it had gets an error at once."""
         self._channel = None
         self._owed.clear()
-        self._metrics.scheduler_ready.set(0)
         for answer in list(self._in_flight.values()):
             if not answer.done():
-                answer.set_exception(_stopped())
+                error = ApiError(
+                    "model_not_loaded",
+                    "The scoring process stopped while this request was in flight, and is being restarted.",
+                )
+                answer.set_exception(error)
 
     def stalled_for(self) -> float:
         """Seconds since the scheduler last said anything, if it owes an answer; else 0.
@@ -85,9 +79,7 @@ class Dispatcher:
         """
         channel = self._channel
         if channel is None:
-            raise ApiError(
-                "model_not_loaded", "The model is being loaded.", retry_after_s=RETRY_AFTER_S
-            )
+            raise ApiError("model_not_loaded", "The model is being loaded.")
         tokens = request.num_computed_tokens
         labels_of_items = request.options.labels
         if labels_of_items is not None:  # as many scores come back
@@ -98,13 +90,11 @@ class Dispatcher:
                 "queue_full",
                 f"{len(self._in_flight)} requests with {self._tokens} tokens are waiting, which is as many as "
                 "this server keeps.",
-                retry_after_s=RETRY_AFTER_S,
             )
         number = next(self._numbers)
         answer = asyncio.get_running_loop().create_future()
         self._in_flight[number] = answer
         self._tokens += tokens
-        self._measure()
         try:
             async with asyncio.timeout(self._limits.request_timeout_s):
                 await channel.send(protocol.Score(number, request))
@@ -115,12 +105,9 @@ class Dispatcher:
                 return await answer
         except TimeoutError:
             raise request_timeout(self._limits) from None
-        except ChannelClosedError:
-            raise _stopped() from None
         finally:
             del self._in_flight[number]
             self._tokens -= tokens
-            self._measure()
             if number in self._owed:  # then the scheduler that has it is still there
                 channel.send_soon(protocol.Cancel(number))
 
@@ -150,7 +137,3 @@ class Dispatcher:
             or bool(self._in_flight and self._tokens + tokens > limits.max_queue_tokens)
             or bool(self._owed and sum(self._owed.values()) + tokens > 2 * limits.max_queue_tokens)
         )
-
-    def _measure(self) -> None:
-        self._metrics.queue_requests.set(len(self._in_flight))
-        self._metrics.queue_tokens.set(self._tokens)

@@ -90,13 +90,13 @@ class ApiError(Exception):
         code: one of `CODES`.
         message: for people. Never holds what a client sent beyond a number or a field's name.
         param: the field that is wrong, with its place, such as "items[3]".
-        retry_after_s: after how many seconds it makes sense to try again.
+        retry_after_s: after how many seconds it makes sense to try again, where it does at all.
     """
 
     code: str
     message: str
     param: str | None = None
-    retry_after_s: float | None = None
+    retry_after_s: float = 1.0
 
     @classmethod
     def of(cls, error: RequestError, items: str = "items") -> "ApiError":
@@ -132,7 +132,7 @@ class ApiError(Exception):
 
     def headers(self) -> dict[str, str]:
         headers = {}
-        if self.retry_after_s is not None:
+        if self.status in (429, 503):
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"

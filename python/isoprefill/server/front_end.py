@@ -1,5 +1,6 @@
 """The HTTP application: routes, and around them what every request gets, from its id to its log line."""
 
+import functools
 import logging
 import re
 import time
@@ -15,9 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import isoprefill
 from isoprefill.server import logs, openapi, routes_rerank, routes_score, routes_status, scoring
 from isoprefill.server.admission import ApiKey, RateLimiter
-from isoprefill.server.bodies import ClientGoneError, TrackedReceive, headers_of
+from isoprefill.server.bodies import Body, ClientGoneError
 from isoprefill.server.connection import SURPLUS
-from isoprefill.server.dispatch import RETRY_AFTER_S
 from isoprefill.server.errors import ApiError
 from isoprefill.server.responses import json_response
 from isoprefill.server.service import Service
@@ -41,13 +41,11 @@ def make_app(service: Service) -> ASGIApp:
     app.include_router(scoring.router(service, routes_score.ROUTE))
     app.include_router(scoring.router(service, routes_rerank.ROUTE))
     app.include_router(routes_status.router(service))
-    document: dict[str, Any] = {}
+    document = functools.cache(openapi.document)
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi_document() -> Response:
-        if not document:
-            document.update(openapi.document(app, service))
-        return json_response(document)
+        return json_response(document(app, service))
 
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> Response:
@@ -97,14 +95,14 @@ class Envelope:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.monotonic()
-        headers = headers_of(scope)
+        headers = dict(scope["headers"])  # of one that is there several times, the last
         sent = headers.get(b"x-request-id", b"")
         request_id = sent.decode() if REQUEST_ID.fullmatch(sent) else f"score-{uuid.uuid4().hex}"
         surplus = SURPLUS in scope.get("state", ())
-        state = {"request_id": request_id, "code": "", "log": {}}
+        body = Body(self._service.body_memory, headers, receive)
+        state: dict[str, Any] = {"request_id": request_id, "body": body, "code": "", "log": {}}
         scope["state"] = state
         status = 0
-        tracked = TrackedReceive(receive, headers)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -116,9 +114,9 @@ class Envelope:
                     (b"x-content-type-options", b"nosniff"),
                 ]
                 close = surplus
-                if tracked.has_body and not tracked.finished:
-                    await tracked.drop_rest()
-                    close |= not tracked.finished
+                if body.exists and not body.finished:
+                    await body.drop_rest()
+                    close |= not body.finished
                 if close:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
@@ -127,9 +125,9 @@ class Envelope:
             try:
                 self._admit(scope, headers, surplus)
             except ApiError as error:
-                await error_response(scope, error)(scope, tracked, send_with_id)
+                await error_response(scope, error)(scope, body, send_with_id)
             else:
-                await self._app(scope, tracked, send_with_id)
+                await self._app(scope, body, send_with_id)
         except Exception as error:  # answered by the application, which hands it on
             logs.event(
                 "internal_error",
@@ -138,7 +136,7 @@ class Envelope:
                 **logs.exception_fields(error),
             )
         finally:
-            self._service.bodies.release(state)
+            body.release()
             self._record(scope, state, status, time.monotonic() - began)
 
     def _admit(self, scope: Scope, headers: dict[bytes, bytes], surplus: bool) -> None:
@@ -146,11 +144,7 @@ class Envelope:
             return
         if surplus:
             limit = self._service.settings.limits.max_connections
-            raise ApiError(
-                "queue_full",
-                f"More than {limit} connections are open.",
-                retry_after_s=RETRY_AFTER_S,
-            )
+            raise ApiError("queue_full", f"More than {limit} connections are open.")
         if self._key is not None:
             self._key.check(headers)
         if self._rate is not None and scope["method"] == LIMITED_METHOD:

@@ -5,7 +5,6 @@ import contextlib
 import resource
 import signal
 import socket
-import time
 from collections.abc import Iterator, Sequence
 
 import uvicorn
@@ -13,9 +12,7 @@ import uvicorn
 from isoprefill.models.source import find_model, load_tokenizer
 from isoprefill.server import logs, protocol
 from isoprefill.server.connection import protocol_class
-from isoprefill.server.dispatch import Dispatcher
 from isoprefill.server.front_end import make_app
-from isoprefill.server.metrics import Metrics
 from isoprefill.server.routes_rerank import unusable_label
 from isoprefill.server.service import Service
 from isoprefill.server.settings import RerankSettings, ServerSettings
@@ -41,9 +38,7 @@ def serve(settings: ServerSettings, scheduler_command: Sequence[str] = SCHEDULER
     model_name = find_model(settings.engine.model).name
     tokenizer = load_tokenizer(settings.engine.model)
     _check_open_files(settings.limits.max_connections)
-    metrics = Metrics()
-    dispatcher = Dispatcher(settings.limits, metrics)
-    service = Service(settings, model_name, tokenizer, metrics, dispatcher, int(time.time()))
+    service = Service(settings, model_name, tokenizer)
     with contextlib.closing(service), _listening_socket(settings) as listener:
         asyncio.run(_serve(service, listener, scheduler_command))
 
@@ -67,18 +62,14 @@ async def _serve(
     )
 
     def on_ready(ready: protocol.Ready) -> None:
-        service.on_ready(ready)
-        assert service.preparer is not None
-        label = unusable_label(service.preparer, settings.rerank)
+        label = unusable_label(service.on_ready(ready), settings.rerank)
         if label is not None:
             reason = f"the model has no single token for the label {label!r} of /v1/rerank"
             if settings.rerank != RerankSettings():
                 raise StartError(f"{reason}: set --rerank-yes and --rerank-no")
             logs.event("rerank_unavailable", reason=reason)
 
-    supervisor = Supervisor(
-        settings, service.dispatcher, service.metrics, on_ready, scheduler_command
-    )
+    supervisor = Supervisor(service, on_ready, scheduler_command)
     supervising = asyncio.create_task(supervisor.run())
     server = _Server(config, service, supervising)
     supervising.add_done_callback(lambda _: server.end())

@@ -34,9 +34,8 @@ def check_extent(limits: Limits, extent: Extent) -> None:
         raise RequestError(
             "too_many_items", "items", limit=limits.max_items, value=extent.num_items
         )
-    if (
-        extent.joint and extent.num_characters > limits.max_body_bytes
-    ):  # a body could spell them out
+    # Their texts, spelt out, would not be let in as a body either.
+    if extent.joint and extent.num_characters > limits.max_body_bytes:
         raise RequestError(
             "too_many_tokens.joint",
             "items",

@@ -6,10 +6,7 @@ isolated from each other, and what comes before them is computed once. A documen
 P(yes) / (P(yes) + P(no)).
 """
 
-import time
 from typing import Any
-
-import numpy as np
 
 from isoprefill.models.tokenizer import Tokenizer
 from isoprefill.request.errors import RequestError
@@ -69,23 +66,15 @@ def _prepare(
     )
 
 
-def _respond(body: RerankRequest, result: ScoreResult, request_id: str) -> dict[str, Any]:
-    relevance = result.scores[:, 0]
+def _respond(body: RerankRequest, result: ScoreResult) -> dict[str, Any]:
     texts = body.texts
     results: list[dict[str, Any]] = []
-    for index in np.argsort(-relevance, kind="stable")[: body.top_n].tolist():
-        one: dict[str, Any] = {"index": index, "relevance_score": float(relevance[index])}
+    for index in result.best_first()[: body.top_n]:
+        one: dict[str, Any] = {"index": index, "relevance_score": float(result.scores[index, 0])}
         if body.return_documents is not False:
             one["document"] = {"text": texts[index]}
         results.append(one)
-    return {
-        "id": request_id,
-        "object": "rerank",
-        "created": int(time.time()),
-        "model": result.model,
-        "results": results,
-        "usage": usage(result),
-    }
+    return {"results": results, "usage": usage(result)}
 
 
 def _beginning(tokenizer: Tokenizer, text: str, most: int) -> str:

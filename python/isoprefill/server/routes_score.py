@@ -1,7 +1,6 @@
 """POST /v1/score."""
 
 import math
-import time
 from typing import Any
 
 import numpy as np
@@ -45,13 +44,11 @@ def _prepare(
     return preparer.request(body.query, body.item_list, options, request_id=request_id)
 
 
-def _respond(body: ScoreRequest, result: ScoreResult, request_id: str) -> dict[str, Any]:
-    order = _order(body.top_n, result)
+def _respond(body: ScoreRequest, result: ScoreResult) -> dict[str, Any]:
+    order = list(range(len(result.scores)))
+    if body.top_n is not None:
+        order = result.best_first()[: body.top_n]
     response: dict[str, Any] = {
-        "id": request_id,
-        "object": "scoring",
-        "created": int(time.time()),
-        "model": result.model,
         "scores": [_score(result, index) for index in order],
         "algorithm": result.algorithm,
         "isolation": result.isolation,
@@ -64,15 +61,6 @@ def _respond(body: ScoreRequest, result: ScoreResult, request_id: str) -> dict[s
     if body.return_token_logprobs and result.token_logprobs is not None:
         response["token_logprobs"] = [result.token_logprobs[index].tolist() for index in order]
     return response
-
-
-def _order(top_n: int | None, result: ScoreResult) -> list[int]:
-    """Indices of the items to return: all as they came, or the best ones first."""
-    if top_n is None:
-        return list(range(len(result.scores)))
-    ranking = result.scores if result.scores.ndim == 1 else result.scores[:, 0]
-    order: list[int] = np.argsort(-ranking, kind="stable")[:top_n].tolist()
-    return order
 
 
 def _score(result: ScoreResult, index: int) -> Any:

@@ -56,8 +56,8 @@ def router(service: Service) -> APIRouter:
     @routes.get(
         "/metrics",
         responses={
+            **responses(Status, 500),
             200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
-            **{500: responses(Status, 500)[500]},
         },
         response_class=Response,
         summary="Counters in Prometheus's format",

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import IO, Protocol
+from typing import Protocol
 
 import msgspec
 import zmq
@@ -55,17 +55,12 @@ class Engine(Protocol):
         """Returns the log-probabilities of several requests, in their order."""
 
 
-def run(make_engine: Callable[[EngineSettings], Engine], stdin: IO[bytes] | None = None) -> None:
-    """Runs the process until its standard input closes.
-
-    Args:
-        make_engine: called once.
-        stdin: for tests.
-    """
+def run(make_engine: Callable[[EngineSettings], Engine]) -> None:
+    """Runs the process until its standard input closes."""
     # Ctrl-C reaches every process of a terminal; the front end decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    stdin = stdin or sys.stdin.buffer
+    stdin = sys.stdin.buffer
     start = msgspec.json.decode(stdin.readline(), type=StartMessage)
     end_with = threading.Thread(target=_end_with, args=(stdin.fileno(), start.address), daemon=True)
     end_with.start()

@@ -2,8 +2,9 @@
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 from fastapi import APIRouter
 from pydantic import BaseModel
@@ -16,8 +17,6 @@ from isoprefill.request.result import ScoreResult
 from isoprefill.request.scores import score_result
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import limits
-from isoprefill.server.api_models import RerankRequest, ScoreRequest
-from isoprefill.server.bodies import headers_of
 from isoprefill.server.dispatch import request_timeout
 from isoprefill.server.errors import ApiError
 from isoprefill.server.limits import Extent
@@ -25,9 +24,7 @@ from isoprefill.server.openapi import body_of, responses
 from isoprefill.server.responses import json_response
 from isoprefill.server.service import Service
 from isoprefill.server.settings import ServerSettings
-from isoprefill.server.validation import parse
-
-Body = TypeVar("Body", ScoreRequest, RerankRequest)
+from isoprefill.server.validation import Body, parse
 
 SCORE_BYTES = 20  # of a score as JSON
 
@@ -37,14 +34,15 @@ class ScoringRoute(Generic[Body]):
     """What one scoring route does in its own way.
 
     Attributes:
-        name, tag, summary: what the OpenAPI document calls it.
+        name, summary: what the OpenAPI document calls it.
+        tag: the same, and the kind of object that the answer is.
         paths: where it answers; the document shows the first.
         body: what the body must hold.
         response: what the answer holds.
         items: what the route calls the items.
         extent: says how large a request is.
         prepare: makes tokens of a body; takes the request's id.
-        respond: makes the answer of the body, the scores and the request's id.
+        respond: makes of the body and the scores what only this route's answer holds.
     """
 
     name: str
@@ -56,7 +54,7 @@ class ScoringRoute(Generic[Body]):
     items: str
     extent: Callable[[Body, ServerSettings], Extent]
     prepare: Callable[[Body, Preparer, ServerSettings, str], TokenRequest]
-    respond: Callable[[Body, ScoreResult, str], dict[str, Any]]
+    respond: Callable[[Body, ScoreResult], dict[str, Any]]
 
 
 def router(service: Service, route: ScoringRoute[Body]) -> APIRouter:
@@ -94,7 +92,13 @@ async def answer(service: Service, route: ScoringRoute[Body], request: Request) 
 
     def respond() -> Response:
         result = score_result(tokens, logprobs, model=service.model_name)
-        return json_response(route.respond(body, result, request_id))
+        common = {
+            "id": request_id,
+            "object": route.tag,
+            "created": int(time.time()),
+            "model": result.model,
+        }
+        return json_response(common | route.respond(body, result))
 
     return await service.run(logprobs.logprobs.size * SCORE_BYTES, respond)
 
@@ -107,9 +111,7 @@ async def _prepared(
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
             raise ApiError("unsupported_media_type", "The body must be application/json.")
-        data = await service.bodies.read(
-            headers_of(request.scope), request.receive, request.scope["state"]
-        )
+        data: bytes = await request.scope["state"]["body"].read()
         try:
             async with asyncio.timeout(settings.limits.request_timeout_s):
                 body = await service.run(len(data), parse, route.body, data)

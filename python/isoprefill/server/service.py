@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -14,8 +15,8 @@ from isoprefill.request.preparer import Preparer
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import protocol
-from isoprefill.server.bodies import BodyReader, ClientGoneError
-from isoprefill.server.dispatch import RETRY_AFTER_S, Dispatcher
+from isoprefill.server.bodies import BodyMemory, ClientGoneError
+from isoprefill.server.dispatch import Dispatcher
 from isoprefill.server.errors import ApiError
 from isoprefill.server.metrics import Metrics
 from isoprefill.server.settings import ServerSettings
@@ -34,29 +35,29 @@ class Service:
         settings: of the server.
         model_name: what the model is called in answers.
         tokenizer: the model's.
-        metrics: the server's counters.
-        dispatcher: the way to the scheduler.
-        created: when the server started, seconds since 1970.
         preparer: makes requests of text; None until the scheduler has said what the model is like.
         draining: whether the server has been told to end.
+        created: when the server started, seconds since 1970.
+        metrics: the server's counters.
+        dispatcher: the way to the scheduler.
     """
 
     settings: ServerSettings
     model_name: str
     tokenizer: Tokenizer
-    metrics: Metrics
-    dispatcher: Dispatcher
-    created: int
     preparer: Preparer | None = None
     draining: bool = False
 
     def __post_init__(self) -> None:
-        self.bodies = BodyReader(self.settings.limits)
+        self.created = int(time.time())
+        self.metrics = Metrics()
+        self.dispatcher = Dispatcher(self.settings.limits, self.metrics)
+        self.body_memory = BodyMemory(self.settings.limits)
         self._threads = concurrent.futures.ThreadPoolExecutor(2, "prepare")
         self._accepted = 0
 
-    def on_ready(self, ready: protocol.Ready) -> None:
-        """Takes what the scheduler says of the model.
+    def on_ready(self, ready: protocol.Ready) -> Preparer:
+        """Takes what the scheduler says of the model; returns what makes requests for it.
 
         Raises:
             ValueError: a setting does not go with the model.
@@ -69,6 +70,7 @@ class Service:
         self.preparer = Preparer(
             self.tokenizer, ready.vocab_size, ready.max_positions, ready.pack_tokens
         )
+        return self.preparer
 
     @property
     def ready(self) -> bool:
@@ -91,14 +93,11 @@ class Service:
             ApiError: there is no model yet, or too many requests are being prepared.
         """
         if self.preparer is None or not self.dispatcher.connected:
-            raise ApiError(
-                "model_not_loaded", "The model is being loaded.", retry_after_s=RETRY_AFTER_S
-            )
+            raise ApiError("model_not_loaded", "The model is being loaded.")
         if self._accepted >= self.settings.limits.max_queue_requests:
             raise ApiError(
                 "queue_full",
                 f"{self._accepted} requests are waiting, which is as many as this server keeps.",
-                retry_after_s=RETRY_AFTER_S,
             )
         self._accepted += 1
         try:

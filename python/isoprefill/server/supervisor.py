@@ -2,23 +2,20 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
-import pathlib
-import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import zmq.asyncio
 
 from isoprefill.server import logs, protocol
 from isoprefill.server.channel import Channel
-from isoprefill.server.dispatch import Dispatcher
-from isoprefill.server.metrics import Metrics
 from isoprefill.server.scheduler import StartMessage
-from isoprefill.server.settings import ServerSettings
+from isoprefill.server.service import Service
 
 # -P: without it -m would look for modules in the working directory first, which may be a model's.
 SCHEDULER_COMMAND = (sys.executable, "-P", "-m", "isoprefill.server.scheduler")
@@ -31,32 +28,20 @@ class StartError(RuntimeError):
     """The scheduler cannot start from these settings; the message is the reason."""
 
 
+@dataclasses.dataclass(eq=False)
 class Supervisor:
-    """Starts the scheduler, starts it again when it ends, with growing pauses, and stops it."""
+    """Starts the scheduler, starts it again when it ends, with growing pauses, and stops it.
 
-    def __init__(
-        self,
-        settings: ServerSettings,
-        dispatcher: Dispatcher,
-        metrics: Metrics,
-        on_ready: Callable[[protocol.Ready], None],
-        command: Sequence[str] = SCHEDULER_COMMAND,
-    ) -> None:
-        """Takes what to start.
+    Attributes:
+        service: whose dispatcher is told when there is a scheduler and when it is gone.
+        on_ready: called each time a scheduler is warm.
+        command: the scheduler's program.
+    """
 
-        Args:
-            settings: of the server.
-            dispatcher: told when there is a scheduler and when it is gone.
-            metrics: counts the starts.
-            on_ready: called each time a scheduler is warm.
-            command: the scheduler's program.
-        """
-        self._settings = settings
-        self._dispatcher = dispatcher
-        self._metrics = metrics
-        self._on_ready = on_ready
-        self._command = command
-        self._was_ready = False
+    service: Service
+    on_ready: Callable[[protocol.Ready], None]
+    command: Sequence[str]
+    _was_ready: bool = dataclasses.field(default=False, init=False)
 
     async def run(self) -> None:
         """Runs until it is cancelled.
@@ -69,21 +54,21 @@ class Supervisor:
             for generation in range(1, sys.maxsize):
                 address = f"ipc://{directory}/{generation}"
                 # A Score and a Cancel each, and as many that were given up: `Dispatcher`.
-                max_messages = 4 * self._settings.limits.max_queue_requests + 64
+                max_messages = 4 * self.service.settings.limits.max_queue_requests + 64
                 with contextlib.closing(Channel(context, address, max_messages)) as channel:
                     began = time.monotonic()
                     await self._one_scheduler(channel, address)
                 if time.monotonic() - began > STEADY_S:
                     pause = FIRST_PAUSE_S
                 logs.event("scheduler_restart", pause_s=pause)
-                self._metrics.scheduler_restarts.inc()
+                self.service.metrics.scheduler_restarts.inc()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
 
     async def _one_scheduler(self, channel: Channel, address: str) -> None:
         """Runs one scheduler from its start to its end."""
         process = await asyncio.create_subprocess_exec(
-            *self._command,
+            *self.command,
             stdin=asyncio.subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": _python_path()},
             start_new_session=True,  # a terminal's Ctrl-C is for the front end
@@ -95,16 +80,19 @@ class Supervisor:
             assert process.stdin is not None
             start = StartMessage(
                 address=address,
-                engine=self._settings.engine,
-                batch=self._settings.batch,
-                log_format=self._settings.log_format,
+                engine=self.service.settings.engine,
+                batch=self.service.settings.batch,
+                log_format=self.service.settings.log_format,
             )
             process.stdin.write(msgspec.json.encode(start) + b"\n")
             while not ended.done():
                 await asyncio.wait({ended, receiving}, timeout=1.0, return_when="FIRST_COMPLETED")
                 if receiving.done():
                     receiving.result()
-                if self._dispatcher.stalled_for() > self._settings.limits.stall_timeout_s:
+                if (
+                    self.service.dispatcher.stalled_for()
+                    > self.service.settings.limits.stall_timeout_s
+                ):
                     logs.event("scheduler_stalled", pid=process.pid)
                     process.kill()
                     await ended
@@ -112,7 +100,7 @@ class Supervisor:
             if not self._was_ready:
                 raise StartError(f"the scheduler process ended with status {process.returncode}")
         finally:
-            self._dispatcher.disconnect()
+            self.service.dispatcher.disconnect()
             receiving.cancel()
             await _stop(process)
             await asyncio.gather(receiving, ended, return_exceptions=True)
@@ -127,16 +115,16 @@ class Supervisor:
                     seconds=round(message.warmup_s, 3),
                     compilations=message.compilations,
                 )
-                self._metrics.compilations.inc(message.compilations)
-                self._on_ready(message)
+                self.service.metrics.compilations.inc(message.compilations)
+                self.on_ready(message)
                 self._was_ready = True
-                self._dispatcher.connect(channel)
+                self.service.dispatcher.connect(channel)
             elif isinstance(message, protocol.NotStarted):
                 if not self._was_ready:
                     raise StartError(message.reason)
                 logs.event("scheduler_not_started", reason=message.reason)
             else:
-                self._dispatcher.receive(message)
+                self.service.dispatcher.receive(message)
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
@@ -153,17 +141,12 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-@contextlib.contextmanager
-def _private_directory() -> Iterator[pathlib.Path]:
-    """A new directory that only this user may enter; others must not reach the sockets in it."""
-    path = pathlib.Path(tempfile.mkdtemp(prefix="isoprefill-"))
-    if len(str(path)) > 80:  # a socket's path has 107 bytes
-        path.rmdir()
-        path = pathlib.Path(tempfile.mkdtemp(prefix="isoprefill-", dir="/tmp"))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+def _private_directory() -> tempfile.TemporaryDirectory[str]:
+    """Makes a directory that only this user may enter; others must not reach the sockets in it."""
+    parent = tempfile.gettempdir()
+    if len(parent) > 60:  # a socket's path has 107 bytes
+        parent = "/tmp"
+    return tempfile.TemporaryDirectory(prefix="isoprefill-", dir=parent, ignore_cleanup_errors=True)
 
 
 def _python_path() -> str:

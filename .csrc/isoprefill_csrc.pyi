@@ -1,0 +1,227 @@
+"""Layouts, masks and schedules of isolated multi-item prefill: the C++ of csrc/ behind NumPy arrays.
+
+T rows, S columns, N items, R requests; docs/design.md explains the words, the headers in csrc/ the arrays.
+Attributes are read-only views that keep their object alive; what a method returns is the caller's own. Results
+are not copied; lengths and tokens are, on their way in. Bad values raise ValueError naming the argument, its value
+and the limit; too large a result raises MemoryError. The GIL is released while C++ works.
+"""
+
+import enum
+from collections.abc import Sequence
+from typing import Any, Literal, TypedDict, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+_Int32 = npt.NDArray[np.int32]
+_Ints = Sequence[int] | npt.NDArray[np.integer[Any]]
+_Delimiter = Literal["none", "hidden", "prefix_first"]
+
+class FlashInferParams(TypedDict):
+    prefix_len_ptr: npt.NDArray[np.uint32]  # [R]
+    token_pos_in_items_ptr: npt.NDArray[np.uint16]  # [R, token_pos_in_items_len]
+    token_pos_in_items_len: int
+    max_item_len_ptr: npt.NDArray[np.uint16]  # [R]
+
+class Layout:
+    """What every row and column of a pack is."""
+
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def num_columns(self) -> int: ...
+
+    # [T]
+    @property
+    def segment_ids(self) -> _Int32: ...
+    @property
+    def request_ids(self) -> _Int32: ...
+    @property
+    def positions(self) -> _Int32: ...
+    @property
+    def row_columns(self) -> _Int32: ...
+    # [4, T]: prefix_begin, prefix_end, own_begin, own_end
+    @property
+    def row_intervals(self) -> _Int32: ...
+
+    # [S]
+    @property
+    def key_segment_ids(self) -> _Int32: ...
+    @property
+    def key_request_ids(self) -> _Int32: ...
+
+    # [N]
+    @property
+    def readout_rows(self) -> _Int32: ...
+    @property
+    def item_first_rows(self) -> _Int32: ...
+    @property
+    def item_lens(self) -> _Int32: ...
+    @property
+    def item_requests(self) -> _Int32: ...
+    @property
+    def item_context_rows(self) -> _Int32: ...
+
+    # [R + 1]
+    @property
+    def request_rows(self) -> _Int32: ...
+    def dense_mask(self) -> npt.NDArray[np.bool_]:
+        """[T, S]: True where the row sees the column."""
+
+    def packed_bits(self) -> npt.NDArray[np.uint8]:
+        """FlashInfer's packed custom mask, request after request."""
+
+    def packed_bit_offsets(self) -> npt.NDArray[np.int64]:
+        """[R + 1]: where each request's bytes of packed_bits() begin and end."""
+
+    def flashinfer_params(self) -> FlashInferParams:
+        """FlashInfer's parameters of multi-item scoring, under the names of its plan()."""
+
+    def choose_local_block(self, *, block_q: int, block_kv: int, candidates: Sequence[int]) -> int:
+        """The local_block among the candidates for which these items compute the fewest pairs."""
+
+    def aligned_schedule(self, *, block_q: int, block_kv: int, local_block: int) -> AlignedSchedule:
+        """The schedule of the XLA back end, aligned to requests and items."""
+
+    def tile_schedule(self, **sizes: Unpack[TileSizes]) -> TileSchedule:
+        """The schedule of the TPU kernel."""
+
+class AlignedSchedule:
+    """Tiles and local blocks that cover every visible pair once; see csrc/aligned_schedule.h."""
+
+    # [5, visits]: row_begin, row_end, column_begin, column_end, kind
+    @property
+    def tile_visits(self) -> _Int32: ...
+    # [T]
+    @property
+    def tile_own_end(self) -> _Int32: ...
+    # [3, blocks]: first row, first column, length
+    @property
+    def local_blocks(self) -> _Int32: ...
+    # [T]
+    @property
+    def row_slot(self) -> _Int32: ...
+
+class TileSizes(TypedDict, total=False):
+    """How a tile schedule cuts rows and columns; csrc/tile_schedule.h explains them and has the defaults."""
+
+    block_q: int
+    block_kv: int
+    unit_q: int
+    unit_kv: int
+    unit_group: int
+    window_keys: int
+    full_keys: int
+
+class TileSchedule:
+    """What each Q tile of the TPU kernel visits; see csrc/tile_schedule.h."""
+
+    @property
+    def padded_columns(self) -> int: ...
+    @property
+    def steps(self) -> _Int32: ...
+    @property
+    def units(self) -> _Int32: ...
+    @property
+    def row_bounds(self) -> _Int32: ...
+    @property
+    def tiles(self) -> _Int32: ...
+
+def build_layout(
+    *,
+    prefix_lens: _Ints,
+    item_lens: Sequence[_Ints],
+    delimiters: Sequence[_Delimiter] | None = None,
+    cached_prefix: Sequence[bool] | None = None,
+    causal: Sequence[bool] | None = None,
+    pad_to: int | None = None,
+    pad_columns_to: int | None = None,
+) -> Layout:
+    """The layout of a pack.
+
+    The arguments but the last two hold one value, or one sequence of lengths, a request. By default delimiters are
+    "none", no prefix is cached and no request is causal.
+    """
+
+def tile_schedule_of_intervals(
+    row_intervals: _Int32, num_columns: int, **sizes: Unpack[TileSizes]
+) -> TileSchedule:
+    """The schedule of the TPU kernel for rows that are not of a Layout, such as those of a chunk of a request.
+
+    Args:
+        row_intervals: [4, T] as of a Layout. A row's prefix does not begin before that of an earlier row. Its own
+            columns follow its prefix, and neither begin nor end before those of an earlier row. Rows that see nothing
+            may stand anywhere.
+    """
+
+def check_tile_sizes(**sizes: Unpack[TileSizes]) -> None:
+    """Raises ValueError for sizes that no tile schedule can have: names the size, its value and the limit."""
+
+# What the arrays of a TileSchedule are read by; csrc/tile_schedule.h explains each.
+LANES: int
+KEY_GRANULE: int
+ANCHOR_KEYS: int
+KEY_END_SHIFT: int
+
+class StepField(enum.IntEnum):
+    """Rows of TileSchedule.steps."""
+
+    Q_TILE = ...
+    KEY_START = ...
+    FLAGS = ...
+    KEY_RANGE = ...
+    ANCHORS = ...
+    UNITS = ...
+    UNITS_END = ...
+
+class StepFlag(enum.IntFlag):
+    """Bits of StepField.FLAGS."""
+
+    FIRST = ...
+    LAST = ...
+    FULL = ...
+    WINDOWS = ...
+
+class TileField(enum.IntEnum):
+    """Columns of TileSchedule.tiles; the last is the first of the windows'."""
+
+    LOCAL_START = ...
+    LOCAL_END = ...
+    WINDOWS = ...
+
+class UnitBits(enum.IntEnum):
+    """Where an entry of TileSchedule.units keeps what; masks are for after the shift."""
+
+    ROW_BLOCK_MASK = ...
+    KEY_SHIFT = ...
+    KEY_MASK = ...
+    INTERVAL_SHIFT = ...
+    INTERVAL_MASK = ...
+
+class UnitInterval(enum.IntEnum):
+    """Which of a row's intervals a unit is of."""
+
+    FAR = ...
+    NEAR = ...
+    NOTHING = ...
+
+class RowBound(enum.IntEnum):
+    """Rows of TileSchedule.row_bounds."""
+
+    FAR_BEGIN = ...
+    FAR_END = ...
+    NEAR_BEGIN = ...
+    NEAR_END = ...
+
+def request_from_tokens(
+    *, tokens: _Ints, delimiter_id: int, delimiter: Literal["hidden", "prefix_first"]
+) -> tuple[int, npt.NDArray[np.int64]]:
+    """(prefix_len, item_lens) of packed tokens `q <d> i1 <d> … iN <d>`."""
+
+def ffi_targets() -> dict[str, Any]:
+    """XLA FFI handlers for the CPU by name, as jax.ffi.register_ffi_target takes them."""
+
+MAX_HEAD_DIM: int  # of the CPU attention
+
+def available_instructions() -> list[str]:
+    """Which instructions this CPU has, of "portable", "avx2", "avx512", "avx512_bf16"; the last is best."""
