@@ -147,12 +147,9 @@ def _scan(layer: Any, carry: Any, stacked: Any) -> tuple[Any, Any]:
     return carry, jax.tree.map(from_bits, results)
 
 
-def head_weights(params: Params, config: ModelConfig) -> Float[Array, "V E"]:
+def head_weights(params: Params) -> Float[Array, "V E"]:
     """Returns the weights that turn rows into logits."""
-    head = params.embedding if config.tied_head else params.head
-    if head is None:
-        raise ValueError("params.head must not be None unless config.tied_head")
-    return from_bits(head)
+    return from_bits(params.embedding if params.head is None else params.head)
 
 
 def rms_norm(
