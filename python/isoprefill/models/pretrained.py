@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import get_args
 
 from isoprefill.models.assembly import ParamsDtype
 from isoprefill.models.config import ModelConfig
@@ -14,6 +13,7 @@ from isoprefill.models.source import find_model
 from isoprefill.models.tokenizer import Tokenizer
 from isoprefill.models.tokenizer_gguf import tokenizer_from_gguf
 from isoprefill.models.tokenizer_json import tokenizer_from_directory
+from isoprefill.modes import check_choice
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,8 +44,7 @@ def load_pretrained(source: str | Path, dtype: ParamsDtype = "float32") -> Pretr
         ValueError: there is no such model, it is of an unsupported kind, or it is incomplete; says what, in one line.
         pinned.FetchError: a pinned model could not be fetched.
     """
-    if dtype not in get_args(ParamsDtype):
-        raise ValueError(f"dtype must be one of {get_args(ParamsDtype)}, got {dtype!r}")
+    check_choice("dtype", dtype, ParamsDtype)
     found = find_model(source)
     if found.kind == "gguf":
         header = read_header(found.path)

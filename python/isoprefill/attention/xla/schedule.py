@@ -38,11 +38,6 @@ class TileVisits:
     block_q: int = dataclasses.field(metadata={"static": True})
     block_kv: int = dataclasses.field(metadata={"static": True})
 
-    @property
-    def pairs(self) -> int:
-        """Pairs of rows and columns that are computed."""
-        return int(self.num_visits) * self.block_q * self.block_kv
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
