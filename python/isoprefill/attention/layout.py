@@ -186,7 +186,7 @@ class PackedLayout:
             backend: for which. "cpu" and "dense" need no schedule; "auto" needs heads.
             heads: of the attention. "pallas" chooses its block sizes by them.
             options: the back end's own: block_q, block_kv and local_block of "xla"
-                (`isoprefill.attention.xla.backend`), chip and block_sizes of "pallas"
+                (`isoprefill.attention.xla.schedule`), chip and block_sizes of "pallas"
                 (`isoprefill.attention.pallas.backend`).
 
         Raises:

@@ -123,10 +123,11 @@ class LogprobCollector:
         Raises:
             MissingLogprobError: naming the request and the first item that has none, or not a number.
         """
-        request = self._request
-        missing = np.isnan(self._logprobs.reshape(len(request.items), -1)).any(axis=1)
+        request, options = self._request, self._request.options
+        num_items = len(request.items)
+        missing = np.isnan(self._logprobs.reshape(num_items, -1)).any(axis=1)
         token_logprobs = None
-        if request.options.return_token_logprobs:
+        if options.return_token_logprobs:
             token_logprobs = tuple(of for of in self._token_logprobs if of is not None)
             missing |= [of is None or bool(np.isnan(of).any()) for of in self._token_logprobs]
         if missing.any():
@@ -134,15 +135,11 @@ class LogprobCollector:
             raise MissingLogprobError(
                 f"{name}items[{np.flatnonzero(missing)[0]}] has no log-probability: the model gave none or NaN"
             )
-        if request.options.labels is not None:
-            num_tokens = np.ones(len(request.items), np.int32)
-            num_labels = request.options.labels.num_labels(len(request.items))
+        if options.labels is not None:
+            num_tokens = np.ones(num_items, np.int32)
+            num_labels = options.labels.num_labels(num_items)
         else:
-            scored = (
-                [request.query] * len(request.items)
-                if request.options.item_first
-                else request.items
-            )
+            scored = [request.query] * num_items if options.item_first else request.items
             num_tokens = np.asarray([tokens.size for tokens in scored], np.int32)
             if request.item_context_lens is not None:
                 num_tokens -= request.item_context_lens

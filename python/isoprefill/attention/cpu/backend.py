@@ -45,9 +45,8 @@ def cpu_attention(
 
     Args:
         q, k, v: float32 or bfloat16, D at most `isoprefill_csrc.MAX_HEAD_DIM`.
-        row_intervals: the columns that each row sees: prefix_begin, prefix_end, own_begin, own_end.
-        scale: factor of the scores.
-        soft_cap: a score s becomes soft_cap * tanh(s / soft_cap).
+        row_intervals: the layout's.
+        scale, soft_cap: as of `dense_attention`.
         instructions: one of `isoprefill_csrc.available_instructions()`, or "best".
 
     Raises:

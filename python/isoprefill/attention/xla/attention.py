@@ -56,12 +56,7 @@ def xla_attention(
 ) -> Attended:
     """Does what `isoprefill_pallas.reference.dense_attention` does, without any T x S array.
 
-    Args:
-        q, k, v: float32 or bfloat16.
-        row_intervals: the columns that each row sees: prefix_begin, prefix_end, own_begin, own_end.
-        schedule: of the same layout.
-        scale: factor of the scores.
-        soft_cap: a score s becomes soft_cap * tanh(s / soft_cap).
+    `row_intervals` are the layout's, and the schedule is of the same layout. q, k and v are float32 or bfloat16.
     """
     rows, query_heads, head_dim = q.shape
     kv_heads = k.shape[1]
@@ -124,9 +119,11 @@ def _local_blocks(
         return _put(computed, blocks, index * chunk, axis=0)
 
     chunks = (schedule.num_local_blocks + chunk - 1) // chunk
-    blocks = lax.fori_loop(
-        0, chunks, compute, _nothing_seen((capacity, kv_heads, groups, block), head_dim)
+    rows = (capacity, kv_heads, groups, block)
+    nothing_seen = Partial(
+        jnp.full(rows, HIDDEN_SCORE), jnp.zeros(rows), jnp.zeros((*rows, head_dim))
     )
+    blocks = lax.fori_loop(0, chunks, compute, nothing_seen)
 
     # Back to rows. Rows outside every local block (prefix, delimiters, padding) have seen nothing.
     in_block = schedule.row_slot >= 0  # [T]
@@ -138,11 +135,7 @@ def _local_blocks(
         kept = in_block.reshape(-1, *[1] * (per_row.ndim - 1))
         return jnp.moveaxis(jnp.where(kept, per_row, default), 0, 2)  # [Hkv, G, T, ...]
 
-    return Partial(
-        of_rows(blocks.largest, HIDDEN_SCORE),
-        of_rows(blocks.total, 0.0),
-        of_rows(blocks.values, 0.0),
-    )
+    return Partial(*map(of_rows, blocks, (HIDDEN_SCORE, 0.0, 0.0)))
 
 
 def _tiles(
@@ -218,10 +211,6 @@ def _tiles(
 def _put(part: Partial, whole: Partial, begin: Int32[Array, ""], axis: int) -> Partial:
     update = functools.partial(lax.dynamic_update_slice_in_dim, start_index=begin, axis=axis)
     return jax.tree.map(update, whole, part)
-
-
-def _nothing_seen(rows: tuple[int, ...], head_dim: int) -> Partial:
-    return Partial(jnp.full(rows, HIDDEN_SCORE), jnp.zeros(rows), jnp.zeros((*rows, head_dim)))
 
 
 def _local_chunk(capacity: int, query_heads: int, block: int) -> int:
