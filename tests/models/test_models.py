@@ -55,7 +55,7 @@ def all_logits(
     params: Params, config: ModelConfig, token_ids: jax.Array, positions: jax.Array
 ) -> jax.Array:
     hidden, _ = decode(params, config, token_ids, positions, causal_attend)
-    return project(hidden, head_weights(params, config))
+    return project(hidden, head_weights(params))
 
 
 def our_logits(model: Pretrained, token_ids: Sequence[int], first_position: int = 0) -> np.ndarray:
@@ -226,7 +226,7 @@ def test_a_rows_result_does_not_depend_on_its_place(smollm2, rows):
     @jax.jit
     def run(params, token_ids, positions):
         hidden, kv = decode(params, config, token_ids, positions, attend, return_kv=True)
-        return hidden, project(hidden[:256], head_weights(params, config)), *kv
+        return hidden, project(hidden[:256], head_weights(params)), *kv
 
     # Four layers of the thirty: every layer's arithmetic is the same.
     config = dataclasses.replace(smollm2.config, num_layers=4)
@@ -306,5 +306,5 @@ def test_each_layer_attends_with_its_own_cache(tmp_path):
 
     hidden, kv = run(model.params, model.config, ids[50:], positions[50:], attend, cache)
     assert kv is None
-    logits = project(hidden, head_weights(model.params, model.config))
+    logits = project(hidden, head_weights(model.params))
     assert np.abs(logits - torch_logits(oracle, IDS)[50:]).max() <= 1e-3

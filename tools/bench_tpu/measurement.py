@@ -118,7 +118,7 @@ def _step(config: ModelConfig, layout: PackedLayout) -> Callable[[], Any]:
             lambda q, k, v, _: multi_item_attention(q, k, v, layout),
         )
         return logprobs_at(
-            params, config, hidden, readout, jnp.asarray(readout.shape[0], jnp.int32), wanted
+            params, hidden, readout, jnp.asarray(readout.shape[0], jnp.int32), wanted
         )
 
     return lambda: jax.block_until_ready(step(params, tokens, layout))

@@ -1,6 +1,6 @@
 """The table of attention back ends."""
 
-import functools
+import contextlib
 import importlib
 from typing import get_args
 
@@ -16,7 +16,6 @@ BACKENDS = {
 }
 
 
-@functools.cache
 def find_backend(name: str) -> AttentionBackend:
     """Returns the back end of this name.
 
@@ -35,14 +34,12 @@ def choose_backend(name: str, heads: AttentionHeads) -> AttentionBackend:
     Raises:
         ValueError: if there is none of this name, or it does not take these heads.
     """
-    if name != "auto":
-        backend = find_backend(name)
-        backend.check(heads)
-        return backend
-    for backend in map(find_backend, BACKENDS):
-        if backend.platform == jax.default_backend():
-            try:
-                return choose_backend(backend.name, heads)
-            except ValueError:
-                break
-    return find_backend("xla")
+    if name == "auto":
+        for backend in map(find_backend, BACKENDS):
+            if backend.platform == jax.default_backend():
+                with contextlib.suppress(ValueError):
+                    return choose_backend(backend.name, heads)
+        name = "xla"
+    backend = find_backend(name)
+    backend.check(heads)
+    return backend

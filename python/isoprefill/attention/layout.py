@@ -11,6 +11,7 @@ Letters: T rows, S columns, N items, R requests.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -52,7 +53,12 @@ class RequestShape:
         check_choice("isolation", self.isolation, Isolation)
 
 
-@jax.tree_util.register_pytree_node_class
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=(*_ARRAYS, "schedule"),
+    meta_fields=("scheduled_for",),
+    drop_fields=("_requests", "_op"),
+)
 @dataclasses.dataclass(frozen=True, eq=False)
 class PackedLayout:
     """Which row and which column of a pack is what.
@@ -180,7 +186,7 @@ class PackedLayout:
             backend: for which. "cpu" and "dense" need no schedule; "auto" needs heads.
             heads: of the attention. "pallas" chooses its block sizes by them.
             options: the back end's own: block_q, block_kv and local_block of "xla"
-                (`isoprefill.attention.xla.backend`), chip and block_sizes of "pallas"
+                (`isoprefill.attention.xla.schedule`), chip and block_sizes of "pallas"
                 (`isoprefill.attention.pallas.backend`).
 
         Raises:
@@ -252,14 +258,6 @@ class PackedLayout:
             )
         return self._op
 
-    def tree_flatten(self) -> tuple[tuple[Any, ...], str | None]:
-        return (*(getattr(self, name) for name in _ARRAYS), self.schedule), self.scheduled_for
-
-    @classmethod
-    def tree_unflatten(cls, scheduled_for: str | None, traced: tuple[Any, ...]) -> "PackedLayout":
-        fields = dict(zip((*_ARRAYS, "schedule"), traced, strict=True))
-        return cls(**fields, scheduled_for=scheduled_for)
-
 
 def with_schedules(
     layouts: Sequence[PackedLayout],
@@ -272,8 +270,13 @@ def with_schedules(
     `PackedLayout.with_schedule` explains the arguments.
     """
     found = find_backend(backend) if heads is None else choose_backend(backend, heads)
+    options = {name: value for name, value in options.items() if value is not None}
+    for name, value in options.items():
+        if name not in found.schedule_options:
+            raise ValueError(f"{name} is not for the {found.name!r} back end, got {value!r}")
     ops = [layout._host("with_schedule") for layout in layouts]
+    schedules = found.schedule(ops, heads, **options) if found.schedule else [None] * len(ops)
     return [
         dataclasses.replace(layout, schedule=schedule, scheduled_for=found.name)
-        for layout, schedule in zip(layouts, found.schedule(ops, heads, **options), strict=True)
+        for layout, schedule in zip(layouts, schedules, strict=True)
     ]

@@ -1,14 +1,15 @@
 """The attention operation: checks its inputs and hands them to a back end."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from isoprefill.attention.backend import Attended
-from isoprefill.attention.backends import choose_backend, find_backend
+from isoprefill.attention.backend import Attended, AttentionBackend
+from isoprefill.attention.backends import choose_backend
 from isoprefill.attention.layout import PackedLayout
 from isoprefill.modes import Backend, check_choice
 from isoprefill_pallas.heads import AttentionHeads
@@ -61,21 +62,15 @@ def multi_item_attention(
     chosen = choose_backend(layout.scheduled_for or "auto" if backend == "auto" else backend, heads)
     if interpret is not None and not chosen.takes_interpret:
         raise ValueError(f"interpret is not for the {chosen.name!r} back end, got {interpret}")
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if layout.num_rows == 0:  # a cached prefix without items: nothing that a kernel could tile
+    if rows == 0:  # a cached prefix without items: nothing that a kernel could tile
         out, lse = jnp.zeros_like(q), jnp.zeros(q.shape[:2], jnp.float32)
     else:
-        if chosen.has_schedule and layout.scheduled_for != chosen.name:
+        if chosen.schedule and layout.scheduled_for != chosen.name:
             layout = layout.with_schedule(chosen.name, heads=heads)
+        scale = q.shape[-1] ** -0.5 if scale is None else scale
+        options = {} if interpret is None else {"interpret": interpret}
         out, lse = _attend(
-            q,
-            k,
-            v,
-            layout,
-            backend=chosen.name,
-            scale=scale,
-            soft_cap=soft_cap,
-            interpret=interpret,
+            q, k, v, layout, backend=chosen, scale=scale, soft_cap=soft_cap, **options
         )
     return (out, lse) if return_lse else out
 
@@ -87,11 +82,7 @@ def _attend(
     v: Float[Array, "S Hkv D"],
     layout: PackedLayout,
     *,
-    backend: Backend,
-    scale: float,
-    soft_cap: float | None,
-    interpret: bool | pltpu.InterpretParams | None,
+    backend: AttentionBackend,
+    **options: Any,
 ) -> Attended:
-    chosen = find_backend(backend)
-    options = {"interpret": interpret} if chosen.takes_interpret else {}
-    return chosen.attend(q, k, v, layout, scale=scale, soft_cap=soft_cap, **options)
+    return backend.attend(q, k, v, layout, **options)

@@ -223,23 +223,24 @@ def _compiled(
         static: places of the arguments that are fixed in a compilation.
     """
 
-    def on_shard(params: Params, *arguments: Any) -> Any:
-        inside = [
-            jax.tree.map(lambda array: array[0], argument) if spec is SHARDED else argument
-            for argument, spec in zip(arguments, specs, strict=False)
-        ]
-        result = function(params, *inside, *arguments[len(specs) :])
-        return jax.tree.map(lambda array: array[None], result) if out_spec is SHARDED else result
-
     def on_mesh(params: Params, *arguments: Any) -> Any:
-        if mesh is None:
-            return on_shard(params, *arguments)
         traced, fixed = arguments[: len(specs)], arguments[len(specs) :]
+
+        def on_shard(params: Params, *traced: Any) -> Any:
+            inside = [
+                jax.tree.map(lambda array: array[0], argument) if spec is SHARDED else argument
+                for argument, spec in zip(traced, specs, strict=True)
+            ]
+            result = function(params, *inside, *fixed)
+            return result[None] if out_spec is SHARDED else result
+
+        if mesh is None:
+            return on_shard(params, *traced)
         given = [
             None if argument is None else spec for argument, spec in zip(traced, specs, strict=True)
         ]
         mapped = jax.shard_map(
-            lambda params, *traced: on_shard(params, *traced, *fixed),
+            on_shard,
             mesh=mesh,
             in_specs=(param_specs(params), *given),
             out_specs=out_spec,

@@ -70,7 +70,9 @@ class PrefixCache:
     @property
     def stats(self) -> PrefixCacheStats:
         """Returns a copy of the counters."""
-        return dataclasses.replace(self._stats)
+        return dataclasses.replace(
+            self._stats, num_bytes=self._num_bytes(), num_prefixes=len(self._prefixes)
+        )
 
     def has_room_for(self, num_bytes: int) -> bool:
         """Returns whether a prefix of so many bytes would be kept."""
@@ -118,23 +120,19 @@ class PrefixCache:
         """Keeps a prefix, and evicts those used longest ago until all fit. One that is too large is not kept."""
         if not self.has_room_for(prefix.num_bytes):
             return
-        self._remove(_key(prefix.tokens))
-        self._prefixes[_key(prefix.tokens)] = prefix
-        self._stats.num_bytes += prefix.num_bytes
-        while self._stats.num_bytes > self.budget_bytes:
-            self._remove(next(iter(self._prefixes)))
+        key = _key(prefix.tokens)
+        self._prefixes[key] = prefix
+        self._prefixes.move_to_end(key)
+        while self._num_bytes() > self.budget_bytes:
+            self._prefixes.popitem(last=False)
             self._stats.evictions += 1
-        self._stats.num_prefixes = len(self._prefixes)
 
     def clear(self) -> None:
         """Forgets all prefixes; the counters stay."""
         self._prefixes.clear()
-        self._stats.num_bytes = self._stats.num_prefixes = 0
 
-    def _remove(self, key: bytes) -> None:
-        prefix = self._prefixes.pop(key, None)
-        if prefix is not None:
-            self._stats.num_bytes -= prefix.num_bytes
+    def _num_bytes(self) -> int:
+        return sum(prefix.num_bytes for prefix in self._prefixes.values())
 
 
 def _key(tokens: Tokens) -> bytes:

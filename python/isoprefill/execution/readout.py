@@ -35,8 +35,7 @@ class Readout:
     @classmethod
     def of(cls, pack: Pack, layout: PackedLayout) -> "Readout":
         """Returns the read-out of a pack with this layout."""
-        token_rows, tokens = [], []
-        label_rows, labels = [], []
+        tokens, labels = [], []  # rows, and up to K token ids at each
         first_rows, context_rows = layout.item_first_rows, layout.item_context_rows
         begin = 0
         for group in pack:
@@ -50,19 +49,17 @@ class Readout:
                 rows = np.repeat(first_rows[own] - starts, lens)
                 rows += np.arange(ends[-1], dtype=np.int32) - 1
                 rows[starts] = context_rows[own]
-                token_rows.append(rows)
-                tokens.append(np.concatenate(group.items))
+                tokens.append((rows, np.concatenate(group.items)[:, None]))
             if group.request.options.labels is not None:
-                label_rows.append(first_rows[own] + lens - 1)
-                labels.append(_label_ids(group).reshape(lens.size, -1))
-        rows = np.concatenate([*token_rows, *label_rows]).astype(np.int32)
-        width = max([1, *(ids.shape[1] for ids in labels)])
-        token_ids = np.zeros((rows.size, width), np.int32)
-        row = 0
-        for ids in [*(of_group[:, None] for of_group in tokens), *labels]:
-            token_ids[row : row + ids.shape[0], : ids.shape[1]] = np.maximum(ids, 0)
-            row += ids.shape[0]
-        return cls(pack, rows, token_ids, sum(of_group.size for of_group in token_rows))
+                ids = _label_ids(group).reshape(lens.size, -1)
+                labels.append((first_rows[own] + lens - 1, np.maximum(ids, 0)))
+        rows = np.concatenate([rows for rows, _ in (*tokens, *labels)]).astype(np.int32)
+        width = max(ids.shape[1] for _, ids in (*tokens, *labels))
+        token_ids = [
+            np.pad(ids, ((0, 0), (0, width - ids.shape[1]))) for _, ids in (*tokens, *labels)
+        ]
+        num_token_rows = sum(rows.size for rows, _ in tokens)
+        return cls(pack, rows, np.concatenate(token_ids), num_token_rows)
 
     def scatter(
         self, logprobs: Float[np.ndarray, "M K"], collectors: Sequence["LogprobCollector"]
@@ -126,10 +123,11 @@ class LogprobCollector:
         Raises:
             MissingLogprobError: naming the request and the first item that has none, or not a number.
         """
-        request = self._request
-        missing = np.isnan(self._logprobs.reshape(len(request.items), -1)).any(axis=1)
+        request, options = self._request, self._request.options
+        num_items = len(request.items)
+        missing = np.isnan(self._logprobs.reshape(num_items, -1)).any(axis=1)
         token_logprobs = None
-        if request.options.return_token_logprobs:
+        if options.return_token_logprobs:
             token_logprobs = tuple(of for of in self._token_logprobs if of is not None)
             missing |= [of is None or bool(np.isnan(of).any()) for of in self._token_logprobs]
         if missing.any():
@@ -137,15 +135,11 @@ class LogprobCollector:
             raise MissingLogprobError(
                 f"{name}items[{np.flatnonzero(missing)[0]}] has no log-probability: the model gave none or NaN"
             )
-        if request.options.labels is not None:
-            num_tokens = np.ones(len(request.items), np.int32)
-            num_labels = request.options.labels.num_labels(len(request.items))
+        if options.labels is not None:
+            num_tokens = np.ones(num_items, np.int32)
+            num_labels = options.labels.num_labels(num_items)
         else:
-            scored = (
-                [request.query] * len(request.items)
-                if request.options.item_first
-                else request.items
-            )
+            scored = [request.query] * num_items if options.item_first else request.items
             num_tokens = np.asarray([tokens.size for tokens in scored], np.int32)
             if request.item_context_lens is not None:
                 num_tokens -= request.item_context_lens

@@ -58,7 +58,14 @@ def assemble(
         # One by one: a damaged file may claim billions of layers, and the first is missing.
         for layer in range(config.num_layers if parameter.stacked else 1):
             tensor = names[field].format(layer=layer)
-            _check_shape(tensor, shapes.get(tensor), shape[1:] if parameter.stacked else shape)
+            expected = shape[1:] if parameter.stacked else shape
+            if tensor not in shapes:
+                raise ValueError(f"tensor {tensor} is missing")
+            if shapes[tensor] != expected:
+                raise ValueError(
+                    f"tensor {tensor} must have shape {list(expected)}, as the model's configuration says, "
+                    f"got {list(shapes[tensor])}"
+                )
             tensors.append(tensor)
         arrays[field] = array = _aligned_empty(shape, jnp.dtype(dtype))
         parts.extend(zip(array if parameter.stacked else [array], tensors, strict=True))
@@ -77,16 +84,6 @@ def assemble(
             filled.result()
 
     return Params.from_fields(jax.device_put(arrays))
-
-
-def _check_shape(name: str, found: tuple[int, ...] | None, shape: tuple[int, ...]) -> None:
-    if found is None:
-        raise ValueError(f"tensor {name} is missing")
-    if found != shape:
-        raise ValueError(
-            f"tensor {name} must have shape {list(shape)}, as the model's configuration says, "
-            f"got {list(found)}"
-        )
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

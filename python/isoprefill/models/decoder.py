@@ -83,12 +83,11 @@ def decode(
         params: weights. Their dtype is that of what matmuls read and of the keys and values; what is added up between
             them stays in float32.
         config: sizes and switches (static under jit).
-        token_ids: int32 [T].
-        positions: int32 [T], each in [0, config.max_positions).
-        attend: `attend(q [T, Hq, D], k [T, Hkv, D], v [T, Hkv, D], layer_cache) -> [T, Hq, D]`. q and k are after RoPE;
-            q is not scaled. The result may be of any float dtype.
-        cache: any pytree whose leaves have a leading layer axis; each layer's `attend` gets its own slice. None is
-            fine.
+        token_ids: one a row.
+        positions: each in [0, config.max_positions).
+        attend: of q, k, v and the layer's slice of the cache. q and k are after RoPE; q is not scaled. The result may
+            be of any float dtype.
+        cache: any pytree whose leaves have a leading layer axis, or None.
         return_kv: return the keys and values of these rows.
         all_reduce: sums over the devices that hold parts of the heads and of the feed-forward width.
 
@@ -147,12 +146,9 @@ def _scan(layer: Any, carry: Any, stacked: Any) -> tuple[Any, Any]:
     return carry, jax.tree.map(from_bits, results)
 
 
-def head_weights(params: Params, config: ModelConfig) -> Float[Array, "V E"]:
+def head_weights(params: Params) -> Float[Array, "V E"]:
     """Returns the weights that turn rows into logits."""
-    head = params.embedding if config.tied_head else params.head
-    if head is None:
-        raise ValueError("params.head must not be None unless config.tied_head")
-    return from_bits(head)
+    return from_bits(params.embedding if params.head is None else params.head)
 
 
 def rms_norm(

@@ -76,10 +76,11 @@ def read_header(path: Path) -> GgufHeader:
     if size < 24:
         raise ValueError(f"{path} is not a GGUF file: it has {size} bytes")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data[:4] != b"GGUF":
-            raise ValueError(f"{path} is not a GGUF file: it begins with {data[:4]!r}")
+        magic = data.read(4)
+        if magic != b"GGUF":
+            raise ValueError(f"{path} is not a GGUF file: it begins with {magic!r}")
         try:
-            return _HeaderReader(data).read()
+            return _read(data)
         except (struct.error, UnicodeDecodeError) as error:
             raise ValueError(
                 f"{path} is damaged: its GGUF header cannot be read ({error})"
@@ -88,73 +89,61 @@ def read_header(path: Path) -> GgufHeader:
             raise ValueError(f"{path}: {error}") from error
 
 
-class _HeaderReader:
-    """Reads values one after another from the mapped file."""
-
-    def __init__(self, data: mmap.mmap) -> None:
-        self._data = data
-        self._place = 4
-
-    def read(self) -> GgufHeader:
-        version = self._scalar("I")
-        if version not in _VERSIONS:
+def _read(data: mmap.mmap) -> GgufHeader:
+    """Reads what follows the magic."""
+    version = _scalar(data, "I")
+    if version not in _VERSIONS:
+        raise ValueError(f"GGUF version must be one of {_VERSIONS} (little-endian), got {version}")
+    num_tensors, num_metadata = _unpack(data, "2Q")
+    metadata: dict[str, Any] = {}
+    for _ in range(num_metadata):
+        key = _string(data)
+        metadata[key] = _value(data, GGUFValueType(_scalar(data, "I")))
+    relative = [_tensor(data) for _ in range(num_tensors)]
+    alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+    data_begin = math.ceil(data.tell() / alignment) * alignment
+    tensors = {
+        info.name: dataclasses.replace(info, begin=data_begin + info.begin) for info in relative
+    }
+    for info in tensors.values():
+        if info.begin + info.num_bytes > len(data):
             raise ValueError(
-                f"GGUF version must be one of {_VERSIONS} (little-endian), got {version}"
+                f"the file ends at byte {len(data)}, but {info.name} reaches to byte "
+                f"{info.begin + info.num_bytes}: it is cut short"
             )
-        num_tensors, num_metadata = self._scalar("Q"), self._scalar("Q")
-        metadata: dict[str, Any] = {}
-        for _ in range(num_metadata):
-            key = self._string()
-            metadata[key] = self._value(GGUFValueType(self._scalar("I")))
-        relative = [self._tensor() for _ in range(num_tensors)]
-        alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
-        data_begin = math.ceil(self._place / alignment) * alignment
-        tensors = {
-            info.name: dataclasses.replace(info, begin=data_begin + info.begin) for info in relative
-        }
-        for info in tensors.values():
-            if info.begin + info.num_bytes > len(self._data):
-                raise ValueError(
-                    f"the file ends at byte {len(self._data)}, but {info.name} reaches to byte "
-                    f"{info.begin + info.num_bytes}: it is cut short"
-                )
-        return GgufHeader(metadata, tensors)
+    return GgufHeader(metadata, tensors)
 
-    def _scalar(self, kind: str) -> Any:
-        layout = f"<{kind}"
-        (value,) = struct.unpack_from(layout, self._data, self._place)
-        self._place += struct.calcsize(layout)
-        return value
 
-    def _string(self) -> str:
-        begin = self._place + 8
-        end = begin + self._scalar("Q")
-        if end > len(self._data):
-            raise struct.error(f"a string reaches to byte {end} of {len(self._data)}")
-        self._place = end
-        return self._data[begin:end].decode("utf-8")
+def _unpack(data: mmap.mmap, layout: str) -> tuple[Any, ...]:
+    little_endian = f"<{layout}"
+    return struct.unpack(little_endian, data.read(struct.calcsize(little_endian)))
 
-    def _value(self, kind: GGUFValueType) -> Any:
-        if kind == GGUFValueType.STRING:
-            return self._string()
-        if kind == GGUFValueType.ARRAY:
-            item_kind = GGUFValueType(self._scalar("I"))
-            count = self._scalar("Q")
-            if item_kind in _SCALAR_FORMATS:
-                layout = f"<{count}{_SCALAR_FORMATS[item_kind]}"
-                values = list(struct.unpack_from(layout, self._data, self._place))
-                self._place += struct.calcsize(layout)
-                return values
-            return [self._value(item_kind) for _ in range(count)]
-        return self._scalar(_SCALAR_FORMATS[kind])
 
-    def _tensor(self) -> TensorInfo:
-        """Reads a tensor whose `begin` still counts from the start of the tensors' bytes."""
-        name = self._string()
-        rank = self._scalar("I")
-        shape = tuple(self._scalar("Q") for _ in range(rank))[::-1]
-        quantization = GGMLQuantizationType(self._scalar("I"))
-        begin = self._scalar("Q")
-        block_values, block_bytes = GGML_QUANT_SIZES[quantization]
-        num_bytes = math.prod(shape) // block_values * block_bytes
-        return TensorInfo(name, shape, quantization, begin, num_bytes)
+def _scalar(data: mmap.mmap, kind: str) -> Any:
+    return _unpack(data, kind)[0]
+
+
+def _string(data: mmap.mmap) -> str:
+    text: bytes = _scalar(data, f"{_scalar(data, 'Q')}s")
+    return text.decode("utf-8")
+
+
+def _value(data: mmap.mmap, kind: GGUFValueType) -> Any:
+    if kind == GGUFValueType.STRING:
+        return _string(data)
+    if kind == GGUFValueType.ARRAY:
+        item_kind, count = GGUFValueType(_scalar(data, "I")), _scalar(data, "Q")
+        if item_kind in _SCALAR_FORMATS:
+            return list(_unpack(data, f"{count}{_SCALAR_FORMATS[item_kind]}"))
+        return [_value(data, item_kind) for _ in range(count)]
+    return _scalar(data, _SCALAR_FORMATS[kind])
+
+
+def _tensor(data: mmap.mmap) -> TensorInfo:
+    """Reads a tensor whose `begin` still counts from the start of the tensors' bytes."""
+    name = _string(data)
+    shape = _unpack(data, f"{_scalar(data, 'I')}Q")[::-1]
+    quantization, begin = GGMLQuantizationType(_scalar(data, "I")), _scalar(data, "Q")
+    block_values, block_bytes = GGML_QUANT_SIZES[quantization]
+    num_bytes = math.prod(shape) // block_values * block_bytes
+    return TensorInfo(name, shape, quantization, begin, num_bytes)

@@ -11,7 +11,6 @@ from jax import lax
 from jaxtyping import Array, Float, Int32
 
 from isoprefill.bits import from_bits, to_bits
-from isoprefill.models.config import ModelConfig
 from isoprefill.models.decoder import Params, head_weights
 from isoprefill.models.matrix_product import LOGPROBS, by_cpp_or_xla, multiply_transposed
 
@@ -20,7 +19,6 @@ ROWS_AT_ONCE = 256  # of float32 logits: 50 MB for a vocabulary of 49,152
 
 def logprobs_at(
     params: Params,
-    config: ModelConfig,
     hidden: Float[Array, "T E"],
     rows: Int32[Array, "M"],
     num_rows: Int32[Array, ""],
@@ -46,19 +44,13 @@ def logprobs_at(
         rows_of_block = lax.dynamic_slice_in_dim(rows, begin, block)
         states = from_bits(to_bits(hidden)[rows_of_block])  # [B, E]
         tokens = lax.dynamic_slice_in_dim(token_ids, begin, block)  # [B, K]
-        logprobs = token_logprobs(states, head_weights(params, config), tokens)
+        operands = states, head_weights(params), tokens
+        logprobs = by_cpp_or_xla(LOGPROBS, tokens.shape, _by_xla, *operands)
         return lax.dynamic_update_slice_in_dim(out, logprobs, begin, axis=0)
 
     rounds = (num_rows + block * num_devices - 1) // (block * num_devices)
     out = lax.fori_loop(0, rounds, compute, jnp.zeros(token_ids.shape))
     return out[:capacity]
-
-
-def token_logprobs(
-    states: Float[Array, "B E"], weights: Float[Array, "V E"], token_ids: Int32[Array, "B K"]
-) -> Float[Array, "B K"]:
-    """Returns log P(token_ids[b, k]) over the vocabulary at each row."""
-    return by_cpp_or_xla(LOGPROBS, token_ids.shape, _by_xla, states, weights, token_ids)
 
 
 def _by_xla(

@@ -18,24 +18,17 @@ _TARGET = "isoprefill_attention"
 jax.ffi.register_ffi_target(_TARGET, isoprefill_csrc.ffi_targets()[_TARGET], platform="cpu")
 
 
-class CpuBackend(AttentionBackend):
-    """C++ on the threads of XLA's CPU device."""
-
-    name = "cpu"
-    platform = "cpu"
-
-    def check(self, heads: AttentionHeads) -> None:
-        limit = isoprefill_csrc.MAX_HEAD_DIM
-        if heads.head_dim > limit:
-            raise ValueError(f"the cpu back end takes head_dim up to {limit}, got {heads.head_dim}")
-
-    def attend(
-        self, q: Array, k: Array, v: Array, layout: PackedLayout, **options: Any
-    ) -> Attended:
-        return cpu_attention(q, k, v, jnp.asarray(layout.row_intervals), **options)
+def _check(heads: AttentionHeads) -> None:
+    limit = isoprefill_csrc.MAX_HEAD_DIM
+    if heads.head_dim > limit:
+        raise ValueError(f"the cpu back end takes head_dim up to {limit}, got {heads.head_dim}")
 
 
-BACKEND = CpuBackend()
+def _attend(q: Array, k: Array, v: Array, layout: PackedLayout, **options: Any) -> Attended:
+    return cpu_attention(q, k, v, jnp.asarray(layout.row_intervals), **options)
+
+
+BACKEND = AttentionBackend("cpu", _attend, _check, platform="cpu")
 
 
 def cpu_attention(
@@ -52,9 +45,8 @@ def cpu_attention(
 
     Args:
         q, k, v: float32 or bfloat16, D at most `isoprefill_csrc.MAX_HEAD_DIM`.
-        row_intervals: the columns that each row sees: prefix_begin, prefix_end, own_begin, own_end.
-        scale: factor of the scores.
-        soft_cap: a score s becomes soft_cap * tanh(s / soft_cap).
+        row_intervals: the layout's.
+        scale, soft_cap: as of `dense_attention`.
         instructions: one of `isoprefill_csrc.available_instructions()`, or "best".
 
     Raises:

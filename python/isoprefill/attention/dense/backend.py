@@ -10,22 +10,15 @@ from isoprefill.attention.layout import PackedLayout
 from isoprefill_pallas.reference import dense_attention, visible
 
 
-class DenseBackend(AttentionBackend):
-    """The definition, written out."""
-
-    name = "dense"
-
-    def attend(
-        self, q: Array, k: Array, v: Array, layout: PackedLayout, **options: Any
-    ) -> Attended:
-        mask = visible(
-            jnp.asarray(layout.segment_ids),
-            jnp.asarray(layout.request_ids),
-            jnp.asarray(layout.row_columns),
-            jnp.asarray(layout.key_segment_ids),
-            jnp.asarray(layout.key_request_ids),
-        )
-        return dense_attention(q, k, v, mask, **options)
+def _attend(q: Array, k: Array, v: Array, layout: PackedLayout, **options: Any) -> Attended:
+    mask = visible(
+        jnp.asarray(layout.segment_ids),
+        jnp.asarray(layout.request_ids),
+        jnp.asarray(layout.row_columns),
+        jnp.asarray(layout.key_segment_ids),
+        jnp.asarray(layout.key_request_ids),
+    )
+    return dense_attention(q, k, v, mask, **options)
 
 
-BACKEND = DenseBackend()
+BACKEND = AttentionBackend("dense", _attend)

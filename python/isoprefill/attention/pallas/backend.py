@@ -1,4 +1,4 @@
-"""The back end "pallas": the TPU kernel of isoprefill_pallas."""
+"""The back end "pallas": the TPU kernel of isoprefill_pallas. Without a TPU it runs in the TPU interpreter."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,60 +13,50 @@ from isoprefill_pallas.heads import AttentionHeads
 from isoprefill_pallas.op import pallas_attention
 
 
-class PallasBackend(AttentionBackend):
-    """The kernel; without a TPU it runs in the TPU interpreter."""
-
-    name = "pallas"
-    platform = "tpu"
-    has_schedule = True
-    takes_interpret = True
-
-    def check(self, heads: AttentionHeads) -> None:
-        _kernel_heads(heads)
-
-    def schedule(
-        self,
-        layouts: Sequence[isoprefill_csrc.Layout],
-        heads: AttentionHeads | None,
-        *,
-        chip: str | None = None,
-        block_sizes: BlockSizes | None = None,
-        **options: Any,
-    ) -> list[KernelSchedule]:
-        """Returns a schedule for each layout, all for the block sizes that are best for the first.
-
-        Args:
-            layouts: of one size.
-            heads: of the attention; they choose the block sizes.
-            chip: the TPU whose tuned block sizes are taken, such as "v6e"; by default the one that is there.
-            block_sizes: instead of `heads` and `chip`.
-            options: none; refused by name.
-        """
-        self.refuse(options)
-        kernel_heads = None
-        if block_sizes is None:
-            if heads is None:
-                raise ValueError("the schedule of 'pallas' needs heads or block_sizes, got neither")
-            kernel_heads = _kernel_heads(heads)
-        first = KernelSchedule.of(layouts[0], kernel_heads, chip=chip, sizes=block_sizes)
-        others = [KernelSchedule.of(layout, sizes=first.sizes) for layout in layouts[1:]]
-        schedules = [first, *others]
-        parts = [[part.num_rows for part in schedule.parts] for schedule in schedules]
-        if any(rows != parts[0] for rows in parts):
-            raise ValueError(
-                "packs side by side must be cut into the same parts for scalar memory, got parts of "
-                f"{parts} rows: use fewer pack_tokens"
-            )
-        return schedules
-
-    def attend(
-        self, q: Array, k: Array, v: Array, layout: PackedLayout, **options: Any
-    ) -> Attended:
-        return pallas_attention(q, k, v, layout.schedule, **options)
+def _attend(q: Array, k: Array, v: Array, layout: PackedLayout, **options: Any) -> Attended:
+    return pallas_attention(q, k, v, layout.schedule, **options)
 
 
 def _kernel_heads(heads: AttentionHeads) -> Heads:
     return Heads(heads.query_heads, heads.kv_heads, heads.head_dim, heads.dtype)
 
 
-BACKEND = PallasBackend()
+def _schedule(
+    layouts: Sequence[isoprefill_csrc.Layout],
+    heads: AttentionHeads | None,
+    *,
+    chip: str | None = None,
+    block_sizes: BlockSizes | None = None,
+) -> list[KernelSchedule]:
+    """Returns a schedule for each layout, all for the block sizes that are best for the first.
+
+    Args:
+        layouts: of one size.
+        heads: of the attention; they choose the block sizes.
+        chip: the TPU whose tuned block sizes are taken, such as "v6e"; by default the one that is there.
+        block_sizes: instead of `heads` and `chip`.
+    """
+    if heads is None and block_sizes is None:
+        raise ValueError("the schedule of 'pallas' needs heads or block_sizes, got neither")
+    kernel_heads = None if heads is None else _kernel_heads(heads)
+    first = KernelSchedule.of(layouts[0], kernel_heads, chip=chip, sizes=block_sizes)
+    others = [KernelSchedule.of(layout, sizes=first.sizes) for layout in layouts[1:]]
+    schedules = [first, *others]
+    parts = [[part.num_rows for part in schedule.parts] for schedule in schedules]
+    if any(rows != parts[0] for rows in parts):
+        raise ValueError(
+            "packs side by side must be cut into the same parts for scalar memory, got parts of "
+            f"{parts} rows: use fewer pack_tokens"
+        )
+    return schedules
+
+
+BACKEND = AttentionBackend(
+    "pallas",
+    _attend,
+    _kernel_heads,
+    platform="tpu",
+    schedule=_schedule,
+    schedule_options=("chip", "block_sizes"),
+    takes_interpret=True,
+)

@@ -28,9 +28,12 @@ from isoprefill.attention.backend import Attended
 from isoprefill.attention.xla.schedule import AlignedSchedule, TileVisits
 
 HIDDEN_SCORE = -1e30  # finite, so that a row that has seen nothing yet stays free of NaN
-LOCAL_SCORES_AT_ONCE = (
-    1 << 20
-)  # float32 scores of one chunk of local blocks: 4 MiB, about a core's cache
+# Float32 scores of one chunk of local blocks: 4 MiB, about a core's cache.
+LOCAL_SCORES_AT_ONCE = 1 << 20
+
+_einsum = functools.partial(
+    jnp.einsum, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32
+)
 
 
 class Partial(NamedTuple):
@@ -53,12 +56,7 @@ def xla_attention(
 ) -> Attended:
     """Does what `isoprefill_pallas.reference.dense_attention` does, without any T x S array.
 
-    Args:
-        q, k, v: float32 or bfloat16.
-        row_intervals: the columns that each row sees: prefix_begin, prefix_end, own_begin, own_end.
-        schedule: of the same layout.
-        scale: factor of the scores.
-        soft_cap: a score s becomes soft_cap * tanh(s / soft_cap).
+    `row_intervals` are the layout's, and the schedule is of the same layout. q, k and v are float32 or bfloat16.
     """
     rows, query_heads, head_dim = q.shape
     kv_heads = k.shape[1]
@@ -93,19 +91,18 @@ def _local_blocks(
     causal = offsets <= offsets[:, None]  # [B, B]
 
     def compute(index, blocks):
-        first_row, first_column, length = lax.dynamic_slice_in_dim(
-            schedule.local_blocks, index * chunk, chunk, axis=1
-        )  # each [C]
+        chosen = lax.dynamic_slice_in_dim(schedule.local_blocks, index * chunk, chunk, axis=1)
+        first_row, first_column, length = chosen  # each [C]
         block_rows = first_row[:, None] + offsets  # [C, B]
         block_columns = first_column[:, None] + offsets
         q_blocks = jnp.take(q, block_rows, axis=0, mode="clip")  # [C, B, Hkv, G, D]
         q_blocks = q_blocks.transpose(0, 2, 3, 1, 4).reshape(
             chunk, kv_heads, groups * block, head_dim
         )
-        k_blocks = jnp.take(k, block_columns, axis=0, mode="clip").transpose(
-            0, 2, 1, 3
-        )  # [C, Hkv, B, D]
-        v_blocks = jnp.take(v, block_columns, axis=0, mode="clip").transpose(0, 2, 1, 3)
+        k_blocks, v_blocks = (
+            jnp.take(array, block_columns, axis=0, mode="clip").transpose(0, 2, 1, 3)
+            for array in (k, v)
+        )  # each [C, Hkv, B, D]
         inside = offsets < length[:, None]  # [C, B]
         v_blocks = jnp.where(inside[:, None, :, None], v_blocks, 0)  # 0 * NaN would be NaN
         mask = causal & inside[:, None, :]  # [C, B, B]
@@ -119,18 +116,14 @@ def _local_blocks(
         computed = Partial(
             largest, weights.sum(axis=-1), values.reshape(chunk, kv_heads, groups, block, head_dim)
         )
-        return jax.tree.map(
-            lambda all_blocks, new: lax.dynamic_update_slice_in_dim(
-                all_blocks, new, index * chunk, axis=0
-            ),
-            blocks,
-            computed,
-        )
+        return _put(computed, blocks, index * chunk, axis=0)
 
     chunks = (schedule.num_local_blocks + chunk - 1) // chunk
-    blocks = lax.fori_loop(
-        0, chunks, compute, _nothing_seen((capacity, kv_heads, groups, block), head_dim)
+    rows = (capacity, kv_heads, groups, block)
+    nothing_seen = Partial(
+        jnp.full(rows, HIDDEN_SCORE), jnp.zeros(rows), jnp.zeros((*rows, head_dim))
     )
+    blocks = lax.fori_loop(0, chunks, compute, nothing_seen)
 
     # Back to rows. Rows outside every local block (prefix, delimiters, padding) have seen nothing.
     in_block = schedule.row_slot >= 0  # [T]
@@ -142,11 +135,7 @@ def _local_blocks(
         kept = in_block.reshape(-1, *[1] * (per_row.ndim - 1))
         return jnp.moveaxis(jnp.where(kept, per_row, default), 0, 2)  # [Hkv, G, T, ...]
 
-    return Partial(
-        of_rows(blocks.largest, HIDDEN_SCORE),
-        of_rows(blocks.total, 0.0),
-        of_rows(blocks.values, 0.0),
-    )
+    return Partial(*map(of_rows, blocks, (HIDDEN_SCORE, 0.0, 0.0)))
 
 
 def _tiles(
@@ -212,19 +201,16 @@ def _tiles(
             before.total * kept + weights.sum(axis=-1),
             before.values * kept[..., None] + jnp.where(row_inside[:, None], values, 0),
         )
-        return jax.tree.map(
-            lambda array, new: lax.dynamic_update_slice_in_dim(array, new, row, axis=2),
-            state,
-            after,
-        )
+        return _put(after, state, row, axis=2)
 
     for tiles in schedule.tiles:
         state = lax.fori_loop(0, tiles.num_visits, functools.partial(visit, tiles), state)
     return jax.tree.map(lambda array: array[:, :, :num_rows], state)
 
 
-def _nothing_seen(rows: tuple[int, ...], head_dim: int) -> Partial:
-    return Partial(jnp.full(rows, HIDDEN_SCORE), jnp.zeros(rows), jnp.zeros((*rows, head_dim)))
+def _put(part: Partial, whole: Partial, begin: Int32[Array, ""], axis: int) -> Partial:
+    update = functools.partial(lax.dynamic_update_slice_in_dim, start_index=begin, axis=axis)
+    return jax.tree.map(update, whole, part)
 
 
 def _local_chunk(capacity: int, query_heads: int, block: int) -> int:
@@ -236,23 +222,11 @@ def _local_chunk(capacity: int, query_heads: int, block: int) -> int:
 def _scores(
     q: Float[Array, "*batch R D"], k: Float[Array, "*batch K D"], soft_cap: float | None
 ) -> Float[Array, "*batch R K"]:
-    scores = jnp.einsum(
-        "...rd,...kd->...rk",
-        q,
-        k,
-        precision=lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
+    scores = _einsum("...rd,...kd->...rk", q, k)
     return scores if soft_cap is None else soft_cap * jnp.tanh(scores / soft_cap)
 
 
 def _weighted_values(
     weights: Float[Array, "*batch R K"], v: Float[Array, "*batch K D"]
 ) -> Float[Array, "*batch R D"]:
-    return jnp.einsum(
-        "...rk,...kd->...rd",
-        weights.astype(v.dtype),
-        v,
-        precision=lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
+    return _einsum("...rk,...kd->...rd", weights.astype(v.dtype), v)

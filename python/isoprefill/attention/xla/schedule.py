@@ -13,6 +13,7 @@ from jaxtyping import Int32
 
 import isoprefill_csrc
 from isoprefill.attention.layout import Ints
+from isoprefill_pallas.heads import AttentionHeads
 from isoprefill_pallas.padding import capacity
 
 # Rows x columns. A request gets the first square tile that holds its prefix; the flat one if it has so few rows,
@@ -38,11 +39,6 @@ class TileVisits:
     block_q: int = dataclasses.field(metadata={"static": True})
     block_kv: int = dataclasses.field(metadata={"static": True})
 
-    @property
-    def pairs(self) -> int:
-        """Pairs of rows and columns that are computed."""
-        return int(self.num_visits) * self.block_q * self.block_kv
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,11 +57,34 @@ class AlignedSchedule:
     local_block: int = dataclasses.field(metadata={"static": True})
 
 
-def choose_local_block(layout: isoprefill_csrc.Layout, tiles: Sequence[tuple[int, int]]) -> int:
-    """Returns the rows of a local block with which these items compute the fewest pairs."""
-    block_q, block_kv = tiles[-1]
-    candidates = [block for block in LOCAL_BLOCKS if block <= block_q] or [block_q]
-    return layout.choose_local_block(block_q=block_q, block_kv=block_kv, candidates=candidates)
+def aligned_schedules(
+    layouts: Sequence[isoprefill_csrc.Layout],
+    heads: AttentionHeads | None,
+    *,
+    block_q: int | None = None,
+    block_kv: int | None = None,
+    local_block: int | None = None,
+) -> list[AlignedSchedule]:
+    """Returns a schedule for each layout, all with one size of local block.
+
+    Args:
+        layouts: of one size.
+        heads: not needed.
+        block_q, block_kv: rows and columns of a tile; by default as many as the request is large, up to 512.
+        local_block: rows of a local block; by default those with which the first layout's items compute the fewest
+            pairs.
+    """
+    tiles = TILES
+    if block_q is not None or block_kv is not None:
+        tiles = ((block_q or TILES[-1][0], block_kv or TILES[-1][1]),)
+    if local_block is None:
+        most_rows, most_columns = tiles[-1]
+        local_block = layouts[0].choose_local_block(
+            block_q=most_rows,
+            block_kv=most_columns,
+            candidates=[block for block in LOCAL_BLOCKS if block <= most_rows] or [most_rows],
+        )
+    return [aligned_schedule(layout, tiles, local_block) for layout in layouts]
 
 
 def aligned_schedule(
