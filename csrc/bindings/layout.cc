@@ -13,6 +13,8 @@
 
 #include "csrc/bindings/arrays.h"
 #include "csrc/bindings/bindings.h"
+#include "csrc/flashinfer.h"
+#include "csrc/mask.h"
 
 namespace py = pybind11;
 
@@ -74,30 +76,57 @@ py::tuple RequestFromTokensInPython(py::object tokens, int64_t delimiter_id,
   return py::make_tuple(request.prefix_len, OwningArray(std::move(item_lens)));
 }
 
+py::dict FlashInferParamsInPython(const Layout& layout) {
+  FlashInferParams params = WithoutGil<&BuildFlashInferParams>(layout);
+  // Under the names that FlashInfer's plan() takes.
+  py::dict result;
+  result["prefix_len_ptr"] = OwningArray(std::move(params.prefix_len));
+  result["token_pos_in_items_ptr"] = OwningArray<uint16_t>(
+      std::move(params.token_pos_in_items),
+      {layout.num_requests(), params.token_pos_in_items_len});
+  result["token_pos_in_items_len"] = params.token_pos_in_items_len;
+  result["max_item_len_ptr"] = OwningArray(std::move(params.max_item_len));
+  return result;
+}
+
 }  // namespace
 
 LayoutClass BindLayout(py::module_& module) {
   LayoutClass layout(module, "Layout");
   layout.def_readonly("num_rows", &Layout::num_rows)
       .def_readonly("num_columns", &Layout::num_columns)
-      .def_property_readonly("segment_ids", &Property<&Layout::segment_ids>)
-      .def_property_readonly("request_ids", &Property<&Layout::request_ids>)
-      .def_property_readonly("positions", &Property<&Layout::positions>)
-      .def_property_readonly("row_columns", &Property<&Layout::row_columns>)
+      .def_property_readonly("segment_ids", Property(&Layout::segment_ids))
+      .def_property_readonly("request_ids", Property(&Layout::request_ids))
+      .def_property_readonly("positions", Property(&Layout::positions))
+      .def_property_readonly("row_columns", Property(&Layout::row_columns))
       .def_property_readonly("row_intervals",
-                             &Property<&Layout::row_intervals, 4>)
+                             Property(&Layout::row_intervals, 4))
       .def_property_readonly("key_segment_ids",
-                             &Property<&Layout::key_segment_ids>)
+                             Property(&Layout::key_segment_ids))
       .def_property_readonly("key_request_ids",
-                             &Property<&Layout::key_request_ids>)
-      .def_property_readonly("readout_rows", &Property<&Layout::readout_rows>)
+                             Property(&Layout::key_request_ids))
+      .def_property_readonly("readout_rows", Property(&Layout::readout_rows))
       .def_property_readonly("item_first_rows",
-                             &Property<&Layout::item_first_rows>)
-      .def_property_readonly("item_lens", &Property<&Layout::item_lens>)
-      .def_property_readonly("item_requests", &Property<&Layout::item_requests>)
+                             Property(&Layout::item_first_rows))
+      .def_property_readonly("item_lens", Property(&Layout::item_lens))
+      .def_property_readonly("item_requests", Property(&Layout::item_requests))
       .def_property_readonly("item_context_rows",
-                             &Property<&Layout::item_context_rows>)
-      .def_property_readonly("request_rows", &Property<&Layout::request_rows>);
+                             Property(&Layout::item_context_rows))
+      .def_property_readonly("request_rows", Property(&Layout::request_rows))
+      .def("dense_mask",
+           [](const Layout& self) {
+             return OwningArray<bool>(WithoutGil<&DenseMask>(self),
+                                      {self.num_rows, self.num_columns});
+           })
+      .def("packed_bits",
+           [](const Layout& self) {
+             return OwningArray(WithoutGil<&PackedBits>(self));
+           })
+      .def("packed_bit_offsets",
+           [](const Layout& self) {
+             return OwningArray(WithoutGil<&PackedBitOffsets>(self));
+           })
+      .def("flashinfer_params", &FlashInferParamsInPython);
 
   module.def("build_layout", &BuildLayoutFromPython, py::kw_only(),
              py::arg("prefix_lens"), py::arg("item_lens"),
