@@ -3,7 +3,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
@@ -70,10 +69,9 @@ py::tuple RequestFromTokensInPython(py::object tokens, int64_t delimiter_id,
   const Int64Array ids = ToInt64Array(tokens, "tokens");
   const Request request = WithoutGil<&RequestFromTokens>(
       ids.data(), ids.size(), delimiter_id, ParseDelimiter(delimiter));
-  Array<int64_t> item_lens(request.num_items());
-  std::copy(request.item_lens.begin(), request.item_lens.end(),
-            item_lens.begin());
-  return py::make_tuple(request.prefix_len, OwningArray(std::move(item_lens)));
+  return py::make_tuple(
+      request.prefix_len,
+      py::array_t<int64_t>(request.num_items(), request.item_lens.data()));
 }
 
 py::dict FlashInferParamsInPython(const Layout& layout) {
