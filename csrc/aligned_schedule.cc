@@ -54,23 +54,16 @@ void VisitOwnTiles(int64_t first_row, int64_t first_column, int64_t length,
 }
 
 template <typename Visit>
-void VisitPrefixTiles(const Layout& layout, int32_t request, int64_t block_q,
-                      Visit visit) {
-  const int32_t* prefix_end = layout.prefix_end();
-  const int64_t rows_end = layout.request_rows[request + 1];
-  for (int64_t begin = layout.request_rows[request]; begin < rows_end;
-       begin += block_q) {
-    const int64_t end = std::min(begin + block_q, rows_end);
-    visit(RowTile{kPrefixTile, begin, end, layout.request_columns[request],
-                  prefix_end[end - 1]});
-  }
-}
-
-template <typename Visit>
 void VisitTiles(const Layout& layout, int64_t block_q, int64_t local_block,
                 Visit visit) {
   for (int32_t r = 0; r < layout.num_requests(); ++r) {
-    VisitPrefixTiles(layout, r, block_q, visit);
+    const int64_t rows_end = layout.request_rows[r + 1];
+    for (int64_t begin = layout.request_rows[r]; begin < rows_end;
+         begin += block_q) {
+      const int64_t end = std::min(begin + block_q, rows_end);
+      visit(RowTile{kPrefixTile, begin, end, layout.request_columns[r],
+                    layout.prefix_end()[end - 1]});
+    }
     if (layout.requests[r].causal) continue;  // all its tokens are prefix
     for (int32_t k = layout.request_items[r]; k < layout.request_items[r + 1];
          ++k) {

@@ -21,18 +21,18 @@ typename Vector::Register Tanh(typename Vector::Register x) {
   using V = Vector;
   const auto zero = V::Broadcast(0.0f);
   const auto one = V::Broadcast(1.0f);
-  const auto size = V::Max(V::Sub(zero, x), x);
+  const auto size = V::Max(zero - x, x);
   // Where the exponential is near 1, one minus it has lost what x is.
-  const auto decay = Exp<V>(V::Mul(V::Broadcast(-2.0f), size));
-  auto large = V::Div(V::Sub(one, decay), V::Add(one, decay));
-  large = V::SelectLess(x, zero, V::Sub(zero, large), large);
-  const auto square = V::Mul(x, x);
+  const auto decay = Exp<V>(V::Broadcast(-2.0f) * size);
+  auto large = (one - decay) / (one + decay);
+  large = V::SelectLess(x, zero, zero - large, large);
+  const auto square = x * x;
   auto series = V::Broadcast(-5.70498872745e-3f);  // Cephes, tanhf
   series = V::MulAdd(series, square, V::Broadcast(2.06390887954e-2f));
   series = V::MulAdd(series, square, V::Broadcast(-5.37397155531e-2f));
   series = V::MulAdd(series, square, V::Broadcast(1.33314422036e-1f));
   series = V::MulAdd(series, square, V::Broadcast(-3.33332819422e-1f));
-  const auto small = V::MulAdd(V::Mul(series, square), x, x);
+  const auto small = V::MulAdd(series * square, x, x);
   return V::SelectLess(size, V::Broadcast(0.625f), small, large);
 }
 
@@ -42,7 +42,7 @@ typename Vector::Register Cap(typename Vector::Register scores,
                               float soft_cap) {
   using V = Vector;
   const auto cap = V::Broadcast(soft_cap);
-  return V::Mul(Tanh<V>(V::Div(scores, cap)), cap);
+  return Tanh<V>(scores / cap) * cap;
 }
 
 // The softmax of the task's queries, column block after column block. Query
@@ -201,7 +201,7 @@ class AttentionMicroKernel {
     const auto nothing = V::Broadcast(-std::numeric_limits<float>::infinity());
     auto most = nothing;
     for (int64_t c = 0; c < seen; c += V::kWidth) {
-      auto score = V::Mul(V::Load(scores + c), V::Broadcast(problem_.scale));
+      auto score = V::Load(scores + c) * V::Broadcast(problem_.scale);
       if (problem_.soft_cap > 0) score = Cap<V>(score, problem_.soft_cap);
       if (seen - c < V::kWidth) {
         score = V::KeepFirst(score, static_cast<int>(seen - c), nothing);
@@ -213,10 +213,9 @@ class AttentionMicroKernel {
     const float largest = std::max(before, V::ReduceMax(most));
     auto total = V::Broadcast(0.0f);
     for (int64_t c = 0; c < seen; c += V::kWidth) {
-      const auto weight =
-          Exp<V>(V::Sub(V::Load(scores + c), V::Broadcast(largest)));
+      const auto weight = Exp<V>(V::Load(scores + c) - V::Broadcast(largest));
       V::StoreWeights(scores + c / V::kDepth, weight);
-      total = V::Add(total, weight);
+      total += weight;
     }
     float kept = 1.0f;
     if (largest != before) {
@@ -224,7 +223,7 @@ class AttentionMicroKernel {
       const auto factor = V::Broadcast(kept);
       float* sums = sums_ + query * padded_dim_;
       for (int64_t d = 0; d < padded_dim_; d += V::kWidth) {
-        V::Store(sums + d, V::Mul(V::Load(sums + d), factor));
+        V::Store(sums + d, V::Load(sums + d) * factor);
       }
     }
     largest_[query] = largest;

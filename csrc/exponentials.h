@@ -16,7 +16,7 @@ typename Vector::Register Exp(typename Vector::Register x) {
   const auto lowest = V::Broadcast(-87.0f);
   const auto bounded = V::Max(lowest, x);
   // exp(x) = 2^n * exp(rest), |rest| <= log(2) / 2; log(2) in two parts.
-  const auto n = V::Round(V::Mul(bounded, V::Broadcast(1.44269504f)));
+  const auto n = V::Round(bounded * V::Broadcast(1.44269504f));
   auto rest = V::MulAdd(n, V::Broadcast(-0.693359375f), bounded);
   rest = V::MulAdd(n, V::Broadcast(2.12194440e-4f), rest);
   auto power = V::Broadcast(1.9875691500e-4f);  // Cephes, expf
@@ -25,10 +25,8 @@ typename Vector::Register Exp(typename Vector::Register x) {
   power = V::MulAdd(power, rest, V::Broadcast(4.1665795894e-2f));
   power = V::MulAdd(power, rest, V::Broadcast(1.6666665459e-1f));
   power = V::MulAdd(power, rest, V::Broadcast(5.0000001201e-1f));
-  power =
-      V::MulAdd(V::Mul(rest, rest), power, V::Add(rest, V::Broadcast(1.0f)));
-  return V::SelectLess(x, lowest, V::Broadcast(0.0f),
-                       V::Mul(power, V::PowerOfTwo(n)));
+  power = V::MulAdd(rest * rest, power, rest + V::Broadcast(1.0f));
+  return V::SelectLess(x, lowest, V::Broadcast(0.0f), power * V::PowerOfTwo(n));
 }
 
 // Adds `count` values to a sum of exponentials.
@@ -48,7 +46,7 @@ void AddExponentials(const float* values, int64_t count,
   const float largest = std::max(sum->largest, V::ReduceMax(most));
   auto total = V::Broadcast(0.0f);
   for (int64_t i = 0; i < count; i += V::kWidth) {
-    total = V::Add(total, Exp<V>(V::Sub(load(i), V::Broadcast(largest))));
+    total += Exp<V>(load(i) - V::Broadcast(largest));
   }
   sum->total =
       sum->total * std::exp(sum->largest - largest) + V::ReduceAdd(total);

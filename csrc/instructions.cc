@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "csrc/micro_kernels.h"
@@ -29,30 +30,27 @@ bool Has(Instructions instructions) {
   }
 }
 
-struct Named {
-  const char* name;
-  Instructions instructions;
-};
-
-constexpr Named kAll[] = {{"portable", Instructions::kPortable},
-                          {"avx2", Instructions::kAvx2},
-                          {"avx512", Instructions::kAvx512},
-                          {"avx512_bf16", Instructions::kAvx512Bf16}};
+// From the narrowest to the widest.
+constexpr std::pair<const char*, Instructions> kAll[] = {
+    {"portable", Instructions::kPortable},
+    {"avx2", Instructions::kAvx2},
+    {"avx512", Instructions::kAvx512},
+    {"avx512_bf16", Instructions::kAvx512Bf16}};
 
 }  // namespace
 
 std::vector<std::string> AvailableInstructions() {
   std::vector<std::string> names;
-  for (const Named& one : kAll) {
-    if (Has(one.instructions)) names.push_back(one.name);
+  for (const auto& [name, instructions] : kAll) {
+    if (Has(instructions)) names.push_back(name);
   }
   return names;
 }
 
 Instructions BestInstructions() {
   Instructions best = Instructions::kPortable;
-  for (const Named& one : kAll) {
-    if (Has(one.instructions)) best = one.instructions;
+  for (const auto& [name, instructions] : kAll) {
+    if (Has(instructions)) best = instructions;
   }
   return best;
 }
@@ -60,10 +58,10 @@ Instructions BestInstructions() {
 Instructions ParseInstructions(const std::string& name) {
   if (name == "best") return BestInstructions();
   std::string available;
-  for (const Named& one : kAll) {
-    if (!Has(one.instructions)) continue;
-    if (name == one.name) return one.instructions;
-    available += std::string(", \"") + one.name + "\"";
+  for (const auto& [known, instructions] : kAll) {
+    if (!Has(instructions)) continue;
+    if (name == known) return instructions;
+    available += std::string(", \"") + known + "\"";
   }
   throw std::invalid_argument("instructions is \"" + name +
                               "\"; it must be one of \"best\"" + available);

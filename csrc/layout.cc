@@ -41,7 +41,6 @@ struct Size {
   int32_t rows = 0;
   int32_t columns = 0;
   int64_t items = 0;
-  bool any_cached = false;
 };
 
 // Checks every length, so that what follows needs no check and int32 suffices.
@@ -75,7 +74,6 @@ Size CheckedSize(const std::vector<Request>& requests) {
     }
     if (request.cached_prefix) cached += request.PrefixColumns();
     size.items += request.num_items();
-    size.any_cached = size.any_cached || request.cached_prefix;
   }
   size.columns = static_cast<int32_t>(columns);
   size.rows = static_cast<int32_t>(columns - cached);
@@ -241,7 +239,7 @@ Layout BuildLayout(std::vector<Request> requests, std::optional<int64_t> pad_to,
   layout.used_rows = size.rows;
   layout.used_columns = size.columns;
   layout.num_rows = PaddedSize(pad_to, size.rows, "pad_to", "rows");
-  if (!pad_columns_to.has_value() && !size.any_cached) {
+  if (!pad_columns_to.has_value() && size.rows == size.columns) {
     pad_columns_to = layout.num_rows;
   }
   layout.num_columns =

@@ -35,10 +35,6 @@ struct Avx2Vector : FloatWords<Avx2Vector> {
   static Register MulAdd(Register a, Register b, Register c) {
     return _mm256_fmadd_ps(a, b, c);
   }
-  static Register Add(Register a, Register b) { return _mm256_add_ps(a, b); }
-  static Register Sub(Register a, Register b) { return _mm256_sub_ps(a, b); }
-  static Register Mul(Register a, Register b) { return _mm256_mul_ps(a, b); }
-  static Register Div(Register a, Register b) { return _mm256_div_ps(a, b); }
   // b where one of them is NaN.
   static Register Max(Register a, Register b) { return _mm256_max_ps(a, b); }
   static Register SelectLess(Register a, Register b, Register then,

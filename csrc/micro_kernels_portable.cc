@@ -22,10 +22,6 @@ struct PortableVector : FloatWords<PortableVector> {
   static Register MulAdd(Register a, Register b, Register c) {
     return a * b + c;
   }
-  static Register Add(Register a, Register b) { return a + b; }
-  static Register Sub(Register a, Register b) { return a - b; }
-  static Register Mul(Register a, Register b) { return a * b; }
-  static Register Div(Register a, Register b) { return a / b; }
   // b where one of them is NaN.
   static Register Max(Register a, Register b) { return a > b ? a : b; }
   static Register SelectLess(Register a, Register b, Register then,

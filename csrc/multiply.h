@@ -1,12 +1,12 @@
 // Matrix products over a type of vectors.
 //
-// Vector has Register, kWidth floats; Load, Store, Broadcast, arithmetic,
-// KeepFirst (replaces the floats from `count` on) and reductions. For matrix
-// products it has the block of sums that is held in registers, kRows rows by
-// kVectors registers; kDepth, the elements of a word, which is as large as a
-// float; Dot, which multiplies words and adds the products of their elements;
-// StoreWeights, which stores kWidth floats as words; and Transpose, of kWidth x
-// kWidth words.
+// Vector has Register, kWidth floats that + - * / take; Load, Store, Broadcast,
+// MulAdd, KeepFirst (replaces the floats from `count` on) and reductions. For
+// matrix products it has the block of sums that is held in registers, kRows
+// rows by kVectors registers; kDepth, the elements of a word, which is as large
+// as a float; Dot, which multiplies words and adds the products of their
+// elements; StoreWeights, which stores kWidth floats as words; and Transpose,
+// of kWidth x kWidth words.
 //
 // Everything here is in an unnamed namespace, because each file that includes
 // this compiles it for other instructions.

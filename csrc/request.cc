@@ -15,15 +15,9 @@ Delimiter ParseDelimiter(const std::string& name) {
 }
 
 const char* DelimiterName(Delimiter delimiter) {
-  switch (delimiter) {
-    case Delimiter::kNone:
-      return "none";
-    case Delimiter::kHidden:
-      return "hidden";
-    case Delimiter::kPrefixFirst:
-      return "prefix_first";
-  }
-  return "";
+  // In the order of Delimiter.
+  constexpr const char* kNames[] = {"none", "hidden", "prefix_first"};
+  return kNames[static_cast<int>(delimiter)];
 }
 
 int64_t Request::PrefixColumns() const {

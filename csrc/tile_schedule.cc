@@ -100,12 +100,9 @@ class StepBuilder {
 
   // Writes the steps and units into the schedule.
   void Finish() {
-    schedule_.num_steps = static_cast<int32_t>(steps_.size()) / kStepFields;
-    schedule_.num_units = static_cast<int32_t>(units_.size());
-    schedule_.units = Array<int32_t>(schedule_.num_units);
+    schedule_.units = Array<int32_t>(units_.size());
     std::copy(units_.begin(), units_.end(), schedule_.units.data());
-    schedule_.steps =
-        Array<int32_t>(int64_t{kStepFields} * schedule_.num_steps);
+    schedule_.steps = Array<int32_t>(steps_.size());
     int32_t* next = schedule_.steps.data();
     for (size_t field = 0; field < kStepFields; ++field) {
       for (size_t at = field; at < steps_.size(); at += kStepFields) {

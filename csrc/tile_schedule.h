@@ -151,8 +151,6 @@ void CheckTileSizes(const TileSizes& sizes);
 struct TileSchedule {
   TileSizes sizes;
   int32_t num_q_tiles = 0;
-  int32_t num_steps = 0;  // n
-  int32_t num_units = 0;  // m
   // Columns that K and V must have: those of the layout, rounded up to
   // kKeyGranule, and no fewer than a block or LocalKeys().
   int32_t padded_columns = 0;

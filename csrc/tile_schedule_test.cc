@@ -13,14 +13,18 @@
 namespace isoprefill {
 namespace {
 
+int64_t NumSteps(const TileSchedule& schedule) {
+  return schedule.steps.size() / kStepFields;
+}
+
 int32_t Field(const TileSchedule& schedule, StepField field, int32_t step) {
-  return schedule.steps[int64_t{field} * schedule.num_steps + step];
+  return schedule.steps[int64_t{field} * NumSteps(schedule) + step];
 }
 
 void CheckArrays(const TileSchedule& schedule) {
   const TileSizes& sizes = schedule.sizes;
   int32_t next_unit = 0;
-  for (int32_t step = 0; step < schedule.num_steps; ++step) {
+  for (int32_t step = 0; step < NumSteps(schedule); ++step) {
     const int32_t key_start = Field(schedule, kStepKeyStart, step);
     CHECK(key_start >= 0 && key_start % kKeyGranule == 0);
     CHECK(key_start + sizes.block_kv <= schedule.padded_columns);
@@ -38,7 +42,7 @@ void CheckArrays(const TileSchedule& schedule) {
       CHECK(key + keys <= sizes.block_kv);
     }
   }
-  CHECK_EQ(next_unit, schedule.num_units);
+  CHECK_EQ(next_unit, schedule.units.size());
   for (int32_t row = 0; row < schedule.num_rows; ++row) {
     for (int32_t which = 0; which < 4; which += 2) {
       const int64_t at = int64_t{which} * schedule.num_rows + row;

@@ -56,10 +56,6 @@ struct Avx512Vector : FloatWords<Avx512Vector> {
             _mm512_shuffle_f32x4(low_odd, high_odd, kOdd));
     }
   }
-  static Register Add(Register a, Register b) { return _mm512_add_ps(a, b); }
-  static Register Sub(Register a, Register b) { return _mm512_sub_ps(a, b); }
-  static Register Mul(Register a, Register b) { return _mm512_mul_ps(a, b); }
-  static Register Div(Register a, Register b) { return _mm512_div_ps(a, b); }
   // b where one of them is NaN.
   static Register Max(Register a, Register b) { return _mm512_max_ps(a, b); }
   static Register SelectLess(Register a, Register b, Register then,

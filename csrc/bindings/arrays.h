@@ -46,22 +46,15 @@ pybind11::array View(const Array<T>& array,
   return view;
 }
 
-// The getter of a read-only property over an Array<int32_t> member of a bound
-// class: a view that keeps its object alive, one-dimensional or with `rows`
-// rows.
-template <typename T>
-struct MemberOf;
-template <typename Class>
-struct MemberOf<Array<int32_t> Class::*> {
-  using Owner = Class;
-};
-
-template <auto member, int rows = 0>
-pybind11::array Property(pybind11::object self) {
-  using Owner = typename MemberOf<decltype(member)>::Owner;
-  const Array<int32_t>& array = self.cast<const Owner&>().*member;
-  if constexpr (rows == 0) return View(array, {array.size()}, self);
-  return View(array, {rows, array.size() / rows}, self);
+// The getter of a read-only property over an array of a bound class: a view
+// that keeps its object alive, one-dimensional or with `rows` rows.
+template <typename Owner>
+auto Property(Array<int32_t> Owner::* member, int rows = 0) {
+  return [member, rows](pybind11::object self) {
+    const Array<int32_t>& array = self.cast<const Owner&>().*member;
+    if (rows == 0) return View(array, {array.size()}, self);
+    return View(array, {rows, array.size() / rows}, self);
+  };
 }
 
 // compute(arguments...) while other Python threads run.

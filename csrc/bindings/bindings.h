@@ -16,11 +16,8 @@ namespace isoprefill {
 using LayoutClass = pybind11::class_<Layout, std::shared_ptr<Layout>>;
 
 LayoutClass BindLayout(pybind11::module_& module);
-void BindMask(LayoutClass& layout);
-void BindFlashInfer(LayoutClass& layout);
 void BindFfi(pybind11::module_& module);
-void BindAlignedSchedule(pybind11::module_& module, LayoutClass& layout);
-void BindTileSchedule(pybind11::module_& module, LayoutClass& layout);
+void BindSchedules(pybind11::module_& module, LayoutClass& layout);
 
 }  // namespace isoprefill
 

@@ -3,7 +3,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
@@ -13,6 +12,8 @@
 
 #include "csrc/bindings/arrays.h"
 #include "csrc/bindings/bindings.h"
+#include "csrc/flashinfer.h"
+#include "csrc/mask.h"
 
 namespace py = pybind11;
 
@@ -68,10 +69,22 @@ py::tuple RequestFromTokensInPython(py::object tokens, int64_t delimiter_id,
   const Int64Array ids = ToInt64Array(tokens, "tokens");
   const Request request = WithoutGil<&RequestFromTokens>(
       ids.data(), ids.size(), delimiter_id, ParseDelimiter(delimiter));
-  Array<int64_t> item_lens(request.num_items());
-  std::copy(request.item_lens.begin(), request.item_lens.end(),
-            item_lens.begin());
-  return py::make_tuple(request.prefix_len, OwningArray(std::move(item_lens)));
+  return py::make_tuple(
+      request.prefix_len,
+      py::array_t<int64_t>(request.num_items(), request.item_lens.data()));
+}
+
+py::dict FlashInferParamsInPython(const Layout& layout) {
+  FlashInferParams params = WithoutGil<&BuildFlashInferParams>(layout);
+  // Under the names that FlashInfer's plan() takes.
+  py::dict result;
+  result["prefix_len_ptr"] = OwningArray(std::move(params.prefix_len));
+  result["token_pos_in_items_ptr"] = OwningArray<uint16_t>(
+      std::move(params.token_pos_in_items),
+      {layout.num_requests(), params.token_pos_in_items_len});
+  result["token_pos_in_items_len"] = params.token_pos_in_items_len;
+  result["max_item_len_ptr"] = OwningArray(std::move(params.max_item_len));
+  return result;
 }
 
 }  // namespace
@@ -80,24 +93,38 @@ LayoutClass BindLayout(py::module_& module) {
   LayoutClass layout(module, "Layout");
   layout.def_readonly("num_rows", &Layout::num_rows)
       .def_readonly("num_columns", &Layout::num_columns)
-      .def_property_readonly("segment_ids", &Property<&Layout::segment_ids>)
-      .def_property_readonly("request_ids", &Property<&Layout::request_ids>)
-      .def_property_readonly("positions", &Property<&Layout::positions>)
-      .def_property_readonly("row_columns", &Property<&Layout::row_columns>)
+      .def_property_readonly("segment_ids", Property(&Layout::segment_ids))
+      .def_property_readonly("request_ids", Property(&Layout::request_ids))
+      .def_property_readonly("positions", Property(&Layout::positions))
+      .def_property_readonly("row_columns", Property(&Layout::row_columns))
       .def_property_readonly("row_intervals",
-                             &Property<&Layout::row_intervals, 4>)
+                             Property(&Layout::row_intervals, 4))
       .def_property_readonly("key_segment_ids",
-                             &Property<&Layout::key_segment_ids>)
+                             Property(&Layout::key_segment_ids))
       .def_property_readonly("key_request_ids",
-                             &Property<&Layout::key_request_ids>)
-      .def_property_readonly("readout_rows", &Property<&Layout::readout_rows>)
+                             Property(&Layout::key_request_ids))
+      .def_property_readonly("readout_rows", Property(&Layout::readout_rows))
       .def_property_readonly("item_first_rows",
-                             &Property<&Layout::item_first_rows>)
-      .def_property_readonly("item_lens", &Property<&Layout::item_lens>)
-      .def_property_readonly("item_requests", &Property<&Layout::item_requests>)
+                             Property(&Layout::item_first_rows))
+      .def_property_readonly("item_lens", Property(&Layout::item_lens))
+      .def_property_readonly("item_requests", Property(&Layout::item_requests))
       .def_property_readonly("item_context_rows",
-                             &Property<&Layout::item_context_rows>)
-      .def_property_readonly("request_rows", &Property<&Layout::request_rows>);
+                             Property(&Layout::item_context_rows))
+      .def_property_readonly("request_rows", Property(&Layout::request_rows))
+      .def("dense_mask",
+           [](const Layout& self) {
+             return OwningArray<bool>(WithoutGil<&DenseMask>(self),
+                                      {self.num_rows, self.num_columns});
+           })
+      .def("packed_bits",
+           [](const Layout& self) {
+             return OwningArray(WithoutGil<&PackedBits>(self));
+           })
+      .def("packed_bit_offsets",
+           [](const Layout& self) {
+             return OwningArray(WithoutGil<&PackedBitOffsets>(self));
+           })
+      .def("flashinfer_params", &FlashInferParamsInPython);
 
   module.def("build_layout", &BuildLayoutFromPython, py::kw_only(),
              py::arg("prefix_lens"), py::arg("item_lens"),

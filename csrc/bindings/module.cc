@@ -7,9 +7,6 @@ PYBIND11_MODULE(isoprefill_csrc, module) {
       "Layouts, masks and schedules of isolated multi-item prefill. C++ "
       "(csrc/) behind NumPy arrays.";
   isoprefill::LayoutClass layout = isoprefill::BindLayout(module);
-  isoprefill::BindMask(layout);
-  isoprefill::BindFlashInfer(layout);
   isoprefill::BindFfi(module);
-  isoprefill::BindAlignedSchedule(module, layout);
-  isoprefill::BindTileSchedule(module, layout);
+  isoprefill::BindSchedules(module, layout);
 }

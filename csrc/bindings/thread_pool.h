@@ -3,15 +3,73 @@
 #ifndef CSRC_BINDINGS_THREAD_POOL_H_
 #define CSRC_BINDINGS_THREAD_POOL_H_
 
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+
 #include "csrc/parallel_for.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace isoprefill {
 
+// Tasks that any number of threads take one by one.
+class SharedTasks {
+ public:
+  SharedTasks(int64_t count, const std::function<void(int64_t)>& task)
+      : task_(&task), count_(count), unfinished_(count) {}
+
+  // Takes tasks until there are none left.
+  void Work() {
+    for (int64_t index = next_++; index < count_; index = next_++) {
+      std::exception_ptr error;
+      try {
+        (*task_)(index);
+      } catch (...) {
+        error = std::current_exception();
+      }
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (error) error_ = error;
+      if (--unfinished_ == 0) finished_.notify_all();
+    }
+  }
+
+  // Returns when the tasks that were taken are done; rethrows what one threw.
+  void Wait() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    finished_.wait(lock, [this] { return unfinished_ == 0; });
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  const std::function<void(int64_t)>* task_;  // lives until Wait() returns
+  const int64_t count_;
+  std::atomic<int64_t> next_{0};
+  std::mutex mutex_;
+  std::condition_variable finished_;
+  int64_t unfinished_;
+  std::exception_ptr error_;
+};
+
 // The calling thread works too, and waits only for tasks that a thread has
 // begun. So it returns even if all threads of the pool wait in the same way; a
 // thread that comes later finds no task left.
-ParallelFor OnThreads(xla::ffi::ThreadPool pool);
+inline ParallelFor OnThreads(xla::ffi::ThreadPool pool) {
+  return
+      [pool](int64_t count, const std::function<void(int64_t)>& task) mutable {
+        auto tasks = std::make_shared<SharedTasks>(count, task);
+        const int64_t helpers = std::min(pool.num_threads(), count) - 1;
+        for (int64_t i = 0; i < helpers; ++i) {
+          pool.Schedule([tasks] { tasks->Work(); });
+        }
+        tasks->Work();
+        tasks->Wait();
+      };
+}
 
 }  // namespace isoprefill
 

@@ -32,10 +32,7 @@ CHIPS = {
 
 def chip_of(device_kind: str) -> Chip | None:
     """Returns the generation that calls itself `device_kind`, or None."""
-    for chip in CHIPS.values():
-        if device_kind in chip.device_kinds:
-            return chip
-    return None
+    return next((chip for chip in CHIPS.values() if device_kind in chip.device_kinds), None)
 
 
 def present_chip() -> str | None:

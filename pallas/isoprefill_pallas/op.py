@@ -28,6 +28,10 @@ def attend(
 ) -> tuple[Float[Array, "T Hq D"], Float[Array, "T Hq"]]:
     """Computes isolated multi-item attention on a TPU.
 
+    Rows whose softmax anchor does not certify their result (see softmax.py) are taken from a second run with a
+    running maximum, which happens only if there are such rows. Which rows these are depends on nothing that
+    they do not see.
+
     Args:
         q, k, v: bfloat16 or float32, all alike; D is 64, 128 or 256, Hq / Hkv from 1 to 16. S is
             `schedule.num_columns`, or already `schedule.padded_columns`.
@@ -51,35 +55,6 @@ def attend(
         q, k, v, of="schedule", rows=schedule.num_rows, columns=columns, soft_cap=soft_cap
     )
     Heads.of(q, k)  # refuses what the kernel does not take
-    return pallas_attention(
-        q,
-        k,
-        v,
-        schedule,
-        scale=scale,
-        soft_cap=soft_cap,
-        interpret=interpret,
-        vmem_limit_bytes=vmem_limit_bytes,
-    )
-
-
-def pallas_attention(
-    q: Float[Array, "T Hq D"],
-    k: Float[Array, "S Hkv D"],
-    v: Float[Array, "S Hkv D"],
-    schedule: KernelSchedule,
-    *,
-    scale: float,
-    soft_cap: float | None = None,
-    interpret: bool | pltpu.InterpretParams | None = None,
-    vmem_limit_bytes: int | None = None,
-) -> tuple[Float[Array, "T Hq D"], Float[Array, "T Hq"]]:
-    """Does what `attend` does, for operands that are known to fit the schedule and the kernel.
-
-    Rows whose softmax anchor does not certify their result (see softmax.py) are taken from a second run with a
-    running maximum, which happens only if there are such rows. Which rows these are depends on nothing that
-    they do not see.
-    """
     if interpret is None:
         interpret = False if jax.default_backend() == "tpu" else pltpu.InterpretParams()
     if vmem_limit_bytes is None:

@@ -90,8 +90,7 @@ class KernelSchedule:
             ValueError: naming the argument, its value and what is allowed; or if the steps of one Q tile alone exceed
                 `smem_words`.
         """
-        if sizes is None:
-            sizes = _choose_sizes(heads, chip, layout.row_intervals, layout.num_columns)
+        sizes = sizes or _choose_sizes(heads, chip, layout.row_intervals, layout.num_columns)
         schedule = layout.tile_schedule(**sizes.schedule_arguments())
         return cls._from_tiles(schedule, layout.num_columns, sizes, smem_words, padded)
 
@@ -118,8 +117,7 @@ class KernelSchedule:
             ValueError: as `of`, and naming the row that breaks these rules.
         """
         intervals = np.ascontiguousarray(row_intervals, np.int32)
-        if sizes is None:
-            sizes = _choose_sizes(heads, chip, intervals, num_columns)
+        sizes = sizes or _choose_sizes(heads, chip, intervals, num_columns)
         arguments = sizes.schedule_arguments()
         schedule = tile_schedule_of_intervals(intervals, num_columns, **arguments)
         return cls._from_tiles(schedule, num_columns, sizes, SMEM_WORDS, padded=True)

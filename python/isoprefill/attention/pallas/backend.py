@@ -8,13 +8,12 @@ from jaxtyping import Array
 import isoprefill_csrc
 from isoprefill.attention.backend import Attended, AttentionBackend
 from isoprefill.attention.layout import PackedLayout
-from isoprefill_pallas import BlockSizes, Heads, KernelSchedule
+from isoprefill_pallas import BlockSizes, Heads, KernelSchedule, attend
 from isoprefill_pallas.heads import AttentionHeads
-from isoprefill_pallas.op import pallas_attention
 
 
 def _attend(q: Array, k: Array, v: Array, layout: PackedLayout, **options: Any) -> Attended:
-    return pallas_attention(q, k, v, layout.schedule, **options)
+    return attend(q, k, v, layout.schedule, **options)
 
 
 def _kernel_heads(heads: AttentionHeads) -> Heads:
