@@ -1,6 +1,6 @@
 """Layouts, masks and schedules of isolated multi-item prefill: the C++ of csrc/ behind NumPy arrays.
 
-T rows, S columns, N items, R requests; docs/design.md explains the words, the headers in csrc/ the arrays.
+T rows, S columns, N items, R requests; docs/design.md defines the terms; the headers in csrc/ explain the arrays.
 Attributes are read-only views that keep their object alive; what a method returns is the caller's own. Results
 are not copied; lengths and tokens are, on their way in. Bad values raise ValueError naming the argument, its value
 and the limit; too large a result raises MemoryError. The GIL is released while C++ works.
@@ -8,7 +8,7 @@ and the limit; too large a result raises MemoryError. The GIL is released while 
 
 import enum
 from collections.abc import Sequence
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Final, Literal, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -26,45 +26,30 @@ class FlashInferParams(TypedDict):
 class Layout:
     """What every row and column of a pack is."""
 
-    @property
-    def num_rows(self) -> int: ...
-    @property
-    def num_columns(self) -> int: ...
+    num_rows: Final[int]
+    num_columns: Final[int]
 
     # [T]
-    @property
-    def segment_ids(self) -> _Int32: ...
-    @property
-    def request_ids(self) -> _Int32: ...
-    @property
-    def positions(self) -> _Int32: ...
-    @property
-    def row_columns(self) -> _Int32: ...
+    segment_ids: Final[_Int32]
+    request_ids: Final[_Int32]
+    positions: Final[_Int32]
+    row_columns: Final[_Int32]
     # [4, T]: prefix_begin, prefix_end, own_begin, own_end
-    @property
-    def row_intervals(self) -> _Int32: ...
+    row_intervals: Final[_Int32]
 
     # [S]
-    @property
-    def key_segment_ids(self) -> _Int32: ...
-    @property
-    def key_request_ids(self) -> _Int32: ...
+    key_segment_ids: Final[_Int32]
+    key_request_ids: Final[_Int32]
 
     # [N]
-    @property
-    def readout_rows(self) -> _Int32: ...
-    @property
-    def item_first_rows(self) -> _Int32: ...
-    @property
-    def item_lens(self) -> _Int32: ...
-    @property
-    def item_requests(self) -> _Int32: ...
-    @property
-    def item_context_rows(self) -> _Int32: ...
+    readout_rows: Final[_Int32]
+    item_first_rows: Final[_Int32]
+    item_lens: Final[_Int32]
+    item_requests: Final[_Int32]
+    item_context_rows: Final[_Int32]
 
     # [R + 1]
-    @property
-    def request_rows(self) -> _Int32: ...
+    request_rows: Final[_Int32]
     def dense_mask(self) -> npt.NDArray[np.bool_]:
         """[T, S]: True where the row sees the column."""
 
@@ -90,17 +75,13 @@ class AlignedSchedule:
     """Tiles and local blocks that cover every visible pair once; see csrc/aligned_schedule.h."""
 
     # [5, visits]: row_begin, row_end, column_begin, column_end, kind
-    @property
-    def tile_visits(self) -> _Int32: ...
+    tile_visits: Final[_Int32]
     # [T]
-    @property
-    def tile_own_end(self) -> _Int32: ...
+    tile_own_end: Final[_Int32]
     # [3, blocks]: first row, first column, length
-    @property
-    def local_blocks(self) -> _Int32: ...
+    local_blocks: Final[_Int32]
     # [T]
-    @property
-    def row_slot(self) -> _Int32: ...
+    row_slot: Final[_Int32]
 
 class TileSizes(TypedDict, total=False):
     """How a tile schedule cuts rows and columns; csrc/tile_schedule.h explains them and has the defaults."""
@@ -116,16 +97,11 @@ class TileSizes(TypedDict, total=False):
 class TileSchedule:
     """What each Q tile of the TPU kernel visits; see csrc/tile_schedule.h."""
 
-    @property
-    def padded_columns(self) -> int: ...
-    @property
-    def steps(self) -> _Int32: ...
-    @property
-    def units(self) -> _Int32: ...
-    @property
-    def row_bounds(self) -> _Int32: ...
-    @property
-    def tiles(self) -> _Int32: ...
+    padded_columns: Final[int]
+    steps: Final[_Int32]
+    units: Final[_Int32]
+    row_bounds: Final[_Int32]
+    tiles: Final[_Int32]
 
 def build_layout(
     *,

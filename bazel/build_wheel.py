@@ -5,7 +5,7 @@
 
 There are two steps, so that a change of Python alone compiles nothing. Nothing is downloaded: setuptools, pybind11 and
 jaxlib are those of the Python that builds, which is the one that runs this, or with `--python=3.12 --pythons=FILE` the
-one that FILE names for 3.12. The directories stay empty where FILE names none, or this very Python.
+one that FILE names for 3.12. The directories stay empty if FILE names no such Python, or names the running one.
 """
 
 import argparse

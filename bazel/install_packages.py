@@ -110,7 +110,9 @@ def make_environment(directory, lock):
     pip_install(python, lock)
     code, output = run([python, "-m", "pip", "check"])
     if code:
-        raise SetupError(f"The packages of {lock} do not fit together (pip check):\n{output}")
+        raise SetupError(
+            f"The packages of {lock} are incompatible with one another (pip check):\n{output}"
+        )
 
 
 def has_cuda_torch(directory):

@@ -4,9 +4,9 @@
 // own_end) of row_intervals (csrc/layout.h), and to nothing else: no other
 // column's key or value enters its arithmetic, not even with weight 0, so a NaN
 // there does not reach it. Sums run in the order of the columns, in blocks
-// counted from the begin of the interval. So the result of a row depends, bit
-// for bit, on what it sees and on nothing else: not on its place in the pack,
-// its neighbours or the number of threads.
+// counted from the beginning of the interval. So the result of a row depends,
+// bit for bit, on what it sees and on nothing else: not on its place in the
+// pack, its neighbours or the number of threads.
 //
 // The softmax is the online one of FlashAttention (Dao et al., 2022), in
 // float32. Each thread needs memory for the queries of one task and for one

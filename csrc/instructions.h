@@ -1,4 +1,4 @@
-// The kinds of instructions that micro-kernels exist for.
+// The instruction sets that there are micro-kernels for.
 
 #ifndef CSRC_INSTRUCTIONS_H_
 #define CSRC_INSTRUCTIONS_H_

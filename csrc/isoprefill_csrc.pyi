@@ -1,6 +1,6 @@
 """Layouts, masks and schedules of isolated multi-item prefill: the C++ of csrc/ behind NumPy arrays.
 
-T rows, S columns, N items, R requests; docs/design.md explains the words, the headers in csrc/ the arrays.
+T rows, S columns, N items, R requests; docs/design.md defines the terms; the headers in csrc/ explain the arrays.
 Attributes are read-only views that keep their object alive; what a method returns is the caller's own. Results
 are not copied; lengths and tokens are, on their way in. Bad values raise ValueError naming the argument, its value
 and the limit; too large a result raises MemoryError. The GIL is released while C++ works.

@@ -2,7 +2,7 @@
 //
 // Both are written as runs, two of ones a row (its prefix and own interval); no
 // pair is ever tested. The dense mask costs O(T * S) memory by its nature and
-// is here for references and tests: the schedules are what attention runs on.
+// is here for references and tests: attention runs on the schedules.
 //
 // A pack of prefix 5 and items 3, 2, 4 gives, for its rows 7 to 10:
 //

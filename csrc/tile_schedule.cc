@@ -297,9 +297,10 @@ TileSchedule BuildTileSchedule(const RowIntervals& intervals,
   const int32_t columns =
       std::max({intervals.num_columns, sizes.block_kv, sizes.LocalKeys()});
   if (columns > kMaxExtent) {
-    throw std::invalid_argument(
-        "the pack has " + std::to_string(intervals.num_columns) +
-        " columns; a tile schedule reaches " + std::to_string(kMaxExtent));
+    throw std::invalid_argument("the pack has " +
+                                std::to_string(intervals.num_columns) +
+                                " columns; a tile schedule can have at most " +
+                                std::to_string(kMaxExtent));
   }
   TileSchedule schedule;
   schedule.sizes = sizes;

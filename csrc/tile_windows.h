@@ -1,4 +1,4 @@
-// Where the windows of a Q tile lie; csrc/tile_schedule.h explains them.
+// Where the windows of a Q tile are; csrc/tile_schedule.h explains them.
 
 #ifndef CSRC_TILE_WINDOWS_H_
 #define CSRC_TILE_WINDOWS_H_

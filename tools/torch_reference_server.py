@@ -25,7 +25,7 @@ _ATTENTION = flags.DEFINE_enum(
     METHODS,
     "How items are scored. serial, batched and extend keep items apart by construction; isolated-dense, flex and "
     "flashinfer-rule pack them with an isolation mask; causal has no such mask; with leaky-first-item, a published "
-    "fault, every item sees the first one; flashinfer is FlashInfer's own kernel (CUDA).",
+    "bug, every item sees the first one; flashinfer is FlashInfer's own kernel (CUDA).",
 )
 _MODEL = flags.DEFINE_string(
     "model", "smollm2-135m", "A pinned model's name, a .gguf file, or a directory with safetensors."
@@ -43,7 +43,7 @@ _DELIMITER = flags.DEFINE_enum(
 _DELIMITER_TOKEN_ID = flags.DEFINE_integer("delimiter-token-id", None, "The delimiter's token id.")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on.")
 _PORT = flags.DEFINE_integer(
-    "port", 30001, "Port to listen on; 0 takes a free one.", lower_bound=0, upper_bound=65535
+    "port", 30001, "Port to listen on; 0 picks a free one.", lower_bound=0, upper_bound=65535
 )
 
 

@@ -1,4 +1,4 @@
-"""What the TPU kernel takes: heads, their width and their dtype."""
+"""The heads that the TPU kernel supports: their numbers, head_dim and dtype."""
 
 import dataclasses
 from typing import Self

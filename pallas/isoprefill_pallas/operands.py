@@ -1,4 +1,4 @@
-"""What every attention asks of its arrays."""
+"""Checks the shapes and dtypes of an attention's arrays."""
 
 import jax
 

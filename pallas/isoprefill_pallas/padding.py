@@ -1,4 +1,4 @@
-"""How far arrays are padded, so that packs of about the same size share one compilation."""
+"""The sizes to which arrays are padded, so that packs of similar size share one compilation."""
 
 
 def next_power_of_two(at_least: int) -> int:

@@ -1,4 +1,4 @@
-"""Attention over a paged KV cache: keys and values lie in pages, and a page table says where.
+"""Attention over a paged KV cache: keys and values are stored in pages, which a page table lists.
 
 The cache of a layer is fused as sglang-jax fuses it: [pages, page_size, 2 Hkv / packing, packing, Dp], heads
 interleaved K0, V0, K1, V1. packing is 2 for bfloat16 (K and V of a head share the 32-bit words of a TPU) and 1 for
@@ -66,7 +66,7 @@ def paged_attention(
     columns = page_indices.shape[0] * kv_pages.shape[1]
     if schedule.num_columns != columns:
         raise ValueError(
-            f"schedule must be of the {columns} columns of page_indices, got one of {schedule.num_columns}"
+            f"schedule must cover the {columns} columns of page_indices, got one for {schedule.num_columns}"
         )
     if not any(isinstance(table, jax.core.Tracer) for table in (page_indices, page_lens)):
         check_page_table(page_indices, page_lens, kv_pages.shape[0], kv_pages.shape[1])
@@ -170,6 +170,6 @@ def _check(
         )
     if page_indices.shape != page_lens.shape or page_indices.ndim != 1:
         raise ValueError(
-            "page_indices and page_lens must be of one shape [n], got "
+            "page_indices and page_lens must have the same shape [n], got "
             f"{page_indices.shape} and {page_lens.shape}"
         )

@@ -1,4 +1,4 @@
-"""Tile schedules as the kernel takes them: padded to a capacity, and cut up where scalar memory is too small."""
+"""Tile schedules in the form that the kernel takes: padded to a capacity, and split if they exceed scalar memory."""
 
 import dataclasses
 

@@ -1,7 +1,7 @@
 """One call of the TPU kernel: which blocks of the operands each step of the grid brings into VMEM.
 
 Letters as in kernel.py. Operands are laid out as the kernel cuts them: heads of whole lanes (D a multiple of 128) side
-by side, [T, H * D]; narrower ones in front, [H, T, D].
+by side, [T, H * D]; narrower heads on the leading axis, [H, T, D].
 """
 
 import functools

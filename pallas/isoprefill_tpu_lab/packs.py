@@ -1,4 +1,4 @@
-"""The packs that speed is judged by."""
+"""The packs that speed is estimated and measured on."""
 
 import dataclasses
 import functools

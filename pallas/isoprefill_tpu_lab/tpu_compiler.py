@@ -1,4 +1,4 @@
-"""Compiles for a TPU that is not there: libtpu holds the real compiler, and it needs no chip.
+"""Compiles for a TPU on a machine without one: libtpu contains the real compiler, which needs no chip.
 
 What compiles has passed the checks of lowering, tiling, alignment and memory limits that no interpreter makes.
 libtpu serves one chip and one dump directory per process, so callers start a process for each.

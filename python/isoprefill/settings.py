@@ -2,7 +2,7 @@
 
     @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
     class Limits:
-        max_items: int = setting(4096, "Most items of one request.", ge=1)
+        max_items: int = setting(4096, "Maximum number of items in one request.", ge=1)
 
         def __post_init__(self) -> None:
             check_bounds(self)
@@ -94,5 +94,5 @@ def check_api_key(key: str) -> None:
         raise ValueError("the API key is empty")
     if not (key.isascii() and key.isprintable() and key == key.strip()):
         raise ValueError(
-            "the API key must be printable ASCII without white space around it: it travels in a header"
+            "the API key must be printable ASCII without white space around it, because it is sent in a header"
         )

@@ -41,7 +41,7 @@ def test_a_back_end_keeps_the_interface(name):
 @pytest.mark.parametrize("name", BACKENDS)
 def test_an_option_that_a_back_end_does_not_have_is_refused(name):
     """A misspelt one would leave the default in place."""
-    with pytest.raises(ValueError, match=f"block is not for the '{name}' back end, got 8"):
+    with pytest.raises(ValueError, match=f"the '{name}' back end does not take block, got 8"):
         PackedLayout.from_lengths(5, [3]).with_schedule(name, heads=HEADS, block=8)
 
 

@@ -144,7 +144,7 @@ def test_scores_that_are_none_are_refused(score):
 @pytest.mark.parametrize("url", ["http://me:pw@host", "http://me:pw@host:abc", "http://pw@[::1"])
 def test_an_address_with_a_password_is_refused_without_being_repeated(url):
     """Reports and messages hold the address."""
-    with pytest.raises(ValueError, match="must not hold a user name or a password") as error:
+    with pytest.raises(ValueError, match="must not contain a user name or a password") as error:
         ScoreClient(url)
     assert "pw" not in str(error.value)
 

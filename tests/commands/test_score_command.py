@@ -157,7 +157,7 @@ BAD_INPUT = {
         "cannot read absent.txt: No such file",
     ),
     "blank line": ([*FRANCE, "--items-file", "blank.txt"], "blank.txt:2: the item is empty"),
-    "empty file": ([*FRANCE, "--items-file", "empty.txt"], "empty.txt holds no items"),
+    "empty file": ([*FRANCE, "--items-file", "empty.txt"], "empty.txt contains no items"),
     "deep JSON": ([*FRANCE, "--items-file", "deep.jsonl"], "deep.jsonl:1: not JSON"),
     "no JSON": ([*FRANCE, "--items-file", "bad.jsonl"], "bad.jsonl:1: not JSON"),
     "no item key": (
@@ -238,7 +238,7 @@ def test_usage_lists_the_commands():
     assert "score" in done.stdout
     done = subprocess.run([*COMMAND[:-1], "rank"], capture_output=True, text=True)
     assert done.returncode == 2
-    assert "no command 'rank'" in done.stderr
+    assert "unknown command 'rank'" in done.stderr
 
 
 def test_the_package_is_the_command_and_tells_its_version():

@@ -73,7 +73,7 @@ def test_scores_equal_query_and_item_alone(model_and_oracle, case):
     keeps = case["algorithm"] in ("prefill_extend", "packed_extend")
     prefix = len(QUERY) + (case["delimiter"] == "prefix_first")
     assert result.cached_tokens == (prefix if keeps and case["cache"] == "hit" else 0)
-    assert (result.algorithm, result.reason) == (case["algorithm"], "asked for")
+    assert (result.algorithm, result.reason) == (case["algorithm"], "it was requested")
     difference = np.abs(result.logprobs - expected(oracle, case["kind"], case["delimiter"]))
     assert difference.max() <= TOLERANCE
 

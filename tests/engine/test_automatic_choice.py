@@ -23,9 +23,9 @@ def model_and_oracle(tmp_path_factory):
     [
         ({}, "packed", "fit into one prefill"),
         ({"isolation": "causal"}, "packed", "items that see each other need one prefill"),
-        ({"item_first": True}, "packed", "no common prefix to keep"),
+        ({"item_first": True}, "packed", "no common prefix to cache"),
         ({"items": ITEMS * 3}, "packed_extend", "more than fit into one prefill"),
-        ({"query": QUERY * 10, "items": ITEMS[:2]}, "packed_extend", "kept for later calls"),
+        ({"query": QUERY * 10, "items": ITEMS[:2]}, "packed_extend", "cached for later calls"),
     ],
     ids=["short", "causal", "item first", "many items", "long query"],
 )

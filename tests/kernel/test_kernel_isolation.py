@@ -37,7 +37,7 @@ def test_packs_whose_schedules_are_cut_differently_are_not_computed_side_by_side
     heads = AttentionHeads(2, 1, 128, "float32")
     assert len(with_schedules([long, long], "pallas", heads)) == 2
     for other, parts in ((short, r"\[8192\]"), (longer, r"\[\d+, \d+\]")):
-        message = rf"got parts of \[\[\d+, \d+\], {parts}\] rows: use fewer pack_tokens"
+        message = rf"got parts of \[\[\d+, \d+\], {parts}\] rows: lower pack_tokens"
         with pytest.raises(ValueError, match=message):
             with_schedules([long, other], "pallas", heads)
 
@@ -181,7 +181,7 @@ def test_interpret_takes_the_parameters_of_the_interpreter():
     out = multi_item_attention(*random_qkv(layout), layout, interpret=parameters)
     jax.block_until_ready(out)
     assert points
-    with pytest.raises(ValueError, match="interpret is not for the 'xla' back end"):
+    with pytest.raises(ValueError, match="the 'xla' back end does not take interpret"):
         multi_item_attention(*random_qkv(layout), layout, backend="xla", interpret=parameters)
 
 
@@ -203,8 +203,8 @@ def test_what_the_kernel_does_not_take_is_refused_before_tracing(heads, message,
     ("backend", "arguments", "message"),
     [
         ("pallas", {}, "needs heads or block_sizes"),
-        ("pallas", {"block_q": 256}, "block_q is not for the 'pallas' back end, got 256"),
-        ("xla", {"chip": "v6e"}, "chip is not for the 'xla' back end, got 'v6e'"),
+        ("pallas", {"block_q": 256}, "the 'pallas' back end does not take block_q, got 256"),
+        ("xla", {"chip": "v6e"}, "the 'xla' back end does not take chip, got 'v6e'"),
         ("pallas", {"chip": "v9", "heads": Heads(2, 1, 64, "float32")}, "chip must be one of"),
     ],
 )

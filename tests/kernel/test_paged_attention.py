@@ -234,7 +234,7 @@ CACHE = (8, 16, 2, 1, 128)
         ((8, 512, 2, 1, 128), "float32", 4, "page_size must be from 1 to 256, got 512"),
         (CACHE, "bfloat16", 4, "packing of bfloat16 must be 2, got 1"),
         ((8, 16, 2, 1, 64), "float32", 4, "head_dim 64 padded to a multiple of 128, got 64"),
-        (CACHE, "float32", 3, r"must be of one shape \[n\], got \(4,\) and \(3,\)"),
+        (CACHE, "float32", 3, r"must have the same shape \[n\], got \(4,\) and \(3,\)"),
         (CACHE, "float16", 4, "q must have"),
     ],
 )
@@ -262,7 +262,7 @@ def test_a_schedule_of_other_columns_is_refused_before_tracing(monkeypatch):
     pack = Pack([RequestSpec(3, [1])], 16)
     schedule = KernelSchedule.of_intervals(pack.row_intervals, 48, sizes=SIZES)
     table = np.zeros(4, np.int32)
-    message = "schedule must be of the 64 columns of page_indices, got one of 48"
+    message = "schedule must cover the 64 columns of page_indices, got one for 48"
     with pytest.raises(ValueError, match=message):
         paged.paged_attention(
             jnp.zeros((ROWS, 1, 64)), jnp.zeros(CACHE), table, table, schedule, scale=1.0

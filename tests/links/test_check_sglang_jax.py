@@ -32,7 +32,7 @@ def test_a_tree_as_expected_passes_and_says_what_was_not_run(checkout, capsys):
     printed = capsys.readouterr().out
     assert "interface: as expected\n" in printed
     assert (
-        f"end to end: not run, because {sys.executable} says: ModuleNotFoundError: No module named 'flax'"
+        f"end to end: not run, because {sys.executable} reports: ModuleNotFoundError: No module named 'flax'"
         in printed
     )
     assert main.check(checkout / "python", sys.executable) == 0

@@ -210,15 +210,15 @@ def test_a_mask_of_no_layout_is_refused(row, column, seen):
     assert mask[row, column] != seen
     mask[row, column] = seen
     bits = np.packbits(mask, bitorder="little")
-    with pytest.raises(ValueError, match="the mask of request 0 is of no layout"):
+    with pytest.raises(ValueError, match="the mask of request 0 does not belong to any layout"):
         flashinfer.layout_from_packed_mask(bits, [9], [9])
 
 
 @pytest.mark.parametrize(
     ("bits", "qo_lens", "kv_lens", "message"),
     [
-        (11, [9], [9, 9], "one length a request, got 1 and 2"),
-        (11, [], [], "one length a request, got 0 and 0"),
+        (11, [9], [9, 9], "one length for each request, got 1 and 2"),
+        (11, [], [], "one length for each request, got 0 and 0"),
         (11, [10], [9], r"qo_lens\[0\] must be from 1 to kv_lens\[0\] = 9, got 10"),
         (10, [9], [9], "bits ends within request 0: 10 bytes"),
         (12, [9], [9], "bits must hold 11 bytes for these lengths, got 12"),

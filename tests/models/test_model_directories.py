@@ -117,7 +117,7 @@ def test_tensor_without_a_place_is_named(directory, name):
     """Left out silently, it would make another model of this one."""
     rewrite(directory, **{name: np.ones(64, np.float32)})
     assert_refused(
-        directory, rf"tensor {name} is not supported: .* llama model has no place for it"
+        directory, rf"tensor {name} is not supported: a llama model .* has no such parameter"
     )
 
 

@@ -53,7 +53,7 @@ BAD_FLAGS = {
     "template the wrong way": (["--rerank-template={document} {query}"], "{query} before"),
     "same labels": (["--rerank-yes=a", "--rerank-no=a"], "must differ"),
     "key file": (["--api-key-file=/nonexistent"], "cannot read the API key"),
-    "empty key": (["--api-key-file=/dev/null"], "the API key is empty: /dev/null holds nothing"),
+    "empty key": (["--api-key-file=/dev/null"], "the API key is empty: /dev/null contains only white space"),
     "prefix cache": (["--prefix-cache-bytes=-1"], "prefix-cache-bytes must be at least 0, got -1"),
     "item above request": (["--max-request-tokens=10"], "must not be above max-request-tokens"),
     "wait": (["--max-wait-ms=-1"], "max-wait-ms must be between"),
@@ -113,7 +113,7 @@ def test_bad_flags_stop_the_start_with_the_reason(model_directory, capsys, argum
 def test_an_empty_key_in_the_environment_is_named(model_directory, capsys, monkeypatch):
     monkeypatch.setenv("ISOPREFILL_API_KEY", "")
     refused = last_words(capsys, f"--model={model_directory}")
-    assert "ISOPREFILL_API_KEY is set but holds nothing" in refused
+    assert "ISOPREFILL_API_KEY is set but empty" in refused
 
 
 def test_what_only_the_scheduler_finds_out_stops_the_start_too(tmp_path, model_directory):

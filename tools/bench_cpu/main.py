@@ -41,7 +41,7 @@ _MODEL = flags.DEFINE_string(
 _ROUNDS = flags.DEFINE_integer("rounds", 2, "Processes of each implementation.", lower_bound=1)
 _SECONDS = flags.DEFINE_float("seconds", 4, "Seconds for which each process repeats a run.")
 _LIMIT = flags.DEFINE_float(
-    "limit", 600, "Most seconds of a run; a longer one is scaled down to fewer items."
+    "limit", 600, "Maximum seconds of a run; a longer one is scaled down to fewer items."
 )
 _JSON = flags.DEFINE_string(
     "json", None, "Write the rows to this file. It keeps the rows of other runs, to compare with."

@@ -1,4 +1,4 @@
-"""A server whose engine does nothing: its time is that of the front end and of the way to the scheduler and back.
+"""A server whose engine does nothing: its time is that of the front end and the round trip to the scheduler.
 
 With a model as its argument, whose tokenizer it uses, it is the server, at a free port that it logs. Without, it is the
 server's scheduler.

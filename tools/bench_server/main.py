@@ -3,7 +3,7 @@
 An open-loop client in a process of its own sends requests over loopback sockets at random times (Poisson, fixed
 seed), at rates that rise from a quarter of what one request after another gives, until the 99th percentile of the
 latency passes a second or a request is not answered with 200; then once more at three times that rate, where a full
-queue must answer 429 and nothing else may go wrong. This for three servers on the same machine, one after another,
+queue must answer 429 and nothing else may go wrong. It does this for three servers on this machine, one after another,
 which get the same requests, and none of them twice:
 
     packed      with its defaults
@@ -63,10 +63,13 @@ _ITEMS = flags.DEFINE_integer("items", 4, "Items of a request.", lower_bound=1)
 _ITEM = flags.DEFINE_integer("item-tokens", 4, "Tokens of an item.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("max-batch-tokens", 512, "Token budget of a prefill.", lower_bound=1)
 _QUEUE = flags.DEFINE_integer(
-    "max-queue-requests", 24, "Most requests accepted and not yet answered.", lower_bound=1
+    "max-queue-requests",
+    24,
+    "Maximum number of requests accepted and not yet answered.",
+    lower_bound=1,
 )
 _LATENCY = flags.DEFINE_float(
-    "latency", 1.0, "Seconds that the 99th percentile of the latency may reach."
+    "latency", 1.0, "Highest 99th percentile of the latency that counts as sustained, in seconds."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the tokens and of the times.")
 _QUICK = flags.DEFINE_bool(
@@ -311,10 +314,10 @@ def main(argv: list[str]) -> None:
     for name, rate in held.items():
         lowest = min(row["rate"] for row in rows if row["server"] == name)
         says = f"{rate:.2f}/s" if rate else f"under {lowest:.2f}/s, the lowest tried"
-        print(f"{name}: highest rate held with p99 up to {_LATENCY.value:g} s: {says}")
+        print(f"{name}: highest rate sustained with p99 up to {_LATENCY.value:g} s: {says}")
         if name != "packed" and "packed" in held:
             more = "" if rate else "more than "
-            print(f"  packed holds {more}{held['packed'] / (rate or lowest):.2f} times that")
+            print(f"  packed sustains {more}{held['packed'] / (rate or lowest):.2f} times that")
     own_flags = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
     settings = {flag.name: flag.value for flag in own_flags}
     report = {"flags": settings, "front_end": idle, "rows": rows, "highest_rate_held": held}

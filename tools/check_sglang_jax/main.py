@@ -1,4 +1,4 @@
-"""Checks a source tree of sglang-jax: does it have the interface that our link expects, and does the link work with it?
+"""Checks a source tree of sglang-jax: does it have the interface that our integration expects, and does that work?
 
     bazel run //tools:check_sglang_jax -- --source=$HOME/sglang-jax [--python=$HOME/venv/bin/python]
 
@@ -200,12 +200,12 @@ def check(source: pathlib.Path, python: str | None) -> int:
     for difference in found:
         print(f"- {difference}")
     if found:
-        print(f"{len(found)} differences: the link refuses this sglang-jax")
+        print(f"{len(found)} differences: install() would refuse this sglang-jax")
         return 1
     print("interface: as expected", flush=True)
     reason = missing(python, root)
     if reason is not None:
-        print(f"end to end: not run, because {python} says: {reason}")
+        print(f"end to end: not run, because {python} reports: {reason}")
         return 0
     return 1 if run_cases(python, root) else 0
 

@@ -1,4 +1,4 @@
-"""The layout of a pack: the Python face of the C++ mask op.
+"""The layout of a pack: the Python interface to the C++ mask op.
 
 A pack of query 5 and items 3, 2, 4 has 14 rows. `PackedLayout.from_lengths(5, [3, 2, 4])` gives
 
@@ -273,7 +273,7 @@ def with_schedules(
     options = {name: value for name, value in options.items() if value is not None}
     for name, value in options.items():
         if name not in found.schedule_options:
-            raise ValueError(f"{name} is not for the {found.name!r} back end, got {value!r}")
+            raise ValueError(f"the {found.name!r} back end does not take {name}, got {value!r}")
     ops = [layout._host("with_schedule") for layout in layouts]
     schedules = found.schedule(ops, heads, **options) if found.schedule else [None] * len(ops)
     return [

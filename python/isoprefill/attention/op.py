@@ -61,7 +61,7 @@ def multi_item_attention(
     heads = AttentionHeads.of(q, k)
     chosen = choose_backend(layout.scheduled_for or "auto" if backend == "auto" else backend, heads)
     if interpret is not None and not chosen.takes_interpret:
-        raise ValueError(f"interpret is not for the {chosen.name!r} back end, got {interpret}")
+        raise ValueError(f"the {chosen.name!r} back end does not take interpret, got {interpret}")
     if rows == 0:  # a cached prefix without items: nothing that a kernel could tile
         out, lse = jnp.zeros_like(q), jnp.zeros(q.shape[:2], jnp.float32)
     else:

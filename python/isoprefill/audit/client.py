@@ -183,7 +183,7 @@ def _check_url(server_url: str) -> None:
     """Raises ValueError unless this is the address of a server and nothing else."""
     if "@" in server_url:
         raise ValueError(
-            "server-url must not hold a user name or a password, because reports show it; put a key into --api-key-file"
+            "server-url must not contain a user name or a password, which reports would show: use --api-key-file"
         )
     try:
         url, reason = httpx.URL(server_url), ""

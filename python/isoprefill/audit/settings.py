@@ -15,14 +15,17 @@ class AuditSettings:
     """
 
     repeats: int = setting(
-        5, "Measurements of the noise, and of everything else if there is noise.", ge=2, le=100
+        5,
+        "How many times to measure the noise, and everything else if there is noise.",
+        ge=2,
+        le=100,
     )
     tolerance: float = setting(
-        1e-3, "Differences of log scores up to this never count.", gt=0, le=1
+        1e-3, "Differences of log scores up to this are ignored.", gt=0, le=1
     )
     max_items: int = setting(500, "Items of the longest list.", ge=10, le=10_000)
     max_words: int = setting(
-        3000, "Words of the longest query; halved until the server takes it.", ge=0, le=100_000
+        3000, "Words of the longest query; halved until the server accepts it.", ge=0, le=100_000
     )
     delimiter_texts: tuple[str, ...] = setting(
         texts.SPECIAL_TEXTS,
@@ -33,7 +36,7 @@ class AuditSettings:
         None, "The server's delimiter, to put into an item of token ids.", ge=0
     )
     compare_tolerance: float = setting(
-        0.05, "Two servers agree if their log scores differ by at most this.", gt=0, le=10
+        0.05, "Two servers agree if their log scores differ by at most this much.", gt=0, le=10
     )
 
     def __post_init__(self) -> None:

@@ -3,8 +3,8 @@
     isoprefill audit --server-url http://127.0.0.1:30000 --output report.json --heat-map influence.png
     isoprefill audit --analyze first.json second.json
 
-Exit status: 0 ISOLATED, 3 PARTIAL, 4 NO_ISOLATION, 5 INCONCLUSIVE, 6 ISOLATED but unlike the server compared with, 2 if
-a server cannot be reached or does not do what the API says.
+Exit status: 0 ISOLATED, 3 PARTIAL, 4 NO_ISOLATION, 5 INCONCLUSIVE, 6 ISOLATED but with other scores than the
+--compare-url server, 2 if a server cannot be reached or does not follow the API.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ _SETTINGS = define_flags(AuditSettings)
 _SERVER_URL = flags.DEFINE_string("server-url", None, "The server, such as http://127.0.0.1:30000.")
 _COMPARE_URL = flags.DEFINE_string("compare-url", None, "Another server, to compare item by item.")
 _ANALYZE = flags.DEFINE_bool(
-    "analyze", False, "Ask no server; show the stored results given as arguments side by side."
+    "analyze", False, "Contact no server; show the stored results given as arguments, side by side."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Write the report to this file, as JSON.")
 _MARKDOWN = flags.DEFINE_string("markdown", None, "Write the report to this file, as Markdown.")
 _HEAT_MAP = flags.DEFINE_string(
     "heat-map", None, "Draw which items influence which others to this file, as PNG."
 )
-_MODEL = flags.DEFINE_string("model", "default", "Name of the model in requests.")
+_MODEL = flags.DEFINE_string("model", "default", "Model name to send in requests.")
 _LABEL_TOKEN_IDS = flags.DEFINE_list(
     "label-token-ids", [], "Labels to score, as token ids separated by commas."
 )
@@ -51,7 +51,7 @@ _SCALE = flags.DEFINE_enum(
     "scale", "auto", ["auto", "log", "probability"], "Scale of the scores that the servers send."
 )
 _TIMEOUT = flags.DEFINE_float(
-    "timeout", 120.0, "Seconds for a request and its whole answer.", lower_bound=0.1
+    "timeout", 120.0, "Seconds to wait for the complete answer to a request.", lower_bound=0.1
 )
 _API_KEY_FILE = flags.DEFINE_string(
     "api-key-file", None, "File that holds the API key, sent as a bearer token."

@@ -29,7 +29,7 @@ def read_items(path: Path) -> list[str]:
     """
     text = read_text(path)
     if not text:
-        raise ValueError(f"{path} holds no items")
+        raise ValueError(f"{path} contains no items")
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     items = []
     for number, line in enumerate(lines, 1):
@@ -66,5 +66,5 @@ def read_api_key(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read the API key from {path}: {error}") from error
     if not key:
-        raise ValueError(f"the API key is empty: {path} holds nothing but white space")
+        raise ValueError(f"the API key is empty: {path} contains only white space")
     return key

@@ -28,7 +28,7 @@ def main() -> None:
         lines = "\n".join(f"  {name:10} {purpose}" for name, purpose in COMMANDS.items())
         wanted = command in ("", "help", "--help", "-h")
         if not wanted:
-            print(f"isoprefill: no command {command!r}", file=sys.stderr)
+            print(f"isoprefill: unknown command {command!r}", file=sys.stderr)
         print(
             f"usage: isoprefill <command> [flags], isoprefill --version\n{lines}",
             file=sys.stdout if wanted else sys.stderr,

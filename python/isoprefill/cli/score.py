@@ -34,7 +34,7 @@ _LABELS = flags.DEFINE_multi_string(
 )
 _SOFTMAX = flags.DEFINE_bool("softmax", False, "With --labels: normalise over the labels.")
 _TEMPERATURE = flags.DEFINE_float(
-    "temperature", None, "With --softmax: divides the log-probabilities first."
+    "temperature", None, "With --softmax: divide the log-probabilities by this first."
 )
 _ITEM_FIRST = flags.DEFINE_bool("item-first", False, "Score item + query instead of query + item.")
 _TOKENIZATION = flags.DEFINE_enum(
@@ -47,13 +47,13 @@ _ISOLATION = flags.DEFINE_enum(
     "isolation",
     "isolated",
     get_args(Isolation),
-    "causal lets items see each other, which contaminates their scores.",
+    "causal lets items see the items before them, which contaminates their scores.",
 )
 _DELIMITER = flags.DEFINE_enum(
     "delimiter",
     "none",
     get_args(Delimiter),
-    "Whether a delimiter token stands between items, and who sees it (docs/design.md).",
+    "Whether a delimiter token is placed between items, and which tokens see it (docs/design.md).",
 )
 _DELIMITER_ID = flags.DEFINE_integer("delimiter-token-id", None, "The delimiter's token id.")
 flags.DEFINE_alias("delimiter-id", "delimiter-token-id")

@@ -1,4 +1,4 @@
-"""Serves POST /v1/score and /v1/rerank over HTTP: docs/api.md has the API, docs/operations.md flags and metrics."""
+"""Serves POST /v1/score and /v1/rerank over HTTP: docs/api.md has the API, docs/operations.md the flags and metrics."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ _SETTINGS = define_flags(ServerSettings)
 _API_KEY_FILE = flags.DEFINE_string(
     "api-key-file",
     None,
-    "File that holds the API key. Default: the environment's ISOPREFILL_API_KEY, else no key.",
+    "File with the API key. Default: the environment variable ISOPREFILL_API_KEY, or no key if it is not set.",
 )
 
 
@@ -41,6 +41,6 @@ def _api_key() -> str | None:
         return None
     if not key.strip():
         raise ValueError(
-            "the API key is empty: ISOPREFILL_API_KEY is set but holds nothing; unset it to have no key"
+            "the API key is empty: ISOPREFILL_API_KEY is set but empty; unset it to run without a key"
         )
     return key.strip()

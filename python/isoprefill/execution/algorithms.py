@@ -64,7 +64,7 @@ def choose_algorithm(
     if request.options.isolation == "causal":
         return Choice("packed", "items that see each other need one prefill")
     if request.options.item_first:
-        return Choice("packed", "with item_first there is no common prefix to keep")
+        return Choice("packed", "with item_first there is no common prefix to cache")
     if cached:
         return Choice("packed_extend", "the query is in the prefix cache")
     if rows > pack_tokens:
@@ -76,8 +76,10 @@ def choose_algorithm(
     if fits_cache and tokens >= LONG_QUERY:
         return Choice(
             "packed_extend",
-            f"a query of {tokens} tokens (from {LONG_QUERY}) is kept for later calls",
+            f"a query of {tokens} tokens (at least {LONG_QUERY}) is cached for later calls",
         )
     if fits_cache and seen_before and tokens >= REPEATED_QUERY:
-        return Choice("packed_extend", "the query came before and is now kept for later calls")
+        return Choice(
+            "packed_extend", "the query was scored before and is now cached for later calls"
+        )
     return Choice("packed", f"{rows} rows fit into one prefill")

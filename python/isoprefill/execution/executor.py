@@ -110,7 +110,7 @@ class Executor:
             return choice
         if request.options.isolation == "causal" and algorithm != "packed":
             raise RequestError("invalid_isolation.algorithm", "isolation", got=repr(algorithm))
-        return Choice(algorithm, "asked for")
+        return Choice(algorithm, "it was requested")
 
     def _score(
         self,

@@ -1,4 +1,4 @@
-"""How many rows of a pack the device's memory has room for."""
+"""How many rows of a pack fit into the device's memory."""
 
 import contextlib
 import os

@@ -1,8 +1,8 @@
-"""Several devices: which axis of the work, and of the weights, lies on which of them.
+"""Several devices: how the work and the weights are distributed over them.
 
-Packs are shared out along the axis "data". Along "tensor" each device has some of the heads and of the feed-forward
+Packs are distributed along the axis "data". Along "tensor" each device has some of the heads and of the feed-forward
 width, as in Megatron-LM (Shoeybi et al., 2019): two sums over the devices a layer. The embedding is whole on every
-device; the head's rows are shared out.
+device; the head's rows are sharded.
 """
 
 import dataclasses

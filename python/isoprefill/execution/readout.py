@@ -1,4 +1,4 @@
-"""Which log-probabilities a pack has to give, and to which request and item each belongs."""
+"""Which log-probabilities to read from a pack, and to which request and item each belongs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -133,7 +133,7 @@ class LogprobCollector:
         if missing.any():
             name = f"request {request.request_id!r}: " if request.request_id else ""
             raise MissingLogprobError(
-                f"{name}items[{np.flatnonzero(missing)[0]}] has no log-probability: the model gave none or NaN"
+                f"{name}items[{np.flatnonzero(missing)[0]}] has no log-probability: the model returned none, or NaN"
             )
         if options.labels is not None:
             num_tokens = np.ones(num_items, np.int32)

@@ -1,4 +1,4 @@
-"""Compiles before the first request what requests to come need. Importing this does not import jax."""
+"""Compiles, before the first request, the programs that requests will need. Importing this does not import jax."""
 
 import dataclasses
 import itertools

@@ -1,1 +1,1 @@
-"""Links to other systems. Each module imports the system that it links to only where its docstring says so."""
+"""Integrations with other systems. Each module imports the other system only where its docstring says so."""

@@ -1,4 +1,4 @@
-"""Between our layouts and FlashInfer's arguments, in NumPy: FlashInfer itself is not imported, nor is a GPU needed.
+"""Converts between our layouts and FlashInfer's arguments, in NumPy: it imports no FlashInfer and needs no GPU.
 
 FlashInfer's paged prefill takes multi-item batches in two forms:
 
@@ -119,7 +119,7 @@ def layout_from_packed_mask(
     rows, columns = flat_integers("qo_lens", qo_lens), flat_integers("kv_lens", kv_lens)
     if rows.shape != columns.shape or not rows.size:
         raise ValueError(
-            f"qo_lens and kv_lens must hold one length a request, got {rows.size} and {columns.size}"
+            f"qo_lens and kv_lens must hold one length for each request, got {rows.size} and {columns.size}"
         )
     bits = np.asarray(bits)
     if bits.dtype != np.uint8:
@@ -167,9 +167,11 @@ def _shape_of_mask(request: int, mask: Bool[np.ndarray, "n m"]) -> RequestShape:
     try:
         found = PackedLayout.of_requests([shape]).dense_mask()
     except ValueError as error:
-        raise ValueError(f"the mask of request {request} is of no layout: {error}") from error
+        raise ValueError(
+            f"the mask of request {request} does not belong to any layout: {error}"
+        ) from error
     if not np.array_equal(found, mask):
-        raise ValueError(f"the mask of request {request} is of no layout")
+        raise ValueError(f"the mask of request {request} does not belong to any layout")
     return shape
 
 

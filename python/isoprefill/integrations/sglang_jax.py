@@ -1,4 +1,4 @@
-"""The short door to isoprefill_sglang_jax: `from isoprefill.integrations.sglang_jax import install`."""
+"""The entry point to isoprefill_sglang_jax: `from isoprefill.integrations.sglang_jax import install`."""
 
 from isoprefill_sglang_jax import IncompatibleSglangJaxError, install
 

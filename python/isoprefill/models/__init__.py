@@ -1,0 +1,1 @@
+"""Model files, configurations, tokenizers, parameters, and the decoder with its head."""

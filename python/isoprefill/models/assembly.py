@@ -71,11 +71,11 @@ def assemble(
         parts.extend(zip(array if parameter.stacked else [array], tensors, strict=True))
     planned = {tensor for _, tensor in parts}
     for tensor in shapes:
-        # Without its bias or scale a model is another one.
+        # Ignoring a bias or a scale would compute a different model.
         if tensor not in planned and not re.fullmatch(unused, tensor):
             raise ValueError(
-                f"tensor {tensor} is not supported: with this configuration a {config.architecture} "
-                "model has no place for it"
+                f"tensor {tensor} is not supported: a {config.architecture} model with this configuration has no "
+                "such parameter"
             )
     # Largest first: their temporary copies are gone before the other arrays take memory.
     parts.sort(key=lambda part: part[0].nbytes, reverse=True)

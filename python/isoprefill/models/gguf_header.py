@@ -1,4 +1,4 @@
-"""The header of a GGUF file: its metadata and where its tensors lie.
+"""The header of a GGUF file: its metadata and where its tensors are.
 
 The `gguf` package's own reader makes a NumPy view of every string, which takes three seconds for a vocabulary of 49,152
 tokens; this one takes a tenth of one. Value types, block sizes and dequantisation still come from the package.

@@ -1,6 +1,6 @@
 """The decoder's parameters, one row each: axes, names in files, and which models have it.
 
-Shapes, and which axis the devices of a mesh share out, follow from the axes.
+Shapes, and which axis is sharded over the devices of a mesh, follow from the axes.
 
 Letters as in `decoder`: V vocab_size, E hidden_size, F intermediate_size, L layers, Hq query heads, Hkv key and value
 heads, D head_dim.

@@ -1,4 +1,4 @@
-"""What can be wrong with a request: the rules, and how each is worded."""
+"""The errors of a request: the rules, and the message of each."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ MESSAGES = {
     "missing_query": "{at} is missing",
     "missing_items": "{at} is missing",
     "missing_label_token_ids": "apply_softmax needs label_token_ids",
-    "missing_label_token_ids.required": "This server scores by labels only: {at} is missing",
+    "missing_label_token_ids.required": "This server scores labels only: {at} is missing",
     "empty_query": "{at} must hold at least 1 token, got 0",
-    "empty_query.joint": "with tokenization 'joint' {items}[{number}] must leave the query at least 1 token of its "
-    "own, but its first token crosses the border",
+    "empty_query.joint": "with tokenization 'joint' the query must keep at least 1 token of its own, but the first "
+    "token of query + {items}[{number}] spans both",
     "empty_items": "{at} must hold at least 1 {item}, got 0",
     "empty_item": "{at} must hold at least 1 token, got 0",
     "empty_item.joint": "{at} must add at least 1 token to the query, got 0",
@@ -33,7 +33,7 @@ MESSAGES = {
     "invalid_temperature.json": "{at} must be a finite number above 0",
     "invalid_temperature.softmax": "{at} needs apply_softmax",
     "invalid_isolation": _CHOICE,
-    "invalid_isolation.item_first": "isolation 'causal' has no meaning with item_first: {items} are alone",
+    "invalid_isolation.item_first": "isolation 'causal' has no meaning with item_first: each {item} is scored alone",
     "invalid_isolation.algorithm": "isolation 'causal' has no meaning with algorithm {got}: {items} are not all in one "
     "prefill",
     "invalid_isolation.server": "isolation 'causal' has no meaning on this server: it does not score all {items} in "
@@ -45,22 +45,22 @@ MESSAGES = {
     "invalid_algorithm": _CHOICE,
     "invalid_label": "{at} must be a single token, got {value}",
     "invalid_top_n": "{at} must be an integer of at least 1",
-    "delimiter_in_text": "{at} is the delimiter token {value}, which may stand only between {items}",
-    "context_length_exceeded": "query and {at} must have at most {limit} tokens together (the model's positions), got "
-    "{value}",
-    "context_length_exceeded.query": "{at} must have at most {limit} tokens (the model's positions), got {value}",
+    "delimiter_in_text": "{at} is the delimiter token {value}, which may occur only between {items}",
+    "context_length_exceeded": "query and {at} must have at most {limit} tokens together (the model's context "
+    "length), got {value}",
+    "context_length_exceeded.query": "{at} must have at most {limit} tokens (the model's context length), got {value}",
     "context_length_exceeded.causal": "with isolation 'causal' the query and all {items} must have at most {limit} "
     "tokens together ({bound}), delimiters included, got {value}",
     "too_many_items": "{at} must hold at most {limit}, got {value}",
     "too_many_tokens": "{at} must have at most {limit} tokens, got {value}",
     "too_many_tokens.request": "query and {at} must have at most {limit} tokens together, got {value}",
-    "too_many_tokens.item_first": "query and {at} must have at most {limit} tokens together, the query counting for "
-    "every {item} with item_first, got {value}",
+    "too_many_tokens.item_first": "with item_first, query and {at} must have at most {limit} tokens together, "
+    "counting the query once for every {item}, got {value}",
     "too_many_tokens.joint": "with tokenization 'joint' all texts query + {item} must have at most {limit} characters "
     "together, got {value}",
     "too_many_labels": "{at} must have at most {limit} labels, got {value}",
-    "too_many_labels.padded": "{at} must be at most {limit} for all {items} together, once every list is as long as "
-    "the longest, got {value} x {longest}",
+    "too_many_labels.padded": "{at} must have at most {limit} labels for all {items} together, with every list "
+    "padded to the longest, got {value} x {longest}",
     "invalid_json": "The body is not valid JSON: {why}",
     "invalid_body_type": "The body must be a JSON object, got {got}",
     "invalid_query_type": _TYPE,
@@ -68,7 +68,7 @@ MESSAGES = {
     "invalid_items_type": _TYPE,
     "invalid_items_type.unicode": _UNICODE,
     "mixed_input_types": "query and {items} must both be text, or both token ids",
-    "mixed_input_types.items": "{items} must all be text, or all token ids; {at} is not what {items}[0] is",
+    "mixed_input_types.items": "{items} must all be text, or all token ids; {at} is not of the same kind as {items}[0]",
     "mixed_input_types.joint": "tokenization 'joint' needs the query and all {items} as text",
     "invalid_label_token_ids_type": _TYPE,
     "invalid_labels_type": "{at} must be a list of texts, or one such list for each {item}, none of them empty",
@@ -77,14 +77,14 @@ MESSAGES = {
     "invalid_apply_softmax_type": _BOOLEAN,
     "invalid_item_first_type": _BOOLEAN,
     "invalid_parameter_type": "{at}: {why}",
-    "unknown_parameter": "The body has a field that this route does not know. It knows {known}",
-    "unknown_parameter.near": "The body has a field that this route does not know: did you mean {at}?",
+    "unknown_parameter": "The body has a field that this route does not accept. It accepts {known}",
+    "unknown_parameter.near": "The body has a field that this route does not accept: did you mean {at}?",
     "rerank_unavailable": "The model has no single token for the labels of this server's rerank prompt",
 }
 
 
 class RequestError(ValueError):
-    """A request that cannot be scored as it stands.
+    """A request that cannot be scored.
 
     Attributes:
         rule: what is wrong, a key of `MESSAGES`.

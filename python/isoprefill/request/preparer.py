@@ -1,4 +1,4 @@
-"""From text or token ids to requests: the only place where text becomes tokens. Importing this does not import jax."""
+"""Turns text or token ids into requests: the only place where text becomes tokens. Does not import jax."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -96,7 +96,9 @@ class Preparer:
                 "context_length_exceeded.causal",
                 "items",
                 limit=limit,
-                bound="the model's positions" if limit == self.max_positions else "one prefill",
+                bound="the model's context length"
+                if limit == self.max_positions
+                else "one prefill",
                 value=request.num_rows,
             )
         longest = int(request.item_lens.argmax())
@@ -173,7 +175,7 @@ class Preparer:
     def _joint(
         self, query: Any, items: list[Any]
     ) -> tuple[Tokens, tuple[Tokens, ...], Int32[np.ndarray, "N"]]:
-        """Tokenises query + item as one text; what all of them begin with, up to the border, is the query."""
+        """Tokenises query + item as one text; what all of them begin with, up to the boundary, is the query."""
         if not isinstance(query, str) or not all(isinstance(item, str) for item in items):
             raise RequestError("mixed_input_types.joint", "items")
         alone = self._bos() + self._encode(query, "query")

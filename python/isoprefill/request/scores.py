@@ -1,4 +1,4 @@
-"""From log-probabilities to scores, on the host in float64. Importing this does not import jax."""
+"""Turns log-probabilities into scores, on the host in float64. Importing this does not import jax."""
 
 import dataclasses
 

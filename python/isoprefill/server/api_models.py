@@ -8,7 +8,7 @@ from isoprefill.modes import Isolation, Tokenization
 from isoprefill.request.errors import RequestError
 from isoprefill.server.limits import Extent
 
-_NOT_EMPTY: Any = Field(min_length=1, fail_fast=True)  # one fault is enough to say no
+_NOT_EMPTY: Any = Field(min_length=1, fail_fast=True)  # the first error is enough to refuse
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Tokens = Annotated[list[TokenId], _NOT_EMPTY]
@@ -29,7 +29,7 @@ def _form_of_labels(value: Any) -> str:
     return "mixed" if len(lists) == 2 else "lists" if True in lists else _form(value)
 
 
-# Which of its forms a value has is told by its type alone, so that an error is about the form that was meant.
+# The type alone decides which form a value has, so that an error is about the form that was meant.
 Query = Annotated[
     Annotated[Text, Tag("text")] | Annotated[Tokens, Tag("list")], Discriminator(_form)
 ]
@@ -58,7 +58,9 @@ class ScoreRequest(_Request):
     """Items to score against a query."""
 
     query: Query = Field(description="What every item is scored against: text or token ids.")
-    items: Items = Field(description="What is scored: text or token ids, as the query is.")
+    items: Items = Field(
+        description="The items to score: text or token ids, whichever the query is."
+    )
     label_token_ids: LabelIds | None = Field(
         None,
         description="Score P(label | query, item) for these tokens: one list for all items, or one for each. "
@@ -74,7 +76,8 @@ class ScoreRequest(_Request):
         None, description="Divides the labels' log-probabilities before the softmax."
     )
     isolation: Isolation | None = Field(
-        None, description="`causal` lets items see the items before them: contaminated scores."
+        None,
+        description="`causal` lets items see the items before them, which contaminates their scores.",
     )
     tokenization: Tokenization = Field(
         "separate", description="`joint` tokenises query + item as one text."
@@ -86,9 +89,11 @@ class ScoreRequest(_Request):
         False, description="Also return the log-probability of every token of the items."
     )
     top_n: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Return only so many items, best first, and their `indices`."
+        None, description="Return only this many items, best first, and their `indices`."
     )
-    user: str | None = Field(None, description="Accepted and ignored, as OpenAI clients send it.")
+    user: str | None = Field(
+        None, description="Accepted and ignored, because OpenAI clients send it."
+    )
 
     @model_validator(mode="after")
     def _check_together(self) -> "ScoreRequest":
@@ -139,11 +144,11 @@ class RerankRequest(_Request):
     ]
     model: str | None = Field("default", description="The served model's name, or `default`.")
     top_n: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Return only so many documents."
+        None, description="Return only this many documents."
     )
     return_documents: bool | None = Field(True, description="Return each document's text.")
     max_tokens_per_doc: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Cut longer documents off."
+        None, description="Truncate longer documents to this many tokens."
     )
 
     @property
@@ -236,7 +241,7 @@ class ErrorObject(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """Every answer that is not 200."""
+    """The body of every answer whose status is not 200."""
 
     error: ErrorObject
 

@@ -1,9 +1,9 @@
 """Which waiting requests go into the next prefill.
 
-Requests stand in line. A batch is filled from the front up to the token budget. A request too large for one batch
-gives a slice of its items to each of several and goes to the end of the line in between, so that a small request
+Requests wait in a queue. A batch is filled from the front up to the token budget. A request too large for one batch
+gives a slice of its items to each of several and goes to the end of the queue in between, so that a small request
 never waits for the whole of a large one. Requests further back may use room that those before them cannot; the
-first in line is in every batch, so none waits for ever. A slice computes the query once more, so it holds about as
+first in the queue is in every batch, so none waits forever. A slice computes the query once more, so it holds about as
 many tokens of items as of the query, unless they are the last: the first in line may exceed the budget for that, the
 others wait.
 

@@ -1,4 +1,4 @@
-"""Bodies of HTTP requests, within bounds of size, time and memory."""
+"""Reads the bodies of HTTP requests, within limits on size, time and memory."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""The front end's end of the way to one scheduler process."""
+"""The front end's connection to one scheduler process."""
 
 import asyncio
 

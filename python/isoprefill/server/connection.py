@@ -1,6 +1,6 @@
-"""HTTP connections that end when a client is too slow, and of which there are only so many.
+"""HTTP connections with time limits for slow clients, and a limit on their number.
 
-Those beyond the bound are told so and closed; beyond twice the bound they are closed at once.
+Connections above the limit get an error answer and are closed; above twice the limit they are closed at once.
 """
 
 import asyncio

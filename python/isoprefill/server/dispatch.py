@@ -1,4 +1,4 @@
-"""Requests on their way to the scheduler and back, on the front end's side."""
+"""Sends requests to the scheduler and awaits their results, on the front end's side."""
 
 import asyncio
 import itertools
@@ -88,8 +88,7 @@ class Dispatcher:
         if self._full(tokens):
             raise ApiError(
                 "queue_full",
-                f"{len(self._in_flight)} requests with {self._tokens} tokens are waiting, which is as many as "
-                "this server keeps.",
+                f"{len(self._in_flight)} requests with {self._tokens} tokens are waiting: the queue is full.",
             )
         number = next(self._numbers)
         answer = asyncio.get_running_loop().create_future()

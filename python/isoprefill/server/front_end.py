@@ -1,4 +1,4 @@
-"""The HTTP application: routes, and around them what every request gets, from its id to its log line."""
+"""The HTTP application: the routes, and the steps common to all requests, from the id to the log line."""
 
 import functools
 import logging
@@ -65,7 +65,7 @@ def make_app(service: Service) -> ASGIApp:
 
     @app.exception_handler(Exception)
     async def internal_error(request: Request, error: Exception) -> Response:
-        answer = ApiError("internal_error", "The server has a fault; its log says more.")
+        answer = ApiError("internal_error", "Internal server error; the server's log has details.")
         return error_response(request.scope, answer)
 
     return Envelope(app, service)

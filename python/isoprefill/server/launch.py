@@ -1,4 +1,4 @@
-"""Starts a server and runs it until it is told to end."""
+"""Starts a server and runs it until it is told to stop."""
 
 import asyncio
 import contextlib
@@ -144,7 +144,7 @@ def _check_open_files(max_connections: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
             raise ValueError(
-                f"max-connections must be at most {(hard - SPARE_FILES) // 2}, half as many as this process may open "
-                f"files, got {max_connections}"
+                f"max-connections must be at most {(hard - SPARE_FILES) // 2} (half the number of files that this "
+                f"process may open), got {max_connections}"
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -38,34 +38,36 @@ class Metrics:
             "http_requests", "Answers, by route, status and error code.", "route", "status", "code"
         )
         self.http_seconds = histogram(
-            "http_request_seconds", "From request to answer.", _SECONDS, "route"
+            "http_request_seconds", "Seconds from request to answer.", _SECONDS, "route"
         )
         self.items = counter("items", "Items scored.")
         self.tokens = counter("tokens", "Tokens scored, of queries and of items.", "of")
         self.cached_tokens = counter(
-            "prefix_cache_hit_tokens", "Query tokens that the prefix cache held."
+            "prefix_cache_hit_tokens", "Query tokens found in the prefix cache."
         )
         self.query_tokens = counter(
             "prefix_cache_query_tokens", "Query tokens that were looked up in the prefix cache."
         )
         self.algorithms = counter("algorithm", "Requests by the algorithm chosen.", "algorithm")
         self.queue_requests = gauge("queue_requests", "Requests accepted and not yet answered.")
-        self.queue_tokens = gauge("queue_tokens", "Tokens of those requests.")
-        self.scheduler_waiting = gauge(
-            "scheduler_waiting_requests", "Requests in line after the last batch."
+        self.queue_tokens = gauge(
+            "queue_tokens", "Tokens of requests accepted and not yet answered."
         )
-        self.batch_seconds = histogram("batch_seconds", "Time of one batch.", _SECONDS)
+        self.scheduler_waiting = gauge(
+            "scheduler_waiting_requests", "Requests still waiting after the last batch."
+        )
+        self.batch_seconds = histogram("batch_seconds", "Seconds to compute one batch.", _SECONDS)
         self.batch_requests = histogram(
             "batch_requests", "Requests packed into one batch.", _COUNTS
         )
         self.batch_tokens = histogram("batch_tokens", "Tokens of one batch.", _TOKENS)
         self.batch_fill = histogram(
-            "batch_fill_ratio", "Tokens of a batch over its budget.", _RATIOS
+            "batch_fill_ratio", "Tokens of a batch divided by its token budget.", _RATIOS
         )
         self.compilations = counter("compilations", "Programs compiled, or read from the cache.")
         self.scheduler_ready = gauge("scheduler_ready", "1 when the model is loaded and warm.")
         self.scheduler_restarts = counter(
-            "scheduler_restarts", "Times the scheduler process was started again."
+            "scheduler_restarts", "Number of times the scheduler process was restarted."
         )
 
     def observe_batch(self, batch: BatchDone) -> None:

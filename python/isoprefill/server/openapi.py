@@ -1,4 +1,4 @@
-"""The OpenAPI document: made from the models that check requests, with the limits of the server that runs."""
+"""The OpenAPI document: made from the models that check requests, with the limits of the running server."""
 
 from typing import Any
 

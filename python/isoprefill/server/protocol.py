@@ -1,4 +1,4 @@
-"""What front end and scheduler say to each other over ZeroMQ: one msgpack message after another.
+"""The messages between front end and scheduler: one msgpack message after another, over ZeroMQ.
 
     front end                          scheduler
                      <- Ready          model loaded and warm (or NotStarted: why it is not)

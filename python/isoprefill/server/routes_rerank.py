@@ -1,4 +1,4 @@
-"""POST /v1/rerank: documents by their relevance to a query, in the shape that rerank clients know.
+"""POST /v1/rerank: documents by their relevance to a query, in the format that rerank clients expect.
 
 The prompt template is cut before {document} and the white space before that: what stands before the cut, with the query
 in it, is the query of the scoring request, and what stands after the document ends every item. So the documents are

@@ -1,4 +1,4 @@
-"""One served model: the model as the front end knows it, and the way to its scores."""
+"""One served model: what the front end knows about it, and how it obtains scores."""
 
 import asyncio
 import concurrent.futures
@@ -81,7 +81,7 @@ class Service:
         if name not in (None, "default", self.model_name):
             raise ApiError(
                 "model_not_found",
-                f"This server serves {self.model_name!r}, which 'default' also names.",
+                f"This server serves only {self.model_name!r}; 'default' is another name for it.",
                 "model",
             )
 
@@ -97,7 +97,7 @@ class Service:
         if self._accepted >= self.settings.limits.max_queue_requests:
             raise ApiError(
                 "queue_full",
-                f"{self._accepted} requests are waiting, which is as many as this server keeps.",
+                f"{self._accepted} requests are waiting: the queue is full.",
             )
         self._accepted += 1
         try:

@@ -1,4 +1,4 @@
-"""What a server is told when it starts; checked where it is made.
+"""The settings of a server, checked where they are made.
 
 Each field that is a `setting` is also a flag of `isoprefill serve`. Some of the classes travel to the scheduler process
 as JSON.
@@ -29,16 +29,16 @@ class EngineSettings:
     attention: Backend = setting("auto", "Attention back end.")
     warmup_tokens: tuple[int, ...] = setting(
         (64, 256),
-        "Batch sizes in tokens to compile for before /ready says yes: as one request, and as four.",
+        "Batch sizes, in tokens, to compile for before /ready answers 200: as one request, and as four.",
         ge=2,
     )
     prefix_cache_bytes: int | None = setting(
         None,
-        "Most bytes for the keys and values of scored queries, kept for reuse; 0 keeps none. Default: 512 MiB.",
+        "Maximum bytes of keys and values of queries to cache for reuse; 0 disables the cache. Default: 512 MiB.",
         ge=0,
     )
     mesh: str | None = setting(
-        None, "Devices to share the work, such as data=2,tensor=3. Default: one device."
+        None, "Devices to distribute the work over, such as data=2,tensor=3. Default: one device."
     )
 
     def __post_init__(self) -> None:
@@ -54,10 +54,12 @@ class BatchSettings:
     """
 
     max_tokens: int = setting(4096, "Token budget of one prefill.", flag="max-batch-tokens", ge=1)
-    max_requests: int = setting(64, "Most requests in a prefill.", flag="max-batch-requests", ge=1)
+    max_requests: int = setting(
+        64, "Maximum number of requests in one prefill.", flag="max-batch-requests", ge=1
+    )
     max_wait_s: float = setting(
         0.002,
-        "Milliseconds that a first request waits for others on an idle device.",
+        "Milliseconds that the first request waits for others while the device is idle.",
         flag="max-wait-ms",
         scale=1000,
         ge=0,
@@ -74,25 +76,35 @@ def _seconds(default: float, purpose: str) -> Any:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one client may ask for, and how much may wait.
+    """Limits on one request, and on how much may wait.
 
     With item_first the query's tokens count for every item. `max_queue_tokens` also counts padded labels; it never
     refuses a request that is alone in the queue. `stall_timeout_s` is for a scheduler that owes answers.
     """
 
-    max_body_bytes: int = setting(8 << 20, "Most bytes of one request.", ge=1)
-    max_items: int = setting(4096, "Most items of one request.", ge=1)
-    max_item_tokens: int = setting(8192, "Most tokens of one item.", ge=1)
-    max_request_tokens: int = setting(131_072, "Most tokens of a query and its items.", ge=1)
-    max_labels: int = setting(1024, "Most labels of one item.", ge=1)
-    max_queue_requests: int = setting(256, "Most unanswered requests; more get 429.", ge=1)
-    max_queue_tokens: int = setting(1 << 20, "Most tokens of unanswered requests.", ge=1)
-    max_connections: int = setting(1024, "Most open connections; more are refused.", ge=1)
+    max_body_bytes: int = setting(8 << 20, "Maximum bytes of one request.", ge=1)
+    max_items: int = setting(4096, "Maximum number of items in one request.", ge=1)
+    max_item_tokens: int = setting(8192, "Maximum number of tokens of one item.", ge=1)
+    max_request_tokens: int = setting(
+        131_072, "Maximum number of tokens of a query and its items together.", ge=1
+    )
+    max_labels: int = setting(1024, "Maximum number of labels of one item.", ge=1)
+    max_queue_requests: int = setting(
+        256, "Maximum number of unanswered requests; further ones get 429.", ge=1
+    )
+    max_queue_tokens: int = setting(
+        1 << 20, "Maximum number of tokens of all unanswered requests.", ge=1
+    )
+    max_connections: int = setting(
+        1024, "Maximum number of open connections; further ones are refused.", ge=1
+    )
     request_timeout_s: float = _seconds(60.0, "to parse a request, and as many again to score it.")
     read_timeout_s: float = _seconds(20.0, "for a client to send its request.")
     write_timeout_s: float = _seconds(20.0, "for a client to receive its answer.")
     drain_timeout_s: float = _seconds(30.0, "after SIGTERM to answer the requests in flight.")
-    stall_timeout_s: float = _seconds(600.0, "of silence until a busy scheduler is restarted.")
+    stall_timeout_s: float = _seconds(
+        600.0, "of silence after which a busy scheduler is restarted."
+    )
     rate_limit: float = setting(
         0.0, "Requests per second and client address; 0 is no limit.", ge=0, lt=1_000_000_000
     )
@@ -125,7 +137,7 @@ class RerankSettings:
         for name in ("{query}", "{document}"):
             if self.template.count(name) != 1:
                 raise ValueError(
-                    f"rerank-template must hold {name} once, got it {self.template.count(name)} times"
+                    f"rerank-template must contain {name} exactly once, found it {self.template.count(name)} times"
                 )
         if self.template.index("{query}") > self.template.index("{document}"):
             raise ValueError(
@@ -148,17 +160,18 @@ class ServerSettings:
 
     engine: EngineSettings
     host: str = setting("127.0.0.1", "Address to listen on.")
-    port: int = setting(30000, "Port to listen on; 0 takes a free one.", ge=0, le=65_535)
+    port: int = setting(30000, "Port to listen on; 0 picks a free one.", ge=0, le=65_535)
     api_key: str | None = dataclasses.field(default=None, repr=False)
     allow_anonymous: bool = setting(
         False, "Allow an address that other machines can reach without an API key."
     )
     isolation: Isolation = setting(
         "isolated",
-        "Isolation of requests that do not choose one; causal lets items see each other.",
+        "Isolation for requests that do not set it; causal lets items see the items before them.",
     )
     delimiter: Delimiter = setting(
-        "none", "Whether a delimiter token stands between items, and who sees it (docs/design.md)."
+        "none",
+        "Whether a delimiter token is placed between items, and which tokens see it (docs/design.md).",
     )
     delimiter_token_id: int | None = setting(None, "The delimiter's token id.")
     require_labels: bool = setting(
@@ -176,7 +189,7 @@ class ServerSettings:
         if self.api_key is None and not self.allow_anonymous and not is_loopback(self.host):
             raise ValueError(
                 f"host {self.host} is reachable from other machines and there is no API key: give one "
-                "(--api-key-file or ISOPREFILL_API_KEY), or allow everybody in with --allow-anonymous"
+                "(--api-key-file or ISOPREFILL_API_KEY), or allow access without a key with --allow-anonymous"
             )
         if (self.delimiter == "none") != (self.delimiter_token_id is None):
             wanted = "no" if self.delimiter == "none" else "a"
@@ -189,7 +202,7 @@ class ServerSettings:
                 f"one prefill; it must be one of {CAUSAL_ALGORITHMS}"
             )
         if self.isolation == "causal" and self.delimiter != "none":
-            raise ValueError("isolation 'causal' has no delimiters: use delimiter 'none'")
+            raise ValueError("isolation 'causal' does not support delimiters: use delimiter 'none'")
 
     @property
     def allows_causal(self) -> bool:

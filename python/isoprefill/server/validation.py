@@ -1,4 +1,4 @@
-"""From the bytes of a request to a checked model, and from pydantic's errors to those of a request."""
+"""Turns the bytes of a request into a checked model, and pydantic's errors into request errors."""
 
 import difflib
 from collections.abc import Iterable

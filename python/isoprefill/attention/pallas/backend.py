@@ -44,8 +44,8 @@ def _schedule(
     parts = [[part.num_rows for part in schedule.parts] for schedule in schedules]
     if any(rows != parts[0] for rows in parts):
         raise ValueError(
-            "packs side by side must be cut into the same parts for scalar memory, got parts of "
-            f"{parts} rows: use fewer pack_tokens"
+            "packs that run side by side must be split into the same parts to fit scalar memory, got parts of "
+            f"{parts} rows: lower pack_tokens"
         )
     return schedules
 
