@@ -126,7 +126,7 @@ def test_an_unknown_field_is_answered_with_known_ones(server):
     assert near.endswith(": did you mean temperature?")
     for field in ("secret", "secret" * 100_000):
         far = server.post("/v1/score", **GOOD, **{field: 1}).json()["error"]["message"]
-        assert "It knows query, items, label_token_ids, " in far
+        assert "It accepts query, items, label_token_ids, " in far
         assert "secret" not in far
 
 
