@@ -29,6 +29,8 @@ softmax.py explains anchors and the running maximum (online=True) that stands in
 
 What a row does not see never reaches it: masked scores are replaced (by a select, so NaN does not spread) before
 the exponential; columns outside a step's range take part as copies of a visible key with V = 0.
+
+This file is long because a grid step is one object, whose parts all read and write the same references in VMEM.
 """
 
 import dataclasses

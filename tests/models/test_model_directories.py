@@ -158,5 +158,5 @@ def test_index_without_weight_map_is_refused(directory):
 
 def test_tokenizer_larger_than_the_model_is_refused(tmp_path):
     """Its ids would be outside the embedding, where a gather silently clamps."""
-    small = random_model("llama", vocab_size=200, bos_token_id=1, eos_token_id=1)
+    small = random_model("llama", vocab_size=200, bos_token_id=1, eos_token_id=1, pad_token_id=None)
     assert_refused(save_directory(small, tmp_path), r"tokenizer has 257 tokens, .*weights have 200")

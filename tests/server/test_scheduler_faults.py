@@ -47,8 +47,8 @@ def test_kill_9_of_the_scheduler(server):
             assert "retry-after" in response.headers
         took = time.monotonic() - killed
     ended = server.wait_for_event("scheduler_ended")
-    answers = [line for line in server.events("request") if line.get("code") == "model_not_loaded"]
-    assert len(answers) == 5
+    # A request is logged after its answer is sent.
+    wait_for(lambda: [line.get("code") for line in server.events("request")].count("model_not_loaded") == 5)
     assert ended["status"] == -signal.SIGKILL
     # The second, with room for a machine that does other things: a request's time-out is 60.
     assert took < 5

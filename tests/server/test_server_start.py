@@ -49,7 +49,7 @@ BAD_FLAGS = {
     "warm-up of one token": (["--warmup-tokens=1"], "warmup-tokens must be at least 2"),
     "warm-up of words": (["--warmup-tokens=64,many"], "warmup-tokens must be integers"),
     "port": (["--port=70000"], "port must be between"),
-    "template": (["--rerank-template={document}"], "{query} once"),
+    "template": (["--rerank-template={document}"], "{query} exactly once"),
     "template the wrong way": (["--rerank-template={document} {query}"], "{query} before"),
     "same labels": (["--rerank-yes=a", "--rerank-no=a"], "must differ"),
     "key file": (["--api-key-file=/nonexistent"], "cannot read the API key"),
