@@ -6,6 +6,7 @@ without a mask; each item attends to itself alone; and the two results are merge
 B items, L tokens, P prefix tokens, Hq and Hkv heads, G = Hq / Hkv, D head size.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,26 +20,41 @@ from isoprefill_torch.head import item_logprobs
 from isoprefill_torch.model import Attend, CausalLM
 
 
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Prefix:
+    """A prefix that has been computed."""
+
+    tokens: tuple[int, ...]
+    cache: transformers.DynamicCache
+    last: Float[Tensor, "1 hidden"]  # the hidden state of its last token
+
+
+def prefill(model: CausalLM, tokens: Sequence[int]) -> Prefix:
+    """Computes a prefix. Under `torch.inference_mode`."""
+    cache = transformers.DynamicCache(config=model.torch_model.config)
+    last = model.hidden_states(torch.tensor([tokens]), cache=cache)[0, -1:]
+    return Prefix(tuple(tokens), cache, last)
+
+
 def logprobs(
     model: CausalLM,
-    prefix: Sequence[int],
+    prefix: Prefix,
     items: Sequence[Sequence[int]],
     labels: Sequence[int] | None,
     batch_size: int,
 ) -> Float64[np.ndarray, "N *L"]:
-    """Scores each item over the cached prefix. Under `torch.inference_mode`."""
-    cache = transformers.DynamicCache(config=model.torch_model.config)
-    last = model.hidden_states(torch.tensor([prefix]), cache=cache)[0, -1:]
-    attend = attention_over(cache)
+    """Scores each item over the prefix, which stays as it is. Under `torch.inference_mode`."""
+    attend = attention_over(prefix.cache)
+    start = len(prefix.tokens)
 
     def score(batch: Sequence[Sequence[int]]) -> Float64[np.ndarray, "B *L"]:
         tokens = padded(batch)
         length = tokens.shape[1]
-        positions = torch.arange(len(prefix), len(prefix) + length)
+        positions = torch.arange(start, start + length)
         hidden = model.hidden_states(tokens, positions=positions, attend=attend).flatten(0, 1)
         context_rows = [len(batch) * length] * len(batch)
         first_rows = range(0, len(batch) * length, length)
-        rows = torch.cat([hidden, last])
+        rows = torch.cat([hidden, prefix.last])
         return item_logprobs(model, rows, context_rows, first_rows, batch, labels)
 
     return by_length(items, batch_size, score)

@@ -52,13 +52,18 @@ class TorchScorer:
     Not thread-safe: one call at a time.
     """
 
-    def __init__(self, model: CausalLM, *, compile_flex: bool = False) -> None:
+    def __init__(
+        self, model: CausalLM, *, compile_flex: bool = False, keep_prefix: bool = False
+    ) -> None:
         """Takes a model of `load_model`.
 
         With `compile_flex`, flex_attention is compiled once for each length; else it is slow and takes O(T^2) memory.
+        With `keep_prefix`, `extend` keeps the prefix of its last call and does not compute the same one again.
         """
         self.model = model
         self._compile_flex = compile_flex
+        self._keep_prefix = keep_prefix
+        self._kept: extend.Prefix | None = None
 
     def logprobs(
         self,
@@ -93,7 +98,7 @@ class TorchScorer:
         size = 1 if method == "serial" else batch_size or len(items)
         with torch.inference_mode():
             if method == "extend":
-                return extend.logprobs(self.model, prefix, items, labels, size)
+                return extend.logprobs(self.model, self._prefill(prefix), items, labels, size)
             if method in ("serial", "batched"):
                 return unpacked.logprobs(self.model, prefix, items, labels, size)
             parts = []
@@ -104,6 +109,13 @@ class TorchScorer:
                 rows = (packing.context_rows, packing.first_rows)
                 parts.append(item_logprobs(self.model, hidden, *rows, chunk, labels))
             return np.concatenate(parts)
+
+    def _prefill(self, tokens: Tokens) -> extend.Prefix:
+        if self._kept is not None and self._kept.tokens == tuple(tokens):
+            return self._kept
+        prefix = extend.prefill(self.model, tokens)
+        self._kept = prefix if self._keep_prefix else None
+        return prefix
 
     def _hidden_states(self, method: Method, packing: Packing) -> Float[Tensor, "T hidden"]:
         tokens = packing.token_ids[None]

@@ -22,7 +22,7 @@ import pairwise
 import small_models
 from isoprefill import ScoringEngine
 from isoprefill.modes import Algorithm
-from isoprefill_torch import METHODS, TorchScorer, load_model
+from isoprefill_torch import METHODS, TorchScorer, extend, load_model
 
 ALGORITHMS = get_args(Algorithm)
 DELIMITER_ID = 299  # in no text, and in no list of token ids below
@@ -180,6 +180,26 @@ def test_the_references_agree_with_each_other(family, scores, delimiter):
             assert diff.max() <= 1e-4, (method, batch_size)
     for method in ("causal", "leaky-first-item"):
         assert np.abs(score(method=method) - serial).max() > 1e-2
+
+
+def test_a_kept_prefix_is_computed_once_and_scores_the_same(monkeypatch):
+    """Else a benchmark of warm queries would time cold ones, or the query of another request."""
+    scorer = TorchScorer(load_model(directory("llama", "float32")), keep_prefix=True)
+    computed, prefill = [], extend.prefill
+
+    def counting(model, tokens):
+        computed.append(list(tokens))
+        return prefill(model, tokens)
+
+    monkeypatch.setattr(extend, "prefill", counting)
+    query, items = request(8, "tokens")
+    others = [query, query, query[1:], query]
+    for one in others:
+        expected = scorer.logprobs(one, items, method="serial")
+        np.testing.assert_allclose(
+            scorer.logprobs(one, items, method="extend"), expected, atol=1e-4
+        )
+    assert computed == [query, query[1:], query]
 
 
 def test_extend_without_the_cpu_kernel_is_the_same():
