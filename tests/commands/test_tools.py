@@ -21,6 +21,12 @@ REFUSED = {
         "torch_reference_server", ["--delimiter-token-id=0"], "--delimiter-token-id needs --delimiter"
     ),
     "rows": ("bench_mask", ["--max-rows=1"], "--max-rows=1"),
+    "no such instructions": ("bench_cpu", ["--instructions=sse9"], "portable>"),
+    "no such workload": ("bench_cpu", ["--workload=huge"], "<tiny|small|page|demo|"),
+    "no requests": ("bench_cpu", ["--requests=0"], "--requests=0"),
+    "what is not quick": (
+        "bench_cpu", ["--quick", "--implementation=torch-compiled"], "got torch-compiled"
+    ),
     "head_dim": ("tune_tpu", ["--head-dim=x"], "--head-dim=x"),
 } | {
     f"{tool} and a stray argument": (tool, [*required, "stray"], "unexpected arguments ['stray']")

@@ -10,21 +10,24 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from bench_cpu.contestants import ITEM_BY_ITEM, MATMULS, Dtype, Ours, Peer, contestant
-from bench_cpu.workloads import Kind, RandomRequest
+from bench_cpu.clock import Clock, timed
+from bench_cpu.contestants import COMPILED, ITEM_BY_ITEM, WARM, contestant
+from bench_cpu.implementation import MATMULS, Dtype, Implementation
+from bench_cpu.instructions import Instructions, environment
+from bench_cpu.workloads import Kind, RandomRequest, all_weights
 
 MATMUL_ROWS = 4096
 MOST_RUNS = 5
+WARM_UP_REQUESTS = 5  # of a small workload, before those that are timed
 SCALED_SECONDS = 15.0  # of a run that is scaled down
 LONG_RUN = 60.0  # seconds; next to it a compilation is nothing
 LONGEST_BATCH = 20_000  # tokens of a batch that holds the query many times: activations of 2 GB
-Clock = Literal["wall", "cpu"]  # cpu: processor time of all threads, divided by the cores
+WEIGHT_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class Task:
     # The measurement ends before the first workload that would take longer, if time is linear in items.
     stop_after: float = 1e9
     clock: Clock = "wall"
+    requests: int = 50  # timed for each small workload, whatever `seconds` is
+    instructions: Instructions | None = None  # the highest that may be used; None: all there are
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,9 +58,9 @@ class Measured:
     seconds: list[float]  # of each run
     peak_rss_mb: float  # of the process so far
     gflop: float  # useful work of a run
-    matmul_gflop_per_s: (
-        float  # of the library's own matrix products of the feed-forward network's sizes
-    )
+    # Of the library's own matrix products of the feed-forward network's sizes; None if it offers none.
+    matmul_gflop_per_s: float | None
+    weight_bytes: int  # of the layers and the head
     logprobs: list[Any]  # of the items
 
 
@@ -69,7 +74,7 @@ def measure_apart(task: Task) -> list[Measured]:
     Raises:
         MeasurementError: it failed; the end of its stderr has been printed.
     """
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment(task.instructions)
     if task.clock == "cpu":
         env["OMP_WAIT_POLICY"] = "passive"  # a thread that spins while it waits does not work
     done = subprocess.run(
@@ -99,24 +104,14 @@ def measure(task: Task) -> list[Measured]:
     workloads = task.workloads
     one = contestant(task.implementation, task.dtype, task.model)
     _choose_batch_size(one, workloads[-1], task)
-    hidden, intermediate = one.config.hidden_size, one.config.intermediate_size
-    multiply = one.matmuls(MATMUL_ROWS, intermediate, hidden)
-    multiply()
-    gflop = 2e-9 * MATMULS * MATMUL_ROWS * hidden * intermediate
-    rate = gflop / min(_time(multiply, task)[0] for _ in range(5))
+    rate = _matmul_rate(one, task)
     results = []
     for whole, following in itertools.zip_longest(workloads, workloads[1:]):
         for kind in task.kinds:
             workload = _scaled(one, whole, kind, task)
             query, items = workload.tokens(one.config.vocab_size)
             run = functools.partial(one.score, query, items, kind)
-            first, logprobs = _time(run, task)
-            # It may have compiled, which does not count; item by item, `_scaled` has done that.
-            warm = first > LONG_RUN or task.implementation in ITEM_BY_ITEM
-            seconds = [first] if warm else []
-            while not seconds or (sum(seconds) < task.seconds and len(seconds) < MOST_RUNS):
-                again, logprobs = _time(run, task)
-                seconds.append(again)
+            seconds, logprobs = _repeat(one, run, workload, task)
             results.append(
                 Measured(
                     workload.name,
@@ -124,8 +119,9 @@ def measure(task: Task) -> list[Measured]:
                     len(items),
                     seconds,
                     resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-                    workload.gflop(one.config, kind),
+                    workload.gflop(one.config, kind, warm=task.implementation in WARM),
                     rate,
+                    all_weights(one.config) * WEIGHT_BYTES[task.dtype],
                     logprobs.tolist(),
                 )
             )
@@ -135,7 +131,39 @@ def measure(task: Task) -> list[Measured]:
     return results
 
 
-def _choose_batch_size(one: Ours | Peer, workload: RandomRequest, task: Task) -> None:
+def _repeat(
+    one: Implementation, run: Callable[[], Any], workload: RandomRequest, task: Task
+) -> tuple[list[float], Any]:
+    """Returns the seconds of the runs that count, and the scores."""
+    if workload.small:
+        for _ in range(WARM_UP_REQUESTS):
+            run()
+        with one.compiles_nothing():
+            runs = [timed(run, task.clock) for _ in range(task.requests)]
+        return [seconds for seconds, _ in runs], runs[-1][1]
+    first, logprobs = timed(run, task.clock)
+    # It may have compiled, which does not count; item by item, `_scaled` has done that.
+    warm = first > LONG_RUN and task.implementation not in COMPILED
+    seconds = [first] if warm or task.implementation in ITEM_BY_ITEM else []
+    with one.compiles_nothing():
+        while not seconds or (sum(seconds) < task.seconds and len(seconds) < MOST_RUNS):
+            again, logprobs = timed(run, task.clock)
+            seconds.append(again)
+    return seconds, logprobs
+
+
+def _matmul_rate(one: Implementation, task: Task) -> float | None:
+    """Returns the GFLOP/s of the library's matrix products, if it offers them."""
+    hidden, intermediate = one.config.hidden_size, one.config.intermediate_size
+    multiply = one.matmuls(MATMUL_ROWS, intermediate, hidden)
+    if multiply is None:
+        return None
+    multiply()
+    gflop = 2e-9 * MATMULS * MATMUL_ROWS * hidden * intermediate
+    return gflop / min(timed(multiply, task.clock)[0] for _ in range(5))
+
+
+def _choose_batch_size(one: Implementation, workload: RandomRequest, task: Task) -> None:
     """Sets the batch size that scores the first items of the workload fastest, in the better of two runs.
 
     Every size scores the same items, as many as fill the largest (256 at most, or all if there are fewer), because a
@@ -150,11 +178,11 @@ def _choose_batch_size(one: Ours | Peer, workload: RandomRequest, task: Task) ->
     for _ in range(2 if len(sizes) > 1 else 0):
         for size in sizes:
             one.batch_size = size
-            times[size].append(_time(score, task)[0])
+            times[size].append(timed(score, task.clock)[0])
     one.batch_size = min(sizes, key=lambda size: min(times[size], default=0.0))
 
 
-def _batch_sizes(one: Peer, workload: RandomRequest, task: Task) -> list[int]:
+def _batch_sizes(one: Implementation, workload: RandomRequest, task: Task) -> list[int]:
     """Returns the peer's sizes that fit in memory, up to the first that takes all items at once; at least one."""
     sizes: list[int] = []
     for size in one.batch_sizes:
@@ -166,27 +194,17 @@ def _batch_sizes(one: Peer, workload: RandomRequest, task: Task) -> list[int]:
     return sizes
 
 
-def _scaled(one: Ours | Peer, workload: RandomRequest, kind: Kind, task: Task) -> RandomRequest:
+def _scaled(one: Implementation, workload: RandomRequest, kind: Kind, task: Task) -> RandomRequest:
     """Returns the workload, or its first items if all would take longer than the limit."""
     if task.implementation not in ITEM_BY_ITEM:
         return workload
     query, items = workload.first(8).tokens(one.config.vocab_size)
     score = functools.partial(one.score, query, items, kind)
     score()
-    each = _time(score, task)[0] / len(items)
+    each = timed(score, task.clock)[0] / len(items)
     if each * len(workload.item_lens) <= task.limit:
         return workload
     return workload.first(max(8, int(SCALED_SECONDS / each)))
-
-
-def _time(call: Callable[[], Any], task: Task) -> tuple[float, Any]:
-    """Returns the seconds that a call takes, and its result."""
-    clock, cores = time.perf_counter, 1
-    if task.clock == "cpu":
-        clock, cores = time.process_time, os.cpu_count() or 1
-    begin = clock()
-    result = call()
-    return (clock() - begin) / cores, result
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Plots the time of a request against its number of items, ours and PyTorch's."""
 
-from bench_cpu.measurement import Clock, MeasurementError, Task, measure_apart
+from bench_cpu.clock import Clock
+from bench_cpu.instructions import Instructions
+from bench_cpu.measurement import MeasurementError, Task, measure_apart
 from bench_cpu.workloads import RandomRequest
 
 QUERY, ITEM = 300, 20
@@ -18,7 +20,7 @@ CURVES = {
 }
 
 
-def draw_items(path: str, model: str, clock: Clock) -> int:
+def draw_items(path: str, model: str, clock: Clock, instructions: Instructions | None) -> int:
     """Measures labels in float32 after a query of 300 tokens, items of 20, prints the times and draws them.
 
     Returns how many curves are missing because their measurement failed.
@@ -33,7 +35,16 @@ def draw_items(path: str, model: str, clock: Clock) -> int:
     failed = 0
     for name, (label, color) in CURVES.items():
         task = Task(
-            name, "float32", model, WORKLOADS, ["labels"], 2, 1e9, stop_after=LONGEST, clock=clock
+            name,
+            "float32",
+            model,
+            WORKLOADS,
+            ["labels"],
+            2,
+            1e9,
+            stop_after=LONGEST,
+            clock=clock,
+            instructions=instructions,
         )
         try:
             points = measure_apart(task)

@@ -19,12 +19,15 @@ class RandomRequest:
     name: str
     query_len: int
     item_lens: tuple[int, ...]
+    small: bool = False  # a request takes milliseconds, so a measurement repeats it many times
 
     def first(self, count: int) -> "RandomRequest":
         """Returns the same query with the first `count` items; the name says so."""
         if count >= len(self.item_lens):
             return self
-        return RandomRequest(f"{self.name}, first {count}", self.query_len, self.item_lens[:count])
+        return dataclasses.replace(
+            self, name=f"{self.name}, first {count}", item_lens=self.item_lens[:count]
+        )
 
     def tokens(self, vocab_size: int) -> tuple[list[int], list[list[int]]]:
         """Returns the query and the items, the same in every process."""
@@ -38,25 +41,46 @@ class RandomRequest:
     def pairs(self) -> int:
         """Pairs of a token and one that it sees."""
         lens = np.asarray(self.item_lens, np.int64)
-        own = self.query_len * (self.query_len + 1) // 2
-        return own + int((lens * self.query_len + lens * (lens + 1) // 2).sum())
+        items = int((lens * self.query_len + lens * (lens + 1) // 2).sum())
+        return self._query_pairs + items
 
-    def gflop(self, model: ModelConfig, kind: Kind) -> float:
-        """Returns the useful work: every token's projections once, visible pairs, and the head where it is read."""
+    @property
+    def _query_pairs(self) -> int:
+        return self.query_len * (self.query_len + 1) // 2
+
+    def gflop(self, model: ModelConfig, kind: Kind, *, warm: bool = False) -> float:
+        """Returns the useful work: every token's projections once, visible pairs, and the head where it is read.
+
+        If `warm`, the query has been computed before, and the work is that of the items.
+        """
         lens = np.asarray(self.item_lens, np.int64)
-        rows = self.query_len + int(lens.sum())
+        rows, pairs = self.query_len + int(lens.sum()), self.pairs
+        if warm:
+            rows, pairs = rows - self.query_len, pairs - self._query_pairs
         scored = int(lens.sum()) if kind == "likelihoods" else lens.size
         query_width = model.num_query_heads * model.head_dim
-        widths = 2 * query_width + 2 * model.num_kv_heads * model.head_dim
-        widths += 3 * model.intermediate_size
-        layer = 2 * rows * model.hidden_size * widths + 4 * self.pairs * query_width
+        layer = 2 * rows * layer_weights(model) + 4 * pairs * query_width
         head = 2 * scored * model.hidden_size * model.vocab_size
         return (model.num_layers * layer + head) / 1e9
+
+
+def layer_weights(model: ModelConfig) -> int:
+    """Returns how many weights the matrices of one layer have."""
+    widths = 2 * (model.num_query_heads + model.num_kv_heads) * model.head_dim
+    return model.hidden_size * (widths + 3 * model.intermediate_size)
+
+
+def all_weights(model: ModelConfig) -> int:
+    """Returns how many weights the matrices of the layers and the head have."""
+    return model.num_layers * layer_weights(model) + model.hidden_size * model.vocab_size
 
 
 WORKLOADS = {
     workload.name: workload
     for workload in (
+        RandomRequest("tiny", 8, (1,) * 3, small=True),
+        RandomRequest("small", 24, (4,) * 4, small=True),
+        RandomRequest("page", 64, (8,) * 10, small=True),
         RandomRequest("demo", 256, (16,) * 32),
         RandomRequest("pr", 300, (20,) * 10),
         RandomRequest("mid", 1000, (20,) * 100),

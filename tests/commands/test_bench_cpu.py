@@ -1,0 +1,118 @@
+"""What bench_cpu makes of measurements: whom a row is compared with, and which instructions a process may use.
+
+If one of these fails, a published ratio may compare work with no work, or AMX with AVX2.
+"""
+
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bench_cpu import comparison
+from bench_cpu.instructions import INSTRUCTIONS, environment
+from bench_cpu.measurement import Measured, MeasurementError, Task
+from bench_cpu.rows import row_of, with_ratios
+from bench_cpu.weights_read import WeightsRead
+from bench_cpu.workloads import WORKLOADS, RandomRequest, all_weights
+from isoprefill.models.config import ModelConfig
+
+MODEL = ModelConfig("llama", 100, 8, 24, 2, 4, 2, 2, 1e-5, 1e4, 64)
+
+
+def measured(seconds, *, kind="labels", num_items=1) -> Measured:
+    return Measured("tiny", kind, num_items, seconds, 10.0, 1.0, 4.0, 800, [0.0] * num_items)
+
+
+def row(name, items_per_s, *, kind="labels", **fields):
+    return {
+        "implementation": f"{name}/{kind}",
+        "dtype": "float32",
+        "items_per_s": items_per_s,
+        **fields,
+    }
+
+
+def test_percentiles_are_of_all_rounds_and_scaled_to_the_items_of_the_first():
+    rounds = [measured([0.2, 0.4], num_items=2), measured([0.3, 0.4], num_items=1)]
+    made = row_of(("ours-packed", "float32"), rounds, None)
+    assert made["p50_ms"] == pytest.approx(500.0)  # items take 0.1, 0.2, 0.3 and 0.4 s
+    assert made["p95_ms"] == pytest.approx(2e3 * np.percentile([0.1, 0.2, 0.3, 0.4], 95))
+    assert made["items_per_s"] == pytest.approx(4.0)
+    assert made["gemm_share"] == pytest.approx(0.5)
+
+
+def test_fresh_work_is_not_compared_with_a_warm_query():
+    rows = [
+        row("ours-packed", 6.0),
+        row("ours-warm_query", 12.0),
+        row("torch-dense", 3.0),
+        row("torch-warm_query", 4.0),
+        row("torch-compiled", None, error="failed"),
+        row("torch-dense", 100.0, kind="likelihoods"),
+        row("torch-dense", 100.0, instructions="avx2"),
+        row("torch-dense", 100.0) | {"dtype": "bfloat16"},
+    ]
+    ratios = [one["ratio_to_best_peer"] for one in with_ratios(rows)]
+    assert ratios == [2.0, 3.0, 1.0, 1.0, None, 1.0, 1.0, 1.0]
+
+
+def test_the_work_of_a_warm_query_is_the_rest_of_the_work():
+    request = RandomRequest("", 5, (2, 3))
+    query = RandomRequest("", 5, ())
+    whole, warm = (request.gflop(MODEL, "labels", warm=warm) for warm in (False, True))
+    assert whole - warm == pytest.approx(query.gflop(MODEL, "labels"))
+    assert all_weights(MODEL) == 2 * 8 * (8 + 4 + 4 + 8 + 3 * 24) + 8 * 100
+
+
+def test_processes_alternate_and_one_that_fails_does_not_stop_the_others(monkeypatch):
+    calls = []
+
+    def measure(task):
+        calls.append((task.implementation, task.dtype))
+        if task.implementation == "torch-flex":
+            raise MeasurementError("no memory")
+        return [measured([1.0] * task.requests)]
+
+    monkeypatch.setattr(comparison, "measure_apart", measure)
+    monkeypatch.setattr(
+        comparison, "read_weights", lambda size, clock: WeightsRead(size, 0.5 / len(calls))
+    )
+    who = [(name, "bfloat16") for name in ("ours-packed", "torch-flex", "torch-dense")]
+    task = Task(*who[0], "", [WORKLOADS["tiny"]], ["labels"], 1, 1, requests=3, instructions="avx2")
+    ours, flex, dense = comparison.compare(task, who, rounds=2)
+    assert calls == [*who, who[2], who[0], comparison.REFERENCE]
+    assert flex["error"] == "failed: no memory"
+    for one in (ours, dense):
+        assert one["instructions"] == "avx2"
+        assert one["ratio_to_weights_read"] == pytest.approx(10.0)  # the faster reading: 0.1 s
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names of x86")
+@pytest.mark.parametrize(
+    ("highest", "aten", "mkl"),
+    [("avx2", "AVX2", "AVX2) enabled"), ("portable", "DEFAULT", "SSE4.2")],
+)
+def test_pytorch_keeps_to_the_instructions(highest, aten, mkl):
+    """A library ignores a name that it does not know. PyTorch's oneDNN cannot be asked what it uses."""
+    program = (
+        "import torch; torch.ones(64, 64) @ torch.ones(64, 64)\n"
+        "print('aten', torch.backends.cpu.get_cpu_capability())"
+    )
+    env = os.environ | environment(highest) | {"MKL_VERBOSE": "1"}
+    env |= {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True)
+    assert f"aten {aten}" in done.stdout.splitlines(), done.stderr
+    if "GenuineIntel" in pathlib.Path("/proc/cpuinfo").read_text():
+        assert mkl in done.stdout
+
+
+def test_instructions_restrict_ours_and_every_library_of_the_peer():
+    assert environment(None) == {}
+    names = {frozenset(environment(highest)) for highest in INSTRUCTIONS}
+    assert len(names) == 1
+    for highest in INSTRUCTIONS:
+        assert environment(highest)["ISOPREFILL_INSTRUCTIONS"] == highest
