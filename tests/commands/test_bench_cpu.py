@@ -9,10 +9,12 @@ import platform
 import subprocess
 import sys
 
+import gguf
 import numpy as np
 import pytest
 
-from bench_cpu import comparison
+import small_models
+from bench_cpu import comparison, gguf_copy
 from bench_cpu.instructions import INSTRUCTIONS, environment
 from bench_cpu.measurement import Measured, MeasurementError, Task
 from bench_cpu.rows import row_of, with_ratios
@@ -51,13 +53,14 @@ def test_fresh_work_is_not_compared_with_a_warm_query():
         row("ours-warm_query", 12.0),
         row("torch-dense", 3.0),
         row("torch-warm_query", 4.0),
+        row("llamacpp", 30.0),
         row("torch-compiled", None, error="failed"),
         row("torch-dense", 100.0, kind="likelihoods"),
         row("torch-dense", 100.0, instructions="avx2"),
         row("torch-dense", 100.0) | {"dtype": "bfloat16"},
     ]
     ratios = [one["ratio_to_best_peer"] for one in with_ratios(rows)]
-    assert ratios == [2.0, 3.0, 1.0, 1.0, None, 1.0, 1.0, 1.0]
+    assert ratios == [2.0, 3.0, 1.0, 1.0, 10.0, None, 1.0, 1.0, 1.0]
 
 
 def test_the_work_of_a_warm_query_is_the_rest_of_the_work():
@@ -116,3 +119,25 @@ def test_instructions_restrict_ours_and_every_library_of_the_peer():
     assert len(names) == 1
     for highest in INSTRUCTIONS:
         assert environment(highest)["ISOPREFILL_INSTRUCTIONS"] == highest
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_copy_for_llamacpp_has_the_same_weights_and_metadata(dtype, tmp_path):
+    q8_0 = gguf.GGMLQuantizationType.Q8_0
+    source = small_models.save_gguf(
+        small_models.random_model("llama"), tmp_path / "source.gguf", q8_0
+    )
+    gguf_copy.copy(str(source), str(tmp_path / "copy.gguf"), dtype)
+    before, after = (gguf.GGUFReader(tmp_path / name) for name in ("source.gguf", "copy.gguf"))
+    for name, field in before.fields.items():
+        if not name.startswith("GGUF."):
+            assert after.fields[name].contents() == field.contents(), name
+    copies = {tensor.name: tensor for tensor in after.tensors}
+    assert [tensor.name for tensor in before.tensors] == list(copies)
+    for tensor in before.tensors:
+        expected = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        copied = copies[tensor.name]
+        kind = gguf_copy.TYPES[dtype] if expected.ndim > 1 else gguf_copy.TYPES["float32"]
+        assert copied.tensor_type == kind
+        values = gguf.quants.dequantize(copied.data, kind)
+        np.testing.assert_allclose(values, expected, rtol=0 if dtype == "float32" else 2**-8)

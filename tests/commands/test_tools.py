@@ -24,6 +24,9 @@ REFUSED = {
     "no such instructions": ("bench_cpu", ["--instructions=sse9"], "portable>"),
     "no such workload": ("bench_cpu", ["--workload=huge"], "<tiny|small|page|demo|"),
     "no requests": ("bench_cpu", ["--requests=0"], "--requests=0"),
+    "instructions of llama.cpp": (
+        "bench_cpu", ["--implementation=llamacpp", "--instructions=avx2"], "cannot restrict llamacpp"
+    ),
     "what is not quick": (
         "bench_cpu", ["--quick", "--implementation=torch-compiled"], "got torch-compiled"
     ),

@@ -19,7 +19,7 @@ from absl import app, flags
 
 import callers_directory
 from bench_cpu.comparison import REFERENCE, compare
-from bench_cpu.contestants import NAMES, OF_SMALL, is_present
+from bench_cpu.contestants import LLAMACPP, NAMES, OF_SMALL, is_present
 from bench_cpu.implementation import DTYPES, Dtype
 from bench_cpu.instructions import INSTRUCTIONS, in_use
 from bench_cpu.measurement import Task
@@ -134,6 +134,12 @@ def implementations() -> list[str]:
         raise app.UsageError(
             f"--implementation must be one of {', '.join(QUICK)} with --quick, got {', '.join(others)}"
         )
+    if _INSTRUCTIONS.value and LLAMACPP in names:
+        if asked:
+            raise app.UsageError(
+                f"--instructions cannot restrict {LLAMACPP}: its own are chosen when it is built"
+            )
+        return [name for name in names if name != LLAMACPP]
     return names
 
 
