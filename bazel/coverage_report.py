@@ -145,7 +145,7 @@ def report_cc(work: pathlib.Path) -> bool:
     ask = "import isoprefill_csrc; print(*isoprefill_csrc.available_instructions())"
     available = subprocess.check_output([sys.executable, "-c", ask], env=env, text=True).split()
     for name, lines in sorted(counts.items()):
-        needed = re.search(r"_(avx\w+)\.", name)
+        needed = re.search(r"_(avx\w+|amx)\.", name)
         if needed and needed[1] not in available:
             print(f"  {name}: {len(lines)} lines left out: this processor has no {needed[1]}")
             continue

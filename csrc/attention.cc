@@ -13,11 +13,6 @@
 namespace isoprefill {
 namespace {
 
-// Query vectors of a task: rows times query heads of one KV head. A task
-// rearranges its keys and values once, which costs less the more queries it
-// has; with 192 all of it stays in half a megabyte of cache.
-constexpr int64_t kQueriesPerTask = 192;
-
 void Require(bool condition, const std::string& message) {
   if (!condition) throw std::invalid_argument(message);
 }
@@ -71,15 +66,15 @@ template <typename Element>
 void ComputeAttention(const AttentionProblem<Element>& problem,
                       Instructions instructions, const ParallelFor& parallel) {
   Check(problem);
-  const std::vector<Range> ranges =
-      RowRanges(problem.prefix_begin(), problem.num_rows,
-                std::max<int64_t>(1, kQueriesPerTask / problem.groups()));
-  const auto attend = MicroKernelsFor<Element>(instructions).attend;
+  const MicroKernels<Element> kernels = MicroKernelsFor<Element>(instructions);
+  const std::vector<Range> ranges = RowRanges(
+      problem.prefix_begin(), problem.num_rows,
+      std::max<int64_t>(1, kernels.queries_together / problem.groups()));
   const int64_t num_ranges = static_cast<int64_t>(ranges.size());
   parallel(num_ranges * problem.kv_heads, [&](int64_t task) {
     // Later rows see more: begin with them, so that threads end together.
-    attend(problem, task % problem.kv_heads,
-           ranges[num_ranges - 1 - task / problem.kv_heads]);
+    kernels.attend(problem, task % problem.kv_heads,
+                   ranges[num_ranges - 1 - task / problem.kv_heads]);
   });
 }
 

@@ -1,34 +1,64 @@
 #include "csrc/attention.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <functional>
 #include <limits>
 #include <optional>
 #include <string>
-#include <thread>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "csrc/bfloat16.h"
 #include "csrc/layout.h"
+#include "csrc/micro_kernels.h"
 #include "csrc/testing.h"
 
 namespace isoprefill {
 namespace {
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-void OnThreeThreads(int64_t count, const std::function<void(int64_t)>& task) {
-  std::atomic<int64_t> next{0};
-  std::vector<std::thread> threads;
-  for (int i = 0; i < 3; ++i) {
-    threads.emplace_back([&] {
-      for (int64_t mine; (mine = next++) < count;) task(mine);
-    });
+// What computes the attention: micro-kernels in some instructions, or those in
+// tiles, in portable code.
+using Kind = std::optional<Instructions>;
+constexpr Kind kPortableTiles = std::nullopt;
+
+template <typename Element>
+std::vector<Kind> AllKinds() {
+  const std::vector<Instructions> all = testing::AllInstructions();
+  std::vector<Kind> kinds(all.begin(), all.end());
+  if (std::is_same_v<Element, Bfloat16>) kinds.push_back(kPortableTiles);
+  return kinds;
+}
+
+template <typename Element>
+MicroKernels<Element> KernelsOf(Kind kind) {
+  if constexpr (std::is_same_v<Element, Bfloat16>) {
+    if (kind == kPortableTiles) return PortableTileMicroKernels();
   }
-  for (std::thread& thread : threads) thread.join();
+  return MicroKernelsFor<Element>(*kind);
+}
+
+// Like ComputeAttention, in tasks of at most so many rows.
+template <typename Element>
+void ComputeInTasks(const AttentionProblem<Element>& problem, Kind kind,
+                    int64_t most_rows, const ParallelFor& parallel) {
+  const MicroKernels<Element> kernels = KernelsOf<Element>(kind);
+  std::vector<Range> tasks;
+  for (int64_t row = 0; row < problem.num_rows; ++row) {
+    if (tasks.empty() || tasks.back().end - tasks.back().begin == most_rows ||
+        problem.prefix_begin()[row] != problem.prefix_begin()[row - 1]) {
+      tasks.push_back({row, row});
+    }
+    ++tasks.back().end;
+  }
+  const int64_t count = static_cast<int64_t>(tasks.size());
+  parallel(count * problem.kv_heads, [&](int64_t task) {
+    kernels.attend(problem, task / count, tasks[task % count]);
+  });
 }
 
 struct Sizes {
@@ -61,8 +91,9 @@ struct Case {
     lse.resize(layout.num_rows * sizes.query_heads);
   }
 
-  void Run(Instructions instructions,
-           const ParallelFor& parallel = &testing::OneByOne) {
+  // In tasks as ComputeAttention cuts them, or of at most so many rows.
+  void Run(Kind kind, const ParallelFor& parallel = testing::one_by_one,
+           std::optional<int64_t> most_rows = std::nullopt) {
     problem.q = q.data();
     problem.k = k.data();
     problem.v = v.data();
@@ -72,7 +103,11 @@ struct Case {
     FromFloat(kNaN, &nan);
     std::fill(out.begin(), out.end(), nan);
     std::fill(lse.begin(), lse.end(), kNaN);
-    ComputeAttention(problem, instructions, parallel);
+    if (most_rows || kind == kPortableTiles) {
+      ComputeInTasks(problem, kind, most_rows.value_or(50), parallel);
+    } else {
+      ComputeAttention(problem, *kind, parallel);
+    }
   }
 
   bool Sees(int64_t row, int64_t column) const {
@@ -135,19 +170,41 @@ Layout Hard() {
   return BuildLayout({plain, hidden, cached, causal}, 300, 320);
 }
 
+template <typename Element>
+constexpr double kTolerance = std::is_same_v<Element, float> ? 5e-6 : 2e-2;
+
+template <typename Element>
 void EqualsTheDefinition() {
-  const Layout layout = Hard();
-  const Sizes all_sizes[] = {{3, 1, 64},       {2, 2, 72, 2.0f},
-                             {2, 1, 16, 1e4f}, {1, 1, 16, 1e6f},
-                             {4, 2, 17},       {1, 1, 1}};
-  for (const Instructions instructions : testing::AllInstructions()) {
-    for (const Sizes& sizes : all_sizes) {
-      Case<float> narrow(layout, sizes);
-      narrow.Run(instructions);
-      CHECK(narrow.Difference() < 5e-6);
-      Case<Bfloat16> wide(layout, sizes);
-      wide.Run(instructions);
-      CHECK(wide.Difference() < 2e-2);
+  const Layout hard = Hard();
+  const Layout small = BuildLayout({Request{40, {1, 70}}});
+  const std::pair<const Layout*, Sizes> all[] = {
+      {&hard, {3, 1, 64}},        {&hard, {2, 2, 72, 2.0f}},
+      {&hard, {2, 1, 16, 1e4f}},  {&hard, {1, 1, 16, 1e6f}},
+      {&hard, {4, 2, 17}},        {&hard, {1, 1, 1}},
+      {&small, {7, 1, 8}},        {&small, {3, 1, 40}},
+      {&small, {8, 2, 80, 3.0f}}, {&small, {2, 2, 96}},
+      {&small, {3, 1, 128}},      {&small, {7, 1, 256}},
+      {&small, {1, 1, 512}}};
+  for (const Kind kind : AllKinds<Element>()) {
+    for (const auto& [layout, sizes] : all) {
+      Case<Element> one(*layout, sizes);
+      one.Run(kind);
+      CHECK(one.Difference() < kTolerance<Element>);
+    }
+  }
+}
+
+// Scores of hundreds, of which hardly any weight is left; and scales that do
+// not let the largest score be the largest product.
+template <typename Element>
+void AnyScale() {
+  const Layout layout = BuildLayout({Request{30, {5, 100}}});
+  for (const Kind kind : AllKinds<Element>()) {
+    for (const float scale : {0.0f, -0.125f, 4.0f, -4.0f, 1e-30f}) {
+      Case<Element> one(layout, {2, 1, 64});
+      one.problem.scale = scale;
+      one.Run(kind);
+      CHECK(one.Difference() < 10 * kTolerance<Element>);
     }
   }
 }
@@ -156,9 +213,9 @@ void EqualsTheDefinition() {
 template <typename Element>
 void NothingElseReachesARow() {
   const Layout layout = Hard();
-  for (const Instructions instructions : testing::AllInstructions()) {
+  for (const Kind kind : AllKinds<Element>()) {
     Case<Element> clean(layout, {2, 1, 16});
-    clean.Run(instructions);
+    clean.Run(kind);
     for (const int64_t row : {0, 33, 69, 71, 73, 140, 203, 225, 232, 250}) {
       Case<Element> poisoned = clean;
       for (int64_t i = 0; i < layout.num_rows * 32; ++i) {
@@ -169,7 +226,7 @@ void NothingElseReachesARow() {
         FromFloat(kNaN, &poisoned.k[i]);
         FromFloat(kNaN, &poisoned.v[i]);
       }
-      poisoned.Run(instructions);
+      poisoned.Run(kind);
       CHECK(std::equal(clean.out.begin() + row * 32,
                        clean.out.begin() + (row + 1) * 32,
                        poisoned.out.begin() + row * 32));
@@ -182,12 +239,12 @@ void NothingElseReachesARow() {
 template <typename Element>
 void NaNStaysNaN() {
   const Layout layout = BuildLayout({Request{5, {3, 4}}});
-  for (const Instructions instructions : testing::AllInstructions()) {
+  for (const Kind kind : AllKinds<Element>()) {
     for (std::vector<Element> Case<Element>::* array :
          {&Case<Element>::k, &Case<Element>::v}) {
       Case<Element> poisoned(layout, {1, 1, 8});
       FromFloat(kNaN, &(poisoned.*array)[6 * 8 + 2]);  // item 0, token 1
-      poisoned.Run(instructions);
+      poisoned.Run(kind);
       CHECK(std::isnan(ToFloat(poisoned.out[7 * 8 + 2])));
       CHECK(!std::isnan(ToFloat(poisoned.out[5 * 8 + 2])));
       CHECK(!std::isnan(ToFloat(poisoned.out[8 * 8 + 2])));
@@ -195,18 +252,66 @@ void NaNStaysNaN() {
   }
 }
 
-// An item's rows are the same bit for bit alone and packed, and on any number
-// of threads.
+// A row before a token that is not finite does not see it, whichever side of a
+// block's or a tile's border the two are; a later one does.
+template <typename Element>
+void LaterTokensDoNotReachARow() {
+  const Layout prefix = BuildLayout({Request{131, {}}});
+  const Layout item = BuildLayout({Request{3, {131}}});
+  const Sizes all_sizes[] = {{7, 1, 8},  {2, 2, 40},  {3, 1, 64}, {4, 1, 80},
+                             {1, 1, 96}, {6, 2, 128}, {4, 1, 256}};
+  const int64_t borders[] = {31, 32, 33, 63, 64, 65, 127, 128, 129};
+  for (const Kind kind : AllKinds<Element>()) {
+    int turn = 0;
+    for (const Sizes& sizes : all_sizes) {
+      const Layout& layout = turn % 8 == 0 ? item : prefix;
+      Case<Element> clean(layout, sizes);
+      clean.Run(kind);
+      for (int i = 0; i < 4; ++i, ++turn) {
+        const int64_t column = layout.num_columns - 131 + borders[turn % 9];
+        Case<Element> poisoned = clean;
+        const bool in_keys = i == 3;
+        const float poison = i % 2 == 0 ? kInfinity : kNaN;
+        const int64_t width = sizes.kv_heads * sizes.head_dim;
+        for (int64_t d = column * width; d < (column + 1) * width; ++d) {
+          FromFloat(poison, in_keys ? &poisoned.k[d] : &poisoned.v[d]);
+        }
+        poisoned.Run(kind);
+        const int64_t out_width = sizes.query_heads * sizes.head_dim;
+        for (int64_t at = 0; at < layout.num_rows * out_width; ++at) {
+          CHECK(poisoned.Sees(at / out_width, column)
+                    ? !std::isfinite(ToFloat(poisoned.out[at]))
+                    : poisoned.out[at] == clean.out[at]);
+        }
+        for (int64_t at = 0; at < layout.num_rows * sizes.query_heads; ++at) {
+          if (in_keys && poisoned.Sees(at / sizes.query_heads, column)) {
+            CHECK(std::isnan(poisoned.lse[at]));
+          } else {
+            CHECK(poisoned.lse[at] == clean.lse[at]);
+          }
+        }
+      }
+    }
+  }
+}
+
+// An item's rows are the same bit for bit alone and packed, on any number of
+// threads, and in tasks of any size.
 template <typename Element>
 void SameAlonePackedAndThreaded() {
   const Layout packed = BuildLayout({Request{70, {3, 100, 20}}});
   const Layout alone = BuildLayout({Request{70, {100}}});
-  for (const Instructions instructions : testing::AllInstructions()) {
+  for (const Kind kind : AllKinds<Element>()) {
     Case<Element> all(packed, {6, 2, 64});
-    all.Run(instructions);
+    all.Run(kind);
     Case<Element> threaded = all;
-    threaded.Run(instructions, &OnThreeThreads);
+    threaded.Run(kind, testing::on_three_threads);
     CHECK(all.out == threaded.out && all.lse == threaded.lse);
+    for (const int64_t most_rows : {1, 7, 1000}) {
+      Case<Element> cut = all;
+      cut.Run(kind, testing::backwards, most_rows);
+      CHECK(all.out == cut.out && all.lse == cut.lse);
+    }
     Case<Element> one(alone, {6, 2, 64});
     const auto take = [](const std::vector<Element>& from, int64_t width,
                          std::vector<Element>* to) {
@@ -217,7 +322,7 @@ void SameAlonePackedAndThreaded() {
     take(all.q, 6 * 64, &one.q);
     take(all.k, 2 * 64, &one.k);
     take(all.v, 2 * 64, &one.v);
-    one.Run(instructions);
+    one.Run(kind);
     std::vector<Element> expected(one.out.size());
     take(all.out, 6 * 64, &expected);
     CHECK(one.out == expected);
@@ -258,7 +363,12 @@ void WrongProblemsAreRejected() {
 }  // namespace isoprefill
 
 int main() {
-  isoprefill::EqualsTheDefinition();
+  isoprefill::EqualsTheDefinition<float>();
+  isoprefill::EqualsTheDefinition<isoprefill::Bfloat16>();
+  isoprefill::AnyScale<float>();
+  isoprefill::AnyScale<isoprefill::Bfloat16>();
+  isoprefill::LaterTokensDoNotReachARow<float>();
+  isoprefill::LaterTokensDoNotReachARow<isoprefill::Bfloat16>();
   isoprefill::NothingElseReachesARow<float>();
   isoprefill::NothingElseReachesARow<isoprefill::Bfloat16>();
   isoprefill::NaNStaysNaN<float>();

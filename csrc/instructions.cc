@@ -1,5 +1,6 @@
 #include "csrc/instructions.h"
 
+#include <cstdlib>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -7,8 +8,29 @@
 
 #include "csrc/micro_kernels.h"
 
+#ifdef ISOPREFILL_HAS_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace isoprefill {
 namespace {
+
+#ifdef ISOPREFILL_HAS_AMX
+// Whether the processor has tiles and the system lets this process use them,
+// which it must be asked for once: it saves more registers then.
+bool HasAmx() {
+  constexpr unsigned kTiles = 1u << 24, kBf16 = 1u << 22;  // CPUID 7, EDX
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  if ((d & kTiles) == 0 || (d & kBf16) == 0) return false;
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  static const bool permitted =
+      syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return permitted;
+}
+#endif
 
 bool Has(Instructions instructions) {
   switch (instructions) {
@@ -23,7 +45,12 @@ bool Has(Instructions instructions) {
 #ifdef ISOPREFILL_HAS_AVX512_BF16
     case Instructions::kAvx512Bf16:
       return __builtin_cpu_supports("avx512f") &&
+             __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512bf16");
+#endif
+#ifdef ISOPREFILL_HAS_AMX
+    case Instructions::kAmx:
+      return Has(Instructions::kAvx512Bf16) && HasAmx();
 #endif
     default:
       return false;
@@ -35,9 +62,25 @@ constexpr std::pair<const char*, Instructions> kAll[] = {
     {"portable", Instructions::kPortable},
     {"avx2", Instructions::kAvx2},
     {"avx512", Instructions::kAvx512},
-    {"avx512_bf16", Instructions::kAvx512Bf16}};
+    {"avx512_bf16", Instructions::kAvx512Bf16},
+    {"amx", Instructions::kAmx}};
+
+std::string Known() {
+  std::string names;
+  for (const auto& [name, instructions] : kAll) {
+    names += (names.empty() ? "\"" : ", \"") + std::string(name) + "\"";
+  }
+  return names;
+}
 
 }  // namespace
+
+std::string NameOf(Instructions instructions) {
+  for (const auto& [name, known] : kAll) {
+    if (known == instructions) return name;
+  }
+  return "";
+}
 
 std::vector<std::string> AvailableInstructions() {
   std::vector<std::string> names;
@@ -48,11 +91,33 @@ std::vector<std::string> AvailableInstructions() {
 }
 
 Instructions BestInstructions() {
-  Instructions best = Instructions::kPortable;
-  for (const auto& [name, instructions] : kAll) {
-    if (Has(instructions)) best = instructions;
-  }
+  static const Instructions best = [] {
+    const char* variable = std::getenv("ISOPREFILL_INSTRUCTIONS");
+    const std::string limit = variable == nullptr ? "" : variable;
+    Instructions widest = Instructions::kPortable;
+    bool known = limit.empty();
+    for (const auto& [name, instructions] : kAll) {
+      if (Has(instructions)) widest = instructions;
+      if (limit == name) {
+        known = true;
+        break;
+      }
+    }
+    if (!known) {
+      throw std::invalid_argument("ISOPREFILL_INSTRUCTIONS is \"" + limit +
+                                  "\"; it must be one of " + Known());
+    }
+    return widest;
+  }();
   return best;
+}
+
+bool SplitsFloat32() {
+  static const bool splits = [] {
+    const char* variable = std::getenv("ISOPREFILL_SPLIT_FLOAT32");
+    return variable == nullptr || std::string(variable) != "0";
+  }();
+  return splits;
 }
 
 Instructions ParseInstructions(const std::string& name) {

@@ -8,18 +8,26 @@
 
 namespace isoprefill {
 
-// Results differ by rounding. kAvx512Bf16 is kAvx512 for float elements; for
-// bfloat16 it multiplies bfloat16, so that attention rounds its softmax's
-// weights to that, too.
-enum class Instructions { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
+// Results differ by rounding. With float elements kAvx512Bf16 is kAvx512; with
+// bfloat16 it and kAmx multiply bfloat16, so that attention rounds its
+// softmax's weights to that, too.
+enum class Instructions { kPortable, kAvx2, kAvx512, kAvx512Bf16, kAmx };
 
-// Reads "portable", "avx2", "avx512" or "avx512_bf16"; "best" is what
+// Reads "portable", "avx2", "avx512", "avx512_bf16" or "amx"; "best" is what
 // BestInstructions() says. Throws std::invalid_argument for anything else and
 // for what this processor or build does not have.
 Instructions ParseInstructions(const std::string& name);
 
-// Returns the widest that this processor has.
+// Returns the widest that this processor has, and the environment variable
+// ISOPREFILL_INSTRUCTIONS allows: it names the widest that may be used.
 Instructions BestInstructions();
+
+// Whether kAmx multiplies float32 in parts (csrc/split_tile_product.h): unless
+// the environment variable ISOPREFILL_SPLIT_FLOAT32 is "0".
+bool SplitsFloat32();
+
+// Returns the name that ParseInstructions takes.
+std::string NameOf(Instructions instructions);
 
 // Returns the names of all that this processor has.
 std::vector<std::string> AvailableInstructions();

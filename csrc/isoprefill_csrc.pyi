@@ -200,4 +200,22 @@ def ffi_targets() -> dict[str, Any]:
 MAX_HEAD_DIM: int  # of the CPU attention
 
 def available_instructions() -> list[str]:
-    """Which instructions this CPU has, of "portable", "avx2", "avx512", "avx512_bf16"; the last is best."""
+    """Which instructions this CPU has, of "portable", "avx2", "avx512", "avx512_bf16", "amx", the widest last."""
+
+def best_instructions() -> str:
+    """Those that are used: the widest, or what the environment variable ISOPREFILL_INSTRUCTIONS limits them to.
+
+    Raises ValueError if that names no instructions.
+    """
+
+PANEL_COLUMNS: int  # of packed weights, csrc/packed_weights.h
+INNER_STEP: int
+
+def pack_weights(weights: npt.NDArray[Any], packed: npt.NDArray[Any]) -> None:
+    """Packs weights [M, N] into an array of M / 16 panels (rounded up) of 16 * N elements (N rounded up to 32).
+
+    Both are float32, or both uint16 (bfloat16 as its bits).
+    """
+
+def unpack_weights(packed: npt.NDArray[Any], weights: npt.NDArray[Any]) -> None:
+    """The reverse."""

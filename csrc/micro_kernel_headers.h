@@ -12,11 +12,13 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <type_traits>
 
 #include "csrc/array.h"
 #include "csrc/attention.h"
 #include "csrc/bfloat16.h"
-#include "csrc/matrix_product.h"
+#include "csrc/decoder_kernels.h"
 #include "csrc/micro_kernels.h"
+#include "csrc/packed_weights.h"
 
 #endif  // CSRC_MICRO_KERNEL_HEADERS_H_

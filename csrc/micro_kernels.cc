@@ -11,6 +11,10 @@ template <typename Element>
 MicroKernels<Element> MicroKernelsFor(Instructions instructions) {
 #ifdef ISOPREFILL_HAS_AVX
   switch (instructions) {
+    case Instructions::kAmx:
+#ifdef ISOPREFILL_HAS_AMX
+      return AmxMicroKernels<Element>();
+#endif
     case Instructions::kAvx512Bf16:
 #ifdef ISOPREFILL_HAS_AVX512_BF16
       if constexpr (std::is_same_v<Element, Bfloat16>) {

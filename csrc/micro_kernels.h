@@ -9,26 +9,20 @@
 
 #include "csrc/attention.h"
 #include "csrc/bfloat16.h"
+#include "csrc/decoder_kernels.h"
 #include "csrc/instructions.h"
-#include "csrc/matrix_product.h"
 
 #if defined(__x86_64__)
 #define ISOPREFILL_HAS_AVX 1
 #if defined(__clang__) || __GNUC__ >= 10
 #define ISOPREFILL_HAS_AVX512_BF16 1
 #endif
+#if defined(__linux__) && (defined(__clang__) || __GNUC__ >= 11)
+#define ISOPREFILL_HAS_AMX 1
+#endif
 #endif
 
 namespace isoprefill {
-
-// Columns of a panel of weights: four registers of AVX-512, as wide as its
-// block of sums.
-inline constexpr int64_t kPanelColumns = 64;
-
-// Rows that a panel is transposed for once. With fewer, transposing takes more
-// than a few percent of the time; with more, small products leave threads
-// without work.
-inline constexpr int64_t kPanelRows = 384;
 
 // [begin, end)
 struct Range {
@@ -48,10 +42,12 @@ struct MicroKernels {
   // column, and the query heads of one KV head.
   void (*attend)(const AttentionProblem<Element>& problem, int64_t kv_head,
                  Range rows) = nullptr;
-  // Some rows and columns of the output. Null where these instructions do not
-  // multiply Elements.
-  void (*multiply)(const MatrixProduct<Element>& product, Range columns,
-                   Range rows) = nullptr;
+  // Query vectors that attend takes at once: rows times query heads of one KV
+  // head. It rearranges their keys and values once, which costs less the more
+  // there are; 192 have all in half a megabyte of cache.
+  int64_t queries_together = 192;
+  // Matrix products with packed weights, and what goes with them.
+  DecoderKernels<Element> decoder;
   // Adds values to a sum.
   void (*add_exponentials)(const float* values, int64_t count,
                            SumOfExponentials* sum) = nullptr;
@@ -59,6 +55,10 @@ struct MicroKernels {
 
 template <typename Element>
 MicroKernels<Element> PortableMicroKernels();
+// Those of AmxMicroKernels in portable code, for tests of their arithmetic.
+template <typename Element>
+DecoderKernels<Element> PortableTileKernels();
+MicroKernels<Bfloat16> PortableTileMicroKernels();
 #ifdef ISOPREFILL_HAS_AVX
 template <typename Element>
 MicroKernels<Element> Avx2MicroKernels();
@@ -67,6 +67,10 @@ MicroKernels<Element> Avx512MicroKernels();
 #endif
 #ifdef ISOPREFILL_HAS_AVX512_BF16
 MicroKernels<Bfloat16> Avx512Bf16MicroKernels();
+#endif
+#ifdef ISOPREFILL_HAS_AMX
+template <typename Element>
+MicroKernels<Element> AmxMicroKernels();
 #endif
 
 // Returns those in the given instructions, which this processor must have.

@@ -55,6 +55,13 @@ struct Avx2Vector : FloatWords<Avx2Vector> {
         _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
   }
+  static Register LowHalf(Register x) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 16));
+  }
+  static Register HighHalf(Register x) {
+    return _mm256_castsi256_ps(
+        _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(-65536)));
+  }
   static float ReduceMax(Register x) {
     const __m128 four =
         _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));

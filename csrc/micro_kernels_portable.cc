@@ -1,5 +1,9 @@
 // Micro-kernels in what the compiler makes of four floats at a time.
 
+#include "csrc/split_tile_product.h"
+#include "csrc/tile_attention.h"
+#include "csrc/tile_product.h"
+#include "csrc/tiles_portable.h"
 #include "csrc/vector_micro_kernels.h"
 
 namespace isoprefill {
@@ -44,6 +48,20 @@ struct PortableVector : FloatWords<PortableVector> {
     std::memcpy(&x, &bits, sizeof(x));
     return x;
   }
+  static Register LowHalf(Register x) {
+    Integers bits;
+    std::memcpy(&bits, &x, sizeof(bits));
+    bits <<= 16;
+    std::memcpy(&x, &bits, sizeof(bits));
+    return x;
+  }
+  static Register HighHalf(Register x) {
+    Integers bits;
+    std::memcpy(&bits, &x, sizeof(bits));
+    bits &= -65536;
+    std::memcpy(&x, &bits, sizeof(bits));
+    return x;
+  }
   static float ReduceMax(Register x) {
     float largest = x[0];
     for (int i = 1; i < kWidth; ++i) largest = x[i] > largest ? x[i] : largest;
@@ -62,6 +80,26 @@ MicroKernels<float> PortableMicroKernels() {
 template <>
 MicroKernels<Bfloat16> PortableMicroKernels() {
   return MicroKernelsOf<PortableVector, Bfloat16>();
+}
+
+template <>
+DecoderKernels<float> PortableTileKernels() {
+  return DecoderKernelsOf<SplitTileProduct<PortableTiles, PortableVector>,
+                          PortableVector, float>();
+}
+
+template <>
+DecoderKernels<Bfloat16> PortableTileKernels() {
+  return DecoderKernelsOf<TileProduct<PortableTiles, PortableVector>,
+                          PortableVector, Bfloat16>();
+}
+
+MicroKernels<Bfloat16> PortableTileMicroKernels() {
+  MicroKernels<Bfloat16> kernels = PortableMicroKernels<Bfloat16>();
+  kernels.attend = &AttendInTiles<PortableTiles, PortableVector>;
+  kernels.queries_together = kQueriesInTiles;
+  kernels.decoder = PortableTileKernels<Bfloat16>();
+  return kernels;
 }
 
 }  // namespace isoprefill

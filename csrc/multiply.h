@@ -5,8 +5,9 @@
 // matrix products it has the block of sums that is held in registers, kRows
 // rows by kVectors registers; kDepth, the elements of a word, which is as large
 // as a float; Dot, which multiplies words and adds the products of their
-// elements; StoreWeights, which stores kWidth floats as words; and Transpose,
-// of kWidth x kWidth words.
+// elements; StoreWeights, which stores kWidth floats as words; Transpose, of
+// kWidth x kWidth words; and LowHalf and HighHalf, which widen the first and
+// the second of two bfloat16 in a word.
 //
 // Everything here is in an unnamed namespace, because each file that includes
 // this compiles it for other instructions.
@@ -50,6 +51,81 @@ struct FloatWords {
   template <typename Register>
   static void StoreWeights(float* to, Register x) {
     Vector::Store(to, x);
+  }
+  // Rounds 16 floats.
+  static void RoundPanelRow(const float* from, Bfloat16* to) {
+    for (int64_t i = 0; i < kPanelColumns; ++i) FromFloat(from[i], &to[i]);
+  }
+  static void RoundTileRow(const float* from, Bfloat16* to) {  // 32 floats
+    Vector::RoundPanelRow(from, to);
+    Vector::RoundPanelRow(from + kPanelColumns, to + kPanelColumns);
+  }
+  // Splits 16 floats into three bfloat16 each, which add up to them if they are
+  // from 2^-110 to 2^127; returns the bits of the largest size, of NaN at most.
+  static uint32_t SplitPanelRow(const float* from, Bfloat16* const* parts) {
+    uint32_t largest = 0;
+    for (int64_t i = 0; i < kPanelColumns; ++i) {
+      largest = std::max(largest, Split(from[i], parts, i));
+    }
+    return largest;
+  }
+  // The same for two rows of a panel; an element of the first row and one of
+  // the second lie together. largest [16] are those of the columns so far.
+  static void SplitPanelRows(const float* first, const float* second,
+                             Bfloat16* const* parts, uint32_t* largest) {
+    for (int64_t i = 0; i < kPanelColumns; ++i) {
+      largest[i] = std::max({largest[i], Split(first[i], parts, 2 * i),
+                             Split(second[i], parts, 2 * i + 1)});
+    }
+  }
+  static uint32_t Split(float value, Bfloat16* const* parts, int64_t place) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    for (int64_t p = 0; p < 3; ++p) {
+      uint32_t rest;
+      std::memcpy(&rest, &value, sizeof(rest));
+      const uint32_t rounded = (rest + 0x8000) & 0xffff0000;
+      parts[p][place].bits = static_cast<uint16_t>(rounded >> 16);
+      float part;
+      std::memcpy(&part, &rounded, sizeof(part));
+      value -= part;
+    }
+    return bits & 0x7fffffff;
+  }
+  // x - floor(x) and y * 2^floor(x) for x <= 0, of which -127 is the least.
+  template <typename Register>
+  static Register Fraction(Register x) {
+    const Register bounded = Vector::Max(Vector::Broadcast(-127.0f), x);
+    return bounded - Floor(bounded);
+  }
+  template <typename Register>
+  static Register TimesPowerOfFloor(Register y, Register x) {
+    const Register lowest = Vector::Broadcast(-126.0f);
+    const Register n = Floor(Vector::Max(lowest, x));
+    return Vector::SelectLess(x, lowest, Vector::Broadcast(0.0f),
+                              y * Vector::PowerOfTwo(n));
+  }
+  template <typename Register>
+  static Register Floor(Register x) {
+    const Register n = Vector::Round(x);
+    return Vector::SelectLess(x, n, n - Vector::Broadcast(1.0f), n);
+  }
+  // a / b, but for rounding.
+  template <typename Register>
+  static Register Quotient(Register a, Register b) {
+    return a / b;
+  }
+  // Makes pairs of 16 elements of two columns; returns whether all are finite.
+  static bool InterleavePanelRow(const Bfloat16* first, const Bfloat16* second,
+                                 Bfloat16* to) {
+    bool finite = true;
+    for (int64_t i = 0; i < kPanelColumns; ++i) {
+      to[2 * i] = first[i];
+      to[2 * i + 1] = second[i];
+      finite &= (first[i].bits & 0x7f80) != 0x7f80;
+      finite &= (second[i].bits & 0x7f80) != 0x7f80;
+    }
+    return finite;
   }
   static void Transpose(const float* from, int64_t from_stride, float* to,
                         int64_t to_stride) {

@@ -4,20 +4,24 @@
 #ifndef CSRC_TESTING_H_
 #define CSRC_TESTING_H_
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <functional>
 #include <initializer_list>
 #include <iostream>
 #include <random>
+#include <set>
 #include <stdexcept>
 #include <string>
-#include <type_traits>
+#include <thread>
 #include <vector>
 
 #include "csrc/array.h"
 #include "csrc/bfloat16.h"
 #include "csrc/instructions.h"
+#include "csrc/packed_weights.h"
+#include "csrc/parallel_for.h"
 
 namespace isoprefill::testing {
 
@@ -67,39 +71,64 @@ void CheckThrows(const char* file, int line, const char* what, Call call,
                      << "\n";
 }
 
+inline double ToDouble(double value) { return value; }
+inline double ToDouble(float value) { return value; }
+inline double ToDouble(Bfloat16 value) { return ToFloat(value); }
+
 // The larger of two differences; NaN if one of them is.
 inline double Larger(double a, double b) {
   return std::isnan(a) || a > b ? a : b;
 }
 
-// ParallelFors: in order, and in the reverse order.
-inline void OneByOne(int64_t count, const std::function<void(int64_t)>& task) {
-  for (int64_t i = 0; i < count; ++i) task(i);
+// In order, as if there were so many threads.
+inline ParallelFor AsIfOn(int64_t num_threads) {
+  return ParallelFor(num_threads,
+                     [](int64_t count, const ParallelFor::Task& task) {
+                       for (int64_t i = 0; i < count; ++i) task(i);
+                     });
 }
 
-inline void Backwards(int64_t count, const std::function<void(int64_t)>& task) {
+// In order, in the reverse order, and on threads.
+inline const ParallelFor one_by_one = AsIfOn(2);
+inline const ParallelFor backwards(2, [](int64_t count,
+                                         const ParallelFor::Task& task) {
   for (int64_t i = count; i-- > 0;) task(i);
+});
+inline const ParallelFor on_three_threads(3, [](int64_t count,
+                                                const ParallelFor::Task& task) {
+  std::atomic<int64_t> next{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; ++i) {
+    threads.emplace_back([&] {
+      for (int64_t mine; (mine = next++) < count;) task(mine);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+});
+
+// Says what a test leaves out, once.
+inline void NotRun(const std::string& what) {
+  static std::set<std::string> said;
+  if (said.insert(what).second) std::cerr << "not run: " << what << "\n";
 }
 
-// Those that this processor has.
+// Those that this processor has; says which it has not.
 inline std::vector<Instructions> AllInstructions() {
   std::vector<Instructions> all;
-  for (const std::string& name : AvailableInstructions()) {
-    all.push_back(ParseInstructions(name));
+  for (const char* name :
+       {"portable", "avx2", "avx512", "avx512_bf16", "amx"}) {
+    try {
+      all.push_back(ParseInstructions(name));
+    } catch (const std::invalid_argument&) {
+      NotRun(name);
+    }
   }
   return all;
 }
 
-// Of those, the ones that multiply Elements.
-template <typename Element>
-std::vector<Instructions> MultiplyingInstructions() {
-  std::vector<Instructions> all = AllInstructions();
-  if (std::is_same_v<Element, float>) return all;
-  std::vector<Instructions> some;
-  for (const Instructions one : all) {
-    if (one == Instructions::kAvx512Bf16) some.push_back(one);
-  }
-  return some;
+inline bool Has(Instructions instructions) {
+  const std::vector<Instructions> all = AllInstructions();
+  return std::find(all.begin(), all.end(), instructions) != all.end();
 }
 
 // Normally distributed values, the same in every run.
@@ -109,11 +138,53 @@ class RandomNormal {
   void Fill(std::vector<Element>* values) {
     for (Element& value : *values) FromFloat(normal_(random_), &value);
   }
+  template <typename Element>
+  std::vector<Element> Make(int64_t size) {
+    std::vector<Element> values(size);
+    Fill(&values);
+    return values;
+  }
   std::mt19937& random() { return random_; }
 
  private:
   std::mt19937 random_{0};
   std::normal_distribution<float> normal_;
+};
+
+// Random weights [columns, inner] of which a product with random values is
+// about normally distributed, and what they are packed.
+template <typename Element>
+struct Matrix {
+  Matrix(int64_t columns, int64_t inner, RandomNormal* normal)
+      : columns(columns),
+        inner(inner),
+        values(normal->Make<Element>(columns * inner)),
+        packed(NumPanels(columns) * PanelSize(inner)) {
+    const float factor = 1 / std::sqrt(static_cast<float>(inner));
+    for (Element& value : values) FromFloat(ToFloat(value) * factor, &value);
+    Pack();
+  }
+  void Pack() { PackWeights(values.data(), columns, inner, packed.data()); }
+  PackedWeights<Element> weights() const {
+    return {packed.data(), columns, inner};
+  }
+
+  // The product with a row, in double precision.
+  template <typename T>
+  std::vector<double> Times(const T* row) const {
+    std::vector<double> sums(columns);
+    for (int64_t m = 0; m < columns; ++m) {
+      for (int64_t i = 0; i < inner; ++i) {
+        sums[m] += ToDouble(row[i]) * ToFloat(values[m * inner + i]);
+      }
+    }
+    return sums;
+  }
+
+  int64_t columns;
+  int64_t inner;
+  std::vector<Element> values;
+  std::vector<Element> packed;
 };
 
 }  // namespace isoprefill::testing

@@ -8,9 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "csrc/array.h"
 #include "csrc/bfloat16.h"
-#include "csrc/matrix_product.h"
+#include "csrc/block_product.h"
 #include "csrc/micro_kernels.h"
 
 namespace isoprefill {
@@ -21,23 +20,166 @@ namespace {
 // summed.
 constexpr int64_t kParts = 32;
 
+// Panels whose logits are added up at once: 128 logits of 32 rows are 16 KB.
+constexpr int64_t kPanelsTogether = 8;
+
 template <typename Element>
 void Check(const TokenLogprobs<Element>& problem) {
-  if (problem.vocab_size < 1) {
-    throw std::invalid_argument("vocab_size is " +
-                                std::to_string(problem.vocab_size) +
+  const int64_t vocab_size = problem.weights.num_columns;
+  if (vocab_size < 1) {
+    throw std::invalid_argument("vocab_size is " + std::to_string(vocab_size) +
                                 "; it must be at least 1");
+  }
+  for (int64_t m = 0; m < problem.num_rows; ++m) {
+    if (problem.rows[m] >= 0 && problem.rows[m] < problem.num_hidden) continue;
+    throw std::invalid_argument("rows[" + std::to_string(m) + "] is " +
+                                std::to_string(problem.rows[m]) +
+                                "; it must be one of " +
+                                std::to_string(problem.num_hidden) + " rows");
   }
   for (int64_t i = 0; i < problem.num_rows * problem.tokens_per_row; ++i) {
     const int32_t token = problem.token_ids[i];
-    if (token >= 0 && token < problem.vocab_size) continue;
-    throw std::invalid_argument("token_ids of row " +
-                                std::to_string(i / problem.tokens_per_row) +
-                                " hold " + std::to_string(token) +
-                                "; they must be in a vocabulary of " +
-                                std::to_string(problem.vocab_size));
+    if (token >= 0 && token < vocab_size) continue;
+    throw std::invalid_argument(
+        "token_ids of row " + std::to_string(i / problem.tokens_per_row) +
+        " hold " + std::to_string(token) +
+        "; they must be in a vocabulary of " + std::to_string(vocab_size));
   }
 }
+
+// A log-probability to return: out[place], of a token at a row of the chunk.
+struct Wanted {
+  int64_t token;
+  int64_t row;
+  int64_t place;
+};
+
+// Some of the rows: a chunk that is prepared and multiplied together.
+template <typename Element>
+class Chunk {
+ public:
+  Chunk(const TokenLogprobs<Element>& problem,
+        const MicroKernels<Element>& kernels, Range rows,
+        const ParallelFor& parallel)
+      : problem_(problem),
+        kernels_(kernels.decoder),
+        add_exponentials_(kernels.add_exponentials),
+        count_(rows.end - rows.begin),
+        store_(kernels_, count_, problem.weights.inner),
+        sums_(kParts * count_,
+              {-std::numeric_limits<float>::infinity(), 0.0f}) {
+    const int64_t inner = problem.weights.inner;
+    store_.Fill(count_, parallel, [&](int64_t row, int64_t some) {
+      for (int64_t r = row; r < row + some; ++r) {
+        kernels_.prepare(problem.hidden + problem.rows[rows.begin + r] * inner,
+                         1, store_.rows(), r);
+      }
+    });
+    const int64_t tokens = problem.tokens_per_row;
+    for (int64_t place = rows.begin * tokens; place < rows.end * tokens;
+         ++place) {
+      wanted_.push_back(
+          {problem.token_ids[place], place / tokens - rows.begin, place});
+    }
+    std::sort(
+        wanted_.begin(), wanted_.end(), [](const Wanted& a, const Wanted& b) {
+          return a.token != b.token ? a.token < b.token : a.place < b.place;
+        });
+  }
+
+  void Run(const ParallelFor& parallel) {
+    parallel(kParts, [&](int64_t part) { Sum(part); });
+    std::vector<float> log_totals(count_);
+    for (int64_t row = 0; row < count_; ++row) {
+      log_totals[row] = LogTotal(row);
+    }
+    for (const Wanted& one : wanted_) {
+      problem_.out[one.place] -= log_totals[one.row];
+    }
+  }
+
+ private:
+  // Adds up the exponentials of one part's logits, and keeps those wanted.
+  void Sum(int64_t part) {
+    const PackedWeights<Element>& weights = problem_.weights;
+    const int64_t panels = weights.num_panels();
+    const int64_t end = (part + 1) * panels / kParts;
+    const bool loads = kernels_.load != nullptr;
+    const int64_t step = kernels_.block_panels;
+    const int64_t together = loads ? step : kPanelsTogether;
+    const int64_t stride = together * kPanelColumns;
+    AlignedBytes memory(kRowsTogether * stride * int64_t{sizeof(float)});
+    auto* logits = reinterpret_cast<float*>(memory.data());
+    const int64_t loaded_bytes =
+        loads ? kernels_.loaded_bytes(weights.inner) : 0;
+    AlignedBytes loaded(step * loaded_bytes);
+    kernels_.begin();
+    for (int64_t first = part * panels / kParts; first < end;
+         first += together) {
+      const int64_t some = std::min(together, end - first);
+      std::vector<const Element*> group(some);
+      for (int64_t i = 0; i < some; ++i) {
+        group[i] = weights.panel(first + i);
+        if (loads) {
+          kernels_.load(group[i], weights.inner,
+                        loaded.data() + i * loaded_bytes);
+        }
+      }
+      const int64_t token = first * kPanelColumns;
+      const int64_t tokens =
+          std::min(some * kPanelColumns, weights.num_columns - token);
+      const auto begin_wanted = FirstWanted(token);
+      const auto end_wanted = FirstWanted(token + tokens);
+      for (int64_t row = 0; row < count_; row += kernels_.block_rows) {
+        const int64_t rows = std::min(kernels_.block_rows, count_ - row);
+        for (int64_t p = 0; p < some; p += step) {
+          const int64_t few = std::min(step, some - p);
+          kernels_.multiply(
+              store_.rows(), row, {group.data() + p, few}, loaded.data(),
+              {logits + p * kPanelColumns, stride, rows, few * kPanelColumns});
+        }
+        for (int64_t r = 0; r < rows; ++r) {
+          add_exponentials_(logits + r * stride, tokens,
+                            &sums_[part * count_ + row + r]);
+        }
+        for (auto one = begin_wanted; one < end_wanted; ++one) {
+          if (one->row < row || one->row >= row + rows) continue;
+          problem_.out[one->place] =
+              logits[(one->row - row) * stride + one->token - token];
+        }
+      }
+    }
+    kernels_.end();
+  }
+
+  std::vector<Wanted>::const_iterator FirstWanted(int64_t token) const {
+    return std::lower_bound(
+        wanted_.begin(), wanted_.end(), token,
+        [](const Wanted& one, int64_t least) { return one.token < least; });
+  }
+
+  // The logarithm of the sum of a row's exponentials.
+  float LogTotal(int64_t row) const {
+    float largest = -std::numeric_limits<float>::infinity();
+    for (int64_t part = 0; part < kParts; ++part) {
+      largest = std::max(largest, sums_[part * count_ + row].largest);
+    }
+    float total = 0;
+    for (int64_t part = 0; part < kParts; ++part) {
+      const SumOfExponentials& sum = sums_[part * count_ + row];
+      if (sum.total != 0) total += sum.total * std::exp(sum.largest - largest);
+    }
+    return largest + std::log(total);
+  }
+
+  const TokenLogprobs<Element>& problem_;
+  const DecoderKernels<Element> kernels_;
+  void (*const add_exponentials_)(const float*, int64_t, SumOfExponentials*);
+  const int64_t count_;  // rows
+  RowStore<Element> store_;
+  std::vector<SumOfExponentials> sums_;  // [kParts, rows]
+  std::vector<Wanted> wanted_;           // by token
+};
 
 }  // namespace
 
@@ -46,73 +188,16 @@ void ComputeTokenLogprobs(const TokenLogprobs<Element>& problem,
                           Instructions instructions,
                           const ParallelFor& parallel) {
   Check(problem);
-  CheckMultiplies<Element>(instructions, problem.inner);
+  if (problem.num_rows == 0 || problem.tokens_per_row == 0) return;
   const MicroKernels<Element> kernels = MicroKernelsFor<Element>(instructions);
-  const int64_t num_rows = problem.num_rows;
-  const int64_t inner = problem.inner;
-
-  const int64_t panels =
-      (problem.vocab_size + kPanelColumns - 1) / kPanelColumns;
-  const int64_t chunks = (num_rows + kPanelRows - 1) / kPanelRows;
-  std::vector<SumOfExponentials> sums(  // [kParts, T]
-      kParts * num_rows, {-std::numeric_limits<float>::infinity(), 0.0f});
-  parallel(kParts * chunks, [&](int64_t task) {
-    const int64_t part = task / chunks;
-    const int64_t first_row = task % chunks * kPanelRows;
-    MatrixProduct<Element> product;
-    product.num_rows = std::min(kPanelRows, num_rows - first_row);
-    product.inner = inner;
-    product.x = problem.x + first_row * inner;
-    Array<float> logits(product.num_rows * kPanelColumns);
-    product.out = logits.data();
-    for (int64_t panel = part * panels / kParts;
-         panel < (part + 1) * panels / kParts; ++panel) {
-      const int64_t first_token = panel * kPanelColumns;
-      product.num_columns =
-          std::min(kPanelColumns, problem.vocab_size - first_token);
-      product.w = problem.w + first_token * inner;
-      kernels.multiply(product, {0, product.num_columns},
-                       {0, product.num_rows});
-      for (int64_t row = 0; row < product.num_rows; ++row) {
-        kernels.add_exponentials(logits.data() + row * product.num_columns,
-                                 product.num_columns,
-                                 &sums[part * num_rows + first_row + row]);
-      }
-    }
-  });
-
-  parallel(num_rows, [&](int64_t row) {
-    // The logits of the row's tokens again: the same bits as above.
-    const int64_t tokens_per_row = problem.tokens_per_row;
-    Array<Element> weights(tokens_per_row * inner);
-    for (int64_t k = 0; k < tokens_per_row; ++k) {
-      const Element* token =
-          problem.w + problem.token_ids[row * tokens_per_row + k] * inner;
-      std::copy(token, token + inner, weights.data() + k * inner);
-    }
-    MatrixProduct<Element> product;
-    product.num_rows = 1;
-    product.num_columns = tokens_per_row;
-    product.inner = inner;
-    product.x = problem.x + row * inner;
-    product.w = weights.data();
-    product.out = problem.out + row * tokens_per_row;
-    for (int64_t k = 0; k < tokens_per_row; k += kPanelColumns) {
-      kernels.multiply(
-          product, {k, std::min(tokens_per_row, k + kPanelColumns)}, {0, 1});
-    }
-    float largest = -std::numeric_limits<float>::infinity();
-    for (int64_t part = 0; part < kParts; ++part) {
-      largest = std::max(largest, sums[part * num_rows + row].largest);
-    }
-    float total = 0;
-    for (int64_t part = 0; part < kParts; ++part) {
-      const SumOfExponentials& sum = sums[part * num_rows + row];
-      if (sum.total != 0) total += sum.total * std::exp(sum.largest - largest);
-    }
-    const float log_total = largest + std::log(total);
-    for (int64_t k = 0; k < tokens_per_row; ++k) product.out[k] -= log_total;
-  });
+  const int64_t row_bytes =
+      kernels.decoder.working_bytes(kRowsTogether, problem.weights.inner) /
+      kRowsTogether;
+  InChunks(problem.num_rows, row_bytes, parallel,
+           [&](int64_t first, int64_t count, const ParallelFor& inside) {
+             Chunk<Element>(problem, kernels, {first, first + count}, inside)
+                 .Run(inside);
+           });
 }
 
 template void ComputeTokenLogprobs(const TokenLogprobs<float>&, Instructions,

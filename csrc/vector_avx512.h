@@ -77,10 +77,60 @@ struct Avx512Vector : FloatWords<Avx512Vector> {
         _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
     return _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23));
   }
+  static Register LowHalf(Register x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), 16));
+  }
+  static Register HighHalf(Register x) {
+    return _mm512_castsi512_ps(
+        _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(-65536)));
+  }
+  static uint32_t SplitPanelRow(const float* from, Bfloat16* const* parts) {
+    Register rest = Load(from);
+    const __m512i size = Size(rest);
+    for (int p = 0; p < 3; ++p) {
+      const __m512i part = NextPart(&rest);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(parts[p]),
+                          _mm512_cvtepi32_epi16(_mm512_srli_epi32(part, 16)));
+    }
+    return _mm512_reduce_max_epu32(size);
+  }
+  static void SplitPanelRows(const float* first, const float* second,
+                             Bfloat16* const* parts, uint32_t* largest) {
+    Register low = Load(first);
+    Register high = Load(second);
+    _mm512_storeu_si512(
+        largest, _mm512_max_epu32(_mm512_loadu_si512(largest),
+                                  _mm512_max_epu32(Size(low), Size(high))));
+    for (int p = 0; p < 3; ++p) {
+      const __m512i part = NextPart(&low);
+      _mm512_storeu_si512(parts[p], _mm512_or_si512(_mm512_srli_epi32(part, 16),
+                                                    NextPart(&high)));
+    }
+  }
+  // For normal b: an estimate of 14 bits, refined once. A division would take
+  // as long as ten other instructions.
+  static Register Quotient(Register a, Register b) {
+    const Register estimate = _mm512_rcp14_ps(b);
+    const Register refined = _mm512_fmadd_ps(
+        _mm512_fnmadd_ps(b, estimate, Broadcast(1.0f)), estimate, estimate);
+    return a * refined;
+  }
   static float ReduceMax(Register x) { return _mm512_reduce_max_ps(x); }
   static float ReduceAdd(Register x) { return _mm512_reduce_add_ps(x); }
 
  private:
+  static __m512i Size(Register x) {
+    return _mm512_and_si512(_mm512_castps_si512(x),
+                            _mm512_set1_epi32(0x7fffffff));
+  }
+  // Takes off the upper half of what is left, rounded.
+  static __m512i NextPart(Register* rest) {
+    const __m512i part = _mm512_and_si512(
+        _mm512_add_epi32(_mm512_castps_si512(*rest), _mm512_set1_epi32(0x8000)),
+        _mm512_set1_epi32(-65536));
+    *rest = _mm512_sub_ps(*rest, _mm512_castsi512_ps(part));
+    return part;
+  }
   static Register UnpackLow64(Register a, Register b) {
     return _mm512_castpd_ps(
         _mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));

@@ -4,9 +4,10 @@
 #define CSRC_VECTOR_MICRO_KERNELS_H_
 
 #include "csrc/attention_micro_kernel.h"
+#include "csrc/decoder_micro_kernels.h"
 #include "csrc/exponentials.h"
-#include "csrc/matrix_product_micro_kernel.h"
 #include "csrc/micro_kernel_headers.h"
+#include "csrc/vector_product.h"
 
 namespace isoprefill {
 namespace {
@@ -22,9 +23,8 @@ MicroKernels<Element> MicroKernelsOf() {
   MicroKernels<Element> kernels;
   kernels.attend = &Attend<Vector, Element>;
   kernels.add_exponentials = &AddExponentials<Vector>;
-  if constexpr (sizeof(Element) * Vector::kDepth == sizeof(float)) {
-    kernels.multiply = &MultiplyPanel<Vector, Element>;
-  }
+  kernels.decoder =
+      DecoderKernelsOf<VectorProduct<Vector, Element>, Vector, Element>();
   return kernels;
 }
 

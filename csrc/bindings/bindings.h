@@ -18,6 +18,7 @@ using LayoutClass = pybind11::class_<Layout, std::shared_ptr<Layout>>;
 LayoutClass BindLayout(pybind11::module_& module);
 void BindFfi(pybind11::module_& module);
 void BindSchedules(pybind11::module_& module, LayoutClass& layout);
+void BindWeights(pybind11::module_& module);
 
 }  // namespace isoprefill
 

@@ -8,6 +8,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cstdint>
 #include <exception>
 #include <initializer_list>
@@ -22,8 +24,9 @@
 #include "csrc/bfloat16.h"
 #include "csrc/bindings/bindings.h"
 #include "csrc/bindings/thread_pool.h"
+#include "csrc/decoder.h"
 #include "csrc/instructions.h"
-#include "csrc/matrix_product.h"
+#include "csrc/packed_weights.h"
 #include "csrc/token_logprobs.h"
 
 namespace ffi = xla::ffi;
@@ -48,19 +51,40 @@ std::string Bracketed(const Items& items, Text text) {
   return "[" + joined + "]";
 }
 
-// Throws std::invalid_argument unless a name stands for one size everywhere.
-void CheckShapes(std::initializer_list<Shaped> arrays) {
-  std::map<std::string, int64_t> sizes = {{"4", 4}};
+// Weights [M, N], packed: a dimension each for its panels, for its steps of
+// `inner`, and for the elements of a step; before them [L] if there are layers.
+std::vector<std::string> PackedDimensions(int64_t columns, int64_t inner,
+                                          bool layers) {
+  std::vector<std::string> dimensions = {
+      std::to_string(NumPanels(columns)),
+      std::to_string(PaddedInner(inner) / kInnerStep),
+      std::to_string(kPanelColumns * kInnerStep)};
+  if (layers) dimensions.insert(dimensions.begin(), "L");
+  return dimensions;
+}
+
+// Throws std::invalid_argument unless a name stands for one size everywhere,
+// and a number for itself.
+template <typename Arrays>
+void CheckShapes(const Arrays& arrays) {
+  std::map<std::string, int64_t> sizes;
+  const auto is_number = [](const std::string& dimension) {
+    return std::isdigit(static_cast<unsigned char>(dimension[0])) != 0;
+  };
   for (const Shaped& array : arrays) {
     bool fits = array.shape.size() == array.dimensions.size();
     for (size_t i = 0; fits && i < array.shape.size(); ++i) {
-      const auto known = sizes.emplace(array.dimensions[i], array.shape[i]);
-      fits = known.first->second == array.shape[i];
+      const std::string& dimension = array.dimensions[i];
+      const int64_t size =
+          is_number(dimension)
+              ? std::stoll(dimension)
+              : sizes.emplace(dimension, array.shape[i]).first->second;
+      fits = size == array.shape[i];
     }
     if (fits) continue;
     const auto expected = [&](const std::string& dimension) {
       const auto size = sizes.find(dimension);
-      if (size == sizes.end() || dimension == "4") return dimension;
+      if (size == sizes.end()) return dimension;
       return dimension + " = " + std::to_string(size->second);
     };
     throw std::invalid_argument(
@@ -98,8 +122,8 @@ ffi::Error ComputeElements(const std::string& names,
   return ffi::Error::Success();
 }
 
-template <typename Element>
-Element* Data(const ffi::AnyBuffer& array) {
+template <typename Element, typename Buffer>
+Element* Data(const Buffer& array) {
   return static_cast<Element*>(array.untyped_data());
 }
 
@@ -109,12 +133,14 @@ ffi::Error Attention(float scale, float soft_cap, std::string_view instructions,
                      ffi::Result<ffi::AnyBuffer> out,
                      ffi::ResultBuffer<ffi::F32> lse, ffi::ThreadPool pool) {
   return ComputeElements("q, k, v and out", {q, k, v, *out}, [&](auto element) {
-    CheckShapes({{"q", q.dimensions(), {"T", "Hq", "D"}},
-                 {"k", k.dimensions(), {"S", "Hkv", "D"}},
-                 {"v", v.dimensions(), {"S", "Hkv", "D"}},
-                 {"row_intervals", row_intervals.dimensions(), {"4", "T"}},
-                 {"out", out->dimensions(), {"T", "Hq", "D"}},
-                 {"lse", lse->dimensions(), {"T", "Hq"}}});
+    const Shaped shapes[] = {
+        {"q", q.dimensions(), {"T", "Hq", "D"}},
+        {"k", k.dimensions(), {"S", "Hkv", "D"}},
+        {"v", v.dimensions(), {"S", "Hkv", "D"}},
+        {"row_intervals", row_intervals.dimensions(), {"4", "T"}},
+        {"out", out->dimensions(), {"T", "Hq", "D"}},
+        {"lse", lse->dimensions(), {"T", "Hq"}}};
+    CheckShapes(shapes);
     using Element = decltype(element);
     AttentionProblem<Element> problem;
     problem.num_rows = q.dimensions()[0];
@@ -135,43 +161,273 @@ ffi::Error Attention(float scale, float soft_cap, std::string_view instructions,
   });
 }
 
-ffi::Error Product(ffi::AnyBuffer x, ffi::AnyBuffer w,
-                   ffi::ResultBuffer<ffi::F32> out, ffi::ThreadPool pool) {
+int64_t Scalar(const ffi::Buffer<ffi::S32>& buffer, const char* name,
+               int64_t limit) {
+  const int64_t value = buffer.element_count() == 1 ? *buffer.typed_data() : -1;
+  if (value >= 0 && value <= limit) return value;
+  throw std::invalid_argument(
+      std::string(name) + " is " + std::to_string(value) +
+      "; it must be from 0 to " + std::to_string(limit));
+}
+
+// One layer's part of an array of all layers.
+template <typename Element, typename Buffer>
+const Element* OfLayer(const Buffer& array, int64_t layer) {
+  const int64_t layers = array.dimensions()[0];
+  return Data<const Element>(array) + layer * (array.element_count() / layers);
+}
+
+// Null if a model has no such array: it is then [L, 0].
+const float* FloatsOfLayer(const ffi::Buffer<ffi::F32>& array, int64_t layer) {
+  return array.element_count() == 0 ? nullptr : OfLayer<float>(array, layer);
+}
+
+template <typename Element>
+PackedWeights<Element> WeightsOfLayer(const ffi::AnyBuffer& array,
+                                      int64_t layer, int64_t columns,
+                                      int64_t inner) {
+  return {OfLayer<Element>(array, layer), columns, inner};
+}
+
+// Rows that nothing was computed of are zeros.
+template <typename Element, typename Buffer>
+void ClearAfter(int64_t rows, const Buffer& array) {
+  const int64_t all = array.dimensions()[0];
+  if (rows == all) return;
+  const int64_t row = array.element_count() / all;
+  std::fill(Data<Element>(array) + rows * row, Data<Element>(array) + all * row,
+            Element{});
+}
+
+// The operands of what begins with a norm.
+NormedRows ReadRows(const ffi::Buffer<ffi::F32>& stream,
+                    const ffi::Buffer<ffi::F32>& norm, int64_t layer,
+                    int64_t num_rows, float eps) {
+  return {num_rows, stream.dimensions()[1], stream.typed_data(),
+          OfLayer<float>(norm, layer), eps};
+}
+
+using Layer = ffi::Buffer<ffi::S32>;
+using Rows = ffi::Buffer<ffi::S32>;
+using Floats = ffi::Buffer<ffi::F32>;
+
+ffi::Error AttentionInputsOfLayer(
+    float eps, Layer layer, Rows rows, Floats stream, Floats norm,
+    ffi::AnyBuffer wq, ffi::AnyBuffer wk, ffi::AnyBuffer wv, Floats bq,
+    Floats bk, Floats bv, Floats q_norm, Floats k_norm, Floats cosine,
+    Floats sine, ffi::Result<ffi::AnyBuffer> q, ffi::Result<ffi::AnyBuffer> k,
+    ffi::Result<ffi::AnyBuffer> v, ffi::ThreadPool pool) {
+  return ComputeElements(
+      "the weights, q, k and v", {wq, wk, wv, *q, *k, *v}, [&](auto element) {
+        using Element = decltype(element);
+        const Shaped shapes[] = {
+            {"stream", stream.dimensions(), {"T", "E"}},
+            {"q", q->dimensions(), {"T", "Hq", "D"}},
+            {"k", k->dimensions(), {"T", "Hkv", "D"}},
+            {"v", v->dimensions(), {"T", "Hkv", "D"}},
+            {"norm", norm.dimensions(), {"L", "E"}},
+            {"cosine", cosine.dimensions(), {"T", "pairs"}},
+            {"sine", sine.dimensions(), {"T", "pairs"}}};
+        CheckShapes(shapes);
+        const int64_t inner = stream.dimensions()[1];
+        const int64_t dim = q->dimensions()[2];
+        const int64_t pairs = cosine.dimensions()[1];
+        const int64_t q_columns = q->dimensions()[1] * dim;
+        const int64_t kv_columns = k->dimensions()[1] * dim;
+        const auto columns_or_none = [](const Floats& array, int64_t columns) {
+          return array.element_count() == 0 ? "0" : std::to_string(columns);
+        };
+        const Shaped weight_shapes[] = {
+            {"norm", norm.dimensions(), {"L", "E"}},
+            {"wq", wq.dimensions(), PackedDimensions(q_columns, inner, true)},
+            {"wk", wk.dimensions(), PackedDimensions(kv_columns, inner, true)},
+            {"wv", wv.dimensions(), PackedDimensions(kv_columns, inner, true)},
+            {"bq", bq.dimensions(), {"L", columns_or_none(bq, q_columns)}},
+            {"bk", bk.dimensions(), {"L", columns_or_none(bk, kv_columns)}},
+            {"bv", bv.dimensions(), {"L", columns_or_none(bv, kv_columns)}},
+            {"q_norm",
+             q_norm.dimensions(),
+             {"L", columns_or_none(q_norm, dim)}},
+            {"k_norm",
+             k_norm.dimensions(),
+             {"L", columns_or_none(k_norm, dim)}}};
+        CheckShapes(weight_shapes);
+        if (2 * pairs > dim) {
+          throw std::invalid_argument("cosine has " + std::to_string(pairs) +
+                                      " pairs; a head of " +
+                                      std::to_string(dim) + " has fewer");
+        }
+        const int64_t l = Scalar(layer, "layer", norm.dimensions()[0] - 1);
+        AttentionInputs<Element> problem;
+        problem.rows = ReadRows(
+            stream, norm, l, Scalar(rows, "rows", stream.dimensions()[0]), eps);
+        problem.head_dim = dim;
+        problem.pairs = pairs;
+        problem.cosine = cosine.typed_data();
+        problem.sine = sine.typed_data();
+        problem.heads[0] = {WeightsOfLayer<Element>(wq, l, q_columns, inner),
+                            FloatsOfLayer(bq, l), FloatsOfLayer(q_norm, l),
+                            true, Data<Element>(*q)};
+        problem.heads[1] = {WeightsOfLayer<Element>(wk, l, kv_columns, inner),
+                            FloatsOfLayer(bk, l), FloatsOfLayer(k_norm, l),
+                            true, Data<Element>(*k)};
+        problem.heads[2] = {WeightsOfLayer<Element>(wv, l, kv_columns, inner),
+                            FloatsOfLayer(bv, l), nullptr, false,
+                            Data<Element>(*v)};
+        ComputeAttentionInputs(problem, BestInstructions(), OnThreads(pool));
+        for (const ffi::AnyBuffer& array : {*q, *k, *v}) {
+          ClearAfter<Element>(problem.rows.num_rows, array);
+        }
+      });
+}
+
+ffi::Error ProjectionOfLayer(Layer layer, Rows rows, ffi::AnyBuffer x,
+                             ffi::AnyBuffer w, Floats bias, Floats residual,
+                             ffi::ResultBuffer<ffi::F32> out,
+                             ffi::ThreadPool pool) {
   return ComputeElements("x and w", {x, w}, [&](auto element) {
-    CheckShapes({{"x", x.dimensions(), {"T", "N"}},
-                 {"w", w.dimensions(), {"M", "N"}},
-                 {"out", out->dimensions(), {"T", "M"}}});
     using Element = decltype(element);
-    MatrixProduct<Element> product;
-    product.num_rows = x.dimensions()[0];
-    product.num_columns = w.dimensions()[0];
-    product.inner = x.dimensions()[1];
-    product.x = Data<Element>(x);
-    product.w = Data<Element>(w);
-    product.out = out->typed_data();
-    ComputeMatrixProduct(product, BestInstructions(), OnThreads(pool));
+    const Shaped shapes[] = {{"x", x.dimensions(), {"T", "N"}},
+                             {"out", out->dimensions(), {"T", "M"}}};
+    CheckShapes(shapes);
+    const int64_t inner = x.dimensions()[1];
+    const int64_t columns = out->dimensions()[1];
+    const bool adds = residual.element_count() > 0;
+    const Shaped more[] = {
+        {"w", w.dimensions(), PackedDimensions(columns, inner, true)},
+        {"bias",
+         bias.dimensions(),
+         {"L", bias.element_count() == 0 ? "0" : std::to_string(columns)}},
+        {"residual",
+         residual.dimensions(),
+         {adds ? std::to_string(x.dimensions()[0]) : "0",
+          std::to_string(columns)}}};
+    CheckShapes(more);
+    const int64_t l = Scalar(layer, "layer", w.dimensions()[0] - 1);
+    Projection<Element> problem;
+    problem.num_rows = Scalar(rows, "rows", x.dimensions()[0]);
+    problem.x = Data<const Element>(x);
+    problem.weights = WeightsOfLayer<Element>(w, l, columns, inner);
+    problem.bias = FloatsOfLayer(bias, l);
+    problem.residual = adds ? residual.typed_data() : nullptr;
+    problem.out = out->typed_data();
+    ComputeProjection(problem, BestInstructions(), OnThreads(pool));
+    ClearAfter<float>(problem.num_rows, *out);
   });
 }
 
-ffi::Error Logprobs(ffi::AnyBuffer x, ffi::AnyBuffer w,
+ffi::Error FeedForwardOfLayer(float eps, int64_t width, bool adds, Layer layer,
+                              Rows rows, Floats stream, Floats norm,
+                              ffi::AnyBuffer gate, ffi::AnyBuffer up,
+                              ffi::AnyBuffer down,
+                              ffi::ResultBuffer<ffi::F32> out,
+                              ffi::ThreadPool pool) {
+  return ComputeElements(
+      "gate, up and down", {gate, up, down}, [&](auto element) {
+        using Element = decltype(element);
+        const int64_t inner =
+            stream.dimensions().size() == 2 ? stream.dimensions()[1] : 0;
+        const Shaped shapes[] = {
+            {"stream", stream.dimensions(), {"T", "E"}},
+            {"norm", norm.dimensions(), {"L", "E"}},
+            {"gate", gate.dimensions(), PackedDimensions(width, inner, true)},
+            {"up", up.dimensions(), PackedDimensions(width, inner, true)},
+            {"down", down.dimensions(), PackedDimensions(inner, width, true)},
+            {"out", out->dimensions(), {"T", "E"}}};
+        CheckShapes(shapes);
+        const int64_t l = Scalar(layer, "layer", norm.dimensions()[0] - 1);
+        FeedForward<Element> problem;
+        problem.rows = ReadRows(
+            stream, norm, l, Scalar(rows, "rows", stream.dimensions()[0]), eps);
+        problem.gate = WeightsOfLayer<Element>(gate, l, width, inner);
+        problem.up = WeightsOfLayer<Element>(up, l, width, inner);
+        problem.down = WeightsOfLayer<Element>(down, l, inner, width);
+        problem.residual = adds ? stream.typed_data() : nullptr;
+        problem.out = out->typed_data();
+        ComputeFeedForward(problem, BestInstructions(), OnThreads(pool));
+        ClearAfter<float>(problem.rows.num_rows, *out);
+      });
+}
+
+ffi::Error Norm(float eps, Rows rows, Floats stream, Floats norm,
+                ffi::Result<ffi::AnyBuffer> out, ffi::ThreadPool pool) {
+  return ComputeElements("out", {*out}, [&](auto element) {
+    using Element = decltype(element);
+    const Shaped shapes[] = {{"stream", stream.dimensions(), {"T", "E"}},
+                             {"norm", norm.dimensions(), {"E"}},
+                             {"out", out->dimensions(), {"T", "E"}}};
+    CheckShapes(shapes);
+    const int64_t num_rows = Scalar(rows, "rows", stream.dimensions()[0]);
+    ComputeNorm(NormedRows{num_rows, stream.dimensions()[1],
+                           stream.typed_data(), norm.typed_data(), eps},
+                Data<Element>(*out), BestInstructions(), OnThreads(pool));
+    ClearAfter<Element>(num_rows, *out);
+  });
+}
+
+// The embeddings of tokens, as floats: columns of packed weights.
+ffi::Error Embedding(int64_t vocab_size, Rows rows,
+                     ffi::Buffer<ffi::S32> token_ids, ffi::AnyBuffer w,
+                     ffi::ResultBuffer<ffi::F32> out, ffi::ThreadPool pool) {
+  return ComputeElements("w", {w}, [&](auto element) {
+    using Element = decltype(element);
+    const Shaped shapes[] = {{"token_ids", token_ids.dimensions(), {"T"}},
+                             {"out", out->dimensions(), {"T", "E"}}};
+    CheckShapes(shapes);
+    const int64_t inner = out->dimensions()[1];
+    const Shaped more[] = {
+        {"w", w.dimensions(), PackedDimensions(vocab_size, inner, false)}};
+    CheckShapes(more);
+    const int64_t num_rows = Scalar(rows, "rows", out->dimensions()[0]);
+    const PackedWeights<Element> weights{Data<const Element>(w), vocab_size,
+                                         inner};
+    constexpr int64_t kTogether = 32;
+    OnThreads(pool)((num_rows + kTogether - 1) / kTogether, [&](int64_t task) {
+      std::vector<Element> column(inner);
+      const int64_t end = std::min(num_rows, (task + 1) * kTogether);
+      for (int64_t row = task * kTogether; row < end; ++row) {
+        const int64_t token = token_ids.typed_data()[row];
+        if (token < 0 || token >= vocab_size) {
+          throw std::invalid_argument("token_ids[" + std::to_string(row) +
+                                      "] is " + std::to_string(token) +
+                                      "; it must be in a vocabulary of " +
+                                      std::to_string(vocab_size));
+        }
+        UnpackColumn(weights, token, column.data());
+        float* to = out->typed_data() + row * inner;
+        for (int64_t i = 0; i < inner; ++i) to[i] = ToFloat(column[i]);
+      }
+    });
+    ClearAfter<float>(num_rows, *out);
+  });
+}
+
+ffi::Error Logprobs(int64_t vocab_size, Rows num_rows, ffi::AnyBuffer hidden,
+                    ffi::AnyBuffer w, ffi::Buffer<ffi::S32> rows,
                     ffi::Buffer<ffi::S32> token_ids,
                     ffi::ResultBuffer<ffi::F32> out, ffi::ThreadPool pool) {
-  return ComputeElements("x and w", {x, w}, [&](auto element) {
-    CheckShapes({{"x", x.dimensions(), {"T", "N"}},
-                 {"w", w.dimensions(), {"V", "N"}},
-                 {"token_ids", token_ids.dimensions(), {"T", "K"}},
-                 {"out", out->dimensions(), {"T", "K"}}});
+  return ComputeElements("hidden and w", {hidden, w}, [&](auto element) {
     using Element = decltype(element);
+    const Shaped shapes[] = {{"hidden", hidden.dimensions(), {"T", "N"}},
+                             {"rows", rows.dimensions(), {"M"}},
+                             {"token_ids", token_ids.dimensions(), {"M", "K"}},
+                             {"out", out->dimensions(), {"M", "K"}}};
+    CheckShapes(shapes);
+    const int64_t inner = hidden.dimensions()[1];
+    const Shaped more[] = {
+        {"w", w.dimensions(), PackedDimensions(vocab_size, inner, false)}};
+    CheckShapes(more);
     TokenLogprobs<Element> problem;
-    problem.num_rows = x.dimensions()[0];
-    problem.vocab_size = w.dimensions()[0];
-    problem.inner = x.dimensions()[1];
+    problem.num_hidden = hidden.dimensions()[0];
+    problem.num_rows = Scalar(num_rows, "num_rows", rows.dimensions()[0]);
     problem.tokens_per_row = token_ids.dimensions()[1];
-    problem.x = Data<Element>(x);
-    problem.w = Data<Element>(w);
+    problem.hidden = Data<const Element>(hidden);
+    problem.weights = {Data<const Element>(w), vocab_size, inner};
+    problem.rows = rows.typed_data();
     problem.token_ids = token_ids.typed_data();
     problem.out = out->typed_data();
     ComputeTokenLogprobs(problem, BestInstructions(), OnThreads(pool));
+    ClearAfter<float>(problem.num_rows, *out);
   });
 }
 
@@ -187,18 +443,76 @@ XLA_FFI_DEFINE_HANDLER(kAttention, Attention,
                            .Ret<ffi::AnyBuffer>()
                            .Ret<ffi::Buffer<ffi::F32>>()
                            .Ctx<ffi::ThreadPool>());
-XLA_FFI_DEFINE_HANDLER(kProduct, Product,
+XLA_FFI_DEFINE_HANDLER(kAttentionInputs, AttentionInputsOfLayer,
                        ffi::Ffi::Bind()
+                           .Attr<float>("eps")
+                           .Arg<ffi::Buffer<ffi::S32>>()
+                           .Arg<ffi::Buffer<ffi::S32>>()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
                            .Arg<ffi::AnyBuffer>()
                            .Arg<ffi::AnyBuffer>()
-                           .Ret<ffi::Buffer<ffi::F32>>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
+                           .Ret<ffi::AnyBuffer>()
+                           .Ret<ffi::AnyBuffer>()
+                           .Ret<ffi::AnyBuffer>()
+                           .Ctx<ffi::ThreadPool>());
+XLA_FFI_DEFINE_HANDLER(kProjection, ProjectionOfLayer,
+                       ffi::Ffi::Bind()
+                           .Arg<ffi::Buffer<ffi::S32>>()
+                           .Arg<ffi::Buffer<ffi::S32>>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
+                           .Ret<Floats>()
+                           .Ctx<ffi::ThreadPool>());
+XLA_FFI_DEFINE_HANDLER(kFeedForward, FeedForwardOfLayer,
+                       ffi::Ffi::Bind()
+                           .Attr<float>("eps")
+                           .Attr<int64_t>("width")
+                           .Attr<bool>("adds")
+                           .Arg<ffi::Buffer<ffi::S32>>()
+                           .Arg<ffi::Buffer<ffi::S32>>()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Ret<Floats>()
+                           .Ctx<ffi::ThreadPool>());
+XLA_FFI_DEFINE_HANDLER(kNorm, Norm,
+                       ffi::Ffi::Bind()
+                           .Attr<float>("eps")
+                           .Arg<ffi::Buffer<ffi::S32>>()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
+                           .Ret<ffi::AnyBuffer>()
+                           .Ctx<ffi::ThreadPool>());
+XLA_FFI_DEFINE_HANDLER(kEmbedding, Embedding,
+                       ffi::Ffi::Bind()
+                           .Attr<int64_t>("vocab_size")
+                           .Arg<ffi::Buffer<ffi::S32>>()
+                           .Arg<ffi::Buffer<ffi::S32>>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Ret<Floats>()
                            .Ctx<ffi::ThreadPool>());
 XLA_FFI_DEFINE_HANDLER(kLogprobs, Logprobs,
                        ffi::Ffi::Bind()
+                           .Attr<int64_t>("vocab_size")
+                           .Arg<ffi::Buffer<ffi::S32>>()
                            .Arg<ffi::AnyBuffer>()
                            .Arg<ffi::AnyBuffer>()
                            .Arg<ffi::Buffer<ffi::S32>>()
-                           .Ret<ffi::Buffer<ffi::F32>>()
+                           .Arg<ffi::Buffer<ffi::S32>>()
+                           .Ret<Floats>()
                            .Ctx<ffi::ThreadPool>());
 
 py::dict FfiTargets() {
@@ -208,7 +522,11 @@ py::dict FfiTargets() {
                                 "xla._CUSTOM_CALL_TARGET");
   };
   add("isoprefill_attention", kAttention);
-  add("isoprefill_matrix_product", kProduct);
+  add("isoprefill_attention_inputs", kAttentionInputs);
+  add("isoprefill_projection", kProjection);
+  add("isoprefill_feed_forward", kFeedForward);
+  add("isoprefill_norm", kNorm);
+  add("isoprefill_embedding", kEmbedding);
   add("isoprefill_token_logprobs", kLogprobs);
   return targets;
 }
@@ -218,6 +536,7 @@ py::dict FfiTargets() {
 void BindFfi(py::module_& module) {
   module.def("ffi_targets", &FfiTargets);
   module.def("available_instructions", &AvailableInstructions);
+  module.def("best_instructions", [] { return NameOf(BestInstructions()); });
   module.attr("MAX_HEAD_DIM") = kMaxHeadDim;
 }
 

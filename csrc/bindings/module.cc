@@ -9,4 +9,5 @@ PYBIND11_MODULE(isoprefill_csrc, module) {
   isoprefill::LayoutClass layout = isoprefill::BindLayout(module);
   isoprefill::BindFfi(module);
   isoprefill::BindSchedules(module, layout);
+  isoprefill::BindWeights(module);
 }

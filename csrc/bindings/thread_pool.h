@@ -59,16 +59,21 @@ class SharedTasks {
 // begun. So it returns even if all threads of the pool wait in the same way; a
 // thread that comes later finds no task left.
 inline ParallelFor OnThreads(xla::ffi::ThreadPool pool) {
-  return
-      [pool](int64_t count, const std::function<void(int64_t)>& task) mutable {
-        auto tasks = std::make_shared<SharedTasks>(count, task);
+  return ParallelFor(
+      pool.num_threads(),
+      [pool](int64_t count, const ParallelFor::Task& task) mutable {
         const int64_t helpers = std::min(pool.num_threads(), count) - 1;
+        if (helpers <= 0) {
+          for (int64_t index = 0; index < count; ++index) task(index);
+          return;
+        }
+        auto tasks = std::make_shared<SharedTasks>(count, task);
         for (int64_t i = 0; i < helpers; ++i) {
           pool.Schedule([tasks] { tasks->Work(); });
         }
         tasks->Work();
         tasks->Wait();
-      };
+      });
 }
 
 }  // namespace isoprefill

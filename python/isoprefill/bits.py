@@ -5,29 +5,9 @@ layer of stacked weights is all layers, at every call. So there bfloat16 weights
 become bfloat16 after they are sliced; what calls C++ hands it bits. An array of uint16 always means that.
 """
 
-from typing import TypeVar
-
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Shaped
-
-Tree = TypeVar("Tree")
-
-
-def to_storage(params: Tree) -> Tree:
-    """Returns the arrays as the default device stores them, without a copy."""
-    if jax.default_backend() != "cpu":
-        return params
-    return jax.tree.map(
-        lambda array: (
-            jax.device_put(np.asarray(array).view(np.uint16))
-            if array.dtype == jnp.bfloat16
-            else array
-        ),
-        params,
-    )
 
 
 def to_bits(array: Shaped[Array, "..."]) -> Shaped[Array, "..."]:

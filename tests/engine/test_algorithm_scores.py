@@ -174,8 +174,9 @@ def test_causal_scoring_sees_the_items_before(model_and_oracle):
 def test_a_missing_logprob_is_an_error_that_names_request_and_item(model_and_oracle, kind):
     """Weights that give NaN for one token: no score is made up for the item that holds it."""
     model, _ = model_and_oracle
-    embedding = model.params.embedding.at[299].set(jnp.nan)
-    broken = dataclasses.replace(model, params=model.params._replace(embedding=embedding))
+    params = small_models.unpacked(model.params)
+    embedding = params.embedding.at[299].set(jnp.nan)
+    broken = dataclasses.replace(model, params=params._replace(embedding=embedding))
     engine = ScoringEngine(broken)
     request = engine.preparer.request(
         QUERY,

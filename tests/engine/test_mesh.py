@@ -84,7 +84,7 @@ def test_weights_and_keys_are_shared_out_and_not_copied(model):
     engine.score(QUERY, ITEMS, algorithm="packed_extend")
     layers = engine._executor.runner.params.layers
     for name, axis in (("query", 1), ("output", 2), ("gate", 1), ("down", 2), ("key_bias", 1)):
-        weight = getattr(layers, name)
+        (weight,) = jax.tree.leaves(getattr(layers, name))
         local = weight.addressable_shards[0].data
         assert local.shape[axis] * 8 == weight.shape[axis], name
     keys = next(iter(engine._executor.cache._prefixes.values())).state.keys

@@ -9,8 +9,9 @@ import pytest
 
 from isoprefill.models.architectures import ARCHITECTURES
 from isoprefill.models.config_huggingface import config_from_huggingface
-from isoprefill.models.decoder import LayerParams, Params
+from isoprefill.models.packed_weights import PackedWeights
 from isoprefill.models.parameters import PARAMETERS, parameters_of
+from isoprefill.models.params import LayerParams, Params
 from small_models import GGUF_VARIANTS, VARIANTS, small_config
 
 FIELDS = typing.get_type_hints(LayerParams) | typing.get_type_hints(Params)
@@ -27,7 +28,8 @@ def test_row_says_what_the_decoder_reads(field):
     hint, parameter = FIELDS[field], PARAMETERS[field]
     array, *others = typing.get_args(hint) or [hint]
     assert parameter.axes == array.dim_str
-    assert others == ([type(None)] if parameter.only_if else [])
+    assert (PackedWeights in others) == parameter.is_matrix
+    assert (type(None) in others) == bool(parameter.only_if)
 
 
 def test_names_in_files_are_unique():

@@ -48,7 +48,11 @@ def test_kill_9_of_the_scheduler(server):
         took = time.monotonic() - killed
     ended = server.wait_for_event("scheduler_ended")
     # A request is logged after its answer is sent.
-    wait_for(lambda: [line.get("code") for line in server.events("request")].count("model_not_loaded") == 5)
+    wait_for(
+        lambda: (
+            [line.get("code") for line in server.events("request")].count("model_not_loaded") == 5
+        )
+    )
     assert ended["status"] == -signal.SIGKILL
     # The second, with room for a machine that does other things: a request's time-out is 60.
     assert took < 5

@@ -175,8 +175,8 @@ def step(chip: str, case: dict) -> dict:
 
 def parameters(config: Any, dtype: Any) -> Any:
     """The shapes of a model's weights."""
-    from isoprefill.models.decoder import Params
     from isoprefill.models.parameters import parameters_of
+    from isoprefill.models.params import Params
 
     parameters = parameters_of(config).items()
     return Params.from_fields({field: shape(row.shape(config), dtype) for field, row in parameters})

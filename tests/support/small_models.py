@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
@@ -17,6 +19,8 @@ import transformers
 from tokenizers import decoders, models, pre_tokenizers
 
 from isoprefill.models.architectures import ARCHITECTURES
+from isoprefill.models.packed_weights import PackedWeights, unpack
+from isoprefill.models.params import Params
 from isoprefill.models.pretrained import load_pretrained
 
 VOCAB_SIZE = 300  # 256 bytes, one special token, the rest unused
@@ -117,6 +121,16 @@ def save_directory(
     tokenizer_config = {"bos_token": "<s>", "add_bos_token": False}
     (directory / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
     return directory
+
+
+def unpacked(params: Params) -> Params:
+    """Returns weights as plain arrays, as devices other than a CPU have them."""
+
+    def plain(weights: Any) -> Any:
+        array = unpack(weights) if isinstance(weights, PackedWeights) else np.asarray(weights)
+        return jnp.asarray(array.view(jnp.bfloat16) if array.dtype == np.uint16 else array)
+
+    return jax.tree.map(plain, params, is_leaf=lambda leaf: isinstance(leaf, PackedWeights))
 
 
 def byte_tokenizer() -> tokenizers.Tokenizer:

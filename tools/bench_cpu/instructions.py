@@ -43,7 +43,7 @@ def environment(highest: Instructions | None) -> dict[str, str]:
 def in_use(highest: Instructions | None) -> str:
     """Says which instructions run: ours as the extension tells in such a process, PyTorch's as they are set."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment(highest)
-    ask = "import isoprefill_csrc; print(isoprefill_csrc.available_instructions()[-1])"
+    ask = "import isoprefill_csrc; print(isoprefill_csrc.best_instructions())"
     done = subprocess.run([sys.executable, "-c", ask], env=env, capture_output=True, text=True)
     peers = [f"{name}={env[name]}" for name in PEERS if name in env]
     ours = done.stdout.strip() or "unknown"

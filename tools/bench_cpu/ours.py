@@ -36,16 +36,17 @@ class Ours:
         import jax.numpy as jnp
 
         from isoprefill.models.decoder import project
+        from isoprefill.models.packed_weights import PackedWeights, pack
 
         @jax.jit
-        def multiply(x: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
+        def multiply(x: jax.Array, up: PackedWeights, down: PackedWeights) -> jax.Array:
             for weight in (up, down) * (MATMULS // 2):
                 x = project(x, weight).astype(weight.dtype)
             return x
 
         x = jnp.ones((rows, inner), self._dtype)
-        up = jnp.full((outer, inner), 1 / inner, self._dtype)
-        down = jnp.full((inner, outer), 1 / outer, self._dtype)
+        up = pack(np.full((outer, inner), 1 / inner, jnp.dtype(self._dtype)))
+        down = pack(np.full((inner, outer), 1 / outer, jnp.dtype(self._dtype)))
         return lambda: jax.block_until_ready(multiply(x, up, down))
 
     def compiles_nothing(self) -> contextlib.AbstractContextManager[Any]:

@@ -17,10 +17,10 @@ from tokenizers import decoders, pre_tokenizers, trainers
 
 from isoprefill.models import pinned
 from isoprefill.models.config import ModelConfig
-from isoprefill.models.decoder import Params
 from isoprefill.models.gguf_file import load_gguf
 from isoprefill.models.gguf_header import read_header
 from isoprefill.models.parameters import PARAMETERS, parameters_of
+from isoprefill.models.params import Params
 from isoprefill.models.tokenizer_gguf import tokenizer_from_gguf
 
 QWEN3 = ModelConfig(

@@ -18,8 +18,9 @@ from isoprefill.attention.layout import Ints, PackedLayout
 from isoprefill.bits import from_bits, to_bits
 from isoprefill.execution.mesh import TENSOR
 from isoprefill.models.config import ModelConfig
-from isoprefill.models.decoder import Params, decode
+from isoprefill.models.decoder import decode
 from isoprefill.models.head import logprobs_at
+from isoprefill.models.params import Params
 from isoprefill.modes import Backend
 
 
@@ -27,6 +28,7 @@ class PackInputs(NamedTuple):
     """The rows of a pack."""
 
     token_ids: Int32[Ints, "*D T"]
+    num_rows: Int32[Ints, "*D"]  # the others are padding
     layout: PackedLayout
 
 
@@ -137,8 +139,9 @@ class Forward:
             jnp.asarray(pack.layout.positions),
             attend,
             None if prefix is None else (prefix.keys, prefix.values),
+            num_rows=jnp.asarray(pack.num_rows),
             return_kv=return_kv,
-            all_reduce=self._all_reduce,
+            all_reduce=None if self.tensor_shards == 1 else self._all_reduce,
         )
 
     def _all_reduce(self, partial: Array) -> Array:

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from isoprefill.models.config import ModelConfig
-from isoprefill.models.decoder import Params
+from isoprefill.models.params import Params
 
 # Of the memory that the weights leave; the rest is for the prefix cache, logits and other programs.
 SHARE = 1 / 8

@@ -14,8 +14,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from isoprefill.models.config import ModelConfig
-from isoprefill.models.decoder import Params
+from isoprefill.models.packed_weights import PackedWeights, pack, unpack
 from isoprefill.models.parameters import PARAMETERS
+from isoprefill.models.params import Params
 
 DATA, TENSOR = "data", "tensor"
 
@@ -82,7 +83,9 @@ def param_specs(params: Params) -> Params:
     """Returns the partition of every weight, in the same tree."""
 
     def spec(path: tuple[Any, ...], _: jax.Array) -> PartitionSpec:
-        axis = PARAMETERS[path[-1].name].sharded_axis
+        field = next(key.name for key in reversed(path) if key.name in PARAMETERS)
+        # Packing keeps the axes in their places, and adds one behind them.
+        axis = PARAMETERS[field].sharded_axis
         return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, TENSOR)
 
     return jax.tree_util.tree_map_with_path(spec, params)
@@ -90,8 +93,25 @@ def param_specs(params: Params) -> Params:
 
 def shard_params(params: Params, mesh: Mesh) -> Params:
     """Puts the weights on the mesh's devices."""
+    params = packed_for_shards(params, mesh.shape[TENSOR])
     return jax.tree.map(
         lambda weight, spec: jax.device_put(weight, NamedSharding(mesh, spec)),
         params,
         param_specs(params),
+    )
+
+
+def packed_for_shards(params: Params, shards: int) -> Params:
+    """Returns the weights with each device's part of a packed matrix packed on its own, and of its own sizes."""
+
+    def repacked(path: tuple[Any, ...], weights: Any) -> Any:
+        axis = PARAMETERS[path[-1].name].sharded_axis
+        if shards == 1 or axis is None or not isinstance(weights, PackedWeights):
+            return weights
+        parts = [pack(part) for part in np.split(unpack(weights), shards, axis)]
+        data = np.concatenate([np.asarray(part.data) for part in parts], axis)
+        return dataclasses.replace(parts[0], data=data)
+
+    return jax.tree_util.tree_map_with_path(
+        repacked, params, is_leaf=lambda leaf: isinstance(leaf, PackedWeights)
     )

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int32, Shaped
 from isoprefill.attention import AttentionHeads
 from isoprefill.attention.layout import PackedLayout, with_schedules
 from isoprefill.attention.padding import bucket_size, next_power_of_two
-from isoprefill.bits import dtype_name, to_storage
+from isoprefill.bits import dtype_name
 from isoprefill.execution.forward import Forward, PackInputs, PrefixState, ReadoutInputs
 from isoprefill.execution.mesh import (
     DATA,
@@ -32,7 +32,8 @@ from isoprefill.execution.packing import Tokens
 from isoprefill.execution.prefix_cache import CachedPrefix
 from isoprefill.execution.readout import Readout
 from isoprefill.models.config import ModelConfig
-from isoprefill.models.decoder import Params
+from isoprefill.models.params import Params
+from isoprefill.models.storage import as_stored
 from isoprefill.modes import Backend
 
 SHARDED, REPLICATED = PartitionSpec(DATA), PartitionSpec()
@@ -91,7 +92,7 @@ class ModelRunner:
         Raises:
             ValueError: if the devices or the model's heads do not allow the mesh; with the numbers.
         """
-        params = to_storage(params)
+        params = as_stored(params)
         mesh = None if shape is None else make_mesh(shape, config)
         if mesh is not None:
             params = shard_params(params, mesh)
@@ -180,7 +181,9 @@ class ModelRunner:
         )
         scheduled = with_schedules(layouts, self.attention, heads)
         return [
-            PackInputs(_padded(of_pack, layout.num_rows), layout)
+            PackInputs(
+                _padded(of_pack, layout.num_rows), np.asarray(of_pack.size, np.int32), layout
+            )
             for of_pack, layout in zip(tokens, scheduled, strict=True)
         ]
 

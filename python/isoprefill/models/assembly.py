@@ -1,7 +1,8 @@
 """Puts a checkpoint's tensors together as the decoder's parameters.
 
 A checkpoint holds one tensor per layer under a name of its own; the decoder wants all layers of a kind stacked. Each
-file format reads one tensor at a time; this does the rest.
+file format reads one tensor at a time; this does the rest. On a CPU it packs matrices as it reads them, so that there
+is never a second copy of them all.
 """
 
 import math
@@ -15,9 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import isoprefill_csrc
 from isoprefill.models.config import ModelConfig
-from isoprefill.models.decoder import Params
+from isoprefill.models.packed_weights import PackedWeights, packed_shape
 from isoprefill.models.parameters import parameters_of
+from isoprefill.models.params import Params
 
 ParamsDtype = Literal["float32", "bfloat16"]
 
@@ -46,11 +49,21 @@ def assemble(
         ValueError: a tensor is missing, has another shape than the configuration says, or has no place in the model;
             names it.
     """
-    arrays: dict[str, np.ndarray] = {}
+    packed = jax.default_backend() == "cpu"
+    # On a CPU, bfloat16 is stored as its bits (`isoprefill.bits`).
+    stored_dtype = np.dtype(np.uint16) if packed and dtype == "bfloat16" else jnp.dtype(dtype)
+    arrays: dict[str, np.ndarray | PackedWeights] = {}
+    matrices: set[str] = set()  # the tensors that are packed
     parts: list[tuple[np.ndarray, str]] = []  # what to fill, and the tensor to fill it from
 
     def fill(part: np.ndarray, tensor: str) -> None:
-        part[...] = read(tensor)
+        values = read(tensor)
+        if packed:
+            values = np.ascontiguousarray(values, jnp.dtype(dtype)).view(stored_dtype)
+        if tensor in matrices:
+            isoprefill_csrc.pack_weights(values, part)
+        else:
+            part[...] = values
 
     for field, parameter in parameters_of(config).items():
         shape = parameter.shape(config)
@@ -67,8 +80,11 @@ def assemble(
                     f"got {list(shapes[tensor])}"
                 )
             tensors.append(tensor)
-        arrays[field] = array = _aligned_empty(shape, jnp.dtype(dtype))
+        packs = packed and parameter.is_matrix
+        array = _aligned_empty(packed_shape(shape) if packs else shape, stored_dtype)
+        arrays[field] = PackedWeights(array, *shape[-2:]) if packs else array
         parts.extend(zip(array if parameter.stacked else [array], tensors, strict=True))
+        matrices |= set(tensors) if packs else set()
     planned = {tensor for _, tensor in parts}
     for tensor in shapes:
         # Ignoring a bias or a scale would compute a different model.

@@ -10,9 +10,9 @@ from isoprefill.models.architectures import ARCHITECTURES
 from isoprefill.models.assembly import ParamsDtype, assemble
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.config_gguf import config_from_gguf
-from isoprefill.models.decoder import Params
 from isoprefill.models.gguf_header import GgufHeader, TensorInfo
 from isoprefill.models.parameters import PARAMETERS
+from isoprefill.models.params import Params
 
 _NAMES = {field: parameter.gguf for field, parameter in PARAMETERS.items()}
 # The first is in the configuration (`frequency_divisors`); llama.cpp does not use the other either.

@@ -1,7 +1,7 @@
 """Log-probabilities from hidden states: the LM head, only at the rows to read.
 
 One block of rows at a time, so memory does not grow with the number of rows: all logits of 500 items of 20 tokens over
-49,152 tokens would be 2 GB. On a CPU with AVX-512 by csrc/token_logprobs.h, which keeps no logits at all.
+49,152 tokens would be 2 GB. With packed weights by csrc/token_logprobs.h, which keeps no logits at all.
 Letters: T rows of the pack, M rows to read, K tokens at each of them, V vocabulary, B rows of a block.
 """
 
@@ -11,8 +11,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int32
 
 from isoprefill.bits import from_bits, to_bits
-from isoprefill.models.decoder import Params, head_weights
-from isoprefill.models.matrix_product import LOGPROBS, by_cpp_or_xla, multiply_transposed
+from isoprefill.models import cpu_operations
+from isoprefill.models.decoder import head_weights, project
+from isoprefill.models.packed_weights import PackedWeights
+from isoprefill.models.params import Params
 
 ROWS_AT_ONCE = 256  # of float32 logits: 50 MB for a vocabulary of 49,152
 
@@ -32,6 +34,9 @@ def logprobs_at(
     Of `num_devices` devices each computes every so many blocks and leaves zeros elsewhere: the sum over the devices is
     the answer.
     """
+    weights = head_weights(params)
+    if isinstance(weights, PackedWeights) and num_devices == 1:
+        return cpu_operations.token_logprobs(hidden, weights, rows, num_rows, token_ids)
     capacity = rows.shape[0]
     block = min(ROWS_AT_ONCE, capacity)
     blocks = -(-capacity // block)
@@ -42,10 +47,13 @@ def logprobs_at(
     def compute(index: Int32[Array, ""], out: Float[Array, "M K"]) -> Float[Array, "M K"]:
         begin = (index * num_devices + device) * block
         rows_of_block = lax.dynamic_slice_in_dim(rows, begin, block)
-        states = from_bits(to_bits(hidden)[rows_of_block])  # [B, E]
         tokens = lax.dynamic_slice_in_dim(token_ids, begin, block)  # [B, K]
-        operands = states, head_weights(params), tokens
-        logprobs = by_cpp_or_xla(LOGPROBS, tokens.shape, _by_xla, *operands)
+        if isinstance(weights, PackedWeights):
+            count = jnp.asarray(block, jnp.int32)
+            logprobs = cpu_operations.token_logprobs(hidden, weights, rows_of_block, count, tokens)
+        else:
+            states = from_bits(to_bits(hidden)[rows_of_block])  # [B, E]
+            logprobs = _by_xla(states, weights, tokens)
         return lax.dynamic_update_slice_in_dim(out, logprobs, begin, axis=0)
 
     rounds = (num_rows + block * num_devices - 1) // (block * num_devices)
@@ -56,6 +64,6 @@ def logprobs_at(
 def _by_xla(
     states: Float[Array, "B E"], weights: Float[Array, "V E"], token_ids: Int32[Array, "B K"]
 ) -> Float[Array, "B K"]:
-    logits = multiply_transposed(states, weights)
+    logits = project(states, weights)
     wanted = jnp.take_along_axis(logits, token_ids, axis=1)
     return wanted - jax.nn.logsumexp(logits, axis=-1)[:, None]

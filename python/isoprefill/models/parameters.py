@@ -36,6 +36,11 @@ class Parameter:
         return self.axes.startswith("L ")
 
     @property
+    def is_matrix(self) -> bool:
+        """Whether rows are multiplied with it."""
+        return len(self.axes.removeprefix("L ").split()) == 2
+
+    @property
     def sharded_axis(self) -> int | None:
         """Index of the axis that a mesh's tensor axis divides; None: every device has the whole."""
         axes = self.axes.split()

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from isoprefill.models.assembly import ParamsDtype
 from isoprefill.models.config import ModelConfig
-from isoprefill.models.decoder import Params
 from isoprefill.models.gguf_file import load_gguf
 from isoprefill.models.gguf_header import read_header
+from isoprefill.models.params import Params
 from isoprefill.models.safetensors_files import load_safetensors
 from isoprefill.models.source import find_model
 from isoprefill.models.tokenizer import Tokenizer

@@ -13,9 +13,9 @@ import safetensors
 from isoprefill.models.assembly import ParamsDtype, assemble
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.config_huggingface import config_from_huggingface
-from isoprefill.models.decoder import Params
 from isoprefill.models.json_file import read_json_object
 from isoprefill.models.parameters import PARAMETERS
+from isoprefill.models.params import Params
 
 _NAMES = {field: parameter.huggingface for field, parameter in PARAMETERS.items()}
 # Frequencies that follow from config.json, in old checkpoints; a head that is the embedding.

@@ -1,0 +1,195 @@
+// Prepared rows times groups of panels, block by block, on several threads.
+
+#ifndef CSRC_BLOCK_PRODUCT_H_
+#define CSRC_BLOCK_PRODUCT_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "csrc/array.h"
+#include "csrc/decoder_kernels.h"
+#include "csrc/packed_weights.h"
+#include "csrc/parallel_for.h"
+
+namespace isoprefill {
+
+// Memory that begins at a cache line.
+class AlignedBytes {
+ public:
+  explicit AlignedBytes(int64_t size) : memory_(size + kLine) {}
+  char* data() {
+    const auto address = reinterpret_cast<uintptr_t>(memory_.data());
+    return memory_.data() + (kLine - address % kLine) % kLine;
+  }
+
+ private:
+  static constexpr uintptr_t kLine = 64;
+  Array<char> memory_;
+};
+
+// Room for prepared rows.
+template <typename Element>
+class RowStore {
+ public:
+  RowStore(const DecoderKernels<Element>& kernels, int64_t rows, int64_t inner)
+      : rows_{nullptr, CeilDivide(rows, kRowsTogether) * kRowsTogether, inner},
+        memory_(kernels.prepared_bytes(rows_.rows, inner)) {
+    rows_.data = memory_.data();
+  }
+  const PreparedRows& rows() const { return rows_; }
+
+  // Calls prepare(first, count) for all rows, some at a time.
+  template <typename Prepare>
+  static void Fill(int64_t rows, const ParallelFor& parallel, Prepare prepare) {
+    parallel(CeilDivide(rows, kRowsTogether), [&](int64_t task) {
+      const int64_t first = task * kRowsTogether;
+      prepare(first, std::min(kRowsTogether, rows - first));
+    });
+  }
+
+ private:
+  PreparedRows rows_;
+  AlignedBytes memory_;
+};
+
+// Calls compute(first row, rows, parallel) for all rows.
+//
+// Many rows are shared out to the threads, each of which computes its own with
+// all weights, undisturbed by the others and with what it has prepared in its
+// second cache. Few rows are computed by all threads together, each with some
+// of the weights, so that these are read once.
+template <typename Compute>
+void InChunks(int64_t rows, int64_t bytes_per_row, const ParallelFor& parallel,
+              const Compute& compute) {
+  constexpr int64_t kBytes = 1200 << 10;
+  constexpr int64_t kFewRows = 96;  // below, reading the weights takes longer
+  constexpr int64_t kMostRows = 512;
+  if (rows == 0) return;
+  const auto whole = [](int64_t some) {
+    return CeilDivide(some, kRowsTogether) * kRowsTogether;
+  };
+  const int64_t threads = parallel.num_threads();
+  const int64_t most = std::clamp(kBytes / std::max<int64_t>(1, bytes_per_row),
+                                  kFewRows, kMostRows);
+  const bool shared_out = threads > 1 && rows >= kFewRows * threads;
+  int64_t chunks = CeilDivide(rows, most);
+  if (shared_out) chunks = CeilDivide(chunks, threads) * threads;
+  const int64_t size = whole(CeilDivide(rows, chunks));
+  const auto chunk = [&](int64_t index, const ParallelFor& inside) {
+    compute(index * size, std::min(size, rows - index * size), inside);
+  };
+  chunks = CeilDivide(rows, size);
+  if (shared_out) {
+    const ParallelFor alone = ParallelFor::Alone();
+    parallel(chunks, [&](int64_t index) { chunk(index, alone); });
+  } else {
+    for (int64_t index = 0; index < chunks; ++index) chunk(index, parallel);
+  }
+}
+
+// Multiplies `rows` prepared rows with groups of panels. Work says with which
+// and what becomes of the sums:
+//
+//   Panels(group)        how many panels a group has
+//   Panel(group, i)      one of them
+//   Columns(group)       columns of its sums
+//   Ahead(group, row, rows)    fetches what Finish will read and write, while
+//                              the block is multiplied
+//   Finish(group, row, sums)   gets the sums of a block's rows and a whole
+//   group
+template <typename Element, typename Work>
+void MultiplyGroups(const DecoderKernels<Element>& kernels,
+                    const PreparedRows& x, int64_t rows, int64_t num_groups,
+                    const Work& work, const ParallelFor& parallel) {
+  if (num_groups == 0) return;
+  const int64_t blocks = CeilDivide(rows, kernels.block_rows);
+  // So many tasks that threads end together.
+  const int64_t threads = parallel.num_threads();
+  const int64_t parts =
+      threads == 1
+          ? 1
+          : std::clamp<int64_t>(CeilDivide(4 * threads, num_groups), 1, blocks);
+  parallel(num_groups * parts, [&](int64_t task) {
+    const int64_t group = task / parts;
+    const int64_t part = task % parts;
+    const int64_t begin = blocks * part / parts * kernels.block_rows;
+    const int64_t end =
+        std::min(rows, blocks * (part + 1) / parts * kernels.block_rows);
+    const int64_t num_panels = work.Panels(group);
+    std::vector<const Element*> all(num_panels);
+    for (int64_t i = 0; i < num_panels; ++i) all[i] = work.Panel(group, i);
+    const int64_t stride = num_panels * kPanelColumns;
+    const bool loads = kernels.load != nullptr;
+    // With several steps of panels to load, sums wait until all are done.
+    const int64_t step = kernels.block_panels;
+    const bool together = loads && num_panels > step;
+    const int64_t sum_rows = kRowsTogether + (together ? end - begin : 0);
+    AlignedBytes memory(sum_rows * stride * int64_t{sizeof(float)});
+    auto* sums = reinterpret_cast<float*>(memory.data());
+    const int64_t loaded_bytes = loads ? kernels.loaded_bytes(x.inner) : 0;
+    AlignedBytes loaded(step * loaded_bytes);
+    const auto load = [&](int64_t p, int64_t some) {
+      for (int64_t i = 0; loads && i < some; ++i) {
+        kernels.load(all[p + i], x.inner, loaded.data() + i * loaded_bytes);
+      }
+    };
+    const auto multiply = [&](int64_t row, int64_t p, int64_t some,
+                              float* out) {
+      const int64_t block = std::min(kernels.block_rows, end - row);
+      kernels.multiply(
+          x, row, {all.data() + p, some}, loaded.data(),
+          {out + p * kPanelColumns, stride, block, some * kPanelColumns});
+    };
+    const auto finished = [&](int64_t row, float* out) {
+      work.Finish(group, row,
+                  SumBlock{out, stride, std::min(kernels.block_rows, end - row),
+                           work.Columns(group)});
+    };
+    // The panels that this thread probably takes next come from memory while it
+    // works on these: some after each block.
+    const int64_t next = (task + threads) / parts;
+    const int64_t next_panels =
+        next > group && next < num_groups ? work.Panels(next) : 0;
+    const int64_t own_blocks = CeilDivide(end - begin, kernels.block_rows);
+    const auto prefetch = [&](int64_t row) {
+      const int64_t size = PanelSize(x.inner) * int64_t{sizeof(Element)};
+      const int64_t block = (row - begin) / kernels.block_rows;
+      for (int64_t p = 0; p < next_panels; ++p) {
+        const auto* bytes = reinterpret_cast<const char*>(work.Panel(next, p));
+        const int64_t last = size * (block + 1) / own_blocks;
+        for (int64_t at = size * block / own_blocks; at < last; at += 64) {
+          __builtin_prefetch(bytes + at, 0, 2);
+        }
+      }
+    };
+    kernels.begin();
+    if (together) {
+      for (int64_t p = 0; p < num_panels; p += step) {
+        const int64_t some = std::min(step, num_panels - p);
+        load(p, some);
+        for (int64_t row = begin; row < end; row += kernels.block_rows) {
+          multiply(row, p, some, sums + (row - begin) * stride);
+        }
+      }
+      for (int64_t row = begin; row < end; row += kernels.block_rows) {
+        finished(row, sums + (row - begin) * stride);
+      }
+    } else {
+      load(0, std::min(step, num_panels));
+      for (int64_t row = begin; row < end; row += kernels.block_rows) {
+        work.Ahead(group, row, std::min(kernels.block_rows, end - row));
+        for (int64_t p = 0; p < num_panels; p += step) {
+          multiply(row, p, std::min(step, num_panels - p), sums);
+        }
+        prefetch(row);
+        finished(row, sums);
+      }
+    }
+    kernels.end();
+  });
+}
+
+}  // namespace isoprefill
+
+#endif  // CSRC_BLOCK_PRODUCT_H_

@@ -1,0 +1,278 @@
+#include "csrc/decoder.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+#include <vector>
+
+#include "csrc/bfloat16.h"
+#include "csrc/block_product.h"
+#include "csrc/decoder_kernels.h"
+#include "csrc/micro_kernels.h"
+
+namespace isoprefill {
+namespace {
+
+const float* Offset(const float* values, int64_t by) {
+  return values == nullptr ? nullptr : values + by;
+}
+
+template <typename Element>
+int64_t RowBytes(const DecoderKernels<Element>& kernels, int64_t inner) {
+  return kernels.working_bytes(kRowsTogether, inner) / kRowsTogether;
+}
+
+// Prepares `count` normed rows from `first` on as the first rows of `store`.
+template <typename Element>
+void PrepareNormed(const DecoderKernels<Element>& kernels,
+                   const NormedRows& rows, int64_t first, int64_t count,
+                   const PreparedRows& to, const ParallelFor& parallel) {
+  RowStore<Element>::Fill(count, parallel, [&](int64_t row, int64_t some) {
+    kernels.prepare_normed(rows.x + (first + row) * rows.inner, some, rows.norm,
+                           rows.eps, to, row);
+  });
+}
+
+// The columns of one matrix in groups of a block's panels, added to what there
+// is and written as rows.
+template <typename Element>
+struct AddedColumns {
+  const DecoderKernels<Element>& kernels;
+  const PackedWeights<Element>& weights;
+  const float* bias;
+  const float* residual;  // [rows, M], or null
+  float* out;             // [rows, M]
+
+  int64_t NumGroups() const { return CeilDivide(weights.num_panels(), step()); }
+  int64_t Panels(int64_t group) const {
+    return std::min(step(), weights.num_panels() - group * step());
+  }
+  const Element* Panel(int64_t group, int64_t i) const {
+    return weights.panel(group * step() + i);
+  }
+  int64_t Columns(int64_t group) const {
+    return std::min(step() * kPanelColumns,
+                    weights.num_columns - FirstColumn(group));
+  }
+  void Ahead(int64_t group, int64_t row, int64_t rows) const {
+    for (int64_t r = row; r < row + rows; ++r) {
+      const int64_t place = r * weights.num_columns + FirstColumn(group);
+      for (int64_t c = 0; c < Columns(group); c += 16) {  // a cache line
+        if (residual != nullptr) __builtin_prefetch(residual + place + c);
+        __builtin_prefetch(out + place + c, 1);
+      }
+    }
+  }
+  void Finish(int64_t group, int64_t row, const SumBlock& sums) const {
+    const int64_t column = FirstColumn(group);
+    const int64_t place = row * weights.num_columns + column;
+    kernels.add(sums, Offset(bias, column), Offset(residual, place),
+                out + place, weights.num_columns);
+  }
+
+ private:
+  int64_t step() const { return kernels.block_panels; }
+  int64_t FirstColumn(int64_t group) const {
+    return group * step() * kPanelColumns;
+  }
+};
+
+// Queries, keys and values, in groups of as many heads as begin at a panel.
+template <typename Element>
+struct HeadColumns {
+  struct Group {
+    const HeadProjection<Element>* heads;
+    int64_t column;
+    int64_t columns;
+  };
+
+  const DecoderKernels<Element>& kernels;
+  const AttentionInputs<Element>& problem;
+  int64_t first_row;
+  const std::vector<Group>& groups;
+
+  int64_t Panels(int64_t group) const {
+    return NumPanels(groups[group].columns);
+  }
+  const Element* Panel(int64_t group, int64_t i) const {
+    const Group& one = groups[group];
+    return one.heads->weights.panel(one.column / kPanelColumns + i);
+  }
+  int64_t Columns(int64_t group) const { return groups[group].columns; }
+  void Ahead(int64_t group, int64_t row, int64_t rows) const {
+    const HeadProjection<Element>& heads = *groups[group].heads;
+    constexpr int64_t kLine = 64 / sizeof(Element);
+    for (int64_t r = row; r < row + rows; ++r) {
+      const int64_t place = (first_row + r) * heads.weights.num_columns;
+      for (int64_t c = 0; c < groups[group].columns; c += kLine) {
+        __builtin_prefetch(heads.out + place + groups[group].column + c, 1);
+      }
+    }
+  }
+  void Finish(int64_t group, int64_t row, const SumBlock& sums) const {
+    const Group& one = groups[group];
+    const HeadProjection<Element>& heads = *one.heads;
+    HeadFinish finish;
+    finish.head_dim = problem.head_dim;
+    finish.bias = Offset(heads.bias, one.column);
+    finish.norm = heads.norm;
+    finish.eps = problem.rows.eps;
+    if (heads.rotated) {
+      finish.pairs = problem.pairs;
+      finish.cosine = problem.cosine + (first_row + row) * problem.pairs;
+      finish.sine = problem.sine + (first_row + row) * problem.pairs;
+    }
+    const int64_t stride = heads.weights.num_columns;
+    kernels.finish_heads(sums, finish,
+                         heads.out + (first_row + row) * stride + one.column,
+                         stride);
+  }
+
+  static std::vector<Group> GroupsOf(const AttentionInputs<Element>& problem) {
+    const int64_t dim = problem.head_dim;
+    const int64_t width = kPanelColumns / std::gcd(kPanelColumns, dim) * dim;
+    std::vector<Group> groups;
+    for (const HeadProjection<Element>& heads : problem.heads) {
+      const int64_t columns = heads.weights.num_columns;
+      for (int64_t column = 0; column < columns; column += width) {
+        groups.push_back({&heads, column, std::min(width, columns - column)});
+      }
+    }
+    return groups;
+  }
+};
+
+// Gate and up, of which a group has as many panels each.
+template <typename Element>
+struct GatedColumns {
+  const DecoderKernels<Element>& kernels;
+  const FeedForward<Element>& problem;
+  const PreparedRows& gated;
+  // Two of each, because then no two threads write to one cache line of
+  // bfloat16; but no more than a block's, of those that are loaded.
+  const int64_t panels_each =
+      kernels.load == nullptr ? 2 : kernels.block_panels / 2;
+
+  int64_t NumGroups() const {
+    return CeilDivide(problem.gate.num_panels(), panels_each);
+  }
+  int64_t Panels(int64_t group) const { return 2 * Half(group); }
+  const Element* Panel(int64_t group, int64_t i) const {
+    const int64_t half = Half(group);
+    return i < half ? problem.gate.panel(group * panels_each + i)
+                    : problem.up.panel(group * panels_each + i - half);
+  }
+  int64_t Columns(int64_t group) const { return Panels(group) * kPanelColumns; }
+  void Ahead(int64_t, int64_t, int64_t) const {}
+  void Finish(int64_t group, int64_t row, const SumBlock& sums) const {
+    const int64_t column = group * panels_each * kPanelColumns;
+    kernels.gate(sums,
+                 std::min(panels_each * kPanelColumns,
+                          problem.gate.num_columns - column),
+                 gated, row, column);
+  }
+
+ private:
+  int64_t Half(int64_t group) const {
+    return std::min(panels_each,
+                    problem.gate.num_panels() - group * panels_each);
+  }
+};
+
+template <typename Element>
+DecoderKernels<Element> KernelsFor(Instructions instructions) {
+  return MicroKernelsFor<Element>(instructions).decoder;
+}
+
+}  // namespace
+
+template <typename Element>
+void ComputeAttentionInputs(const AttentionInputs<Element>& problem,
+                            Instructions instructions,
+                            const ParallelFor& parallel) {
+  const auto kernels = KernelsFor<Element>(instructions);
+  const NormedRows& rows = problem.rows;
+  const auto groups = HeadColumns<Element>::GroupsOf(problem);
+  InChunks(rows.num_rows, RowBytes(kernels, rows.inner), parallel,
+           [&](int64_t first, int64_t count, const ParallelFor& inside) {
+             RowStore<Element> store(kernels, count, rows.inner);
+             PrepareNormed(kernels, rows, first, count, store.rows(), inside);
+             const HeadColumns<Element> work{kernels, problem, first, groups};
+             MultiplyGroups(kernels, store.rows(), count,
+                            static_cast<int64_t>(groups.size()), work, inside);
+           });
+}
+
+template <typename Element>
+void ComputeProjection(const Projection<Element>& problem,
+                       Instructions instructions, const ParallelFor& parallel) {
+  const auto kernels = KernelsFor<Element>(instructions);
+  const int64_t inner = problem.weights.inner;
+  const int64_t columns = problem.weights.num_columns;
+  InChunks(problem.num_rows, RowBytes(kernels, inner), parallel,
+           [&](int64_t first, int64_t count, const ParallelFor& inside) {
+             RowStore<Element> store(kernels, count, inner);
+             store.Fill(count, inside, [&](int64_t row, int64_t some) {
+               kernels.prepare(problem.x + (first + row) * inner, some,
+                               store.rows(), row);
+             });
+             const AddedColumns<Element> work{
+                 kernels, problem.weights, problem.bias,
+                 Offset(problem.residual, first * columns),
+                 problem.out + first * columns};
+             MultiplyGroups(kernels, store.rows(), count, work.NumGroups(),
+                            work, inside);
+           });
+}
+
+template <typename Element>
+void ComputeFeedForward(const FeedForward<Element>& problem,
+                        Instructions instructions,
+                        const ParallelFor& parallel) {
+  const auto kernels = KernelsFor<Element>(instructions);
+  const NormedRows& rows = problem.rows;
+  const int64_t width = problem.gate.num_columns;
+  InChunks(rows.num_rows,
+           RowBytes(kernels, width) + RowBytes(kernels, rows.inner), parallel,
+           [&](int64_t first, int64_t count, const ParallelFor& inside) {
+             RowStore<Element> normed(kernels, count, rows.inner);
+             PrepareNormed(kernels, rows, first, count, normed.rows(), inside);
+             RowStore<Element> gated(kernels, count, width);
+             const GatedColumns<Element> gate{kernels, problem, gated.rows()};
+             MultiplyGroups(kernels, normed.rows(), count, gate.NumGroups(),
+                            gate, inside);
+             const int64_t place = first * rows.inner;
+             const AddedColumns<Element> down{kernels, problem.down, nullptr,
+                                              Offset(problem.residual, place),
+                                              problem.out + place};
+             MultiplyGroups(kernels, gated.rows(), count, down.NumGroups(),
+                            down, inside);
+           });
+}
+
+template <typename Element>
+void ComputeNorm(const NormedRows& rows, Element* out,
+                 Instructions instructions, const ParallelFor& parallel) {
+  const auto kernels = KernelsFor<Element>(instructions);
+  RowStore<Element>::Fill(rows.num_rows, parallel,
+                          [&](int64_t row, int64_t some) {
+                            const int64_t place = row * rows.inner;
+                            kernels.normalise(rows.x + place, some, rows.inner,
+                                              rows.norm, rows.eps, out + place);
+                          });
+}
+
+#define ISOPREFILL_DECODER_OF(Element)                                        \
+  template void ComputeAttentionInputs(const AttentionInputs<Element>&,       \
+                                       Instructions, const ParallelFor&);     \
+  template void ComputeProjection(const Projection<Element>&, Instructions,   \
+                                  const ParallelFor&);                        \
+  template void ComputeFeedForward(const FeedForward<Element>&, Instructions, \
+                                   const ParallelFor&);                       \
+  template void ComputeNorm(const NormedRows&, Element*, Instructions,        \
+                            const ParallelFor&);
+ISOPREFILL_DECODER_OF(float)
+ISOPREFILL_DECODER_OF(Bfloat16)
+#undef ISOPREFILL_DECODER_OF
+
+}  // namespace isoprefill

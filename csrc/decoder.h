@@ -1,0 +1,97 @@
+// The parts of a decoder layer between the attentions, on a CPU: norms, matrix
+// products with packed weights (csrc/packed_weights.h), RoPE, SwiGLU,
+// residuals.
+//
+// What a row gives depends, bit for bit, on that row and on the weights: not on
+// the other rows, on how many there are or on the number of threads. Products
+// add up in float32; what they multiply is of Element, float or Bfloat16.
+
+#ifndef CSRC_DECODER_H_
+#define CSRC_DECODER_H_
+
+#include <cstdint>
+
+#include "csrc/bfloat16.h"
+#include "csrc/instructions.h"
+#include "csrc/packed_weights.h"
+#include "csrc/parallel_for.h"
+
+namespace isoprefill {
+
+// Rows of a residual stream, and how they are normalised: x / rms(x) * norm,
+// rms(x) = sqrt(mean(x^2) + eps) (RMSNorm, Zhang and Sennrich, 2019).
+struct NormedRows {
+  int64_t num_rows = 0;
+  int64_t inner = 0;
+  const float* x = nullptr;     // [T, N]
+  const float* norm = nullptr;  // [N]
+  float eps = 0;
+};
+
+// Heads of one kind, H of them: rows times weights, bias, RMS norm of each
+// head, RoPE. What is null is left out.
+template <typename Element>
+struct HeadProjection {
+  PackedWeights<Element> weights;  // [H * D, N]
+  const float* bias = nullptr;     // [H * D]
+  const float* norm = nullptr;     // [D]
+  bool rotated = false;
+  Element* out = nullptr;  // [T, H, D]
+};
+
+// Queries, keys and values of a layer. RoPE rotates the first 2 * pairs
+// elements of a head, pairing element i with element i + pairs.
+template <typename Element>
+struct AttentionInputs {
+  NormedRows rows;
+  int64_t head_dim = 0;
+  HeadProjection<Element> heads[3];
+  int64_t pairs = 0;
+  const float* cosine = nullptr;  // [T, pairs]
+  const float* sine = nullptr;    // [T, pairs]
+};
+
+template <typename Element>
+void ComputeAttentionInputs(const AttentionInputs<Element>& problem,
+                            Instructions instructions,
+                            const ParallelFor& parallel);
+
+// out = residual + x * weights + bias. What is null is left out.
+template <typename Element>
+struct Projection {
+  int64_t num_rows = 0;
+  const Element* x = nullptr;       // [T, N]
+  PackedWeights<Element> weights;   // [M, N]
+  const float* bias = nullptr;      // [M]
+  const float* residual = nullptr;  // [T, M]
+  float* out = nullptr;             // [T, M]
+};
+
+template <typename Element>
+void ComputeProjection(const Projection<Element>& problem,
+                       Instructions instructions, const ParallelFor& parallel);
+
+// out = residual + down(silu(gate(n)) * up(n)), n the normed rows (SwiGLU,
+// Shazeer, 2020).
+template <typename Element>
+struct FeedForward {
+  NormedRows rows;
+  PackedWeights<Element> gate;      // [F, N]
+  PackedWeights<Element> up;        // [F, N]
+  PackedWeights<Element> down;      // [N, F]
+  const float* residual = nullptr;  // [T, N]; null leaves it out
+  float* out = nullptr;             // [T, N]
+};
+
+template <typename Element>
+void ComputeFeedForward(const FeedForward<Element>& problem,
+                        Instructions instructions, const ParallelFor& parallel);
+
+// out [T, N] = the normed rows, rounded to Element.
+template <typename Element>
+void ComputeNorm(const NormedRows& rows, Element* out,
+                 Instructions instructions, const ParallelFor& parallel);
+
+}  // namespace isoprefill
+
+#endif  // CSRC_DECODER_H_

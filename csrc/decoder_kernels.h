@@ -1,0 +1,102 @@
+// What one kind of instructions offers to the decoder's matrix products: how
+// rows are prepared for them, the product of a block, and what is done with its
+// sums while they are in the nearest cache.
+
+#ifndef CSRC_DECODER_KERNELS_H_
+#define CSRC_DECODER_KERNELS_H_
+
+#include <cstdint>
+
+#include "csrc/bfloat16.h"
+
+namespace isoprefill {
+
+// Rows of x in the layout that a product reads, which is its own affair. Rows
+// that nobody prepared may be multiplied, but their sums are not read.
+struct PreparedRows {
+  char* data = nullptr;  // aligned to 64 bytes
+  int64_t rows = 0;      // a multiple of kRowsTogether
+  int64_t inner = 0;
+};
+
+// Rows that are prepared by one thread: a product may store so many together.
+inline constexpr int64_t kRowsTogether = 32;
+
+// Panels (csrc/packed_weights.h) that are multiplied together. They need not be
+// of one matrix.
+template <typename Element>
+struct PanelGroup {
+  const Element* const* panels = nullptr;
+  int64_t count = 0;
+};
+
+// The sums of some rows and of the columns of some panels.
+struct SumBlock {
+  float* data = nullptr;  // [rows, stride]; there is room for whole blocks
+  int64_t stride = 0;
+  int64_t rows = 0;
+  int64_t columns = 0;
+};
+
+// How the rows of some heads are finished: bias, RMS norm of each head, RoPE.
+// What is null is left out.
+struct HeadFinish {
+  int64_t head_dim = 0;
+  const float* bias = nullptr;  // [columns of the sums]
+  const float* norm = nullptr;  // [head_dim]
+  float eps = 0;
+  const float* cosine = nullptr;  // [rows, pairs]
+  const float* sine = nullptr;    // [rows, pairs]
+  int64_t pairs = 0;              // the first 2 * pairs elements are rotated
+};
+
+template <typename Element>
+struct DecoderKernels {
+  // What Multiply takes at most.
+  int64_t block_rows = 0;
+  int64_t block_panels = 0;
+  // Bytes of so many prepared rows.
+  int64_t (*prepared_bytes)(int64_t rows, int64_t inner) = nullptr;
+  // Those of them that are usually read and written.
+  int64_t (*working_bytes)(int64_t rows, int64_t inner) = nullptr;
+  // Bytes of a panel as Load leaves it; null: panels are read where they are.
+  int64_t (*loaded_bytes)(int64_t inner) = nullptr;
+
+  // A thread calls these before and after its calls of multiply.
+  void (*begin)() = nullptr;
+  void (*end)() = nullptr;
+
+  // Prepares rows of x [rows, inner] as rows from `first` on.
+  void (*prepare)(const Element* x, int64_t rows, const PreparedRows& to,
+                  int64_t first) = nullptr;
+  // The same with x / rms(x) * norm, in float32, rounded to Element.
+  void (*prepare_normed)(const float* x, int64_t rows, const float* norm,
+                         float eps, const PreparedRows& to,
+                         int64_t first) = nullptr;
+  // Loads one panel for multiply.
+  void (*load)(const Element* panel, int64_t inner, char* loaded) = nullptr;
+  // sums = rows from `first` on times panels. `loaded` holds the panels one
+  // after another if there is a Load.
+  void (*multiply)(const PreparedRows& x, int64_t first,
+                   const PanelGroup<Element>& panels, const char* loaded,
+                   const SumBlock& sums) = nullptr;
+
+  // silu(first half of the columns) * second half, prepared as `columns`
+  // columns of rows from `first_row` on.
+  void (*gate)(const SumBlock& sums, int64_t columns, const PreparedRows& to,
+               int64_t first_row, int64_t first_column) = nullptr;
+  // Finishes heads into rows of `out`.
+  void (*finish_heads)(const SumBlock& sums, const HeadFinish& finish,
+                       Element* out, int64_t out_stride) = nullptr;
+  // out = sums + bias + residual; either may be null. residual and out have
+  // rows of `out_stride`.
+  void (*add)(const SumBlock& sums, const float* bias, const float* residual,
+              float* out, int64_t out_stride) = nullptr;
+  // x / rms(x) * norm of rows [rows, inner].
+  void (*normalise)(const float* x, int64_t rows, int64_t inner,
+                    const float* norm, float eps, Element* out) = nullptr;
+};
+
+}  // namespace isoprefill
+
+#endif  // CSRC_DECODER_KERNELS_H_

@@ -1,0 +1,547 @@
+#include "csrc/decoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "csrc/bfloat16.h"
+#include "csrc/testing.h"
+
+namespace isoprefill {
+namespace {
+
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// What is in outputs before, and stays behind their ends.
+constexpr float kBefore = 12288.0f;  // a bfloat16, too
+constexpr int64_t kBehind = 64;
+
+template <typename T>
+std::vector<T> Unwritten(int64_t size) {
+  T before;
+  FromFloat(kBefore, &before);
+  return std::vector<T>(size + kBehind, before);
+}
+
+// Appends what was written; what is behind it must be as it was.
+template <typename T>
+void Append(const std::vector<T>& out, std::vector<float>* values) {
+  const auto end = out.end() - kBehind;
+  CHECK(std::all_of(end, out.end(),
+                    [](T value) { return ToFloat(value) == kBefore; }));
+  for (auto value = out.begin(); value < end; ++value) {
+    values->push_back(ToFloat(*value));
+  }
+}
+
+// The same bits, but that one NaN is like another.
+bool Same(const std::vector<float>& a, const std::vector<float>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](float x, float y) {
+                      return x == y ? std::signbit(x) == std::signbit(y)
+                                    : std::isnan(x) && std::isnan(y);
+                    });
+}
+
+// What a product multiplies, and what the attention gets.
+template <typename Element>
+std::vector<double> Rounded(std::vector<double> values) {
+  for (double& value : values) {
+    Element rounded;
+    FromFloat(static_cast<float>(value), &rounded);
+    value = ToFloat(rounded);
+  }
+  return values;
+}
+
+// x / rms(x) * norm
+template <typename T>
+std::vector<double> Normed(const T* x, const std::vector<float>& norm,
+                           double eps) {
+  const int64_t count = static_cast<int64_t>(norm.size());
+  double squares = 0;
+  for (int64_t i = 0; i < count; ++i) squares += double{x[i]} * x[i];
+  std::vector<double> normed(count);
+  for (int64_t i = 0; i < count; ++i) {
+    normed[i] = x[i] / std::sqrt(squares / count + eps) * norm[i];
+  }
+  return normed;
+}
+
+// Makes `rows` rows of the one that there is: it at `place`, and NaN and
+// infinity by turns elsewhere.
+template <typename T>
+void Surround(int64_t rows, int64_t place, std::vector<T>* one) {
+  const size_t width = one->size();
+  std::vector<T> all;
+  for (int64_t row = 0; row < rows; ++row) {
+    T value;
+    FromFloat(row % 2 == 0 ? kNaN : kInfinity, &value);
+    all.insert(all.end(), width, value);
+  }
+  std::copy(one->begin(), one->end(), all.begin() + place * width);
+  *one = all;
+}
+
+// Each case is an operation with random rows and weights. Run returns the
+// outputs, one after another; Widths says how many values of a row each has.
+
+template <typename Element>
+struct ProjectionCase {
+  enum Residual { kNone, kApart, kInPlace };
+  struct Sizes {
+    int64_t rows;
+    int64_t columns;
+    int64_t inner;
+    bool bias = false;
+    Residual residual = kNone;
+  };
+
+  explicit ProjectionCase(Sizes sizes) : sizes(sizes) {}
+
+  std::vector<float> Run(Instructions instructions,
+                         const ParallelFor& parallel) const {
+    auto out = Unwritten<float>(sizes.rows * sizes.columns);
+    Projection<Element> problem;
+    problem.num_rows = sizes.rows;
+    problem.x = x.data();
+    problem.weights = w.weights();
+    if (sizes.bias) problem.bias = bias.data();
+    if (sizes.residual == kApart) problem.residual = residual.data();
+    if (sizes.residual == kInPlace) {
+      std::copy(residual.begin(), residual.end(), out.begin());
+      problem.residual = out.data();
+    }
+    problem.out = out.data();
+    ComputeProjection(problem, instructions, parallel);
+    std::vector<float> values;
+    Append(out, &values);
+    return values;
+  }
+
+  std::vector<double> Expected() const {
+    std::vector<double> expected;
+    for (int64_t row = 0; row < sizes.rows; ++row) {
+      const std::vector<double> sums = w.Times(&x[row * sizes.inner]);
+      for (int64_t m = 0; m < sizes.columns; ++m) {
+        expected.push_back(
+            sums[m] + (sizes.bias ? bias[m] : 0) +
+            (sizes.residual != kNone ? residual[row * sizes.columns + m] : 0));
+      }
+    }
+    return expected;
+  }
+
+  std::vector<int64_t> Widths() const { return {sizes.columns}; }
+  ProjectionCase Surrounded(int64_t rows, int64_t place) const {
+    ProjectionCase all = *this;
+    all.sizes.rows = rows;
+    Surround(rows, place, &all.x);
+    Surround(rows, place, &all.residual);
+    return all;
+  }
+
+  Sizes sizes;
+  testing::RandomNormal normal;
+  testing::Matrix<Element> w{sizes.columns, sizes.inner, &normal};
+  std::vector<Element> x = normal.Make<Element>(sizes.rows * sizes.inner);
+  std::vector<float> bias = normal.Make<float>(sizes.columns);
+  std::vector<float> residual = normal.Make<float>(sizes.rows * sizes.columns);
+};
+
+template <typename Element>
+struct FeedForwardCase {
+  enum Residual { kNone, kApart, kInPlace };
+  struct Sizes {
+    int64_t rows;
+    int64_t inner;
+    int64_t width;
+    Residual residual = kNone;
+    float eps = 1e-6f;
+  };
+
+  explicit FeedForwardCase(Sizes sizes) : sizes(sizes) {}
+
+  std::vector<float> Run(Instructions instructions,
+                         const ParallelFor& parallel) const {
+    auto out = Unwritten<float>(sizes.rows * sizes.inner);
+    FeedForward<Element> problem;
+    problem.rows = {sizes.rows, sizes.inner, x.data(), norm.data(), sizes.eps};
+    problem.gate = gate.weights();
+    problem.up = up.weights();
+    problem.down = down.weights();
+    if (sizes.residual == kApart) problem.residual = residual.data();
+    if (sizes.residual == kInPlace) {
+      std::copy(x.begin(), x.end(), out.begin());
+      problem.rows.x = problem.residual = out.data();
+    }
+    problem.out = out.data();
+    ComputeFeedForward(problem, instructions, parallel);
+    std::vector<float> values;
+    Append(out, &values);
+    return values;
+  }
+
+  std::vector<double> Expected() const {
+    std::vector<double> expected;
+    for (int64_t row = 0; row < sizes.rows; ++row) {
+      const float* stream = &x[row * sizes.inner];
+      const std::vector<double> normed =
+          Rounded<Element>(Normed(stream, norm, sizes.eps));
+      std::vector<double> gated = gate.Times(normed.data());
+      const std::vector<double> factors = up.Times(normed.data());
+      for (int64_t f = 0; f < sizes.width; ++f) {
+        gated[f] *= factors[f] / (1 + std::exp(-gated[f]));
+      }
+      gated = Rounded<Element>(gated);
+      const std::vector<double> sums = down.Times(gated.data());
+      for (int64_t i = 0; i < sizes.inner; ++i) {
+        const double added = sizes.residual == kNone ? 0
+                             : sizes.residual == kApart
+                                 ? residual[row * sizes.inner + i]
+                                 : stream[i];
+        expected.push_back(sums[i] + added);
+      }
+    }
+    return expected;
+  }
+
+  std::vector<int64_t> Widths() const { return {sizes.inner}; }
+  FeedForwardCase Surrounded(int64_t rows, int64_t place) const {
+    FeedForwardCase all = *this;
+    all.sizes.rows = rows;
+    Surround(rows, place, &all.x);
+    Surround(rows, place, &all.residual);
+    return all;
+  }
+
+  Sizes sizes;
+  testing::RandomNormal normal;
+  testing::Matrix<Element> gate{sizes.width, sizes.inner, &normal};
+  testing::Matrix<Element> up{sizes.width, sizes.inner, &normal};
+  testing::Matrix<Element> down{sizes.inner, sizes.width, &normal};
+  std::vector<float> norm = normal.Make<float>(sizes.inner);
+  std::vector<float> x = normal.Make<float>(sizes.rows * sizes.inner);
+  std::vector<float> residual = normal.Make<float>(sizes.rows * sizes.inner);
+};
+
+template <typename Element>
+struct AttentionInputsCase {
+  struct Sizes {
+    int64_t rows;
+    int64_t inner;
+    int64_t head_dim;
+    int64_t query_heads;
+    int64_t kv_heads;
+    int64_t pairs;
+    bool bias = false;
+    bool head_norm = false;
+    float eps = 1e-6f;
+  };
+
+  explicit AttentionInputsCase(Sizes sizes) : sizes(sizes) {}
+
+  std::vector<float> Run(Instructions instructions,
+                         const ParallelFor& parallel) const {
+    AttentionInputs<Element> problem;
+    problem.rows = {sizes.rows, sizes.inner, x.data(), norm.data(), sizes.eps};
+    problem.head_dim = sizes.head_dim;
+    problem.pairs = sizes.pairs;
+    problem.cosine = cosine.data();
+    problem.sine = sine.data();
+    std::vector<Element> outs[3];
+    for (int i = 0; i < 3; ++i) {
+      outs[i] = Unwritten<Element>(sizes.rows * w[i].columns);
+      problem.heads[i].weights = w[i].weights();
+      if (sizes.bias) problem.heads[i].bias = bias[i].data();
+      if (Normalised(i)) problem.heads[i].norm = head_norms[i].data();
+      problem.heads[i].rotated = Rotated(i);
+      problem.heads[i].out = outs[i].data();
+    }
+    ComputeAttentionInputs(problem, instructions, parallel);
+    std::vector<float> values;
+    for (const std::vector<Element>& out : outs) Append(out, &values);
+    return values;
+  }
+
+  std::vector<double> Expected() const {
+    std::vector<double> expected;
+    for (int i = 0; i < 3; ++i) {
+      for (int64_t row = 0; row < sizes.rows; ++row) {
+        const std::vector<double> normed =
+            Rounded<Element>(Normed(&x[row * sizes.inner], norm, sizes.eps));
+        std::vector<double> sums = w[i].Times(normed.data());
+        for (int64_t m = 0; m < w[i].columns && sizes.bias; ++m) {
+          sums[m] += bias[i][m];
+        }
+        for (int64_t h = 0; h < w[i].columns; h += sizes.head_dim) {
+          std::vector<double> head(&sums[h], &sums[h] + sizes.head_dim);
+          if (Normalised(i)) head = Normed(&head[0], head_norms[i], sizes.eps);
+          if (Rotated(i)) Rotate(row, &head);
+          head = Rounded<Element>(head);
+          expected.insert(expected.end(), head.begin(), head.end());
+        }
+      }
+    }
+    return expected;
+  }
+
+  std::vector<int64_t> Widths() const {
+    return {w[0].columns, w[1].columns, w[2].columns};
+  }
+  AttentionInputsCase Surrounded(int64_t rows, int64_t place) const {
+    AttentionInputsCase all = *this;
+    all.sizes.rows = rows;
+    Surround(rows, place, &all.x);
+    Surround(rows, place, &all.cosine);
+    Surround(rows, place, &all.sine);
+    return all;
+  }
+
+  // Queries, keys, values: the values stay as they are.
+  bool Rotated(int i) const { return i < 2; }
+  bool Normalised(int i) const { return i < 2 && sizes.head_norm; }
+
+  void Rotate(int64_t row, std::vector<double>* head) const {
+    for (int64_t i = 0; i < sizes.pairs; ++i) {
+      const double first = (*head)[i], second = (*head)[i + sizes.pairs];
+      const double c = cosine[row * sizes.pairs + i];
+      const double s = sine[row * sizes.pairs + i];
+      (*head)[i] = first * c - second * s;
+      (*head)[i + sizes.pairs] = second * c + first * s;
+    }
+  }
+
+  Sizes sizes;
+  testing::RandomNormal normal;
+  int64_t query_columns = sizes.query_heads * sizes.head_dim;
+  int64_t kv_columns = sizes.kv_heads * sizes.head_dim;
+  testing::Matrix<Element> w[3] = {{query_columns, sizes.inner, &normal},
+                                   {kv_columns, sizes.inner, &normal},
+                                   {kv_columns, sizes.inner, &normal}};
+  std::vector<float> norm = normal.Make<float>(sizes.inner);
+  std::vector<float> bias[3] = {normal.Make<float>(query_columns),
+                                normal.Make<float>(kv_columns),
+                                normal.Make<float>(kv_columns)};
+  std::vector<float> head_norms[2] = {normal.Make<float>(sizes.head_dim),
+                                      normal.Make<float>(sizes.head_dim)};
+  std::vector<float> x = normal.Make<float>(sizes.rows * sizes.inner);
+  // Not of one angle, so that one taken for the other is seen.
+  std::vector<float> cosine = normal.Make<float>(sizes.rows * sizes.pairs);
+  std::vector<float> sine = normal.Make<float>(sizes.rows * sizes.pairs);
+};
+
+template <typename Element>
+struct NormCase {
+  struct Sizes {
+    int64_t rows;
+    int64_t inner;
+    float eps = 1e-6f;
+  };
+
+  explicit NormCase(Sizes sizes) : sizes(sizes) {}
+
+  std::vector<float> Run(Instructions instructions,
+                         const ParallelFor& parallel) const {
+    auto out = Unwritten<Element>(sizes.rows * sizes.inner);
+    ComputeNorm({sizes.rows, sizes.inner, x.data(), norm.data(), sizes.eps},
+                out.data(), instructions, parallel);
+    std::vector<float> values;
+    Append(out, &values);
+    return values;
+  }
+
+  std::vector<double> Expected() const {
+    std::vector<double> expected;
+    for (int64_t row = 0; row < sizes.rows; ++row) {
+      const std::vector<double> normed =
+          Rounded<Element>(Normed(&x[row * sizes.inner], norm, sizes.eps));
+      expected.insert(expected.end(), normed.begin(), normed.end());
+    }
+    return expected;
+  }
+
+  std::vector<int64_t> Widths() const { return {sizes.inner}; }
+  NormCase Surrounded(int64_t rows, int64_t place) const {
+    NormCase all = *this;
+    all.sizes.rows = rows;
+    Surround(rows, place, &all.x);
+    return all;
+  }
+
+  Sizes sizes;
+  testing::RandomNormal normal;
+  std::vector<float> norm = normal.Make<float>(sizes.inner);
+  std::vector<float> x = normal.Make<float>(sizes.rows * sizes.inner);
+};
+
+// Most differences and their mean; values are about 1. Where one that is
+// rounded to bfloat16 lies between two of these, C++ may take the other one
+// than the definition: of a value from 2 to 4 it is 1 / 64 away. That is rare.
+template <typename Element>
+constexpr double kMost = std::is_same_v<Element, float> ? 2e-5 : 2e-2;
+template <typename Element>
+constexpr double kMean = std::is_same_v<Element, float> ? 2e-6 : 2e-4;
+
+// Wrong sizes, paddings or places would be far off; and whatever shares work
+// out to threads must leave every bit as it is.
+template <typename Element, typename Case>
+void EqualsTheDefinition(std::vector<typename Case::Sizes> all_sizes) {
+  for (const auto& sizes : all_sizes) {
+    const Case one(sizes);
+    const std::vector<double> expected = one.Expected();
+    for (const Instructions instructions : testing::AllInstructions()) {
+      const std::vector<float> out = one.Run(instructions, testing::one_by_one);
+      CHECK_EQ(out.size(), expected.size());
+      double most = 0, total = 0;
+      for (size_t i = 0; i < out.size(); ++i) {
+        const double difference = std::fabs(out[i] - expected[i]) /
+                                  std::max(1.0, std::fabs(expected[i]));
+        most = testing::Larger(difference, most);
+        total += difference;
+      }
+      CHECK(most < kMost<Element>);
+      CHECK(total / static_cast<double>(out.size()) < kMean<Element>);
+      for (const ParallelFor& parallel :
+           {ParallelFor::Alone(), testing::backwards, testing::AsIfOn(64),
+            testing::on_three_threads}) {
+        CHECK(Same(one.Run(instructions, parallel), out));
+      }
+    }
+  }
+}
+
+// A row gives the same bits alone and among other rows, of which each is NaN or
+// infinite; and that is seen in what they give.
+template <typename Case>
+void RowsAreIndependent(typename Case::Sizes sizes) {
+  sizes.rows = 1;
+  const Case one(sizes);
+  const ParallelFor parallels[] = {testing::AsIfOn(1), testing::AsIfOn(2),
+                                   testing::backwards, testing::AsIfOn(3),
+                                   testing::AsIfOn(64)};
+  const auto check = [&](Instructions instructions,
+                         const std::vector<float>& alone, int64_t rows,
+                         int64_t place, const ParallelFor& parallel) {
+    const std::vector<float> all =
+        one.Surrounded(rows, place).Run(instructions, parallel);
+    std::vector<float> row;
+    auto out = all.begin();
+    for (const int64_t width : one.Widths()) {
+      const auto begin = out + place * width;
+      row.insert(row.end(), begin, begin + width);
+      for (int64_t i = 0; i < rows * width; ++i) {
+        if (i / width != place) CHECK(!std::isfinite(out[i]));
+      }
+      out += rows * width;
+    }
+    CHECK(Same(row, alone));
+  };
+  for (const Instructions instructions : testing::AllInstructions()) {
+    const std::vector<float> alone =
+        one.Run(instructions, ParallelFor::Alone());
+    CHECK(std::all_of(alone.begin(), alone.end(),
+                      [](float value) { return std::isfinite(value); }));
+    int turn = 0;
+    for (const int64_t rows :
+         {2, 15, 16, 17, 31, 33, 95, 96, 191, 192, 193, 500, 1030}) {
+      for (const int64_t place : {int64_t{0}, rows * 2 / 3, rows - 1}) {
+        check(instructions, alone, rows, place, parallels[turn++ % 5]);
+      }
+    }
+    // Shared out to threads or not, and the last row of a part or the first.
+    for (const ParallelFor& parallel : parallels) {
+      for (const int64_t place : {95, 96, 160}) {
+        check(instructions, alone, 193, place, parallel);
+      }
+    }
+  }
+}
+
+// Nothing is asked for, or there is nothing to add up.
+template <typename Element>
+void EmptyOnesAreFine() {
+  using Product = ProjectionCase<Element>;
+  using Gated = FeedForwardCase<Element>;
+  for (const Instructions instructions : testing::AllInstructions()) {
+    for (const ParallelFor& parallel :
+         {ParallelFor::Alone(), testing::one_by_one}) {
+      CHECK(Product({0, 5, 3}).Run(instructions, parallel).empty());
+      CHECK(Product({5, 0, 3}).Run(instructions, parallel).empty());
+      const Product no_inner({3, 5, 0, false, Product::kApart});
+      CHECK(no_inner.Run(instructions, parallel) == no_inner.residual);
+      CHECK(Gated({0, 5, 3}).Run(instructions, parallel).empty());
+      const Gated no_width({3, 5, 0, Gated::kApart});
+      CHECK(no_width.Run(instructions, parallel) == no_width.residual);
+      CHECK(NormCase<Element>({0, 5}).Run(instructions, parallel).empty());
+      CHECK(AttentionInputsCase<Element>({0, 5, 8, 2, 1, 4})
+                .Run(instructions, parallel)
+                .empty());
+      CHECK(AttentionInputsCase<Element>({3, 5, 8, 0, 0, 4})
+                .Run(instructions, parallel)
+                .empty());
+    }
+  }
+}
+
+template <typename Element>
+void TestAll() {
+  using Product = ProjectionCase<Element>;
+  EqualsTheDefinition<Element, Product>({
+      {1, 1, 1},
+      {2, 15, 2, true},
+      {16, 17, 31, false, Product::kApart},
+      {33, 200, 33, true, Product::kInPlace},
+      {95, 15, 66, false, Product::kInPlace},
+      {31, 17, 2, true, Product::kApart},
+      {193, 200, 66},
+      {1030, 17, 33, true, Product::kInPlace},
+  });
+  RowsAreIndependent<Product>({1, 40, 66, true, Product::kInPlace});
+
+  using Gated = FeedForwardCase<Element>;
+  EqualsTheDefinition<Element, Gated>({
+      {1, 1, 1},
+      {2, 2, 15, Gated::kApart},
+      {17, 31, 17, Gated::kInPlace},
+      {33, 33, 200, Gated::kInPlace, 0.5f},
+      {95, 66, 33},
+      {193, 66, 47, Gated::kInPlace},
+      {200, 1, 2, Gated::kApart, 0.5f},
+  });
+  RowsAreIndependent<Gated>({1, 33, 47, Gated::kInPlace});
+
+  using Inputs = AttentionInputsCase<Element>;
+  EqualsTheDefinition<Element, Inputs>({
+      {1, 1, 8, 1, 1, 4},
+      {2, 2, 10, 3, 1, 5, true},
+      {17, 31, 64, 4, 2, 16, true},
+      {33, 33, 80, 3, 1, 40, false, true},
+      {95, 66, 10, 9, 2, 0, true, true},
+      {31, 66, 8, 5, 3, 3, false, true, 0.5f},
+      {193, 66, 64, 3, 3, 32, true, true},
+      {16, 2, 80, 2, 2, 33},
+  });
+  RowsAreIndependent<Inputs>({1, 31, 10, 3, 1, 4, true, true});
+  RowsAreIndependent<Inputs>({1, 33, 64, 2, 1, 32});
+
+  using Norm = NormCase<Element>;
+  EqualsTheDefinition<Element, Norm>(
+      {{1, 1}, {2, 2}, {33, 31}, {193, 33, 0.5f}, {17, 66}});
+  RowsAreIndependent<Norm>({1, 33});
+
+  EmptyOnesAreFine<Element>();
+}
+
+}  // namespace
+}  // namespace isoprefill
+
+int main() {
+  isoprefill::TestAll<float>();
+  isoprefill::TestAll<isoprefill::Bfloat16>();
+  return isoprefill::testing::Result();
+}

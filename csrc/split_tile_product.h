@@ -1,0 +1,224 @@
+// The product of a block of float32 in tiles that multiply bfloat16.
+//
+// A float is exactly the sum of three bfloat16, x = x1 + x2 + x3, each rounded
+// to nearest of what is left. Of the nine products of parts, six are added up
+// in float32; what x2 w3, x3 w2 and x3 w3 would add is below a float's rounding
+// (docs/adr/0007-float32-in-tiles.md has errors and speed). It is what a TPU
+// calls Precision.HIGHEST.
+//
+// Tiles take denormal numbers for 0, so numbers must not be too small; and the
+// parts of infinity would be infinity minus infinity. So a row that is not from
+// kLeast to kMost is multiplied by vectors, in float32, and so are panels of
+// weights. That depends on the row, or on the panel, alone.
+
+#ifndef CSRC_SPLIT_TILE_PRODUCT_H_
+#define CSRC_SPLIT_TILE_PRODUCT_H_
+
+#include "csrc/micro_kernel_headers.h"
+#include "csrc/tile_product.h"
+#include "csrc/vector_product.h"
+
+namespace isoprefill {
+namespace {
+
+template <typename Tiles, typename Vector>
+struct SplitTileProduct {
+  static constexpr bool kTakesElements = true;
+  static constexpr bool kLoads = true;
+  static constexpr int64_t kBlockRows = 32;
+  static constexpr int64_t kBlockPanels = 2;
+  static constexpr int64_t kPieces = 3;  // parts of a float
+  static constexpr int64_t kStepBytes = kPieces * kTileBytes;
+
+  static constexpr int64_t kAhead = 4096;  // floats that are fetched ahead
+
+  // Bits of 2^-60 and 2^64.
+  static constexpr uint32_t kLeast = (127u - 60u) << 23;
+  static constexpr uint32_t kMost = (127u + 64u) << 23;
+
+  // Tiles of the parts; then, for each 16 elements of a row, the bits of the
+  // largest; then room for the floats of those that cannot be split.
+  static int64_t PreparedBytes(int64_t rows, int64_t inner) {
+    return WorkingBytes(rows, inner) +
+           rows * PaddedInner(inner) * int64_t{sizeof(float)};
+  }
+  static int64_t WorkingBytes(int64_t rows, int64_t inner) {
+    return rows * (PaddedInner(inner) * kPieces * int64_t{sizeof(Bfloat16)} +
+                   Runs(inner) * int64_t{sizeof(uint32_t)});
+  }
+  static int64_t LoadedBytes(int64_t inner) {
+    return PaddedInner(inner) / kInnerStep * kStepBytes + 64;
+  }
+  static void Begin() { Tiles::Begin(); }
+  static void End() { Tiles::End(); }
+
+  static void Prepare(const float* values, int64_t count, int64_t first,
+                      int64_t row, const PreparedRows& to) {
+    int64_t i = 0;
+    for (; i + kPanelColumns <= count; i += kPanelColumns) {
+      PrepareRun(values + i, row, first + i, to);
+    }
+    if (i < count) {
+      float run[kPanelColumns] = {};
+      std::copy(values + i, values + count, run);
+      PrepareRun(run, row, first + i, to);
+    }
+    if (first + count < to.inner) return;
+    const float zeros[kPanelColumns] = {};
+    for (i = RoundUp(first + count, kPanelColumns); i < PaddedInner(to.inner);
+         i += kPanelColumns) {
+      PrepareRun(zeros, row, i, to);
+    }
+  }
+
+  static void PrepareElements(const float* values, int64_t row,
+                              const PreparedRows& to) {
+    Prepare(values, to.inner, 0, row, to);
+  }
+
+  static void Load(const float* panel, int64_t inner, char* loaded) {
+    const int64_t padded = PaddedInner(inner);
+    uint32_t sizes[kPanelColumns] = {};
+    for (int64_t i = 0; i < padded; i += 2) {
+      const float* rows = panel + i * kPanelColumns;
+      // Weights come from memory once; what follows this panel is the next.
+      for (int64_t line = 0; line < 2; ++line) {
+        __builtin_prefetch(rows + kAhead + line * kPanelColumns, 0, 2);
+      }
+      char* at = loaded + i / kInnerStep * kStepBytes + i % kInnerStep / 2 * 64;
+      Bfloat16* parts[kPieces];
+      for (int64_t p = 0; p < kPieces; ++p) {
+        parts[p] = reinterpret_cast<Bfloat16*>(at + p * kTileBytes);
+      }
+      Vector::SplitPanelRows(rows, rows + kPanelColumns, parts, sizes);
+    }
+    const uint32_t largest = *std::max_element(sizes, sizes + kPanelColumns);
+    std::memcpy(loaded + padded / kInnerStep * kStepBytes, &largest,
+                sizeof(largest));
+  }
+
+  static void Multiply(const PreparedRows& x, int64_t first,
+                       const PanelGroup<float>& panels, const char* loaded,
+                       const SumBlock& sums) {
+    const int64_t steps = PaddedInner(x.inner) / kInnerStep;
+    const int64_t panel_bytes = LoadedBytes(x.inner);
+    bool in_tiles = true;
+    for (int64_t p = 0; p < panels.count; ++p) {
+      uint32_t largest;
+      std::memcpy(&largest, loaded + (p + 1) * panel_bytes - 64,
+                  sizeof(largest));
+      in_tiles &= Splits(largest);
+    }
+    if (in_tiles) {
+      const char* a0 = x.data + first / kTileRows * steps * kStepBytes;
+      const char* a1 = a0 + steps * kStepBytes;
+      const char* b0 = loaded;
+      const char* b1 = b0 + panel_bytes;
+      WithTileBlock<Tiles>(sums.rows, panels.count, [&](auto block) {
+        block.Zero();
+        for (int64_t step = 0; step < steps; ++step) {
+          const auto rows = [&](int64_t part) {
+            const int64_t at = step * kStepBytes + part * kTileBytes;
+            block.LoadRows(a0 + at, a1 + at);
+          };
+          const auto weights = [&](int64_t part) {
+            const int64_t at = step * kStepBytes + part * kTileBytes;
+            block.LoadPanels(b0 + at, b1 + at);
+          };
+          // Small products first; each shares an operand with the last.
+          rows(2), weights(0), block.Dot();
+          rows(1), block.Dot();
+          weights(1), block.Dot();
+          rows(0), block.Dot();
+          weights(2), block.Dot();
+          weights(0), block.Dot();
+        }
+        block.Store(sums);
+      });
+    }
+    for (int64_t r = 0; r < sums.rows; ++r) {
+      if (in_tiles && Splits(Largest(first + r, x))) continue;
+      MultiplyInVectors(
+          x, first + r, panels,
+          {sums.data + r * sums.stride, sums.stride, 1, sums.columns});
+    }
+  }
+
+ private:
+  static int64_t Runs(int64_t inner) {
+    return PaddedInner(inner) / kPanelColumns;
+  }
+  static bool Splits(uint32_t largest) {
+    return largest == 0 || (largest >= kLeast && largest < kMost);
+  }
+  static char* Line(int64_t row, int64_t first, const PreparedRows& to) {
+    const int64_t steps = PaddedInner(to.inner) / kInnerStep;
+    return to.data +
+           (row / kTileRows * steps + first / kInnerStep) * kStepBytes +
+           row % kTileRows * 64 +
+           first % kInnerStep * int64_t{sizeof(Bfloat16)};
+  }
+  static uint32_t* Maxima(int64_t row, const PreparedRows& to) {
+    return reinterpret_cast<uint32_t*>(
+               to.data + to.rows * PaddedInner(to.inner) * kPieces *
+                             int64_t{sizeof(Bfloat16)}) +
+           row * Runs(to.inner);
+  }
+  static float* Unsplit(int64_t row, const PreparedRows& to) {
+    return reinterpret_cast<float*>(to.data + WorkingBytes(to.rows, to.inner)) +
+           row * PaddedInner(to.inner);
+  }
+  static uint32_t Largest(int64_t row, const PreparedRows& x) {
+    const uint32_t* maxima = Maxima(row, x);
+    return *std::max_element(maxima, maxima + Runs(x.inner));
+  }
+
+  // Prepares 16 elements of a row.
+  static void PrepareRun(const float* values, int64_t row, int64_t first,
+                         const PreparedRows& to) {
+    char* line = Line(row, first, to);
+    Bfloat16* parts[kPieces];
+    for (int64_t p = 0; p < kPieces; ++p) {
+      parts[p] = reinterpret_cast<Bfloat16*>(line + p * kTileBytes);
+    }
+    const uint32_t largest = Vector::SplitPanelRow(values, parts);
+    Maxima(row, to)[first / kPanelColumns] = largest;
+    if (!Splits(largest)) {
+      std::copy(values, values + kPanelColumns, Unsplit(row, to) + first);
+    }
+  }
+
+  static void MultiplyInVectors(const PreparedRows& x, int64_t row,
+                                const PanelGroup<float>& panels,
+                                const SumBlock& sums) {
+    const int64_t padded = PaddedInner(x.inner);
+    Array<float> values(padded);
+    for (int64_t i = 0; i < padded; i += kPanelColumns) {
+      float* run = values.data() + i;
+      if (!Splits(Maxima(row, x)[i / kPanelColumns])) {
+        const float* unsplit = Unsplit(row, x) + i;
+        std::copy(unsplit, unsplit + kPanelColumns, run);
+        continue;
+      }
+      const char* line = Line(row, i, x);
+      for (int64_t c = 0; c < kPanelColumns; ++c) {
+        float sum = 0;
+        for (int64_t p = kPieces; p-- > 0;) {  // exact in this order
+          Bfloat16 part;
+          std::memcpy(&part, line + p * kTileBytes + c * int64_t{sizeof(part)},
+                      sizeof(part));
+          sum += ToFloat(part);
+        }
+        run[c] = sum;
+      }
+    }
+    VectorProduct<Vector, float>::Multiply(
+        {reinterpret_cast<char*>(values.data()), 1, x.inner}, 0, panels,
+        nullptr, sums);
+  }
+};
+
+}  // namespace
+}  // namespace isoprefill
+
+#endif  // CSRC_SPLIT_TILE_PRODUCT_H_

@@ -1,0 +1,171 @@
+"""The decoder's operations in C++, as the decoder calls them on a CPU inside jit.
+
+If one of these fails, every score on a CPU is wrong, or what is handed to C++ is read out of bounds. The oracle is
+NumPy in float64.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isoprefill_csrc
+from isoprefill.models import cpu_operations
+from isoprefill.models.packed_weights import PackedWeights, pack, packed_shape, unpack
+
+# Rows, columns, inner: whole tiles, parts of them, one of everything that may be one.
+SIZES = [(1, 1, 1), (6, 64, 32), (385, 65, 66), (50, 200, 576)]
+DTYPES = ["float32", "bfloat16"]
+
+
+def random_operands(rows, columns, inner, dtype):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((rows, inner), np.float32), dtype)
+    return x, np.asarray(jnp.asarray(rng.standard_normal((columns, inner), np.float32), dtype))
+
+
+def exact_product(x, weight):
+    return np.asarray(x, np.float64) @ np.asarray(weight, np.float64).T
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_weights_come_back_as_they_were(sizes, dtype):
+    _, weight = random_operands(*sizes, dtype)
+    packed = pack(weight)
+    assert (packed.columns, packed.inner) == weight.shape
+    assert packed.data.shape == packed_shape(weight.shape)
+    bits = weight.view(np.uint16) if dtype == "bfloat16" else weight
+    np.testing.assert_array_equal(unpack(packed), bits)
+    layers = pack(np.stack([weight, weight * 2]))
+    np.testing.assert_array_equal(layers.data[0], packed.data)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_projections_equal_the_oracle(sizes, dtype):
+    """Of the layer asked for, with bias and residual; rows that do not matter are zeros."""
+    x, weight = random_operands(*sizes, dtype)
+    weights = pack(np.stack([weight * 0, weight]))
+    rng = np.random.default_rng(1)
+    bias = jnp.asarray(rng.standard_normal((2, sizes[1]), np.float32))
+    residual = jnp.asarray(rng.standard_normal((sizes[0], sizes[1]), np.float32))
+    count = max(1, sizes[0] - 5)
+    run = jax.jit(functools.partial(cpu_operations.projection, layer=1))
+    out = run(x, weights, bias, num_rows=count, residual=residual)
+    assert out.dtype == jnp.float32
+    expected = exact_product(x, weight) + np.asarray(bias[1]) + np.asarray(residual)
+    np.testing.assert_allclose(out[:count], expected[:count], atol=2e-4)
+    assert not np.any(out[count:])
+    np.testing.assert_allclose(run(x, weights), exact_product(x, weight), atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("asked", [1, 70])
+def test_logprobs_equal_the_oracle(sizes, dtype, asked):
+    x, weight = random_operands(*sizes, dtype)
+    rng = np.random.default_rng(1)
+    rows = rng.integers(0, sizes[0], 2 * sizes[0]).astype(np.int32)
+    tokens = rng.integers(0, sizes[1], (rows.size, asked)).astype(np.int32)
+    logits = exact_product(x, weight)[rows]
+    largest = logits.max(axis=1, keepdims=True)
+    total = np.log(np.exp(logits - largest).sum(axis=1, keepdims=True)) + largest
+    expected = np.take_along_axis(logits, tokens, axis=1) - total
+    count = jnp.asarray(rows.size, jnp.int32)
+    out = jax.jit(cpu_operations.token_logprobs)(x, pack(weight), rows, count, tokens)
+    np.testing.assert_allclose(out, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_embeddings_and_norms_equal_the_oracle(dtype):
+    x, weight = random_operands(7, 300, 66, "float32")
+    embedding = np.asarray(jnp.asarray(weight, dtype))
+    tokens = np.asarray([0, 299, 17, 17, 5, 0, 1], np.int32)
+    count = jnp.asarray(5, jnp.int32)
+    out = jax.jit(cpu_operations.embed)(pack(embedding), tokens, count)
+    np.testing.assert_array_equal(out[:5], embedding[tokens[:5]].astype(np.float32))
+    assert not np.any(out[5:])
+    norm = jnp.asarray(weight[0], dtype)
+    normed = jax.jit(functools.partial(cpu_operations.norm, eps=1e-5))(x, norm, count)
+    wide = np.asarray(x, np.float64)
+    rms = np.sqrt((wide**2).mean(axis=1, keepdims=True) + 1e-5)
+    assert normed.dtype == dtype
+    tolerance = 1e-6 if dtype == "float32" else 2**-8
+    expected = wide / rms * np.asarray(norm, np.float64)
+    np.testing.assert_allclose(
+        np.asarray(normed, np.float64)[:5], expected[:5], rtol=tolerance, atol=tolerance
+    )
+
+
+def test_these_are_what_the_decoder_calls():
+    """Else the decoder is right and slow, and nobody notices."""
+    assert isoprefill_csrc.best_instructions() == isoprefill_csrc.available_instructions()[-1]
+    x, weight = random_operands(4, 8, 16, "float32")
+    program = jax.jit(cpu_operations.projection).lower(x, pack(weight)).compile().as_text()
+    assert "isoprefill_projection" in program
+
+
+def shape(*sizes, dtype=np.float32):
+    return np.zeros(sizes, dtype)  # of NumPy: nothing may touch a device before the tests run
+
+
+ONE, TWO = np.int32(1), np.int32(2)
+FLOATS, PACKED = (
+    shape(2, 0),
+    shape(2, 1, 1, 512),
+)  # no bias in two layers; weights [5, 4] of two layers
+TOKENS = shape(3, 2, dtype=np.int32)
+REFUSED = {
+    "w has shape [2, 1, 512]; it must be [L, 1, 1, 512]": (
+        "projection", shape(3, 5), ONE, ONE, shape(3, 4), shape(2, 1, 512), FLOATS, shape(0, 5),
+    ),
+    "x has shape [4]; it must be [T, N]": (
+        "projection", shape(3, 5), ONE, ONE, shape(4), PACKED, FLOATS, shape(0, 5),
+    ),
+    "layer is 2; it must be from 0 to 1": (
+        "projection", shape(3, 5), TWO, ONE, shape(3, 4), PACKED, FLOATS, shape(0, 5),
+    ),
+    "rows is 4; it must be from 0 to 3": (
+        "projection", shape(3, 5), ONE, np.int32(4), shape(3, 4), PACKED, FLOATS, shape(0, 5),
+    ),
+    "residual has shape [2, 5]; it must be [3, 5]": (
+        "projection", shape(3, 5), ONE, ONE, shape(3, 4), PACKED, FLOATS, shape(2, 5),
+    ),
+    "x and w must all be": (
+        "projection", shape(3, 5), ONE, ONE, shape(3, 4), shape(2, 1, 1, 512, dtype=np.uint16), FLOATS, shape(0, 5),
+    ),
+    "rows[1] is 3; it must be one of 3 rows": (
+        "token_logprobs", shape(2, 1), TWO, shape(3, 4), shape(1, 1, 512), np.asarray([0, 3], np.int32),
+        shape(2, 1, dtype=np.int32),
+    ),
+    "token_ids of row 0 hold 9": (
+        "token_logprobs", shape(3, 2), TWO, shape(3, 4), shape(1, 1, 512), shape(3, dtype=np.int32), TOKENS + 9,
+    ),
+    "token_ids[0] is 9": ("embedding", shape(3, 4), TWO, shape(3, dtype=np.int32) + 9, shape(1, 1, 512)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_does_not_fit_is_refused(message):
+    """Nothing is read out of bounds, whatever a program hands over."""
+    target, out, *operands = REFUSED[message]
+    call = jax.ffi.ffi_call(f"isoprefill_{target}", (jax.ShapeDtypeStruct(out.shape, out.dtype),))
+    attributes = {} if target == "projection" else {"vocab_size": 5}
+    with pytest.raises(jax.errors.JaxRuntimeError) as error:
+        jax.block_until_ready(jax.jit(lambda *given: call(*given, **attributes))(*operands))
+    assert message in str(error.value)
+
+
+def test_packing_refuses_what_does_not_fit():
+    for weights, packed, message in (
+        (shape(5, 4), shape(511), "packed has 511 elements; it must have 512"),
+        (shape(5, 4), shape(512, dtype=np.uint16), "must both be float32 or both be uint16"),
+        (shape(5, 4).T, shape(512), "C-contiguous"),
+        (shape(20), shape(512), r"weights must be \[M, N\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            isoprefill_csrc.pack_weights(weights, packed)
+    assert PackedWeights(shape(1, 1, 512, dtype=np.uint16), 5, 4).dtype == jnp.bfloat16
