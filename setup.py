@@ -49,6 +49,7 @@ setup(
             extra_compile_args=[
                 "-std=c++17",
                 "-O3",
+                "-ffp-contract=off",  # csrc/BUILD says why
                 "-g0",
                 "-fvisibility=hidden",
                 *(f"-isystem{directory}" for directory in HEADERS),

@@ -58,7 +58,8 @@ MicroKernels<Element> PortableMicroKernels();
 // Those of AmxMicroKernels in portable code, for tests of their arithmetic.
 template <typename Element>
 DecoderKernels<Element> PortableTileKernels();
-MicroKernels<Bfloat16> PortableTileMicroKernels();
+template <typename Element>
+MicroKernels<Element> PortableTileMicroKernels();
 #ifdef ISOPREFILL_HAS_AVX
 template <typename Element>
 MicroKernels<Element> Avx2MicroKernels();

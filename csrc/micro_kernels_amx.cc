@@ -37,6 +37,8 @@ MicroKernels<float> AmxMicroKernels() {
   if (SplitsFloat32()) {
     kernels.decoder = DecoderKernelsOf<SplitTileProduct<AmxTiles, Avx512Vector>,
                                        Avx512Vector, float>();
+    kernels.attend = &AttendInTiles<AmxTiles, Avx512Bf16Vector, float>;
+    kernels.queries_together = kQueriesInTiles;
   }
   return kernels;
 }
@@ -44,7 +46,7 @@ MicroKernels<float> AmxMicroKernels() {
 template <>
 MicroKernels<Bfloat16> AmxMicroKernels() {
   auto kernels = MicroKernelsOf<Avx512Bf16Vector, Bfloat16>();
-  kernels.attend = &AttendInTiles<AmxTiles, Avx512Bf16Vector>;
+  kernels.attend = &AttendInTiles<AmxTiles, Avx512Bf16Vector, Bfloat16>;
   kernels.queries_together = kQueriesInTiles;
   kernels.decoder = DecoderKernelsOf<TileProduct<AmxTiles, Avx512Bf16Vector>,
                                      Avx512Bf16Vector, Bfloat16>();

@@ -94,12 +94,16 @@ DecoderKernels<Bfloat16> PortableTileKernels() {
                           PortableVector, Bfloat16>();
 }
 
-MicroKernels<Bfloat16> PortableTileMicroKernels() {
-  MicroKernels<Bfloat16> kernels = PortableMicroKernels<Bfloat16>();
-  kernels.attend = &AttendInTiles<PortableTiles, PortableVector>;
+template <typename Element>
+MicroKernels<Element> PortableTileMicroKernels() {
+  MicroKernels<Element> kernels = PortableMicroKernels<Element>();
+  kernels.attend = &AttendInTiles<PortableTiles, PortableVector, Element>;
   kernels.queries_together = kQueriesInTiles;
-  kernels.decoder = PortableTileKernels<Bfloat16>();
+  kernels.decoder = PortableTileKernels<Element>();
   return kernels;
 }
+
+template MicroKernels<float> PortableTileMicroKernels();
+template MicroKernels<Bfloat16> PortableTileMicroKernels();
 
 }  // namespace isoprefill

@@ -1,11 +1,13 @@
-// Attention of one task's rows and query heads in bfloat16, in tiles: see
+// Attention of one task's rows and query heads in tiles: see
 // csrc/tile_product.h. What it computes, and in which order, is as in
 // csrc/attention_micro_kernel.h, with blocks of 128 columns.
 //
 // Some queries at a time, all columns of a block: scores = queries x keys in
 // tiles, the softmax's weights in vectors, weights x values in tiles, and what
-// that gives is added to the queries' sums in vectors. The weights are rounded
-// to bfloat16; their sum is not. A column that a query does not see has the
+// that gives is added to the queries' sums in vectors. In bfloat16 the weights
+// are rounded; their sum is not. In float32 queries, keys, weights and values
+// are split into three bfloat16 each, and products are six, as in
+// csrc/split_tile_product.h. A column that a query does not see has the
 // weight 0, and 0 times its value is 0 because values that are not finite are
 // taken out first.
 
@@ -20,10 +22,10 @@
 namespace isoprefill {
 namespace {
 
-template <typename Tiles, typename Vector>
+template <typename Tiles, typename Vector, typename Element>
 class TileAttention {
  public:
-  TileAttention(const AttentionProblem<Bfloat16>& problem, int64_t kv_head,
+  TileAttention(const AttentionProblem<Element>& problem, int64_t kv_head,
                 Range rows)
       : problem_(problem),
         kv_head_(kv_head),
@@ -47,11 +49,12 @@ class TileAttention {
     added_ = take(kTogether * padded_dim_);
     largest_ = take(queries_ + kTogether);
     total_ = take(queries_ + kTogether);
-    q_ = take_halves((queries_ + kTogether) * padded_dim_);
-    keys_ = take_halves(kTileBlock * padded_dim_);
-    values_ = take_halves(kTileBlock * padded_dim_);
+    q_size_ = (queries_ + kTogether) * padded_dim_;
+    q_ = take_halves(kPieces * q_size_);
+    keys_ = take_halves(kPieces * kTileBlock * padded_dim_);
+    values_ = take_halves(kPieces * kTileBlock * padded_dim_);
     for (Bfloat16*& weights : weights_) {
-      weights = take_halves(kTogether * kWeightStride);
+      weights = take_halves(kPieces * kTogether * kWeightStride);
     }
   }
 
@@ -71,9 +74,11 @@ class TileAttention {
   }
 
  private:
-  static constexpr int64_t kTileBlock = 64;  // columns
-  static constexpr int64_t kTogether = 32;   // queries: two rows of tiles
-  static constexpr int kParts = 2;           // pieces of work in tiles
+  // Of a number: bfloat16 that are multiplied.
+  static constexpr int64_t kPieces = std::is_same_v<Element, float> ? 3 : 1;
+  static constexpr int64_t kTileBlock = 128;  // columns
+  static constexpr int64_t kTogether = 32;    // queries: two rows of tiles
+  static constexpr int kParts = 4;            // pieces of work in tiles
   // Rows of 16 registers would all begin in the same few lines of the cache.
   static constexpr int64_t kScoreStride = kTileBlock + 16;
   static constexpr int64_t kWeightStride = kTileBlock + 32;
@@ -99,11 +104,12 @@ class TileAttention {
   };
 
   int64_t Floats() const {
+    const int64_t halves = kPieces * ((queries_ + kTogether) * padded_dim_ +
+                                      2 * kTileBlock * padded_dim_ +
+                                      2 * kTogether * kWeightStride);
     const int64_t floats = (queries_ + kTogether) * padded_dim_ +
-                           kTogether * (2 * kScoreStride + kWeightStride) +
-                           2 * (queries_ + kTogether) +
-                           (queries_ + kTogether) * padded_dim_ / 2 +
-                           kTileBlock * padded_dim_;
+                           2 * kTogether * kScoreStride +
+                           2 * (queries_ + kTogether) + halves / 2;
     return floats + 16 * kAlignment;
   }
 
@@ -111,14 +117,27 @@ class TileAttention {
     const int64_t row_stride = problem_.query_heads * dim_;
     Bfloat16* to = q_;
     for (int64_t row = rows_.begin; row < rows_.end; ++row) {
-      const Bfloat16* from =
+      const Element* from =
           problem_.q + row * row_stride + kv_head_ * groups_ * dim_;
       for (int64_t g = 0; g < groups_; ++g, from += dim_, to += padded_dim_) {
-        std::copy(from, from + dim_, to);
-        std::fill(to + dim_, to + padded_dim_, Bfloat16{});
+        if constexpr (kPieces == 1) {
+          std::copy(from, from + dim_, to);
+          std::fill(to + dim_, to + padded_dim_, Bfloat16{});
+        } else {
+          for (int64_t d = 0; d < padded_dim_; d += kPanelColumns) {
+            float run[kPanelColumns] = {};
+            const int64_t count =
+                std::clamp<int64_t>(dim_ - d, 0, kPanelColumns);
+            std::copy(from + d, from + d + count, run);
+            SplitRow(run, to + d, q_size_);
+          }
+        }
       }
     }
-    std::fill(to, to + kTogether * padded_dim_, Bfloat16{});
+    for (int64_t p = 0; p < kPieces; ++p) {
+      Bfloat16* end = q_ + p * q_size_ + queries_ * padded_dim_;
+      std::fill(end, end + kTogether * padded_dim_, Bfloat16{});
+    }
     std::fill(sums_, sums_ + queries_ * padded_dim_, 0.0f);
     std::fill(largest_, largest_ + queries_ + kTogether,
               -std::numeric_limits<float>::infinity());
@@ -214,15 +233,14 @@ class TileAttention {
   // holds pairs of elements by columns.
   void LoadKeys(int64_t block, int64_t count) {
     const int64_t stride = problem_.kv_heads * dim_;
-    const Bfloat16* from = problem_.k + block * stride + kv_head_ * dim_;
-    const int64_t words = padded_dim_ / 2;
-    Bfloat16 edge[16 * kMaxHeadDim];
+    const Element* from = problem_.k + block * stride + kv_head_ * dim_;
+    Element edge[kPanelColumns * kMaxHeadDim];
     for (int64_t c = 0; c < count; c += kPanelColumns) {
-      const Bfloat16* columns = from + c * stride;
+      const Element* columns = from + c * stride;
       int64_t columns_stride = stride;
       if (count - c < kPanelColumns || dim_ != padded_dim_ ||
           stride % 2 != 0) {  // not whole tiles of words
-        std::fill(edge, edge + kPanelColumns * padded_dim_, Bfloat16{});
+        std::fill(edge, edge + kPanelColumns * padded_dim_, Element{});
         for (int64_t i = 0; i < std::min(kPanelColumns, count - c); ++i) {
           std::copy(columns + i * stride, columns + i * stride + dim_,
                     edge + i * padded_dim_);
@@ -230,13 +248,23 @@ class TileAttention {
         columns = edge;
         columns_stride = padded_dim_;
       }
-      auto* to = reinterpret_cast<float*>(keys_ + c * padded_dim_);
-      for (int64_t i = 0; i < words; i += Vector::kWidth) {
+      constexpr int64_t kPerWord = sizeof(float) / sizeof(Element);
+      float panel[kMaxHeadDim * kPanelColumns];
+      float* words = kPieces == 1
+                         ? reinterpret_cast<float*>(keys_ + c * padded_dim_)
+                         : panel;
+      for (int64_t i = 0; i < padded_dim_ / kPerWord; i += Vector::kWidth) {
         for (int64_t r = 0; r < kPanelColumns; r += Vector::kWidth) {
           Vector::Transpose(
               reinterpret_cast<const float*>(columns + r * columns_stride) + i,
-              columns_stride / 2, to + i * kPanelColumns + r, kPanelColumns);
+              columns_stride / kPerWord, words + i * kPanelColumns + r,
+              kPanelColumns);
         }
+      }
+      for (int64_t d = 0; kPieces > 1 && d < padded_dim_; d += 2) {
+        SplitRows(panel + d * kPanelColumns, panel + (d + 1) * kPanelColumns,
+                  keys_ + c * padded_dim_ + d * kPanelColumns,
+                  kTileBlock * padded_dim_);
       }
     }
   }
@@ -249,13 +277,13 @@ class TileAttention {
     const int64_t padded_count = RoundUp(count, kInnerStep);
     bool finite = true;
     for (int64_t c = 0; c < padded_count; c += 2) {
-      const Bfloat16* first =
+      const Element* first =
           problem_.v + (block + c) * stride + kv_head_ * dim_;
-      const Bfloat16* second = first + stride;
-      Bfloat16 edge[2][kMaxHeadDim];
+      const Element* second = first + stride;
+      Element edge[2][kMaxHeadDim];
       if (c + 2 > seen || dim_ != padded_dim_) {
-        std::fill(&edge[0][0], &edge[0][0] + padded_dim_, Bfloat16{});
-        std::fill(&edge[1][0], &edge[1][0] + padded_dim_, Bfloat16{});
+        std::fill(&edge[0][0], &edge[0][0] + padded_dim_, Element{});
+        std::fill(&edge[1][0], &edge[1][0] + padded_dim_, Element{});
         if (c < seen) std::copy(first, first + dim_, edge[0]);
         if (c + 1 < seen) std::copy(second, second + dim_, edge[1]);
         first = edge[0];
@@ -264,7 +292,12 @@ class TileAttention {
       for (int64_t d = 0; d < padded_dim_; d += kPanelColumns) {
         Bfloat16* to = values_ + d * kTileBlock +
                        (c / kInnerStep * kTileRows + c % kInnerStep / 2) * 32;
-        finite &= Vector::InterleavePanelRow(first + d, second + d, to);
+        if constexpr (kPieces == 1) {
+          finite &= Vector::InterleavePanelRow(first + d, second + d, to);
+        } else {
+          finite &=
+              SplitRows(first + d, second + d, to, kTileBlock * padded_dim_);
+        }
       }
     }
     return finite;
@@ -286,14 +319,16 @@ class TileAttention {
       Tiles::template Zero<2>();
       Tiles::template Zero<3>();
       for (int64_t d = 0; d < padded_dim_; d += kInnerStep) {
-        Tiles::template Load<4>(q0 + d, q_stride);
-        Tiles::template Load<6>(k0 + d * kTileRows, 64);
-        Tiles::template Dot<0, 4, 6>();
-        Tiles::template Load<7>(k1 + d * kTileRows, 64);
-        Tiles::template Dot<1, 4, 7>();
-        Tiles::template Load<5>(q1 + d, q_stride);
-        Tiles::template Dot<2, 5, 6>();
-        Tiles::template Dot<3, 5, 7>();
+        DotPieces(
+            [&](int64_t p) {
+              Tiles::template Load<4>(q0 + p * q_size_ + d, q_stride);
+              Tiles::template Load<5>(q1 + p * q_size_ + d, q_stride);
+            },
+            [&](int64_t p) {
+              const int64_t at = p * kTileBlock * padded_dim_ + d * kTileRows;
+              Tiles::template Load<6>(k0 + at, 64);
+              Tiles::template Load<7>(k1 + at, 64);
+            });
       }
       StoreFour(scores + c, kScoreStride);
     }
@@ -313,18 +348,59 @@ class TileAttention {
       Tiles::template Zero<2>();
       Tiles::template Zero<3>();
       for (int64_t c = 0; c < pending.group.most; c += kInnerStep) {
-        Tiles::template Load<4>(weights + c, stride);
-        Tiles::template Load<6>(v0 + c * kTileRows, 64);
-        Tiles::template Dot<0, 4, 6>();
-        Tiles::template Load<7>(v1 + c * kTileRows, 64);
-        Tiles::template Dot<1, 4, 7>();
-        Tiles::template Load<5>(weights + kTileRows * kWeightStride + c,
-                                stride);
-        Tiles::template Dot<2, 5, 6>();
-        Tiles::template Dot<3, 5, 7>();
+        DotPieces(
+            [&](int64_t p) {
+              const Bfloat16* w0 = weights + p * kTogether * kWeightStride + c;
+              Tiles::template Load<4>(w0, stride);
+              Tiles::template Load<5>(w0 + kTileRows * kWeightStride, stride);
+            },
+            [&](int64_t p) {
+              const int64_t at = p * kTileBlock * padded_dim_ + c * kTileRows;
+              Tiles::template Load<6>(v0 + at, 64);
+              Tiles::template Load<7>(v1 + at, 64);
+            });
       }
       StoreFour(added_ + d, padded_dim_);
     }
+  }
+
+  // Adds the products of two tiles of rows and two of columns, whose pieces
+  // rows(p) and columns(p) load: small products first, each of which shares an
+  // operand with the last.
+  template <typename Rows, typename Columns>
+  static void DotPieces(const Rows& rows, const Columns& columns) {
+    if constexpr (kPieces == 1) {
+      rows(0), columns(0), DotFour();
+    } else {
+      rows(2), columns(0), DotFour();
+      rows(1), DotFour();
+      columns(1), DotFour();
+      rows(0), DotFour();
+      columns(2), DotFour();
+      columns(0), DotFour();
+    }
+  }
+  static void DotFour() {
+    Tiles::template Dot<0, 4, 6>();
+    Tiles::template Dot<1, 4, 7>();
+    Tiles::template Dot<2, 5, 6>();
+    Tiles::template Dot<3, 5, 7>();
+  }
+
+  // Splits 16 floats into pieces that lie `apart` from each other.
+  static void SplitRow(const float* from, Bfloat16* to, int64_t apart) {
+    Bfloat16* const pieces[] = {to, to + apart, to + 2 * apart};
+    Vector::SplitPanelRow(from, pieces);
+  }
+  // The same for two rows by pairs; returns whether all are finite.
+  static bool SplitRows(const float* first, const float* second, Bfloat16* to,
+                        int64_t apart) {
+    Bfloat16* const pieces[] = {to, to + apart, to + 2 * apart};
+    uint32_t largest[kPanelColumns] = {};
+    Vector::SplitPanelRows(first, second, pieces, largest);
+    uint32_t all = 0;
+    for (int64_t i = 0; i < kPanelColumns; ++i) all = std::max(all, largest[i]);
+    return all < 0x7f800000;
   }
 
   static void StoreFour(float* to, int64_t stride) {
@@ -375,7 +451,8 @@ class TileAttention {
       const auto largest = V::Max(before, V::Load(maxima + i) * scale);
       V::Store(maxima + i, largest);
       V::Store(factors + i,
-               V::SelectLess(before, largest, PowerOfTwo<V>(before - largest),
+               V::SelectLess(before, largest,
+                             PowerOfTwo<V, Element>(before - largest),
                              V::Broadcast(1.0f)));
     }
     for (int64_t i = 0; i < queries; ++i) {
@@ -387,7 +464,8 @@ class TileAttention {
       const auto minus = V::Broadcast(-maxima[i]);
       auto total = V::Broadcast(0.0f);
       const auto weight = [&](int64_t c) {
-        return PowerOfTwo<V>(V::MulAdd(V::Load(scores + c), scale, minus));
+        return PowerOfTwo<V, Element>(
+            V::MulAdd(V::Load(scores + c), scale, minus));
       };
       int64_t c = 0;
       for (; c + kInnerStep <= seen[i]; c += kInnerStep) {
@@ -397,7 +475,7 @@ class TileAttention {
           total += some;
           V::Store(scores + j, some);
         }
-        V::RoundTileRow(scores + c, weights + c);
+        StoreWeights(scores + c, weights + c);
       }
       for (; c < group.most; c += kInnerStep) {
         for (int64_t j = c; j < c + kInnerStep; j += V::kWidth) {
@@ -407,7 +485,7 @@ class TileAttention {
           total += some;
           V::Store(scores + j, some);
         }
-        V::RoundTileRow(scores + c, weights + c);
+        StoreWeights(scores + c, weights + c);
       }
       largest_[first + i] = maxima[i];
       totals[i] = V::ReduceAdd(total);
@@ -416,8 +494,25 @@ class TileAttention {
          ++part) {
       meanwhile(static_cast<int>(part));
     }
-    for (int64_t i = 0; i < queries; ++i) {
-      total_[first + i] = total_[first + i] * factors[i] + totals[i];
+    // In whole registers: the compiler might multiply and add in one step for
+    // some queries, and in two for others.
+    std::fill(factors + queries, factors + kTogether, 1.0f);
+    std::fill(totals + queries, totals + kTogether, 0.0f);
+    for (int64_t i = 0; i < queries; i += V::kWidth) {
+      float* total = total_ + first + i;
+      V::Store(total, V::MulAdd(V::Load(total), V::Load(factors + i),
+                                V::Load(totals + i)));
+    }
+  }
+
+  // Rounds 32 weights, or splits them.
+  static void StoreWeights(const float* from, Bfloat16* to) {
+    if constexpr (kPieces == 1) {
+      Vector::RoundTileRow(from, to);
+    } else {
+      for (int64_t i = 0; i < kInnerStep; i += kPanelColumns) {
+        SplitRow(from + i, to + i, kTogether * kWeightStride);
+      }
     }
   }
 
@@ -458,13 +553,13 @@ class TileAttention {
       problem_.lse[place] = sees ? largest_[i] * kLog2 + std::log(total_[i])
                                  : -std::numeric_limits<float>::infinity();
       float* sums = sums_ + i * padded_dim_;
-      Bfloat16* out = problem_.out + place * dim_;
+      Element* out = problem_.out + place * dim_;
       const float share = sees ? 1.0f / total_[i] : 0.0f;
       for (int64_t d = 0; d < dim_; ++d) FromFloat(sums[d] * share, &out[d]);
     }
   }
 
-  const AttentionProblem<Bfloat16>& problem_;
+  const AttentionProblem<Element>& problem_;
   const int64_t kv_head_;
   const Range rows_;
   const int64_t groups_;
@@ -477,19 +572,21 @@ class TileAttention {
   float* added_;              // [kTogether, padded D]
   float* largest_;            // [queries]: the largest score, in powers of two
   float* total_;              // [queries]: the sum of weights
-  Bfloat16* q_;               // [queries + kTogether, padded D]
-  Bfloat16* keys_;            // [kTileBlock / 16, padded D / 32] tiles
-  Bfloat16* values_;          // [padded D / 16, kTileBlock / 32] tiles
-  Bfloat16* weights_[2];      // [kTogether, kWeightStride] each
+  int64_t q_size_;            // of one piece of q_
+  // Of each piece:
+  Bfloat16* q_;           // [queries + kTogether, padded D]
+  Bfloat16* keys_;        // [kTileBlock / 16, padded D / 32] tiles
+  Bfloat16* values_;      // [padded D / 16, kTileBlock / 32] tiles
+  Bfloat16* weights_[2];  // [kTogether, kWeightStride] each
 };
 
 // Query vectors of a task: keys and values are rearranged once for all.
 constexpr int64_t kQueriesInTiles = 384;
 
-template <typename Tiles, typename Vector>
-void AttendInTiles(const AttentionProblem<Bfloat16>& problem, int64_t kv_head,
+template <typename Tiles, typename Vector, typename Element>
+void AttendInTiles(const AttentionProblem<Element>& problem, int64_t kv_head,
                    Range rows) {
-  TileAttention<Tiles, Vector>(problem, kv_head, rows).Run();
+  TileAttention<Tiles, Vector, Element>(problem, kv_head, rows).Run();
 }
 
 }  // namespace

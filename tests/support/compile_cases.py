@@ -154,7 +154,7 @@ def step(chip: str, case: dict) -> dict:
     shard = jax.tree.map(
         lambda x: np.asarray(x)[None],
         (
-            PackInputs(np.zeros(rows, np.int32), layout),
+            PackInputs(np.zeros(rows, np.int32), np.asarray(rows, np.int32), layout),
             ReadoutInputs(
                 np.zeros(rows // 2, np.int32),
                 np.asarray(rows // 40 * 20, np.int32),
