@@ -13,6 +13,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#ifdef ISOPREFILL_HAS_NEON_BF16
+#include <sys/auxv.h>
+#endif
 
 namespace isoprefill {
 namespace {
@@ -52,18 +55,30 @@ bool Has(Instructions instructions) {
     case Instructions::kAmx:
       return Has(Instructions::kAvx512Bf16) && HasAmx();
 #endif
+#ifdef ISOPREFILL_HAS_NEON
+    case Instructions::kNeon:
+      return true;
+#endif
+#ifdef ISOPREFILL_HAS_NEON_BF16
+    case Instructions::kNeonBf16: {
+      constexpr unsigned long kBf16 = 1ul << 14;  // Linux, HWCAP2_BF16
+      return (getauxval(AT_HWCAP2) & kBf16) != 0;
+    }
+#endif
     default:
       return false;
   }
 }
 
-// From the narrowest to the widest.
+// Of each architecture from the narrowest to the widest.
 constexpr std::pair<const char*, Instructions> kAll[] = {
     {"portable", Instructions::kPortable},
     {"avx2", Instructions::kAvx2},
     {"avx512", Instructions::kAvx512},
     {"avx512_bf16", Instructions::kAvx512Bf16},
-    {"amx", Instructions::kAmx}};
+    {"amx", Instructions::kAmx},
+    {"neon", Instructions::kNeon},
+    {"neon_bf16", Instructions::kNeonBf16}};
 
 std::string Known() {
   std::string names;

@@ -8,14 +8,23 @@
 
 namespace isoprefill {
 
-// Results differ by rounding. With float elements kAvx512Bf16 is kAvx512; with
-// bfloat16 it and kAmx multiply bfloat16, so that attention rounds its
-// softmax's weights to that, too.
-enum class Instructions { kPortable, kAvx2, kAvx512, kAvx512Bf16, kAmx };
+// Results differ by rounding. With float elements kAvx512Bf16 is kAvx512, and
+// kNeonBf16 is kNeon; with bfloat16 they and kAmx multiply bfloat16, so that
+// attention rounds its softmax's weights to that, too.
+enum class Instructions {
+  kPortable,
+  kAvx2,
+  kAvx512,
+  kAvx512Bf16,
+  kAmx,
+  kNeon,
+  kNeonBf16
+};
 
-// Reads "portable", "avx2", "avx512", "avx512_bf16" or "amx"; "best" is what
-// BestInstructions() says. Throws std::invalid_argument for anything else and
-// for what this processor or build does not have.
+// Reads "portable", "avx2", "avx512", "avx512_bf16", "amx", "neon" or
+// "neon_bf16"; "best" is what BestInstructions() says. Throws
+// std::invalid_argument for anything else and for what this processor or build
+// does not have.
 Instructions ParseInstructions(const std::string& name);
 
 // Returns the widest that this processor has, and the environment variable

@@ -20,6 +20,11 @@
 #if defined(__linux__) && (defined(__clang__) || __GNUC__ >= 11)
 #define ISOPREFILL_HAS_AMX 1
 #endif
+#elif defined(__aarch64__)
+#define ISOPREFILL_HAS_NEON 1
+#if defined(__linux__) && (defined(__clang__) || __GNUC__ >= 10)
+#define ISOPREFILL_HAS_NEON_BF16 1
+#endif
 #endif
 
 namespace isoprefill {
@@ -72,6 +77,13 @@ MicroKernels<Bfloat16> Avx512Bf16MicroKernels();
 #ifdef ISOPREFILL_HAS_AMX
 template <typename Element>
 MicroKernels<Element> AmxMicroKernels();
+#endif
+#ifdef ISOPREFILL_HAS_NEON
+template <typename Element>
+MicroKernels<Element> NeonMicroKernels();
+#endif
+#ifdef ISOPREFILL_HAS_NEON_BF16
+MicroKernels<Bfloat16> NeonBf16MicroKernels();
 #endif
 
 // Returns those in the given instructions, which this processor must have.

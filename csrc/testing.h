@@ -115,8 +115,8 @@ inline void NotRun(const std::string& what) {
 // Those that this processor has; says which it has not.
 inline std::vector<Instructions> AllInstructions() {
   std::vector<Instructions> all;
-  for (const char* name :
-       {"portable", "avx2", "avx512", "avx512_bf16", "amx"}) {
+  for (const char* name : {"portable", "avx2", "avx512", "avx512_bf16", "amx",
+                           "neon", "neon_bf16"}) {
     try {
       all.push_back(ParseInstructions(name));
     } catch (const std::invalid_argument&) {
