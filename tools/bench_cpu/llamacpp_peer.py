@@ -12,6 +12,7 @@ import numpy as np
 from bench_cpu import gguf_copy
 from bench_cpu.implementation import Dtype
 from bench_cpu.workloads import LABELS, Kind
+from isoprefill.threads import usable_threads
 
 
 class LlamaCppPeer:
@@ -102,7 +103,7 @@ class LlamaCppPeer:
         params = api.llama_context_default_params()
         params.n_ctx = params.n_batch = tokens
         params.n_seq_max = sequences
-        params.n_threads = params.n_threads_batch = os.cpu_count() or 1
+        params.n_threads = params.n_threads_batch = usable_threads()
         params.type_k = params.type_v = int(gguf_copy.TYPES[self._dtype])
         if self._dtype == "float32":  # its flash attention computes in float16
             params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_DISABLED

@@ -9,6 +9,7 @@ import numpy as np
 
 from bench_cpu.implementation import MATMULS, Dtype
 from bench_cpu.workloads import LABELS, Kind
+from isoprefill.threads import usable_threads
 
 # The method of `isoprefill_torch.TorchScorer`, where the way is not called by it.
 _METHODS = {"dense": "isolated-dense", "compiled": "isolated-dense", "warm_query": "extend"}
@@ -41,6 +42,7 @@ class TorchPeer:
         from isoprefill_torch.model import load_model
         from isoprefill_torch.scorer import TorchScorer
 
+        torch.set_num_threads(usable_threads())
         self._scorer = TorchScorer(
             load_model(model, dtype), compile_flex=has_compiler(), keep_prefix=way == "warm_query"
         )

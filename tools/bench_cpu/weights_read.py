@@ -2,11 +2,11 @@
 
 import concurrent.futures
 import dataclasses
-import os
 
 import numpy as np
 
 from bench_cpu.clock import Clock, timed
+from isoprefill.threads import usable_threads
 
 REPEATS = 9
 
@@ -21,7 +21,7 @@ class WeightsRead:
 
 def read_weights(num_bytes: int, clock: Clock) -> WeightsRead:
     """Reads so many bytes, in a thread for each core, and returns the fastest of several times."""
-    threads = os.cpu_count() or 1
+    threads = usable_threads()
     parts = np.array_split(np.ones(num_bytes // 8, np.int64), threads)
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
 

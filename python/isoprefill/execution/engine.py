@@ -29,6 +29,7 @@ from isoprefill.request.preparer import Preparer, check_items_type
 from isoprefill.request.result import RequestLogprobs, ScoreResult
 from isoprefill.request.scores import score_result
 from isoprefill.request.token_request import TextOrTokens, TokenRequest
+from isoprefill.threads import use_threads
 
 # Rows of a prefill, and of a chunk over a cached prefix, if memory has room for so many (isoprefill.execution.memory).
 PACK_TOKENS = 16_384
@@ -88,6 +89,8 @@ class ScoringEngine:
         cls,
         source: str | Path,
         dtype: Literal["float32", "bfloat16"] = "float32",
+        *,
+        threads: int | None = None,
         **options: Any,
     ) -> "ScoringEngine":
         """Loads a model: "smollm2-135m", a .gguf file, or a Hugging Face directory with safetensors.
@@ -95,11 +98,15 @@ class ScoringEngine:
         Args:
             source: which model.
             dtype: of the weights.
+            threads: how many compute on a CPU, if JAX has not used its CPU device yet (`isoprefill.threads`). None: as
+                many as this process may use.
             **options: see `ScoringEngine`.
 
         Raises:
-            ValueError: if there is no such model, or it is of an unsupported kind; says what is missing.
+            ValueError: if there is no such model, or it is of an unsupported kind; says what is missing. Or `threads`
+                is not in its limits, or another number is in use in this process.
         """
+        use_threads(threads)
         compilation_cache.enable()
         return cls(load_pretrained(source, dtype), **options)
 

@@ -6,7 +6,6 @@ is never a second copy of them all.
 """
 
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from isoprefill.models.config import ModelConfig
 from isoprefill.models.packed_weights import PackedWeights, packed_shape
 from isoprefill.models.parameters import parameters_of
 from isoprefill.models.params import Params
+from isoprefill.threads import usable_threads
 
 ParamsDtype = Literal["float32", "bfloat16"]
 
@@ -95,7 +95,7 @@ def assemble(
             )
     # Largest first: their temporary copies are gone before the other arrays take memory.
     parts.sort(key=lambda part: part[0].nbytes, reverse=True)
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(usable_threads()) as threads:
         for filled in [threads.submit(fill, *part) for part in parts]:
             filled.result()
 

@@ -37,6 +37,12 @@ class EngineSettings:
         "Maximum bytes of keys and values of queries to cache for reuse; 0 disables the cache. Default: 512 MiB.",
         ge=0,
     )
+    threads: int | None = setting(
+        None,
+        "Threads that compute on a CPU. Default: ISOPREFILL_THREADS, or as many as the process may use.",
+        ge=1,
+        le=4096,
+    )
     mesh: str | None = setting(
         None, "Devices to distribute the work over, such as data=2,tensor=3. Default: one device."
     )
