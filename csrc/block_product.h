@@ -14,6 +14,9 @@
 
 namespace isoprefill {
 
+// Panels of a block at most: block_panels of any DecoderKernels.
+inline constexpr int64_t kMostTogether = 8;
+
 // Memory that begins at a cache line.
 class AlignedBytes {
  public:
@@ -93,6 +96,7 @@ void InChunks(int64_t rows, int64_t bytes_per_row, const ParallelFor& parallel,
 //
 //   Panels(group)        how many panels a group has
 //   Panel(group, i)      one of them
+//   Parts(group)         how many parts they are of
 //   Columns(group)       columns of its sums
 //   Ahead(group, row, rows)    fetches what Finish will read and write, while
 //                              the block is multiplied
@@ -120,7 +124,8 @@ void MultiplyGroups(const DecoderKernels<Element>& kernels,
     std::vector<const Element*> all(num_panels);
     for (int64_t i = 0; i < num_panels; ++i) all[i] = work.Panel(group, i);
     const int64_t stride = num_panels * kPanelColumns;
-    const bool loads = kernels.load != nullptr;
+    const int64_t num_parts = work.Parts(group);
+    const bool loads = kernels.load != nullptr && num_parts == 0;
     // With several steps of panels to load, sums wait until all are done.
     const int64_t step = kernels.block_panels;
     const bool together = loads && num_panels > step;
@@ -134,34 +139,38 @@ void MultiplyGroups(const DecoderKernels<Element>& kernels,
         kernels.load(all[p + i], x.inner, loaded.data() + i * loaded_bytes);
       }
     };
+    // The panels that this thread probably takes next come from memory while it
+    // works on these: some with each block.
+    const int64_t next = (task + threads) / parts;
+    const bool has_next = next > group && next < num_groups;
+    const int64_t next_bytes =
+        has_next ? PanelBytes<Element>(x.inner, work.Parts(next)) : 0;
+    std::vector<const char*> ahead;
+    for (int64_t i = 0; has_next && i < num_panels; ++i) {
+      const int64_t same = std::min(i, work.Panels(next) - 1);
+      ahead.push_back(reinterpret_cast<const char*>(work.Panel(next, same)));
+    }
+    const int64_t own_blocks = CeilDivide(end - begin, kernels.block_rows);
     const auto multiply = [&](int64_t row, int64_t p, int64_t some,
                               float* out) {
-      const int64_t block = std::min(kernels.block_rows, end - row);
+      const int64_t block = (row - begin) / kernels.block_rows;
+      const int64_t from = next_bytes * block / own_blocks;
+      const char* fetched[kMostTogether];
+      for (int64_t i = 0; has_next && i < some; ++i) {
+        fetched[i] = ahead[p + i] + from;
+      }
       kernels.multiply(
-          x, row, {all.data() + p, some}, loaded.data(),
-          {out + p * kPanelColumns, stride, block, some * kPanelColumns});
+          x, row,
+          {all.data() + p, some, num_parts, has_next ? fetched : nullptr,
+           next_bytes * (block + 1) / own_blocks - from},
+          loaded.data(),
+          {out + p * kPanelColumns, stride,
+           std::min(kernels.block_rows, end - row), some * kPanelColumns});
     };
     const auto finished = [&](int64_t row, float* out) {
       work.Finish(group, row,
                   SumBlock{out, stride, std::min(kernels.block_rows, end - row),
                            work.Columns(group)});
-    };
-    // The panels that this thread probably takes next come from memory while it
-    // works on these: some after each block.
-    const int64_t next = (task + threads) / parts;
-    const int64_t next_panels =
-        next > group && next < num_groups ? work.Panels(next) : 0;
-    const int64_t own_blocks = CeilDivide(end - begin, kernels.block_rows);
-    const auto prefetch = [&](int64_t row) {
-      const int64_t size = PanelSize(x.inner) * int64_t{sizeof(Element)};
-      const int64_t block = (row - begin) / kernels.block_rows;
-      for (int64_t p = 0; p < next_panels; ++p) {
-        const auto* bytes = reinterpret_cast<const char*>(work.Panel(next, p));
-        const int64_t last = size * (block + 1) / own_blocks;
-        for (int64_t at = size * block / own_blocks; at < last; at += 64) {
-          __builtin_prefetch(bytes + at, 0, 2);
-        }
-      }
     };
     kernels.begin();
     if (together) {
@@ -182,7 +191,6 @@ void MultiplyGroups(const DecoderKernels<Element>& kernels,
         for (int64_t p = 0; p < num_panels; p += step) {
           multiply(row, p, std::min(step, num_panels - p), sums);
         }
-        prefetch(row);
         finished(row, sums);
       }
     }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "csrc/bfloat16.h"
@@ -50,6 +52,7 @@ struct AddedColumns {
   const Element* Panel(int64_t group, int64_t i) const {
     return weights.panel(group * step() + i);
   }
+  int64_t Parts(int64_t) const { return weights.parts; }
   int64_t Columns(int64_t group) const {
     return std::min(step() * kPanelColumns,
                     weights.num_columns - FirstColumn(group));
@@ -97,6 +100,9 @@ struct HeadColumns {
   const Element* Panel(int64_t group, int64_t i) const {
     const Group& one = groups[group];
     return one.heads->weights.panel(one.column / kPanelColumns + i);
+  }
+  int64_t Parts(int64_t group) const {
+    return groups[group].heads->weights.parts;
   }
   int64_t Columns(int64_t group) const { return groups[group].columns; }
   void Ahead(int64_t group, int64_t row, int64_t rows) const {
@@ -150,8 +156,9 @@ struct GatedColumns {
   const PreparedRows& gated;
   // Two of each, because then no two threads write to one cache line of
   // bfloat16; but no more than a block's, of those that are loaded.
-  const int64_t panels_each =
-      kernels.load == nullptr ? 2 : kernels.block_panels / 2;
+  const int64_t panels_each = kernels.load == nullptr || problem.gate.parts > 0
+                                  ? 2
+                                  : kernels.block_panels / 2;
 
   int64_t NumGroups() const {
     return CeilDivide(problem.gate.num_panels(), panels_each);
@@ -162,6 +169,7 @@ struct GatedColumns {
     return i < half ? problem.gate.panel(group * panels_each + i)
                     : problem.up.panel(group * panels_each + i - half);
   }
+  int64_t Parts(int64_t) const { return problem.gate.parts; }
   int64_t Columns(int64_t group) const { return Panels(group) * kPanelColumns; }
   void Ahead(int64_t, int64_t, int64_t) const {}
   void Finish(int64_t group, int64_t row, const SumBlock& sums) const {
@@ -229,6 +237,11 @@ template <typename Element>
 void ComputeFeedForward(const FeedForward<Element>& problem,
                         Instructions instructions,
                         const ParallelFor& parallel) {
+  if (problem.gate.parts != problem.up.parts) {
+    throw std::invalid_argument("gate and up must be of as many parts, got " +
+                                std::to_string(problem.gate.parts) + " and " +
+                                std::to_string(problem.up.parts));
+  }
   const auto kernels = KernelsFor<Element>(instructions);
   const NormedRows& rows = problem.rows;
   const int64_t width = problem.gate.num_columns;

@@ -77,7 +77,7 @@ template <typename Element>
 struct FeedForward {
   NormedRows rows;
   PackedWeights<Element> gate;      // [F, N]
-  PackedWeights<Element> up;        // [F, N]
+  PackedWeights<Element> up;        // [F, N], of as many parts as gate
   PackedWeights<Element> down;      // [N, F]
   const float* residual = nullptr;  // [T, N]; null leaves it out
   float* out = nullptr;             // [T, N]

@@ -5,6 +5,7 @@
 #ifndef CSRC_DECODER_KERNELS_H_
 #define CSRC_DECODER_KERNELS_H_
 
+#include <algorithm>
 #include <cstdint>
 
 #include "csrc/bfloat16.h"
@@ -28,6 +29,40 @@ template <typename Element>
 struct PanelGroup {
   const Element* const* panels = nullptr;
   int64_t count = 0;
+  int64_t parts = 0;  // of all of them: see PackedWeights
+  // For each panel, what is multiplied soon: the product has so many bytes of
+  // it come from memory while it multiplies. Null if there is nothing.
+  const char* const* ahead = nullptr;
+  int64_t ahead_bytes = 0;
+};
+
+// Fetches, step by step, what will be multiplied soon. Fetched all at once it
+// would hold up what is loaded meanwhile.
+class FetchAhead {
+ public:
+  template <typename Element>
+  FetchAhead(const PanelGroup<Element>& panels, int64_t steps)
+      : ahead_(panels.ahead),
+        count_(panels.ahead == nullptr ? 0 : panels.count),
+        step_bytes_((panels.ahead_bytes / steps + kLine) / kLine * kLine),
+        bytes_(panels.ahead_bytes) {}
+
+  void Step(int64_t step) const {
+    const int64_t begin = step * step_bytes_;
+    const int64_t end = std::min(bytes_, begin + step_bytes_);
+    for (int64_t p = 0; p < count_; ++p) {
+      for (int64_t at = begin; at < end; at += kLine) {
+        __builtin_prefetch(ahead_[p] + at, 0, 2);
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  const char* const* ahead_;
+  int64_t count_;
+  int64_t step_bytes_;
+  int64_t bytes_;
 };
 
 // The sums of some rows and of the columns of some panels.
@@ -59,7 +94,8 @@ struct DecoderKernels {
   int64_t (*prepared_bytes)(int64_t rows, int64_t inner) = nullptr;
   // Those of them that are usually read and written.
   int64_t (*working_bytes)(int64_t rows, int64_t inner) = nullptr;
-  // Bytes of a panel as Load leaves it; null: panels are read where they are.
+  // Bytes of a panel of no parts as Load leaves it; null: panels are read where
+  // they are.
   int64_t (*loaded_bytes)(int64_t inner) = nullptr;
 
   // A thread calls these before and after its calls of multiply.
@@ -73,7 +109,7 @@ struct DecoderKernels {
   void (*prepare_normed)(const float* x, int64_t rows, const float* norm,
                          float eps, const PreparedRows& to,
                          int64_t first) = nullptr;
-  // Loads one panel for multiply.
+  // Loads one panel of no parts for multiply.
   void (*load)(const Element* panel, int64_t inner, char* loaded) = nullptr;
   // sums = rows from `first` on times panels. `loaded` holds the panels one
   // after another if there is a Load.

@@ -29,7 +29,7 @@ std::vector<DecoderKernels<Element>> AllKernels() {
   for (const Instructions instructions : testing::AllInstructions()) {
     all.push_back(MicroKernelsFor<Element>(instructions).decoder);
   }
-  if constexpr (std::is_same_v<Element, Bfloat16>) {
+  if (std::is_same_v<Element, Bfloat16> || testing::parts_of_matrices > 0) {
     all.push_back(PortableTileKernels<Element>());
   }
   return all;
@@ -61,7 +61,7 @@ std::vector<float> Multiply(const DecoderKernels<Element>& kernels,
   AlignedBytes loaded(num_panels * loaded_bytes);
   for (int64_t p = 0; p < num_panels; ++p) {
     panels.push_back(weights.panel(first_panel + p));
-    if (kernels.load != nullptr) {
+    if (kernels.load != nullptr && weights.parts == 0) {
       kernels.load(panels.back(), x.inner, loaded.data() + p * loaded_bytes);
     }
   }
@@ -69,8 +69,8 @@ std::vector<float> Multiply(const DecoderKernels<Element>& kernels,
   const int64_t stride = columns + kPanelColumns;  // as among other panels
   std::vector<float> sums(kRowsTogether * stride, kNaN);
   kernels.begin();
-  kernels.multiply(x, first, {panels.data(), num_panels}, loaded.data(),
-                   {sums.data(), stride, rows, columns});
+  kernels.multiply(x, first, {panels.data(), num_panels, weights.parts},
+                   loaded.data(), {sums.data(), stride, rows, columns});
   kernels.end();
   std::vector<float> dense;
   for (int64_t r = 0; r < rows; ++r) {
@@ -128,6 +128,42 @@ void SumsEqualTheDefinition() {
           CHECK(Same(one, {sums.begin() + (panels - 1) * kPanelColumns,
                            sums.begin() + panels * kPanelColumns}));
         }
+      }
+    }
+  }
+}
+
+// Weights in parts are the same numbers: in vectors the same bits come out, in
+// tiles within rounding (checked above); also of rows that tiles cannot take.
+void SumsDoNotDependOnTheParts() {
+  testing::RandomNormal normal;
+  constexpr int64_t kRows = 32, kInner = 66;
+  const testing::Matrix<float> w(4 * kPanelColumns, kInner, &normal);
+  if (w.parts == 0) return;
+  std::vector<float> packed(w.packed.size());
+  PackWeights(w.values.data(), w.columns, kInner, packed.data());
+  CHECK_EQ(PartsOfPanels(packed.data(), 4, kInner), w.parts);
+  const PackedWeights<float> whole{packed.data(), w.columns, kInner};
+  auto x = normal.Make<float>(kRows * kInner);
+  x[2 * kInner] = kNaN;
+  x[3 * kInner + 1] = std::numeric_limits<float>::infinity();
+  for (int64_t i = 0; i < kInner; ++i) x[4 * kInner + i] *= 1e-30f;
+  for (const auto& kernels : AllKernels<float>()) {
+    Store<float> store(kernels, kRows, kInner);
+    kernels.prepare(x.data(), kRows, store.rows(), 0);
+    const int64_t rows = std::min(kRows, kernels.block_rows);
+    const auto sums =
+        Multiply(kernels, store.rows(), 0, rows, w.weights(), 1, 2);
+    const auto expected = Multiply(kernels, store.rows(), 0, rows, whole, 1, 2);
+    for (size_t i = 0; i < sums.size(); ++i) {
+      if (kernels.load == nullptr) {
+        CHECK(Same({sums[i]}, {expected[i]}));
+      } else if (std::isfinite(expected[i])) {
+        CHECK(std::fabs(sums[i] - expected[i]) <=
+              1e-5 * std::min(1.0f, std::fabs(x[i / 32 * kInner])) + 1e-37);
+      } else {
+        CHECK(std::isnan(expected[i]) ? std::isnan(sums[i])
+                                      : sums[i] == expected[i]);
       }
     }
   }
@@ -295,7 +331,11 @@ void AmxEqualsPortableTiles() {
 }  // namespace isoprefill
 
 int main() {
-  isoprefill::SumsEqualTheDefinition<float>();
+  for (const int64_t parts : {0, 1, 2}) {
+    isoprefill::testing::parts_of_matrices = parts;
+    isoprefill::SumsEqualTheDefinition<float>();
+    isoprefill::SumsDoNotDependOnTheParts();
+  }
   isoprefill::SumsEqualTheDefinition<isoprefill::Bfloat16>();
   isoprefill::RowsAreNormed<float>();
   isoprefill::RowsAreNormed<isoprefill::Bfloat16>();

@@ -541,7 +541,11 @@ void TestAll() {
 }  // namespace isoprefill
 
 int main() {
-  isoprefill::TestAll<float>();
+  for (const int64_t parts : {0, 1, 2}) {
+    isoprefill::testing::parts_of_matrices = parts;
+    isoprefill::TestAll<float>();
+  }
+  isoprefill::testing::parts_of_matrices = 0;
   isoprefill::TestAll<isoprefill::Bfloat16>();
   return isoprefill::testing::Result();
 }

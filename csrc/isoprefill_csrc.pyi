@@ -217,5 +217,14 @@ def pack_weights(weights: npt.NDArray[Any], packed: npt.NDArray[Any]) -> None:
     Both are float32, or both uint16 (bfloat16 as its bits).
     """
 
-def unpack_weights(packed: npt.NDArray[Any], weights: npt.NDArray[Any]) -> None:
-    """The reverse."""
+def unpack_weights(packed: npt.NDArray[Any], weights: npt.NDArray[Any], parts: int = 0) -> None:
+    """The reverse; with `parts`, weights are float32 and packed holds so many uint16 of each."""
+
+def parts_of_panels(packed: npt.NDArray[np.float32]) -> int:
+    """How many bfloat16 each packed float32 is the sum of, 1 or 2; 0 if it takes more, or tiles cannot take them."""
+
+def split_panels(packed: npt.NDArray[np.float32], parts: npt.NDArray[np.uint16]) -> None:
+    """Writes packed float32 [panels, steps, 512] as parts, uint16 of one or two times the size; also in place."""
+
+def multiplies_parts() -> bool:
+    """Whether float32 is multiplied in tiles of bfloat16 (`best_instructions`, ISOPREFILL_SPLIT_FLOAT32)."""

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <vector>
 
 #include "csrc/bfloat16.h"
 
@@ -11,6 +13,54 @@ namespace {
 
 template <typename Element>
 constexpr int64_t kDepth = sizeof(float) / sizeof(Element);
+
+// Calls use(part, place in the panel's parts) for the parts of element i of
+// column c, as long as there are.
+template <typename Use>
+void ForParts(int64_t c, int64_t i, int64_t parts, const Use& use) {
+  constexpr int64_t kTile = kPanelColumns * kInnerStep;
+  const int64_t in_tile = (i % kInnerStep / 2 * kPanelColumns + c) * 2 + i % 2;
+  for (int64_t part = 0; part < parts; ++part) {
+    use(part, (i / kInnerStep * parts + part) * kTile + in_tile);
+  }
+}
+
+uint32_t BitsOf(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
+// Returns the bfloat16 nearest to *rest, and takes it off.
+Bfloat16 TakePart(float* rest) {
+  Bfloat16 part;
+  part.bits = static_cast<uint16_t>((BitsOf(*rest) + 0x8000) >> 16);
+  *rest -= ToFloat(part);
+  return part;
+}
+
+void UnpackParts(const PackedWeights<float>& weights, int64_t column,
+                 float* out) {
+  const auto* panel =
+      reinterpret_cast<const char*>(weights.panel(column / kPanelColumns));
+  for (int64_t i = 0; i < weights.inner; ++i) {
+    float sum = 0;
+    ForParts(column % kPanelColumns, i, weights.parts,
+             [&](int64_t part, int64_t place) {
+               Bfloat16 one;
+               std::memcpy(&one, panel + place * int64_t{sizeof(one)},
+                           sizeof(one));
+               // -0 is -0 and no second part: their sum would be 0.
+               const float value = ToFloat(one);
+               if (part == 0) {
+                 sum = value;
+               } else if (value != 0) {
+                 sum += value;
+               }
+             });
+    out[i] = sum;
+  }
+}
 
 }  // namespace
 
@@ -41,12 +91,58 @@ void PackWeights(const Element* w, int64_t num_columns, int64_t inner,
 template <typename Element>
 void UnpackColumn(const PackedWeights<Element>& weights, int64_t column,
                   Element* out) {
+  if constexpr (std::is_same_v<Element, float>) {
+    if (weights.parts > 0) return UnpackParts(weights, column, out);
+  }
   constexpr int64_t kPerWord = kDepth<Element>;
   const Element* panel = weights.panel(column / kPanelColumns);
   const int64_t c = column % kPanelColumns;
   for (int64_t i = 0; i < weights.inner; ++i) {
     out[i] =
         panel[(i / kPerWord * kPanelColumns + c) * kPerWord + i % kPerWord];
+  }
+}
+
+int64_t PartsOfPanels(const float* packed, int64_t num_panels, int64_t inner) {
+  int64_t parts = 1;
+  for (int64_t p = 0; p < num_panels; ++p) {
+    const float* panel = packed + p * PanelSize(inner);
+    uint32_t largest = 0;
+    uint32_t low_bits = 0;  // beyond the first 16 of any
+    for (int64_t i = 0; i < PanelSize(inner); ++i) {
+      const uint32_t bits = BitsOf(panel[i]);
+      largest = std::max(largest, bits & 0x7fffffff);
+      low_bits |= bits & 0xffff;
+    }
+    if (!CanSplit(largest)) return 0;
+    if (low_bits == 0) continue;
+    parts = 2;
+    bool two = true;
+    for (int64_t i = 0; i < PanelSize(inner); ++i) {
+      float rest = panel[i];
+      TakePart(&rest);
+      TakePart(&rest);
+      two &= rest == 0;
+    }
+    if (!two) return 0;
+  }
+  return parts;
+}
+
+void SplitPanels(const float* packed, int64_t num_panels, int64_t inner,
+                 int64_t parts, Bfloat16* to) {
+  const int64_t size = PanelSize(inner);
+  std::vector<float> panel(size);  // what is written may lie where it was
+  for (int64_t p = 0; p < num_panels; ++p) {
+    std::memcpy(panel.data(), packed + p * size, size * sizeof(float));
+    Bfloat16* out = to + p * size * parts;
+    for (int64_t i = 0; i < PaddedInner(inner); ++i) {
+      for (int64_t c = 0; c < kPanelColumns; ++c) {
+        float rest = panel[i * kPanelColumns + c];
+        ForParts(c, i, parts,
+                 [&](int64_t, int64_t place) { out[place] = TakePart(&rest); });
+      }
+    }
   }
 }
 

@@ -9,6 +9,12 @@
 // one i (or of a pair of them) are 64 bytes, a register of AVX-512, and 32 i of
 // a panel in bfloat16 are one tile of AMX. The columns of the last panel and
 // the elements after `inner`, up to a multiple of 32, are zeros.
+//
+// A float is the sum of three bfloat16; of most checkpoints it is the sum of
+// one or two, because that is what they were made of. Then weights may be kept
+// as these parts, exactly: for each 32 i of a panel a tile of the first parts,
+// then one of the second. A product in tiles need not split them, and has less
+// to add; with one part there is half as much to read.
 
 #ifndef CSRC_PACKED_WEIGHTS_H_
 #define CSRC_PACKED_WEIGHTS_H_
@@ -37,6 +43,13 @@ inline int64_t PanelSize(int64_t inner) {
   return PaddedInner(inner) * kPanelColumns;
 }
 
+// Bytes of a panel of Element, or of so many parts.
+template <typename Element>
+int64_t PanelBytes(int64_t inner, int64_t parts) {
+  return PanelSize(inner) * (parts == 0 ? int64_t{sizeof(Element)}
+                                        : parts * int64_t{sizeof(Bfloat16)});
+}
+
 // M columns of N = inner elements each: the matrix [M, N] of a checkpoint.
 // Element is float or Bfloat16.
 template <typename Element>
@@ -44,10 +57,14 @@ struct PackedWeights {
   const Element* data = nullptr;
   int64_t num_columns = 0;
   int64_t inner = 0;
+  // Of floats: 0 if they are kept as they are, else the number of bfloat16 that
+  // each is kept as.
+  int64_t parts = 0;
 
   int64_t num_panels() const { return NumPanels(num_columns); }
   const Element* panel(int64_t index) const {
-    return data + index * PanelSize(inner);
+    return data +
+           index * PanelBytes<Element>(inner, parts) / int64_t{sizeof(Element)};
   }
 };
 
@@ -60,6 +77,26 @@ void PackWeights(const Element* w, int64_t num_columns, int64_t inner,
 template <typename Element>
 void UnpackColumn(const PackedWeights<Element>& weights, int64_t column,
                   Element* out);
+
+// The sizes of numbers whose parts tiles can multiply: tiles take denormal
+// numbers for 0, and the parts of infinity would be infinity minus infinity.
+// Bits of 2^-60 and 2^64.
+inline constexpr uint32_t kLeastSplit = (127u - 60u) << 23;
+inline constexpr uint32_t kMostSplit = (127u + 64u) << 23;
+
+// Whether numbers can be split of which the largest has these bits.
+inline bool CanSplit(uint32_t largest) {
+  return largest == 0 || (largest >= kLeastSplit && largest < kMostSplit);
+}
+
+// Returns how many bfloat16 each of some packed panels of floats is the sum of,
+// 1 or 2; 0 if it takes three, or if a panel cannot be split.
+int64_t PartsOfPanels(const float* packed, int64_t num_panels, int64_t inner);
+
+// Writes packed floats as so many parts. They may be written where the floats
+// are.
+void SplitPanels(const float* packed, int64_t num_panels, int64_t inner,
+                 int64_t parts, Bfloat16* to);
 
 }  // namespace isoprefill
 

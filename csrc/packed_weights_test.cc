@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
+#include <limits>
 #include <vector>
 
 #include "csrc/bfloat16.h"
@@ -75,10 +77,61 @@ void BitsStay() {
   }
 }
 
+// Floats that are the sum of one or two bfloat16 are found, and come back bit
+// for bit; what takes three, or tiles cannot take, stays whole.
+void PartsAreExact() {
+  testing::RandomNormal normal;
+  constexpr int64_t kColumns = 37, kInner = 70;
+  const int64_t panels = NumPanels(kColumns);
+  for (const int64_t parts : {1, 2}) {
+    testing::parts_of_matrices = parts;
+    testing::Matrix<float> w(kColumns, kInner, &normal);
+    w.values[5] = -0.0f;
+    w.values[6] = parts == 1 ? 1e-38f : -3.0f;  // denormal parts are zeros
+    testing::Matrix<float>::ShortenTo(parts, &w.values[6]);
+    w.Pack();
+    std::vector<float> packed(w.packed.size());
+    PackWeights(w.values.data(), kColumns, kInner, packed.data());
+    CHECK_EQ(PartsOfPanels(packed.data(), panels, kInner), parts);
+    // Elsewhere, where Pack wrote in place.
+    std::vector<Bfloat16> split(packed.size() * parts);
+    SplitPanels(packed.data(), panels, kInner, parts, split.data());
+    const PackedWeights<float> apart{
+        reinterpret_cast<const float*>(split.data()), kColumns, kInner, parts};
+    for (const PackedWeights<float>& weights : {w.weights(), apart}) {
+      for (int64_t c = 0; c < kColumns; ++c) {
+        std::vector<float> column(kInner);
+        UnpackColumn(weights, c, column.data());
+        CHECK(std::memcmp(column.data(), &w.values[c * kInner],
+                          kInner * sizeof(float)) == 0);
+      }
+    }
+    const int64_t last = PanelSize(kInner) + 3;  // of the second panel
+    const auto with = [&](float value) {
+      std::vector<float> other = packed;
+      other[last] = value;
+      return PartsOfPanels(other.data(), panels, kInner);
+    };
+    CHECK_EQ(with(1.00390625f), 2);  // 1 + 2^-8
+    CHECK_EQ(with(1.0f + 1.0f / (1 << 15)), 2);
+    CHECK_EQ(with(1.0f + 1.0f / (1 << 23)), 2);  // far apart, but two
+    CHECK_EQ(with(1.0f + 1.0f / (1 << 9) + 1.0f / (1 << 23)), 0);
+    CHECK_EQ(with(std::numeric_limits<float>::infinity()), 0);
+    CHECK_EQ(with(std::numeric_limits<float>::quiet_NaN()), 0);
+    CHECK_EQ(with(0x1p64f), 0);
+  }
+  testing::parts_of_matrices = 0;
+  std::vector<float> zeros(PanelSize(kInner));
+  CHECK_EQ(PartsOfPanels(zeros.data(), 1, kInner), 1);
+  std::fill(zeros.begin(), zeros.end(), 0x1p-61f);
+  CHECK_EQ(PartsOfPanels(zeros.data(), 1, kInner), 0);
+}
+
 }  // namespace
 }  // namespace isoprefill
 
 int main() {
+  isoprefill::PartsAreExact();
   isoprefill::WeightsLieWhereTheHeaderSays<float>();
   isoprefill::WeightsLieWhereTheHeaderSays<isoprefill::Bfloat16>();
   isoprefill::BitsStay();

@@ -8,8 +8,8 @@
 //
 // Tiles take denormal numbers for 0, so numbers must not be too small; and the
 // parts of infinity would be infinity minus infinity. So a row that is not from
-// kLeast to kMost is multiplied by vectors, in float32, and so are panels of
-// weights. That depends on the row, or on the panel, alone.
+// kLeastSplit to kMostSplit is multiplied by vectors, in float32, and so are
+// panels of weights. That depends on the row, or on the panel, alone.
 
 #ifndef CSRC_SPLIT_TILE_PRODUCT_H_
 #define CSRC_SPLIT_TILE_PRODUCT_H_
@@ -31,10 +31,6 @@ struct SplitTileProduct {
   static constexpr int64_t kStepBytes = kPieces * kTileBytes;
 
   static constexpr int64_t kAhead = 4096;  // floats that are fetched ahead
-
-  // Bits of 2^-60 and 2^64.
-  static constexpr uint32_t kLeast = (127u - 60u) << 23;
-  static constexpr uint32_t kMost = (127u + 64u) << 23;
 
   // Tiles of the parts; then, for each 16 elements of a row, the bits of the
   // largest; then room for the floats of those that cannot be split.
@@ -100,44 +96,21 @@ struct SplitTileProduct {
   static void Multiply(const PreparedRows& x, int64_t first,
                        const PanelGroup<float>& panels, const char* loaded,
                        const SumBlock& sums) {
-    const int64_t steps = PaddedInner(x.inner) / kInnerStep;
-    const int64_t panel_bytes = LoadedBytes(x.inner);
-    bool in_tiles = true;
-    for (int64_t p = 0; p < panels.count; ++p) {
-      uint32_t largest;
-      std::memcpy(&largest, loaded + (p + 1) * panel_bytes - 64,
-                  sizeof(largest));
-      in_tiles &= Splits(largest);
-    }
+    const bool in_tiles = panels.parts > 0 || AllCanSplit(panels, x, loaded);
     if (in_tiles) {
-      const char* a0 = x.data + first / kTileRows * steps * kStepBytes;
-      const char* a1 = a0 + steps * kStepBytes;
-      const char* b0 = loaded;
-      const char* b1 = b0 + panel_bytes;
       WithTileBlock<Tiles>(sums.rows, panels.count, [&](auto block) {
-        block.Zero();
-        for (int64_t step = 0; step < steps; ++step) {
-          const auto rows = [&](int64_t part) {
-            const int64_t at = step * kStepBytes + part * kTileBytes;
-            block.LoadRows(a0 + at, a1 + at);
-          };
-          const auto weights = [&](int64_t part) {
-            const int64_t at = step * kStepBytes + part * kTileBytes;
-            block.LoadPanels(b0 + at, b1 + at);
-          };
-          // Small products first; each shares an operand with the last.
-          rows(2), weights(0), block.Dot();
-          rows(1), block.Dot();
-          weights(1), block.Dot();
-          rows(0), block.Dot();
-          weights(2), block.Dot();
-          weights(0), block.Dot();
+        switch (panels.parts) {
+          case 0:
+            return InTiles<kPieces>(block, x, first, panels, loaded, sums);
+          case 1:
+            return InTiles<1>(block, x, first, panels, loaded, sums);
+          default:
+            return InTiles<2>(block, x, first, panels, loaded, sums);
         }
-        block.Store(sums);
       });
     }
     for (int64_t r = 0; r < sums.rows; ++r) {
-      if (in_tiles && Splits(Largest(first + r, x))) continue;
+      if (in_tiles && CanSplit(Largest(first + r, x))) continue;
       MultiplyInVectors(
           x, first + r, panels,
           {sums.data + r * sums.stride, sums.stride, 1, sums.columns});
@@ -145,11 +118,60 @@ struct SplitTileProduct {
   }
 
  private:
+  // Whether loaded panels can be split.
+  static bool AllCanSplit(const PanelGroup<float>& panels,
+                          const PreparedRows& x, const char* loaded) {
+    bool can = true;
+    for (int64_t p = 0; p < panels.count; ++p) {
+      uint32_t largest;
+      std::memcpy(&largest, loaded + (p + 1) * LoadedBytes(x.inner) - 64,
+                  sizeof(largest));
+      can &= CanSplit(largest);
+    }
+    return can;
+  }
+
+  // With weights of kParts parts, of which three are loaded.
+  template <int kParts, typename Block>
+  static void InTiles(Block block, const PreparedRows& x, int64_t first,
+                      const PanelGroup<float>& panels, const char* loaded,
+                      const SumBlock& sums) {
+    const int64_t steps = PaddedInner(x.inner) / kInnerStep;
+    const char* a0 = x.data + first / kTileRows * steps * kStepBytes;
+    const char* a1 = a0 + steps * kStepBytes;
+    const auto panel = [&](int64_t i) {
+      return kParts == kPieces
+                 ? loaded + i * LoadedBytes(x.inner)
+                 : reinterpret_cast<const char*>(
+                       panels.panels[std::min(i, panels.count - 1)]);
+    };
+    const char* b0 = panel(0);
+    const char* b1 = panel(1);
+    const FetchAhead fetch(panels, steps);
+    block.Zero();
+    for (int64_t step = 0; step < steps; ++step) {
+      fetch.Step(step);
+      const auto rows = [&](int64_t part) {
+        const int64_t at = step * kStepBytes + part * kTileBytes;
+        block.LoadRows(a0 + at, a1 + at);
+      };
+      const auto weights = [&](int64_t part) {
+        const int64_t at = (step * kParts + part) * kTileBytes;
+        block.LoadPanels(b0 + at, b1 + at);
+      };
+      // Small products first; each shares an operand with the last.
+      rows(2), weights(0), block.Dot();
+      rows(1), block.Dot();
+      if constexpr (kParts > 1) weights(1), block.Dot();
+      rows(0), block.Dot();
+      if constexpr (kParts > 2) weights(2), block.Dot();
+      if constexpr (kParts > 1) weights(0), block.Dot();
+    }
+    block.Store(sums);
+  }
+
   static int64_t Runs(int64_t inner) {
     return PaddedInner(inner) / kPanelColumns;
-  }
-  static bool Splits(uint32_t largest) {
-    return largest == 0 || (largest >= kLeast && largest < kMost);
   }
   static char* Line(int64_t row, int64_t first, const PreparedRows& to) {
     const int64_t steps = PaddedInner(to.inner) / kInnerStep;
@@ -183,7 +205,7 @@ struct SplitTileProduct {
     }
     const uint32_t largest = Vector::SplitPanelRow(values, parts);
     Maxima(row, to)[first / kPanelColumns] = largest;
-    if (!Splits(largest)) {
+    if (!CanSplit(largest)) {
       std::copy(values, values + kPanelColumns, Unsplit(row, to) + first);
     }
   }
@@ -195,7 +217,7 @@ struct SplitTileProduct {
     Array<float> values(padded);
     for (int64_t i = 0; i < padded; i += kPanelColumns) {
       float* run = values.data() + i;
-      if (!Splits(Maxima(row, x)[i / kPanelColumns])) {
+      if (!CanSplit(Maxima(row, x)[i / kPanelColumns])) {
         const float* unsplit = Unsplit(row, x) + i;
         std::copy(unsplit, unsplit + kPanelColumns, run);
         continue;

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <initializer_list>
 #include <iostream>
 #include <random>
@@ -15,6 +16,7 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "csrc/array.h"
@@ -151,6 +153,9 @@ class RandomNormal {
   std::normal_distribution<float> normal_;
 };
 
+// How many parts matrices of floats are kept as: see PackedWeights.
+inline int64_t parts_of_matrices = 0;
+
 // Random weights [columns, inner] of which a product with random values is
 // about normally distributed, and what they are packed.
 template <typename Element>
@@ -162,11 +167,31 @@ struct Matrix {
         packed(NumPanels(columns) * PanelSize(inner)) {
     const float factor = 1 / std::sqrt(static_cast<float>(inner));
     for (Element& value : values) FromFloat(ToFloat(value) * factor, &value);
+    if constexpr (std::is_same_v<Element, float>) {
+      parts = parts_of_matrices;
+      for (float& value : values) ShortenTo(parts, &value);
+    }
     Pack();
   }
-  void Pack() { PackWeights(values.data(), columns, inner, packed.data()); }
+  void Pack() {
+    PackWeights(values.data(), columns, inner, packed.data());
+    if constexpr (std::is_same_v<Element, float>) {
+      if (parts == 0) return;
+      SplitPanels(packed.data(), NumPanels(columns), inner, parts,
+                  reinterpret_cast<Bfloat16*>(packed.data()));
+    }
+  }
   PackedWeights<Element> weights() const {
-    return {packed.data(), columns, inner};
+    return {packed.data(), columns, inner, parts};
+  }
+
+  // Rounds a float to what so many parts can hold.
+  static void ShortenTo(int64_t parts, float* value) {
+    if (parts == 0) return;
+    uint32_t bits;
+    std::memcpy(&bits, value, sizeof(bits));
+    bits &= parts == 1 ? 0xffff0000 : 0xffffff00;
+    std::memcpy(value, &bits, sizeof(bits));
   }
 
   // The product with a row, in double precision.
@@ -183,6 +208,7 @@ struct Matrix {
 
   int64_t columns;
   int64_t inner;
+  int64_t parts = 0;
   std::vector<Element> values;
   std::vector<Element> packed;
 };

@@ -143,8 +143,11 @@ struct TileProduct {
     const char* b0 = panel(0);
     const char* b1 = panel(1);
     WithTileBlock<Tiles>(sums.rows, panels.count, [&](auto block) {
+      const FetchAhead fetch(panels, steps);
       block.Zero();
-      for (int64_t at = 0; at < steps * kTileBytes; at += kTileBytes) {
+      for (int64_t step = 0; step < steps; ++step) {
+        const int64_t at = step * kTileBytes;
+        fetch.Step(step);
         block.LoadRows(a0 + at, a1 + at);
         block.LoadPanels(b0 + at, b1 + at);
         block.Dot();

@@ -104,7 +104,7 @@ class Chunk {
     const PackedWeights<Element>& weights = problem_.weights;
     const int64_t panels = weights.num_panels();
     const int64_t end = (part + 1) * panels / kParts;
-    const bool loads = kernels_.load != nullptr;
+    const bool loads = kernels_.load != nullptr && weights.parts == 0;
     const int64_t step = kernels_.block_panels;
     const int64_t together = loads ? step : kPanelsTogether;
     const int64_t stride = together * kPanelColumns;
@@ -135,7 +135,8 @@ class Chunk {
         for (int64_t p = 0; p < some; p += step) {
           const int64_t few = std::min(step, some - p);
           kernels_.multiply(
-              store_.rows(), row, {group.data() + p, few}, loaded.data(),
+              store_.rows(), row, {group.data() + p, few, weights.parts},
+              loaded.data(),
               {logits + p * kPanelColumns, stride, rows, few * kPanelColumns});
         }
         for (int64_t r = 0; r < rows; ++r) {

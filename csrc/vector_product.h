@@ -61,8 +61,13 @@ struct VectorProduct {
   }
 
   static void Multiply(const PreparedRows& x, int64_t first,
-                       const PanelGroup<Element>& panels, const char*,
+                       const PanelGroup<Element>& panels, const char* loaded,
                        const SumBlock& sums) {
+    if constexpr (std::is_same_v<Element, float>) {
+      if (panels.parts > 0) return MultiplyParts(x, first, panels, sums);
+    }
+    (void)loaded;
+    FetchAhead(panels, 1).Step(0);
     constexpr int64_t kPerWord = sizeof(float) / sizeof(Element);
     const int64_t words = (x.inner + kPerWord - 1) / kPerWord;
     const int64_t stride = Stride(x.inner);
@@ -85,6 +90,54 @@ struct VectorProduct {
   }
 
  private:
+  // One part is bfloat16, which are widened in registers. Of two, floats are
+  // made again, which is slow: it is for what tiles cannot multiply.
+  static void MultiplyParts(const PreparedRows& x, int64_t first,
+                            const PanelGroup<float>& panels,
+                            const SumBlock& sums) {
+    const Bfloat16* narrow[kMostPanels];
+    if (panels.parts == 1) {
+      for (int64_t p = 0; p < panels.count; ++p) {
+        narrow[p] = reinterpret_cast<const Bfloat16*>(panels.panels[p]);
+      }
+      return VectorProduct<Vector, Bfloat16>::Multiply(
+          x, first, {narrow, panels.count, 0, panels.ahead, panels.ahead_bytes},
+          nullptr, sums);
+    }
+    const float* wide[kMostPanels];
+    const int64_t size = PanelSize(x.inner);
+    Array<float> memory(panels.count * size);
+    for (int64_t p = 0; p < panels.count; ++p) {
+      float* to = memory.data() + p * size;
+      Widen(reinterpret_cast<const char*>(panels.panels[p]), x.inner,
+            panels.parts, to);
+      wide[p] = to;
+    }
+    Multiply(x, first, {wide, panels.count}, nullptr, sums);
+  }
+
+  // Makes a panel of floats of a panel of parts.
+  static void Widen(const char* panel, int64_t inner, int64_t parts,
+                    float* to) {
+    constexpr int64_t kTile = kPanelColumns * kInnerStep;
+    for (int64_t i = 0; i < PaddedInner(inner); ++i) {
+      for (int64_t c = 0; c < kPanelColumns; ++c) {
+        float sum = 0;
+        for (int64_t part = parts; part-- > 0;) {
+          Bfloat16 one;
+          const int64_t place = (i / kInnerStep * parts + part) * kTile +
+                                (i % kInnerStep / 2 * kPanelColumns + c) * 2 +
+                                i % 2;
+          std::memcpy(&one, panel + place * int64_t{sizeof(one)}, sizeof(one));
+          sum += ToFloat(one);
+        }
+        to[i * kPanelColumns + c] = sum;
+      }
+    }
+  }
+
+  static constexpr int64_t kMostPanels = 8;
+
   template <int kRows = Vector::kRows, int kVectors = Vector::kVectors>
   static void UpTo(int64_t rows, int64_t vectors, const float* a,
                    int64_t a_stride, const float* const* b, int64_t words,

@@ -1,7 +1,7 @@
 // XLA FFI handlers, for use inside jit on a CPU: csrc/attention.h,
-// csrc/matrix_product.h and csrc/token_logprobs.h on the threads of XLA's CPU
-// device. Arrays of Element are all float32, or all bfloat16 as its bits: XLA
-// would convert operands that are bfloat16 to float32 and back.
+// csrc/decoder.h and csrc/token_logprobs.h on the threads of XLA's CPU device.
+// Arrays of Element are all float32, or all bfloat16 as its bits: XLA would
+// convert operands that are bfloat16 to float32 and back.
 
 #include "xla/ffi/api/ffi.h"
 
@@ -18,6 +18,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "csrc/attention.h"
@@ -51,16 +52,49 @@ std::string Bracketed(const Items& items, Text text) {
   return "[" + joined + "]";
 }
 
+// How many parts packed weights are of: uint16 of float weights are parts, of
+// which there may be two in a step.
+template <typename Element>
+int64_t PartsOf(const ffi::AnyBuffer& array) {
+  if (std::is_same_v<Element, Bfloat16> || array.element_type() != ffi::U16) {
+    return 0;
+  }
+  const int64_t step = array.dimensions().back();
+  return step == 2 * kPanelColumns * kInnerStep ? 2 : 1;
+}
+
+std::string NameOf(ffi::DataType type) {
+  switch (type) {
+    case ffi::F32:
+      return "float32";
+    case ffi::S32:
+      return "int32";
+    default:
+      return "type " + std::to_string(static_cast<int>(type));
+  }
+}
+
 // Weights [M, N], packed: a dimension each for its panels, for its steps of
-// `inner`, and for the elements of a step; before them [L] if there are layers.
-std::vector<std::string> PackedDimensions(int64_t columns, int64_t inner,
-                                          bool layers) {
+// `inner`, and for the elements or parts of a step; before them [L] if there
+// are layers. Throws std::invalid_argument for another type.
+template <typename Element>
+Shaped Packed(const char* name, const ffi::AnyBuffer& array, int64_t columns,
+              int64_t inner, bool layers) {
+  const ffi::DataType type = array.element_type();
+  if (type != ffi::U16 &&
+      (type != ffi::F32 || std::is_same_v<Element, Bfloat16>)) {
+    throw std::invalid_argument(
+        std::string(name) + " must be uint16" +
+        (std::is_same_v<Element, float> ? " or float32" : "") + ", got " +
+        NameOf(type));
+  }
+  const int64_t parts = std::max<int64_t>(1, PartsOf<Element>(array));
   std::vector<std::string> dimensions = {
       std::to_string(NumPanels(columns)),
       std::to_string(PaddedInner(inner) / kInnerStep),
-      std::to_string(kPanelColumns * kInnerStep)};
+      std::to_string(kPanelColumns * kInnerStep * parts)};
   if (layers) dimensions.insert(dimensions.begin(), "L");
-  return dimensions;
+  return {name, array.dimensions(), dimensions};
 }
 
 // Throws std::invalid_argument unless a name stands for one size everywhere,
@@ -94,11 +128,29 @@ void CheckShapes(const Arrays& arrays) {
   }
 }
 
+// Calls compute with a Bfloat16 if `narrow`, else with a float; what it throws
+// is the error.
+template <typename Function>
+ffi::Error Compute(bool narrow, Function compute) {
+  try {
+    if (narrow) {
+      compute(Bfloat16{});
+    } else {
+      compute(float{});
+    }
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "out of memory");
+  } catch (const std::exception& error) {
+    return ffi::Error::InvalidArgument(error.what());
+  }
+  return ffi::Error::Success();
+}
+
 // Calls compute with an Element of these arrays; what it throws is the error.
-template <typename Compute>
+template <typename Function>
 ffi::Error ComputeElements(const std::string& names,
                            std::initializer_list<ffi::AnyBuffer> arrays,
-                           Compute compute) {
+                           Function compute) {
   const ffi::DataType dtype = arrays.begin()->element_type();
   bool supported = dtype == ffi::F32 || dtype == ffi::U16;
   for (const ffi::AnyBuffer& array : arrays) {
@@ -108,18 +160,7 @@ ffi::Error ComputeElements(const std::string& names,
     return ffi::Error::InvalidArgument(names +
                                        " must all be float32 or all be uint16");
   }
-  try {
-    if (dtype == ffi::F32) {
-      compute(float{});
-    } else {
-      compute(Bfloat16{});
-    }
-  } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "out of memory");
-  } catch (const std::exception& error) {
-    return ffi::Error::InvalidArgument(error.what());
-  }
-  return ffi::Error::Success();
+  return Compute(dtype == ffi::U16, compute);
 }
 
 template <typename Element, typename Buffer>
@@ -186,7 +227,11 @@ template <typename Element>
 PackedWeights<Element> WeightsOfLayer(const ffi::AnyBuffer& array,
                                       int64_t layer, int64_t columns,
                                       int64_t inner) {
-  return {OfLayer<Element>(array, layer), columns, inner};
+  const int64_t layers = array.dimensions()[0];
+  const auto* bytes = static_cast<const char*>(array.untyped_data());
+  const auto size = static_cast<int64_t>(array.size_bytes());
+  return {reinterpret_cast<const Element*>(bytes + layer * (size / layers)),
+          columns, inner, PartsOf<Element>(array)};
 }
 
 // Rows that nothing was computed of are zeros.
@@ -217,75 +262,69 @@ ffi::Error AttentionInputsOfLayer(
     Floats bk, Floats bv, Floats q_norm, Floats k_norm, Floats cosine,
     Floats sine, ffi::Result<ffi::AnyBuffer> q, ffi::Result<ffi::AnyBuffer> k,
     ffi::Result<ffi::AnyBuffer> v, ffi::ThreadPool pool) {
-  return ComputeElements(
-      "the weights, q, k and v", {wq, wk, wv, *q, *k, *v}, [&](auto element) {
-        using Element = decltype(element);
-        const Shaped shapes[] = {
-            {"stream", stream.dimensions(), {"T", "E"}},
-            {"q", q->dimensions(), {"T", "Hq", "D"}},
-            {"k", k->dimensions(), {"T", "Hkv", "D"}},
-            {"v", v->dimensions(), {"T", "Hkv", "D"}},
-            {"norm", norm.dimensions(), {"L", "E"}},
-            {"cosine", cosine.dimensions(), {"T", "pairs"}},
-            {"sine", sine.dimensions(), {"T", "pairs"}}};
-        CheckShapes(shapes);
-        const int64_t inner = stream.dimensions()[1];
-        const int64_t dim = q->dimensions()[2];
-        const int64_t pairs = cosine.dimensions()[1];
-        const int64_t q_columns = q->dimensions()[1] * dim;
-        const int64_t kv_columns = k->dimensions()[1] * dim;
-        const auto columns_or_none = [](const Floats& array, int64_t columns) {
-          return array.element_count() == 0 ? "0" : std::to_string(columns);
-        };
-        const Shaped weight_shapes[] = {
-            {"norm", norm.dimensions(), {"L", "E"}},
-            {"wq", wq.dimensions(), PackedDimensions(q_columns, inner, true)},
-            {"wk", wk.dimensions(), PackedDimensions(kv_columns, inner, true)},
-            {"wv", wv.dimensions(), PackedDimensions(kv_columns, inner, true)},
-            {"bq", bq.dimensions(), {"L", columns_or_none(bq, q_columns)}},
-            {"bk", bk.dimensions(), {"L", columns_or_none(bk, kv_columns)}},
-            {"bv", bv.dimensions(), {"L", columns_or_none(bv, kv_columns)}},
-            {"q_norm",
-             q_norm.dimensions(),
-             {"L", columns_or_none(q_norm, dim)}},
-            {"k_norm",
-             k_norm.dimensions(),
-             {"L", columns_or_none(k_norm, dim)}}};
-        CheckShapes(weight_shapes);
-        if (2 * pairs > dim) {
-          throw std::invalid_argument("cosine has " + std::to_string(pairs) +
-                                      " pairs; a head of " +
-                                      std::to_string(dim) + " has fewer");
-        }
-        const int64_t l = Scalar(layer, "layer", norm.dimensions()[0] - 1);
-        AttentionInputs<Element> problem;
-        problem.rows = ReadRows(
-            stream, norm, l, Scalar(rows, "rows", stream.dimensions()[0]), eps);
-        problem.head_dim = dim;
-        problem.pairs = pairs;
-        problem.cosine = cosine.typed_data();
-        problem.sine = sine.typed_data();
-        problem.heads[0] = {WeightsOfLayer<Element>(wq, l, q_columns, inner),
-                            FloatsOfLayer(bq, l), FloatsOfLayer(q_norm, l),
-                            true, Data<Element>(*q)};
-        problem.heads[1] = {WeightsOfLayer<Element>(wk, l, kv_columns, inner),
-                            FloatsOfLayer(bk, l), FloatsOfLayer(k_norm, l),
-                            true, Data<Element>(*k)};
-        problem.heads[2] = {WeightsOfLayer<Element>(wv, l, kv_columns, inner),
-                            FloatsOfLayer(bv, l), nullptr, false,
-                            Data<Element>(*v)};
-        ComputeAttentionInputs(problem, BestInstructions(), OnThreads(pool));
-        for (const ffi::AnyBuffer& array : {*q, *k, *v}) {
-          ClearAfter<Element>(problem.rows.num_rows, array);
-        }
-      });
+  return ComputeElements("q, k and v", {*q, *k, *v}, [&](auto element) {
+    using Element = decltype(element);
+    const Shaped shapes[] = {{"stream", stream.dimensions(), {"T", "E"}},
+                             {"q", q->dimensions(), {"T", "Hq", "D"}},
+                             {"k", k->dimensions(), {"T", "Hkv", "D"}},
+                             {"v", v->dimensions(), {"T", "Hkv", "D"}},
+                             {"norm", norm.dimensions(), {"L", "E"}},
+                             {"cosine", cosine.dimensions(), {"T", "pairs"}},
+                             {"sine", sine.dimensions(), {"T", "pairs"}}};
+    CheckShapes(shapes);
+    const int64_t inner = stream.dimensions()[1];
+    const int64_t dim = q->dimensions()[2];
+    const int64_t pairs = cosine.dimensions()[1];
+    const int64_t q_columns = q->dimensions()[1] * dim;
+    const int64_t kv_columns = k->dimensions()[1] * dim;
+    const auto columns_or_none = [](const Floats& array, int64_t columns) {
+      return array.element_count() == 0 ? "0" : std::to_string(columns);
+    };
+    const Shaped weight_shapes[] = {
+        {"norm", norm.dimensions(), {"L", "E"}},
+        Packed<Element>("wq", wq, q_columns, inner, true),
+        Packed<Element>("wk", wk, kv_columns, inner, true),
+        Packed<Element>("wv", wv, kv_columns, inner, true),
+        {"bq", bq.dimensions(), {"L", columns_or_none(bq, q_columns)}},
+        {"bk", bk.dimensions(), {"L", columns_or_none(bk, kv_columns)}},
+        {"bv", bv.dimensions(), {"L", columns_or_none(bv, kv_columns)}},
+        {"q_norm", q_norm.dimensions(), {"L", columns_or_none(q_norm, dim)}},
+        {"k_norm", k_norm.dimensions(), {"L", columns_or_none(k_norm, dim)}}};
+    CheckShapes(weight_shapes);
+    if (2 * pairs > dim) {
+      throw std::invalid_argument("cosine has " + std::to_string(pairs) +
+                                  " pairs; a head of " + std::to_string(dim) +
+                                  " has fewer");
+    }
+    const int64_t l = Scalar(layer, "layer", norm.dimensions()[0] - 1);
+    AttentionInputs<Element> problem;
+    problem.rows = ReadRows(stream, norm, l,
+                            Scalar(rows, "rows", stream.dimensions()[0]), eps);
+    problem.head_dim = dim;
+    problem.pairs = pairs;
+    problem.cosine = cosine.typed_data();
+    problem.sine = sine.typed_data();
+    problem.heads[0] = {WeightsOfLayer<Element>(wq, l, q_columns, inner),
+                        FloatsOfLayer(bq, l), FloatsOfLayer(q_norm, l), true,
+                        Data<Element>(*q)};
+    problem.heads[1] = {WeightsOfLayer<Element>(wk, l, kv_columns, inner),
+                        FloatsOfLayer(bk, l), FloatsOfLayer(k_norm, l), true,
+                        Data<Element>(*k)};
+    problem.heads[2] = {WeightsOfLayer<Element>(wv, l, kv_columns, inner),
+                        FloatsOfLayer(bv, l), nullptr, false,
+                        Data<Element>(*v)};
+    ComputeAttentionInputs(problem, BestInstructions(), OnThreads(pool));
+    for (const ffi::AnyBuffer& array : {*q, *k, *v}) {
+      ClearAfter<Element>(problem.rows.num_rows, array);
+    }
+  });
 }
 
 ffi::Error ProjectionOfLayer(Layer layer, Rows rows, ffi::AnyBuffer x,
                              ffi::AnyBuffer w, Floats bias, Floats residual,
                              ffi::ResultBuffer<ffi::F32> out,
                              ffi::ThreadPool pool) {
-  return ComputeElements("x and w", {x, w}, [&](auto element) {
+  return ComputeElements("x", {x}, [&](auto element) {
     using Element = decltype(element);
     const Shaped shapes[] = {{"x", x.dimensions(), {"T", "N"}},
                              {"out", out->dimensions(), {"T", "M"}}};
@@ -294,7 +333,7 @@ ffi::Error ProjectionOfLayer(Layer layer, Rows rows, ffi::AnyBuffer x,
     const int64_t columns = out->dimensions()[1];
     const bool adds = residual.element_count() > 0;
     const Shaped more[] = {
-        {"w", w.dimensions(), PackedDimensions(columns, inner, true)},
+        Packed<Element>("w", w, columns, inner, true),
         {"bias",
          bias.dimensions(),
          {"L", bias.element_count() == 0 ? "0" : std::to_string(columns)}},
@@ -316,37 +355,36 @@ ffi::Error ProjectionOfLayer(Layer layer, Rows rows, ffi::AnyBuffer x,
   });
 }
 
-ffi::Error FeedForwardOfLayer(float eps, int64_t width, bool adds, Layer layer,
-                              Rows rows, Floats stream, Floats norm,
-                              ffi::AnyBuffer gate, ffi::AnyBuffer up,
-                              ffi::AnyBuffer down,
+// Elements are float32, or bfloat16 if `narrow`.
+ffi::Error FeedForwardOfLayer(float eps, int64_t width, bool adds, bool narrow,
+                              Layer layer, Rows rows, Floats stream,
+                              Floats norm, ffi::AnyBuffer gate,
+                              ffi::AnyBuffer up, ffi::AnyBuffer down,
                               ffi::ResultBuffer<ffi::F32> out,
                               ffi::ThreadPool pool) {
-  return ComputeElements(
-      "gate, up and down", {gate, up, down}, [&](auto element) {
-        using Element = decltype(element);
-        const int64_t inner =
-            stream.dimensions().size() == 2 ? stream.dimensions()[1] : 0;
-        const Shaped shapes[] = {
-            {"stream", stream.dimensions(), {"T", "E"}},
-            {"norm", norm.dimensions(), {"L", "E"}},
-            {"gate", gate.dimensions(), PackedDimensions(width, inner, true)},
-            {"up", up.dimensions(), PackedDimensions(width, inner, true)},
-            {"down", down.dimensions(), PackedDimensions(inner, width, true)},
-            {"out", out->dimensions(), {"T", "E"}}};
-        CheckShapes(shapes);
-        const int64_t l = Scalar(layer, "layer", norm.dimensions()[0] - 1);
-        FeedForward<Element> problem;
-        problem.rows = ReadRows(
-            stream, norm, l, Scalar(rows, "rows", stream.dimensions()[0]), eps);
-        problem.gate = WeightsOfLayer<Element>(gate, l, width, inner);
-        problem.up = WeightsOfLayer<Element>(up, l, width, inner);
-        problem.down = WeightsOfLayer<Element>(down, l, inner, width);
-        problem.residual = adds ? stream.typed_data() : nullptr;
-        problem.out = out->typed_data();
-        ComputeFeedForward(problem, BestInstructions(), OnThreads(pool));
-        ClearAfter<float>(problem.rows.num_rows, *out);
-      });
+  return Compute(narrow, [&](auto element) {
+    using Element = decltype(element);
+    const int64_t inner =
+        stream.dimensions().size() == 2 ? stream.dimensions()[1] : 0;
+    const Shaped shapes[] = {{"stream", stream.dimensions(), {"T", "E"}},
+                             {"norm", norm.dimensions(), {"L", "E"}},
+                             Packed<Element>("gate", gate, width, inner, true),
+                             Packed<Element>("up", up, width, inner, true),
+                             Packed<Element>("down", down, inner, width, true),
+                             {"out", out->dimensions(), {"T", "E"}}};
+    CheckShapes(shapes);
+    const int64_t l = Scalar(layer, "layer", norm.dimensions()[0] - 1);
+    FeedForward<Element> problem;
+    problem.rows = ReadRows(stream, norm, l,
+                            Scalar(rows, "rows", stream.dimensions()[0]), eps);
+    problem.gate = WeightsOfLayer<Element>(gate, l, width, inner);
+    problem.up = WeightsOfLayer<Element>(up, l, width, inner);
+    problem.down = WeightsOfLayer<Element>(down, l, inner, width);
+    problem.residual = adds ? stream.typed_data() : nullptr;
+    problem.out = out->typed_data();
+    ComputeFeedForward(problem, BestInstructions(), OnThreads(pool));
+    ClearAfter<float>(problem.rows.num_rows, *out);
+  });
 }
 
 ffi::Error Norm(float eps, Rows rows, Floats stream, Floats norm,
@@ -369,18 +407,17 @@ ffi::Error Norm(float eps, Rows rows, Floats stream, Floats norm,
 ffi::Error Embedding(int64_t vocab_size, Rows rows,
                      ffi::Buffer<ffi::S32> token_ids, ffi::AnyBuffer w,
                      ffi::ResultBuffer<ffi::F32> out, ffi::ThreadPool pool) {
-  return ComputeElements("w", {w}, [&](auto element) {
-    using Element = decltype(element);
+  return Compute(false, [&](auto element) {
+    using Element = decltype(element);  // bfloat16 are floats of one part here
     const Shaped shapes[] = {{"token_ids", token_ids.dimensions(), {"T"}},
                              {"out", out->dimensions(), {"T", "E"}}};
     CheckShapes(shapes);
     const int64_t inner = out->dimensions()[1];
-    const Shaped more[] = {
-        {"w", w.dimensions(), PackedDimensions(vocab_size, inner, false)}};
+    const Shaped more[] = {Packed<Element>("w", w, vocab_size, inner, false)};
     CheckShapes(more);
     const int64_t num_rows = Scalar(rows, "rows", out->dimensions()[0]);
     const PackedWeights<Element> weights{Data<const Element>(w), vocab_size,
-                                         inner};
+                                         inner, PartsOf<Element>(w)};
     constexpr int64_t kTogether = 32;
     OnThreads(pool)((num_rows + kTogether - 1) / kTogether, [&](int64_t task) {
       std::vector<Element> column(inner);
@@ -406,7 +443,7 @@ ffi::Error Logprobs(int64_t vocab_size, Rows num_rows, ffi::AnyBuffer hidden,
                     ffi::AnyBuffer w, ffi::Buffer<ffi::S32> rows,
                     ffi::Buffer<ffi::S32> token_ids,
                     ffi::ResultBuffer<ffi::F32> out, ffi::ThreadPool pool) {
-  return ComputeElements("hidden and w", {hidden, w}, [&](auto element) {
+  return ComputeElements("hidden", {hidden}, [&](auto element) {
     using Element = decltype(element);
     const Shaped shapes[] = {{"hidden", hidden.dimensions(), {"T", "N"}},
                              {"rows", rows.dimensions(), {"M"}},
@@ -414,15 +451,15 @@ ffi::Error Logprobs(int64_t vocab_size, Rows num_rows, ffi::AnyBuffer hidden,
                              {"out", out->dimensions(), {"M", "K"}}};
     CheckShapes(shapes);
     const int64_t inner = hidden.dimensions()[1];
-    const Shaped more[] = {
-        {"w", w.dimensions(), PackedDimensions(vocab_size, inner, false)}};
+    const Shaped more[] = {Packed<Element>("w", w, vocab_size, inner, false)};
     CheckShapes(more);
     TokenLogprobs<Element> problem;
     problem.num_hidden = hidden.dimensions()[0];
     problem.num_rows = Scalar(num_rows, "num_rows", rows.dimensions()[0]);
     problem.tokens_per_row = token_ids.dimensions()[1];
     problem.hidden = Data<const Element>(hidden);
-    problem.weights = {Data<const Element>(w), vocab_size, inner};
+    problem.weights = {Data<const Element>(w), vocab_size, inner,
+                       PartsOf<Element>(w)};
     problem.rows = rows.typed_data();
     problem.token_ids = token_ids.typed_data();
     problem.out = out->typed_data();
@@ -479,6 +516,7 @@ XLA_FFI_DEFINE_HANDLER(kFeedForward, FeedForwardOfLayer,
                            .Attr<float>("eps")
                            .Attr<int64_t>("width")
                            .Attr<bool>("adds")
+                           .Attr<bool>("narrow")
                            .Arg<ffi::Buffer<ffi::S32>>()
                            .Arg<ffi::Buffer<ffi::S32>>()
                            .Arg<Floats>()

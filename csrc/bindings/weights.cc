@@ -3,12 +3,14 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
 
 #include "csrc/bfloat16.h"
 #include "csrc/bindings/bindings.h"
+#include "csrc/instructions.h"
 #include "csrc/packed_weights.h"
 
 namespace py = pybind11;
@@ -27,11 +29,11 @@ void Pack(const py::array& weights, py::array& packed) {
 }
 
 template <typename Element>
-void Unpack(const py::array& packed, py::array& weights) {
+void Unpack(const py::array& packed, py::array& weights, int64_t parts) {
   const int64_t columns = weights.shape(0);
   const int64_t inner = weights.shape(1);
   const PackedWeights<Element> from{static_cast<const Element*>(packed.data()),
-                                    columns, inner};
+                                    columns, inner, parts};
   auto* to = static_cast<Element*>(weights.mutable_data());
   py::gil_scoped_release release;
   for (int64_t column = 0; column < columns; ++column) {
@@ -39,30 +41,56 @@ void Unpack(const py::array& packed, py::array& weights) {
   }
 }
 
-// Both float32 or both uint16 (bfloat16 as its bits), of fitting sizes.
-void Check(const py::array& weights, const py::array& packed) {
-  const auto contiguous = [](const py::array& array) {
-    return (array.flags() & py::array::c_style) != 0;
-  };
-  const bool floats = py::isinstance<py::array_t<float>>(weights) &&
-                      py::isinstance<py::array_t<float>>(packed);
-  const bool bits = py::isinstance<py::array_t<uint16_t>>(weights) &&
-                    py::isinstance<py::array_t<uint16_t>>(packed);
+bool Contiguous(const py::array& array) {
+  return (array.flags() & py::array::c_style) != 0;
+}
+
+bool HasFloats(const py::array& array) {
+  return py::isinstance<py::array_t<float>>(array);
+}
+
+bool HasBits(const py::array& array) {
+  return py::isinstance<py::array_t<uint16_t>>(array);
+}
+
+// Both float32 or both uint16 (bfloat16 as its bits), of fitting sizes; parts
+// of float32 are uint16.
+void Check(const py::array& weights, const py::array& packed,
+           int64_t parts = 0) {
+  const bool floats =
+      HasFloats(weights) && (parts == 0 ? HasFloats(packed) : HasBits(packed));
+  const bool bits = HasBits(weights) && HasBits(packed);
   if (!floats && !bits) {
     throw std::invalid_argument(
         "weights and packed must both be float32 or both be uint16");
   }
-  if (weights.ndim() != 2 || !contiguous(weights) || !contiguous(packed)) {
+  if (weights.ndim() != 2 || !Contiguous(weights) || !Contiguous(packed)) {
     throw std::invalid_argument(
         "weights must be [M, N], and both arrays C-contiguous");
   }
-  const int64_t size =
-      NumPanels(weights.shape(0)) * PanelSize(weights.shape(1));
+  const int64_t size = NumPanels(weights.shape(0)) *
+                       PanelSize(weights.shape(1)) *
+                       std::max<int64_t>(1, parts);
   if (packed.size() != size) {
     throw std::invalid_argument("packed has " + std::to_string(packed.size()) +
                                 " elements; it must have " +
                                 std::to_string(size));
   }
+}
+
+struct PackedSizes {
+  int64_t panels;
+  int64_t inner;
+};
+
+// Of packed float32 [panels, steps, 512].
+PackedSizes SizesOf(const py::array& packed) {
+  if (!HasFloats(packed) || !Contiguous(packed) || packed.ndim() != 3 ||
+      packed.shape(2) != kPanelColumns * kInnerStep) {
+    throw std::invalid_argument(
+        "packed must be float32 [panels, steps, 512], C-contiguous");
+  }
+  return {packed.shape(0), packed.shape(1) * kInnerStep};
 }
 
 }  // namespace
@@ -78,13 +106,39 @@ void BindWeights(py::module_& module) {
       Pack<Bfloat16>(weights, packed);
     }
   });
-  module.def("unpack_weights", [](const py::array& packed, py::array weights) {
-    Check(weights, packed);
-    if (weights.itemsize() == sizeof(float)) {
-      Unpack<float>(packed, weights);
-    } else {
-      Unpack<Bfloat16>(packed, weights);
+  module.def(
+      "unpack_weights",
+      [](const py::array& packed, py::array weights, int64_t parts) {
+        Check(weights, packed, parts);
+        if (weights.itemsize() == sizeof(float)) {
+          Unpack<float>(packed, weights, parts);
+        } else {
+          Unpack<Bfloat16>(packed, weights, 0);
+        }
+      },
+      py::arg("packed"), py::arg("weights"), py::arg("parts") = 0);
+  module.def("parts_of_panels", [](const py::array& packed) {
+    const PackedSizes sizes = SizesOf(packed);
+    const auto* panels = static_cast<const float*>(packed.data());
+    py::gil_scoped_release release;
+    return PartsOfPanels(panels, sizes.panels, sizes.inner);
+  });
+  module.def("split_panels", [](const py::array& packed, py::array parts) {
+    const PackedSizes sizes = SizesOf(packed);
+    const int64_t count = packed.size() == 0 ? 0 : parts.size() / packed.size();
+    if (!HasBits(parts) || !Contiguous(parts) || count < 1 || count > 2 ||
+        parts.size() != count * packed.size()) {
+      throw std::invalid_argument(
+          "parts must be uint16, C-contiguous, and one or two of each packed "
+          "weight");
     }
+    const auto* panels = static_cast<const float*>(packed.data());
+    auto* to = static_cast<Bfloat16*>(parts.mutable_data());
+    py::gil_scoped_release release;
+    SplitPanels(panels, sizes.panels, sizes.inner, count, to);
+  });
+  module.def("multiplies_parts", [] {
+    return BestInstructions() == Instructions::kAmx && SplitsFloat32();
   });
 }
 

@@ -13,7 +13,13 @@ import pytest
 
 import isoprefill_csrc
 from isoprefill.models import cpu_operations
-from isoprefill.models.packed_weights import PackedWeights, pack, packed_shape, unpack
+from isoprefill.models.packed_weights import (
+    PackedWeights,
+    in_parts,
+    pack,
+    packed_shape,
+    unpack,
+)
 
 # Rows, columns, inner: whole tiles, parts of them, one of everything that may be one.
 SIZES = [(1, 1, 1), (6, 64, 32), (385, 65, 66), (50, 200, 576)]
@@ -41,6 +47,66 @@ def test_weights_come_back_as_they_were(sizes, dtype):
     np.testing.assert_array_equal(unpack(packed), bits)
     layers = pack(np.stack([weight, weight * 2]))
     np.testing.assert_array_equal(layers.data[0], packed.data)
+
+
+def shortened(weight, parts):
+    """Returns float32 rounded to what one or two bfloat16 hold."""
+    return (weight.view(np.uint32) & {1: 0xFFFF0000, 2: 0xFFFFFF00}[parts]).view(np.float32)
+
+
+def packed_in_numpy(weight):
+    packed = pack(weight)
+    return PackedWeights(np.array(packed.data), packed.columns, packed.inner)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_float32_in_parts_gives_the_same(sizes, parts, monkeypatch):
+    """Products, embeddings and the head; what was packed comes back. Else a bfloat16 checkpoint in float32 is wrong."""
+    monkeypatch.setattr(isoprefill_csrc, "multiplies_parts", lambda: True)
+    x, weight = random_operands(*sizes, "float32")
+    weight = shortened(weight, parts)
+    whole = pack(weight)
+    (split,) = in_parts([packed_in_numpy(weight)])
+    assert (split.parts, split.dtype) == (parts, jnp.float32)
+    assert split.data.nbytes * 2 == whole.data.nbytes * parts
+    np.testing.assert_array_equal(unpack(split), weight)
+    (layers,) = in_parts([packed_in_numpy(np.stack([weight * 0, weight]))])
+    split = PackedWeights(jnp.asarray(split.data), *weight.shape, parts)
+    run = jax.jit(functools.partial(cpu_operations.projection, layer=1))
+    np.testing.assert_allclose(run(x, layers), exact_product(x, weight), atol=2e-4)
+    count = jnp.asarray(sizes[0], jnp.int32)
+    tokens = np.arange(sizes[0], dtype=np.int32) % sizes[1]
+    np.testing.assert_array_equal(
+        cpu_operations.embed(split, tokens, count), cpu_operations.embed(whole, tokens, count)
+    )
+    rows, asked = np.arange(sizes[0], dtype=np.int32), tokens[:, None]
+    np.testing.assert_allclose(
+        cpu_operations.token_logprobs(x, split, rows, count, asked),
+        cpu_operations.token_logprobs(x, whole, rows, count, asked),
+        atol=2e-4,
+    )
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_matrices_are_split_together_where_it_is_exact(tiles, monkeypatch):
+    """Gate and up are multiplied together. Two parts gain nothing without tiles; a third would be lost."""
+    monkeypatch.setattr(isoprefill_csrc, "multiplies_parts", lambda: tiles)
+    _, weight = random_operands(6, 64, 32, "float32")
+    one, two = shortened(weight, 1), shortened(weight, 2)
+    two[3, 5] = 1 + 2**-10  # what one part cannot hold
+    for matrices, expected in (
+        ([one], 1),
+        ([one, one], 1),
+        ([one, two], 2 if tiles else 0),
+        ([two, one], 2 if tiles else 0),
+        ([one, weight], 0),
+        ([one * np.float32(np.inf)], 0),
+    ):
+        split = in_parts([packed_in_numpy(matrix) for matrix in matrices])
+        assert [weights.parts for weights in split] == [expected] * len(matrices)
+        for weights, matrix in zip(split, matrices, strict=True):
+            np.testing.assert_array_equal(unpack(weights), matrix)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -134,8 +200,17 @@ REFUSED = {
     "residual has shape [2, 5]; it must be [3, 5]": (
         "projection", shape(3, 5), ONE, ONE, shape(3, 4), PACKED, FLOATS, shape(2, 5),
     ),
-    "x and w must all be": (
-        "projection", shape(3, 5), ONE, ONE, shape(3, 4), shape(2, 1, 1, 512, dtype=np.uint16), FLOATS, shape(0, 5),
+    "w must be uint16, got float32": (
+        "projection", shape(3, 5), ONE, ONE, shape(3, 4, dtype=np.uint16), PACKED, FLOATS, shape(0, 5),
+    ),
+    "w must be uint16 or float32, got int32": (
+        "projection", shape(3, 5), ONE, ONE, shape(3, 4), shape(2, 1, 1, 512, dtype=np.int32), FLOATS, shape(0, 5),
+    ),
+    "w has shape [2, 1, 1, 1536]; it must be [L = 2, 1, 1, 512]": (
+        "projection", shape(3, 5), ONE, ONE, shape(3, 4), shape(2, 1, 1, 1536, dtype=np.uint16), FLOATS, shape(0, 5),
+    ),
+    "x must all be float32": (
+        "projection", shape(3, 5), ONE, ONE, shape(3, 4, dtype=np.int32), PACKED, FLOATS, shape(0, 5),
     ),
     "rows[1] is 3; it must be one of 3 rows": (
         "token_logprobs", shape(2, 1), TWO, shape(3, 4), shape(1, 1, 512), np.asarray([0, 3], np.int32),

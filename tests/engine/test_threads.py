@@ -25,7 +25,7 @@ print(sum(name.startswith("tf_XLAEigen") for name in names))
 
 
 @pytest.mark.parametrize(
-    "count, variables, expected",
+    ("count", "variables", "expected"),
     [
         (3, {}, 3),
         (None, {"ISOPREFILL_THREADS": "4"}, 4),
@@ -66,7 +66,7 @@ def test_another_number_is_refused_later(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "files, expected",
+    ("files", "expected"),
     [
         ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "250000 100000\n"}, [2.5]),
         ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, []),

@@ -5,7 +5,6 @@ file format reads one tensor at a time; this does the rest. On a CPU it packs ma
 is never a second copy of them all.
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +16,12 @@ import numpy as np
 
 import isoprefill_csrc
 from isoprefill.models.config import ModelConfig
-from isoprefill.models.packed_weights import PackedWeights, packed_shape
+from isoprefill.models.packed_weights import PackedWeights, aligned_empty, in_parts, packed_shape
 from isoprefill.models.parameters import parameters_of
 from isoprefill.models.params import Params
 from isoprefill.threads import usable_threads
 
 ParamsDtype = Literal["float32", "bfloat16"]
-
-_ALIGNMENT = 64  # bytes; an array that begins so can become a JAX array on a CPU without a copy
 
 
 def assemble(
@@ -54,7 +51,8 @@ def assemble(
     stored_dtype = np.dtype(np.uint16) if packed and dtype == "bfloat16" else jnp.dtype(dtype)
     arrays: dict[str, np.ndarray | PackedWeights] = {}
     matrices: set[str] = set()  # the tensors that are packed
-    parts: list[tuple[np.ndarray, str]] = []  # what to fill, and the tensor to fill it from
+    # What to fill, and the tensor to fill it from, by field.
+    parts: dict[str, list[tuple[np.ndarray, str]]] = {}
 
     def fill(part: np.ndarray, tensor: str) -> None:
         values = read(tensor)
@@ -81,11 +79,11 @@ def assemble(
                 )
             tensors.append(tensor)
         packs = packed and parameter.is_matrix
-        array = _aligned_empty(packed_shape(shape) if packs else shape, stored_dtype)
+        array = aligned_empty(packed_shape(shape) if packs else shape, stored_dtype)
         arrays[field] = PackedWeights(array, *shape[-2:]) if packs else array
-        parts.extend(zip(array if parameter.stacked else [array], tensors, strict=True))
+        parts[field] = list(zip(array if parameter.stacked else [array], tensors, strict=True))
         matrices |= set(tensors) if packs else set()
-    planned = {tensor for _, tensor in parts}
+    planned = {tensor for field in parts.values() for _, tensor in field}
     for tensor in shapes:
         # Ignoring a bias or a scale would compute a different model.
         if tensor not in planned and not re.fullmatch(unused, tensor):
@@ -93,17 +91,17 @@ def assemble(
                 f"tensor {tensor} is not supported: a {config.architecture} model with this configuration has no "
                 "such parameter"
             )
-    # Largest first: their temporary copies are gone before the other arrays take memory.
-    parts.sort(key=lambda part: part[0].nbytes, reverse=True)
+    # Some fields at a time, the largest first: what they take beside their own size is gone before the others are read.
+    groups = [["gate", "up"], *([field] for field in arrays if field not in ("gate", "up"))]
+    groups.sort(key=lambda fields: -sum(part.nbytes for one in fields for part, _ in parts[one]))
     with ThreadPoolExecutor(usable_threads()) as threads:
-        for filled in [threads.submit(fill, *part) for part in parts]:
-            filled.result()
-
+        for fields in groups:
+            for filled in [
+                threads.submit(fill, *part) for field in fields for part in parts.pop(field)
+            ]:
+                filled.result()
+            matrix = {
+                name: one for name in fields if isinstance(one := arrays[name], PackedWeights)
+            }
+            arrays.update(zip(matrix, in_parts(list(matrix.values())), strict=True))
     return Params.from_fields(jax.device_put(arrays))
-
-
-def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    num_bytes = math.prod(shape) * dtype.itemsize
-    buffer = np.empty(num_bytes + _ALIGNMENT, np.uint8)
-    begin = -buffer.ctypes.data % _ALIGNMENT
-    return buffer[begin : begin + num_bytes].view(dtype).reshape(shape)

@@ -65,7 +65,7 @@ def attention_inputs(
     outs = []
     for weights in projections:
         heads = (stream.shape[0], weights.columns // config.head_dim, config.head_dim)
-        outs.append(jax.ShapeDtypeStruct(heads, weights.data.dtype))
+        outs.append(jax.ShapeDtypeStruct(heads, _stored(weights.dtype)))
     small = (
         layers.query_bias,
         layers.key_bias,
@@ -141,6 +141,7 @@ def feed_forward(
         eps=np.float32(eps),
         width=gate.columns,
         adds=add_residual,
+        narrow=gate.dtype == jnp.bfloat16,
     )
     return out
 
@@ -184,6 +185,11 @@ def _packed(weights: Float[Array, "..."] | PackedWeights) -> PackedWeights:
     """Returns weights that are packed, as those of a model are either all or not at all."""
     assert isinstance(weights, PackedWeights)
     return weights
+
+
+def _stored(dtype: jnp.dtype) -> jnp.dtype:
+    """Returns the dtype of what C++ writes: bfloat16 as its bits."""
+    return jnp.dtype(jnp.uint16 if dtype == jnp.bfloat16 else dtype)
 
 
 def _or_nothing(array: Float[Array, "L N"] | None, layers: LayerParams) -> Float[Array, "L N"]:
