@@ -128,7 +128,15 @@ class Forward:
                     _after_prefix(kept, new, prefix_len)
                     for kept, new in zip(cached, (k, v), strict=True)
                 )
-            out = multi_item_attention(q, k, v, pack.layout, backend=self.attention)
+            out = multi_item_attention(
+                q,
+                k,
+                v,
+                pack.layout,
+                backend=self.attention,
+                scale=self.config.query_scale,
+                soft_cap=self.config.score_softcap,
+            )
             assert isinstance(out, jax.Array)
             return out
 

@@ -90,8 +90,13 @@ class ModelRunner:
         """Puts a model on a mesh, or leaves it on the default device.
 
         Raises:
-            ValueError: if the devices or the model's heads do not allow the mesh; with the numbers.
+            ValueError: if the devices or the model's heads do not allow the mesh; with the numbers. Or if the model's
+                attention is of a kind that is not computed here.
         """
+        if config.sliding_window is not None:
+            raise ValueError(f"a sliding window of {config.sliding_window} is not supported")
+        if config.attention_sinks:
+            raise ValueError("attention sinks are not supported")
         params = as_stored(params)
         mesh = None if shape is None else make_mesh(shape, config)
         if mesh is not None:
