@@ -146,7 +146,10 @@ def test_a_window_off_by_one_is_seen(case, wrong):
             {"sliding_window": 8, "windowed_layers": (True, False)},
             r"windowed_layers must hold num_layers = 3 booleans, got \(True, False\)",
         ),
-        ({"score_softcap": 0.0}, r"score_softcap must be a positive finite float or None, got 0\.0"),
+        (
+            {"score_softcap": 0.0},
+            r"score_softcap must be a positive finite float or None, got 0\.0",
+        ),
         ({"query_scale": -1.0}, r"query_scale must be a positive finite float or None, got -1\.0"),
     ],
 )
