@@ -161,10 +161,12 @@ class TileAttention {
       group.first = query;
       group.count = std::min(kTogether, last - query);
       int64_t least = count;
-      for (int64_t i = 0; i < group.count; ++i) {
+      for (int64_t i = 0; i < group.count;) {
         const int64_t row = rows_.begin + (query + i) / groups_;
         const ColumnRange seen = columns_.InBlock(row, which, block, count);
-        group.seen[i] = seen;
+        const int64_t next_row = (row + 1 - rows_.begin) * groups_ - query;
+        const int64_t end = std::min(group.count, next_row);
+        while (i < end) group.seen[i++] = seen;
         if (seen.empty()) continue;
         least = std::min<int64_t>(least, seen.begin);
         group.most = std::max<int64_t>(group.most, seen.end);
