@@ -90,8 +90,11 @@ class ModelRunner:
         """Puts a model on a mesh, or leaves it on the default device.
 
         Raises:
-            ValueError: if the devices or the model's heads do not allow the mesh; with the numbers.
+            ValueError: if the devices or the model's heads do not allow the mesh; with the numbers. Or if the model's
+                attention is of a kind that is not computed here.
         """
+        if config.attention_sinks:
+            raise ValueError("attention sinks are not supported")
         params = as_stored(params)
         mesh = None if shape is None else make_mesh(shape, config)
         if mesh is not None:
@@ -179,12 +182,21 @@ class ModelRunner:
             self.config.head_dim,
             dtype_name(self.params.final_norm),
         )
-        scheduled = with_schedules(layouts, self.attention, heads)
+        scheduled = [
+            with_schedules(
+                layouts if window is None else [one.with_window(window) for one in layouts],
+                self.attention,
+                heads,
+            )
+            for window in self.config.windows
+        ]
         return [
             PackInputs(
-                _padded(of_pack, layout.num_rows), np.asarray(of_pack.size, np.int32), layout
+                _padded(of_pack, of_kinds[0].num_rows),
+                np.asarray(of_pack.size, np.int32),
+                *of_kinds,
             )
-            for of_pack, layout in zip(tokens, scheduled, strict=True)
+            for of_pack, *of_kinds in zip(tokens, *scheduled, strict=True)
         ]
 
 

@@ -28,6 +28,11 @@ class ModelConfig:
         qkv_bias: the query, key and value projections have a bias.
         output_bias: the attention's output projection has a bias.
         qk_norm: each query and key head is RMS-normalised before RoPE.
+        sliding_window: a row of a windowed layer sees at most so many positions, its own included, as in transformers.
+        windowed_layers: whether each layer is windowed; None: all are if there is a window.
+        query_scale: factor of the attention scores; None: 1 / sqrt(head_dim).
+        score_softcap: a score s becomes score_softcap * tanh(s / score_softcap); None: it stays.
+        attention_sinks: a logit for each query head joins the denominator of the softmax.
 
     Raises:
         ValueError: a field is outside its limits; the message names it, its value and the limit.
@@ -49,6 +54,11 @@ class ModelConfig:
     qkv_bias: bool = False
     output_bias: bool = False
     qk_norm: bool = False
+    sliding_window: int | None = None
+    windowed_layers: tuple[bool, ...] | None = None
+    query_scale: float | None = None
+    score_softcap: float | None = None
+    attention_sinks: bool = False
 
     def __post_init__(self) -> None:
         find_architecture(self.architecture)
@@ -74,6 +84,37 @@ class ModelConfig:
                 )
             if not all(0.0 < divisor < float("inf") for divisor in divisors):
                 raise ValueError("rope_frequency_divisors must be positive and finite")
+        for name in ("query_scale", "score_softcap"):
+            value = getattr(self, name)
+            if value is not None and not (type(value) is float and 0.0 < value < float("inf")):
+                raise ValueError(f"{name} must be a positive finite float or None, got {value!r}")
+        self._check_windows()
+
+    def _check_windows(self) -> None:
+        window, layers = self.sliding_window, self.windowed_layers
+        if window is not None and (type(window) is not int or window < 1):
+            raise ValueError(f"sliding_window must be a positive integer or None, got {window!r}")
+        if layers is None:
+            return
+        if window is None:
+            raise ValueError("windowed_layers needs a sliding_window, got None")
+        if len(layers) != self.num_layers or not all(type(layer) is bool for layer in layers):
+            raise ValueError(
+                f"windowed_layers must hold num_layers = {self.num_layers} booleans, got {layers!r}"
+            )
+
+    @property
+    def layer_windows(self) -> tuple[int | None, ...]:
+        """The sliding window of each layer, or None."""
+        if self.windowed_layers is None:
+            return (self.sliding_window,) * self.num_layers
+        return tuple(self.sliding_window if on else None for on in self.windowed_layers)
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """The different ones of them: None first, if some layers have none."""
+        window = self.sliding_window
+        return tuple(one for one in dict.fromkeys((None, window)) if one in self.layer_windows)
 
     @property
     def own_head(self) -> bool:
