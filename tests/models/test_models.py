@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from isoprefill.models import pinned
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.decoder import decode, head_weights, project
+from isoprefill.models.head import logits_of
 from isoprefill.models.params import Params
 from isoprefill.models.pretrained import Pretrained, load_pretrained
 from small_models import (
@@ -42,11 +43,22 @@ PROMPTS = {
 }
 
 
-def causal_attend(q: jax.Array, k: jax.Array, v: jax.Array, _: None) -> jax.Array:
+def causal_attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    _: None,
+    *,
+    scale: float | None = None,
+    soft_cap: float | None = None,
+) -> jax.Array:
     """Plain causal attention over all rows."""
     group = q.shape[1] // k.shape[1]
     k, v = (jnp.repeat(x, group, axis=1) for x in (k, v))
-    logits = jnp.einsum("thd,shd->hts", q, k, precision="highest") / np.sqrt(q.shape[-1])
+    logits = jnp.einsum("thd,shd->hts", q, k, precision="highest")
+    logits *= scale or q.shape[-1] ** -0.5
+    if soft_cap is not None:
+        logits = soft_cap * jnp.tanh(logits / soft_cap)
     logits = jnp.where(jnp.tri(q.shape[0], dtype=bool), logits, -jnp.inf)
     return jnp.einsum("hts,shd->thd", jax.nn.softmax(logits), v, precision="highest")
 
@@ -55,8 +67,11 @@ def causal_attend(q: jax.Array, k: jax.Array, v: jax.Array, _: None) -> jax.Arra
 def all_logits(
     params: Params, config: ModelConfig, token_ids: jax.Array, positions: jax.Array
 ) -> jax.Array:
-    hidden, _ = decode(params, config, token_ids, positions, causal_attend)
-    return project(hidden, head_weights(params))
+    attend = functools.partial(
+        causal_attend, scale=config.query_scale, soft_cap=config.score_softcap
+    )
+    hidden, _ = decode(params, config, token_ids, positions, attend)
+    return logits_of(hidden, head_weights(params), config)
 
 
 def our_logits(

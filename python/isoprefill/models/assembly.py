@@ -5,6 +5,7 @@ file format reads one tensor at a time; this does the rest. On a CPU it packs ma
 is never a second copy of them all.
 """
 
+import dataclasses
 import math
 import os
 import re
@@ -21,6 +22,7 @@ from isoprefill.models.config import ModelConfig
 from isoprefill.models.packed_weights import PackedWeights, packed_shape
 from isoprefill.models.parameters import parameters_of
 from isoprefill.models.params import Params
+from isoprefill.models.stored_tensors import FileFormat, stored_tensors
 
 ParamsDtype = Literal["float32", "bfloat16"]
 
@@ -29,7 +31,7 @@ _ALIGNMENT = 64  # bytes; an array that begins so can become a JAX array on a CP
 
 def assemble(
     config: ModelConfig,
-    names: Mapping[str, str],
+    file_format: FileFormat,
     unused: str,
     shapes: Mapping[str, tuple[int, ...]],
     read: Callable[[str], np.ndarray],
@@ -39,67 +41,86 @@ def assemble(
 
     Args:
         config: sizes and switches; they say which tensors there must be, and of what shape.
-        names: for each of `PARAMETERS` the tensor's name, with "{layer}" in the layer's place.
+        file_format: which says how tensors are named.
         unused: regular expression of further names that a file may have and no parameter is read from.
         shapes: of every tensor in the checkpoint, by name.
         read: reads a tensor's values, of any floating-point dtype. Called from several threads at once.
-        dtype: dtype of the parameters.
+        dtype: dtype of the matrices. Vectors are float32.
 
     Raises:
         ValueError: a tensor is missing, has another shape than the configuration says, or has no place in the model;
             names it.
     """
     packed = jax.default_backend() == "cpu"
-    # On a CPU, bfloat16 is stored as its bits (`isoprefill.bits`).
-    stored_dtype = np.dtype(np.uint16) if packed and dtype == "bfloat16" else jnp.dtype(dtype)
     arrays: dict[str, np.ndarray | PackedWeights] = {}
-    matrices: set[str] = set()  # the tensors that are packed
-    parts: list[tuple[np.ndarray, str]] = []  # what to fill, and the tensor to fill it from
-
-    def fill(part: np.ndarray, tensor: str) -> None:
-        values = read(tensor)
-        if packed:
-            values = np.ascontiguousarray(values, jnp.dtype(dtype)).view(stored_dtype)
-        if tensor in matrices:
-            isoprefill_csrc.pack_weights(values, part)
-        else:
-            part[...] = values
-
+    parts: dict[str, list[_Part]] = {}  # by the tensor to fill them from
+    stored = stored_tensors(config, file_format)
     for field, parameter in parameters_of(config).items():
-        shape = parameter.shape(config)
+        shape, source = parameter.shape(config), stored[field]
         tensors = []
         # One by one: a damaged file may claim billions of layers, and the first is missing.
         for layer in range(config.num_layers if parameter.stacked else 1):
-            tensor = names[field].format(layer=layer)
-            expected = shape[1:] if parameter.stacked else shape
+            tensor = source.name.format(layer=layer)
             if tensor not in shapes:
                 raise ValueError(f"tensor {tensor} is missing")
-            if shapes[tensor] != expected:
+            if shapes[tensor] != source.shape:
                 raise ValueError(
-                    f"tensor {tensor} must have shape {list(expected)}, as the model's configuration says, "
+                    f"tensor {tensor} must have shape {list(source.shape)}, as the model's configuration says, "
                     f"got {list(shapes[tensor])}"
                 )
             tensors.append(tensor)
         packs = packed and parameter.is_matrix
-        array = _aligned_empty(packed_shape(shape) if packs else shape, stored_dtype)
+        values_dtype = jnp.dtype(dtype if parameter.is_matrix else np.float32)
+        # On a CPU, bfloat16 is stored as its bits (`isoprefill.bits`).
+        bits = packed and values_dtype == jnp.bfloat16
+        array = _aligned_empty(
+            packed_shape(shape) if packs else shape, np.dtype(np.uint16) if bits else values_dtype
+        )
         arrays[field] = PackedWeights(array, *shape[-2:]) if packs else array
-        parts.extend(zip(array if parameter.stacked else [array], tensors, strict=True))
-        matrices |= set(tensors) if packs else set()
-    planned = {tensor for _, tensor in parts}
+        for part, tensor in zip(array if parameter.stacked else [array], tensors, strict=True):
+            parts.setdefault(tensor, []).append(
+                _Part(part, source.rows, source.offset, values_dtype, packs)
+            )
     for tensor in shapes:
         # Ignoring a bias or a scale would compute a different model.
-        if tensor not in planned and not re.fullmatch(unused, tensor):
+        if tensor not in parts and not re.fullmatch(unused, tensor):
             raise ValueError(
                 f"tensor {tensor} is not supported: a {config.architecture} model with this configuration has no "
                 "such parameter"
             )
+
+    def fill(tensor: str) -> None:
+        values = read(tensor)
+        for part in parts[tensor]:
+            part.fill(values[part.rows])
+
     # Largest first: their temporary copies are gone before the other arrays take memory.
-    parts.sort(key=lambda part: part[0].nbytes, reverse=True)
+    largest_first = sorted(parts, key=lambda tensor: math.prod(shapes[tensor]), reverse=True)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for filled in [threads.submit(fill, *part) for part in parts]:
+        for filled in [threads.submit(fill, tensor) for tensor in largest_first]:
             filled.result()
 
     return Params.from_fields(jax.device_put(arrays))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """One parameter, or one layer's of it, and which rows of a tensor are to fill it."""
+
+    array: np.ndarray
+    rows: slice
+    offset: float
+    dtype: np.dtype
+    packs: bool
+
+    def fill(self, values: np.ndarray) -> None:
+        if self.offset:
+            values = values.astype(np.float32) + np.float32(self.offset)
+        values = np.ascontiguousarray(values, self.dtype).view(self.array.dtype)
+        if self.packs:
+            isoprefill_csrc.pack_weights(values, self.array)
+        else:
+            self.array[...] = values
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
