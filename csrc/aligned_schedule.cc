@@ -27,8 +27,9 @@ void CheckBlocks(int64_t block_q, int64_t block_kv) {
   CheckBlock(block_kv, "block_kv", kMaxInt32, std::to_string(kMaxInt32));
 }
 
-// Consecutive rows and the columns that they see, of one kind. All rows see
-// columns from column_begin; the last row sees the most, up to column_end.
+// Consecutive rows and the columns that they see, of one kind: some row sees
+// columns from column_begin, which lies at a multiple of block_kv of the
+// request or item, and some row up to column_end.
 struct RowTile {
   TileKind kind;
   int64_t row_begin;
@@ -37,39 +38,87 @@ struct RowTile {
   int64_t column_end;
 };
 
-int64_t NumVisits(const RowTile& tile, int64_t block_kv) {
-  return CeilDiv(tile.column_end - tile.column_begin, block_kv);
-}
-
-// Calls visit(tile) for every row tile of an item beyond its first local block.
-// Row t of the item sees the local blocks before its own: t / local_block.
+// Calls visit(begin, end) for every block of columns of a tile.
 template <typename Visit>
-void VisitOwnTiles(int64_t first_row, int64_t first_column, int64_t length,
-                   int64_t block_q, int64_t local_block, Visit visit) {
-  for (int64_t begin = local_block; begin < length; begin += block_q) {
-    const int64_t end = std::min(begin + block_q, length);
-    visit(RowTile{kOwnTile, first_row + begin, first_row + end, first_column,
-                  first_column + (end - 1) / local_block * local_block});
+void VisitColumns(const RowTile& tile, int64_t block_kv, Visit visit) {
+  for (int64_t begin = tile.column_begin; begin < tile.column_end;
+       begin += block_kv) {
+    visit(begin, std::min(begin + block_kv, tile.column_end));
   }
 }
 
+// Whether a row of [begin, end) of an item sees a column of [column_begin,
+// column_end), counted from the item's first, before its own local block. Of
+// the rows of a local block the first sees the most.
+bool SeesOwn(int64_t begin, int64_t end, int64_t column_begin,
+             int64_t column_end, int64_t local_block, int64_t window) {
+  for (int64_t t = begin; t < end; t = (t / local_block + 1) * local_block) {
+    const int64_t last = std::min(column_end, t / local_block * local_block);
+    if (std::max(column_begin, t - window + 1) < last) return true;
+  }
+  return false;
+}
+
+// Calls visit(tile, begin, end), with the columns of a visit, for every row
+// tile of an item beyond its first local block. Row t of the item sees the
+// local blocks before its own: t / local_block.
 template <typename Visit>
-void VisitTiles(const Layout& layout, int64_t block_q, int64_t local_block,
-                Visit visit) {
+void VisitOwnTiles(int64_t first_row, int64_t first_column, int64_t length,
+                   int64_t block_q, int64_t block_kv, int64_t local_block,
+                   int64_t window, Visit visit) {
+  for (int64_t begin = local_block; begin < length; begin += block_q) {
+    const int64_t end = std::min(begin + block_q, length);
+    const int64_t hidden = std::max<int64_t>(0, begin - window + 1);
+    const RowTile tile{kOwnTile, first_row + begin, first_row + end,
+                       first_column + hidden / block_kv * block_kv,
+                       first_column + (end - 1) / local_block * local_block};
+    VisitColumns(tile, block_kv, [&](int64_t from, int64_t to) {
+      if (SeesOwn(begin, end, from - first_column, to - first_column,
+                  local_block, window)) {
+        visit(tile, from, to);
+      }
+    });
+  }
+}
+
+// The tile of rows of request r over what they see of its prefix; column_begin
+// and column_end are equal if that is nothing.
+RowTile PrefixTile(const Layout& layout, int32_t r, int64_t begin, int64_t end,
+                   int64_t block_kv) {
+  const int32_t origin = layout.request_columns[r];
+  RowTile tile{kPrefixTile, begin, end, origin, layout.prefix_end()[end - 1]};
+  if (layout.window == kNoWindow) return tile;
+  int32_t first = tile.column_end = origin;
+  for (int64_t row = begin; row < end; ++row) {
+    const ColumnRange prefix = layout.Sees(static_cast<int32_t>(row)).prefix;
+    if (prefix.empty()) continue;
+    first = tile.column_end == origin ? prefix.begin
+                                      : std::min(first, prefix.begin);
+    tile.column_end = std::max<int64_t>(tile.column_end, prefix.end);
+  }
+  tile.column_begin = origin + (first - origin) / block_kv * block_kv;
+  return tile;
+}
+
+template <typename Visit>
+void VisitTiles(const Layout& layout, int64_t block_q, int64_t block_kv,
+                int64_t local_block, Visit visit) {
   for (int32_t r = 0; r < layout.num_requests(); ++r) {
     const int64_t rows_end = layout.request_rows[r + 1];
     for (int64_t begin = layout.request_rows[r]; begin < rows_end;
          begin += block_q) {
       const int64_t end = std::min(begin + block_q, rows_end);
-      visit(RowTile{kPrefixTile, begin, end, layout.request_columns[r],
-                    layout.prefix_end()[end - 1]});
+      const RowTile tile = PrefixTile(layout, r, begin, end, block_kv);
+      VisitColumns(tile, block_kv,
+                   [&](int64_t from, int64_t to) { visit(tile, from, to); });
     }
     if (layout.requests[r].causal) continue;  // all its tokens are prefix
     for (int32_t k = layout.request_items[r]; k < layout.request_items[r + 1];
          ++k) {
       const int32_t first_row = layout.item_first_rows[k];
       VisitOwnTiles(first_row, layout.row_columns[first_row],
-                    layout.item_lens[k], block_q, local_block, visit);
+                    layout.item_lens[k], block_q, block_kv, local_block,
+                    layout.window, visit);
     }
   }
 }
@@ -84,24 +133,20 @@ void VisitIsolatedItems(const Layout& layout, Visit visit) {
 
 void WriteVisits(const Layout& layout, int64_t block_q, int64_t block_kv,
                  int64_t local_block, AlignedSchedule& schedule) {
-  VisitTiles(layout, block_q, local_block, [&](const RowTile& tile) {
-    schedule.num_visits += NumVisits(tile, block_kv);
-  });
+  VisitTiles(layout, block_q, block_kv, local_block,
+             [&](const RowTile&, int64_t, int64_t) { ++schedule.num_visits; });
   const int64_t visits = schedule.num_visits;
   schedule.tile_visits = Array<int32_t>(5 * visits);
   int32_t* next = schedule.tile_visits.data();
-  VisitTiles(layout, block_q, local_block, [&](const RowTile& tile) {
-    for (int64_t begin = tile.column_begin; begin < tile.column_end;
-         begin += block_kv) {
-      const int64_t end = std::min(begin + block_kv, tile.column_end);
-      next[0] = static_cast<int32_t>(tile.row_begin);
-      next[visits] = static_cast<int32_t>(tile.row_end);
-      next[2 * visits] = static_cast<int32_t>(begin);
-      next[3 * visits] = static_cast<int32_t>(end);
-      next[4 * visits] = tile.kind;
-      ++next;
-    }
-  });
+  VisitTiles(layout, block_q, block_kv, local_block,
+             [&](const RowTile& tile, int64_t begin, int64_t end) {
+               next[0] = static_cast<int32_t>(tile.row_begin);
+               next[visits] = static_cast<int32_t>(tile.row_end);
+               next[2 * visits] = static_cast<int32_t>(begin);
+               next[3 * visits] = static_cast<int32_t>(end);
+               next[4 * visits] = tile.kind;
+               ++next;
+             });
 }
 
 void WriteBlocks(const Layout& layout, int64_t local_block,
@@ -144,11 +189,10 @@ void WriteBlocks(const Layout& layout, int64_t local_block,
 }
 
 double ComputedPairs(int64_t length, int64_t block_q, int64_t block_kv,
-                     int64_t local_block) {
+                     int64_t local_block, int64_t window) {
   int64_t visits = 0;
-  VisitOwnTiles(0, 0, length, block_q, local_block, [&](const RowTile& tile) {
-    visits += NumVisits(tile, block_kv);
-  });
+  VisitOwnTiles(0, 0, length, block_q, block_kv, local_block, window,
+                [&](const RowTile&, int64_t, int64_t) { ++visits; });
   const double blocks = static_cast<double>(CeilDiv(length, local_block));
   return blocks * static_cast<double>(local_block * local_block) +
          static_cast<double>(visits) * static_cast<double>(block_q) *
@@ -182,7 +226,8 @@ int64_t ChooseLocalBlock(const Layout& layout, int64_t block_q,
     for (const int32_t length : layout.item_lens) {
       // Runs of items of one length are common.
       if (length != last) {
-        pairs_of_last = ComputedPairs(length, block_q, block_kv, candidate);
+        pairs_of_last =
+            ComputedPairs(length, block_q, block_kv, candidate, layout.window);
         last = length;
       }
       pairs += pairs_of_last;

@@ -46,12 +46,12 @@
 namespace isoprefill {
 
 enum TileKind : int32_t {
-  // Rows of one request over its prefix columns. A row sees the columns up to
-  // its prefix_end.
+  // Rows of one request over its prefix columns. A row sees those of
+  // Layout::Sees.
   kPrefixTile = 0,
   // Rows of one item that is longer than a local block, over the item's columns
   // before the row's own local block. A row sees the columns up to its
-  // tile_own_end.
+  // tile_own_end, in its window.
   kOwnTile = 1,
 };
 
@@ -61,15 +61,16 @@ struct AlignedSchedule {
 
   // [5, num_visits]: row_begin, row_end, column_begin, column_end, kind. A tile
   // has at most block_q rows and block_kv columns, some pair of which is
-  // visible. The visits of one row tile are adjacent, their columns rising
-  // without a gap.
+  // visible. The visits of one row tile are adjacent, their columns rising from
+  // a multiple of block_kv of the request or item: what a window hides from all
+  // rows of a tile is not visited.
   Array<int32_t> tile_visits;
   // [T]: where the row's columns of kind 1 end. They begin at own_begin, which
-  // is also the value if the row has none.
+  // is also the value if the row has none, or later in a window.
   Array<int32_t> tile_own_end;
   // [3, num_blocks]: first row, first column, length. Every item is cut into
   // blocks of local_block rows from its start; a row sees its own block's
-  // columns up to itself.
+  // columns up to itself, in its window.
   Array<int32_t> local_blocks;
   // [T]: local_block * (index of the row's block) + (offset in that block), or
   // -1 if the row is in none.

@@ -27,6 +27,9 @@ void Check(const AttentionProblem<Element>& problem) {
           "query_heads is " + std::to_string(problem.query_heads) +
               "; it must be a multiple of the " +
               std::to_string(problem.kv_heads) + " KV heads");
+  Require(problem.window >= 1 && problem.window <= kNoWindow,
+          "window is " + std::to_string(problem.window) +
+              "; it must be from 1 to " + std::to_string(kNoWindow));
   const auto check_interval = [&](const char* name, int64_t row, int64_t begin,
                                   int64_t end) {
     if (begin >= 0 && begin <= end && end <= problem.num_columns) return;

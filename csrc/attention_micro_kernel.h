@@ -32,6 +32,7 @@ class AttentionMicroKernel {
         dim_(problem.head_dim),
         dim_words_(Words<Vector>(dim_)),
         padded_dim_(RoundUp(dim_, Vector::kWidth)),
+        columns_(problem, rows),
         memory_(queries_ * (dim_words_ + kBlock + padded_dim_ + 2) +
                 dim_words_ * kBlock + Words<Vector>(kBlock) * padded_dim_ +
                 kAlignment) {
@@ -46,14 +47,14 @@ class AttentionMicroKernel {
 
   void Run() {
     Begin();
-    Visit(rows_, problem_.prefix_begin()[rows_.begin], problem_.prefix_end());
-    const int32_t* own_begin = problem_.own_begin();
-    for (int64_t begin = rows_.begin; begin < rows_.end;) {
-      int64_t end = begin + 1;
-      while (end < rows_.end && own_begin[end] == own_begin[begin]) ++end;
-      Visit({begin, end}, own_begin[begin], problem_.own_end());
-      begin = end;
-    }
+    columns_.VisitIntervals(
+        problem_, rows_,
+        [&](Range rows, int64_t origin, ColumnRange SeenColumns::* which) {
+          columns_.VisitBlocks(rows, origin, which, kBlock,
+                               [&](Range some, int64_t block, int64_t count) {
+                                 Visit(some, which, block, count);
+                               });
+        });
     End();
   }
 
@@ -75,39 +76,42 @@ class AttentionMicroKernel {
     std::fill(total_, total_ + queries_, 0.0f);
   }
 
-  // Rows of `rows` attend to the columns from `begin` to their own ends[row].
-  void Visit(Range rows, int64_t begin, const int32_t* ends) {
-    const int64_t end = *std::max_element(ends + rows.begin, ends + rows.end);
-    for (int64_t block = begin; block < end; block += kBlock) {
-      const int64_t count = std::min(kBlock, end - block);
-      LoadKeys(block, count);
-      int64_t loaded = 0;
-      // Ends grow with the rows of a prefix or an item: skip those before.
-      while (ends[rows.begin] <= block) ++rows.begin;
-      const int64_t first = (rows.begin - rows_.begin) * groups_;
-      const int64_t last = (rows.end - rows_.begin) * groups_;
-      MultiplyAll<Vector, false>(
-          last - first, (count + Vector::kWidth - 1) / Vector::kWidth,
-          q_ + first * dim_words_, dim_words_, keys_, kBlock, dim_words_,
-          weights_ + first * kBlock, kBlock);
-      for (int64_t row = rows.begin; row < rows.end;) {
-        // Rows that see equally much of the block are multiplied together.
-        const int64_t seen = std::min(kBlock, ends[row] - block);
-        int64_t next = row + 1;
-        while (next < rows.end && std::min(kBlock, ends[next] - block) == seen)
-          ++next;
-        const int64_t query = (row - rows_.begin) * groups_;
-        const int64_t queries = (next - row) * groups_;
-        row = next;
-        if (seen <= 0) continue;
-        LoadValues(block, std::min(loaded, seen - 1), seen);
-        loaded = seen;
-        for (int64_t i = query; i < query + queries; ++i) Weigh(i, seen);
-        MultiplyAll<Vector, true>(queries, padded_dim_ / Vector::kWidth,
-                                  weights_ + query * kBlock, kBlock, values_,
-                                  padded_dim_, Words<Vector>(seen),
-                                  sums_ + query * padded_dim_, padded_dim_);
+  // Rows of `rows` attend to what they see of a block.
+  void Visit(Range rows, ColumnRange SeenColumns::* which, int64_t block,
+             int64_t count) {
+    LoadKeys(block, count);
+    int64_t loaded = 0;
+    const int64_t first = (rows.begin - rows_.begin) * groups_;
+    const int64_t last = (rows.end - rows_.begin) * groups_;
+    MultiplyAll<Vector, false>(
+        last - first, (count + Vector::kWidth - 1) / Vector::kWidth,
+        q_ + first * dim_words_, dim_words_, keys_, kBlock, dim_words_,
+        weights_ + first * kBlock, kBlock);
+    for (int64_t row = rows.begin; row < rows.end;) {
+      // Rows that see the same of the block are multiplied together.
+      const ColumnRange seen = columns_.InBlock(row, which, block, count);
+      int64_t next = row + 1;
+      while (next < rows.end &&
+             columns_.InBlock(next, which, block, count) == seen) {
+        ++next;
       }
+      const int64_t query = (row - rows_.begin) * groups_;
+      const int64_t queries = (next - row) * groups_;
+      row = next;
+      if (seen.empty()) continue;
+      // Ends grow with the rows of a prefix or an item.
+      LoadValues(block, std::min<int64_t>(loaded, seen.end - 1), seen.end);
+      loaded = seen.end;
+      const int64_t word = seen.begin / Vector::kDepth;
+      const bool cut = seen.begin % Vector::kDepth != 0;
+      if (cut) LoadValuesOfWord(block, word, seen);
+      for (int64_t i = query; i < query + queries; ++i) Weigh(i, seen);
+      MultiplyAll<Vector, true>(queries, padded_dim_ / Vector::kWidth,
+                                weights_ + query * kBlock + word, kBlock,
+                                values_ + word * padded_dim_, padded_dim_,
+                                Words<Vector>(seen.end) - word,
+                                sums_ + query * padded_dim_, padded_dim_);
+      if (cut) LoadValuesOfWord(block, word, {0, seen.end});
     }
   }
 
@@ -141,41 +145,50 @@ class AttentionMicroKernel {
   }
 
   // values_[word of c][d] of the block's columns from `first` to `seen`: those
-  // before are there. What shares the last word with column `seen - 1` is 0,
-  // not the next column's value: a weight of 0 times NaN would be NaN.
+  // before are there.
   void LoadValues(int64_t block, int64_t first, int64_t seen) {
-    const int64_t stride = problem_.kv_heads * dim_;
     for (int64_t i = first / Vector::kDepth; i < Words<Vector>(seen); ++i) {
-      const int64_t column = i * Vector::kDepth;
-      const Element* from =
-          problem_.v + (block + column) * stride + kv_head_ * dim_;
-      float* to = values_ + i * padded_dim_;
-      if (column + Vector::kDepth <= seen) {
-        const Element* last = from + (Vector::kDepth - 1) * stride;
-        for (int64_t d = 0; d < dim_; ++d) {
-          to[d] = Word<Vector>(from[d], last[d]);
-        }
-      } else {
-        for (int64_t d = 0; d < dim_; ++d) {
-          to[d] = Word<Vector>(from[d], Element{});
-        }
-      }
-      std::fill(to + dim_, to + padded_dim_, 0.0f);
+      LoadValuesOfWord(block, i, {0, static_cast<int32_t>(seen)});
     }
   }
 
-  // Turns the first `seen` scores of a query into words of weights, and makes
-  // what it has summed so far relative to the same largest score.
-  void Weigh(int64_t query, int64_t seen) {
+  // The same of one word. What shares it with a column that is seen is 0, not
+  // another column's value: a weight of 0 times NaN would be NaN.
+  void LoadValuesOfWord(int64_t block, int64_t i, ColumnRange seen) {
+    const int64_t stride = problem_.kv_heads * dim_;
+    const int64_t column = i * Vector::kDepth;
+    const int64_t last_column = column + Vector::kDepth - 1;
+    const Element* from =
+        problem_.v + (block + column) * stride + kv_head_ * dim_;
+    const Element* last = from + (Vector::kDepth - 1) * stride;
+    float* to = values_ + i * padded_dim_;
+    if (column < seen.begin) {
+      for (int64_t d = 0; d < dim_; ++d) to[d] = Word<Vector>({}, last[d]);
+    } else if (last_column >= seen.end) {
+      for (int64_t d = 0; d < dim_; ++d) to[d] = Word<Vector>(from[d], {});
+    } else {
+      for (int64_t d = 0; d < dim_; ++d) to[d] = Word<Vector>(from[d], last[d]);
+    }
+    std::fill(to + dim_, to + padded_dim_, 0.0f);
+  }
+
+  // Turns the scores of a query for the columns that it sees into words of
+  // weights, and makes what it has summed so far relative to the same largest
+  // score.
+  void Weigh(int64_t query, ColumnRange seen) {
     using V = Vector;
     float* scores = weights_ + query * kBlock;
     const auto nothing = V::Broadcast(-std::numeric_limits<float>::infinity());
+    const int64_t begin = seen.begin - seen.begin % V::kWidth;
     auto most = nothing;
-    for (int64_t c = 0; c < seen; c += V::kWidth) {
+    for (int64_t c = begin; c < seen.end; c += V::kWidth) {
       auto score = V::Load(scores + c) * V::Broadcast(problem_.scale);
       if (problem_.soft_cap > 0) score = Cap<V>(score, problem_.soft_cap);
-      if (seen - c < V::kWidth) {
-        score = V::KeepFirst(score, static_cast<int>(seen - c), nothing);
+      if (seen.end - c < V::kWidth) {
+        score = V::KeepFirst(score, static_cast<int>(seen.end - c), nothing);
+      }
+      if (c < seen.begin) {
+        score = V::KeepFirst(nothing, static_cast<int>(seen.begin - c), score);
       }
       V::Store(scores + c, score);
       most = V::Max(most, score);
@@ -183,7 +196,7 @@ class AttentionMicroKernel {
     const float before = largest_[query];
     const float largest = std::max(before, V::ReduceMax(most));
     auto total = V::Broadcast(0.0f);
-    for (int64_t c = 0; c < seen; c += V::kWidth) {
+    for (int64_t c = begin; c < seen.end; c += V::kWidth) {
       const auto weight = Exp<V>(V::Load(scores + c) - V::Broadcast(largest));
       V::StoreWeights(scores + c / V::kDepth, weight);
       total += weight;
@@ -226,14 +239,15 @@ class AttentionMicroKernel {
   const int64_t dim_;         // D
   const int64_t dim_words_;   // D in words
   const int64_t padded_dim_;  // D rounded up to whole registers
-  Array<float> memory_;       // holds all that follow
-  float* keys_;               // [words of D, kBlock]
-  float* values_;             // [words of kBlock, padded D]
-  float* sums_;               // [queries, padded D]: weighted values
-  float* weights_;            // [queries, kBlock]: scores, then their weights
-  float* q_;                  // [queries, words of D]
-  float* largest_;            // [queries]: the largest score so far
-  float* total_;              // [queries]: the sum of weights
+  const TaskColumns columns_;
+  Array<float> memory_;  // holds all that follow
+  float* keys_;          // [words of D, kBlock]
+  float* values_;        // [words of kBlock, padded D]
+  float* sums_;          // [queries, padded D]: weighted values
+  float* weights_;       // [queries, kBlock]: scores, then their weights
+  float* q_;             // [queries, words of D]
+  float* largest_;       // [queries]: the largest score so far
+  float* total_;         // [queries]: the sum of weights
 };
 
 }  // namespace

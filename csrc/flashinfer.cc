@@ -34,6 +34,11 @@ void CheckRequest(const Request& request, int32_t index) {
 }  // namespace
 
 FlashInferParams BuildFlashInferParams(const Layout& layout) {
+  if (layout.window != kNoWindow) {
+    throw std::invalid_argument(
+        "window is " + std::to_string(layout.window) +
+        "; FlashInfer's parameters describe no sliding window of positions");
+  }
   const int32_t requests = layout.num_requests();
   FlashInferParams params;
   for (int32_t r = 0; r < requests; ++r) {

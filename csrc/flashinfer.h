@@ -34,8 +34,9 @@ struct FlashInferParams {
   Array<uint16_t> max_item_len;  // [R]; 0 without items
 };
 
-// Throws std::invalid_argument if a request is causal or its delimiter is not
-// hidden, or if an item is longer than kFlashInferMaxItemLen.
+// Throws std::invalid_argument if the layout has a window, if a request is
+// causal or its delimiter is not hidden, or if an item is longer than
+// kFlashInferMaxItemLen.
 FlashInferParams BuildFlashInferParams(const Layout& layout);
 
 }  // namespace isoprefill

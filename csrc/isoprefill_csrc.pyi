@@ -28,13 +28,14 @@ class Layout:
 
     num_rows: Final[int]
     num_columns: Final[int]
+    window: Final[int | None]
 
     # [T]
     segment_ids: Final[_Int32]
     request_ids: Final[_Int32]
     positions: Final[_Int32]
     row_columns: Final[_Int32]
-    # [4, T]: prefix_begin, prefix_end, own_begin, own_end
+    # [4, T]: prefix_begin, prefix_end, own_begin, own_end, as if there were no window
     row_intervals: Final[_Int32]
 
     # [S]
@@ -112,10 +113,11 @@ def build_layout(
     causal: Sequence[bool] | None = None,
     pad_to: int | None = None,
     pad_columns_to: int | None = None,
+    window: int | None = None,
 ) -> Layout:
     """The layout of a pack.
 
-    The arguments but the last two hold one value, or one sequence of lengths, a request. By default delimiters are
+    The arguments but the last three hold one value, or one sequence of lengths, a request. By default delimiters are
     "none", no prefix is cached and no request is causal.
     """
 
@@ -125,9 +127,8 @@ def tile_schedule_of_intervals(
     """The schedule of the TPU kernel for rows that are not of a Layout, such as those of a chunk of a request.
 
     Args:
-        row_intervals: [4, T] as of a Layout. A row's prefix does not begin before that of an earlier row. Its own
-            columns follow its prefix, and neither begin nor end before those of an earlier row. Rows that see nothing
-            may stand anywhere.
+        row_intervals: [4, T]: prefix_begin, prefix_end, own_begin, own_end, half open. A row's own columns follow its
+            prefix, and neither begin nor end before those of an earlier row. Rows that see nothing may stand anywhere.
     """
 
 def check_tile_sizes(**sizes: Unpack[TileSizes]) -> None:

@@ -233,9 +233,14 @@ class Writer {
 }  // namespace
 
 Layout BuildLayout(std::vector<Request> requests, std::optional<int64_t> pad_to,
-                   std::optional<int64_t> pad_columns_to) {
+                   std::optional<int64_t> pad_columns_to,
+                   std::optional<int64_t> window) {
   const Size size = CheckedSize(requests);
   Layout layout;
+  if (window.has_value()) {
+    if (!IsLength(*window)) ThrowLength(*window, "window");
+    layout.window = static_cast<int32_t>(*window);
+  }
   layout.used_rows = size.rows;
   layout.used_columns = size.columns;
   layout.num_rows = PaddedSize(pad_to, size.rows, "pad_to", "rows");

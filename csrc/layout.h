@@ -32,6 +32,10 @@
 // request's start, the same read-out rows. Each row then sees every column of
 // its request up to itself: the contaminated scoring that isolation is tested
 // against.
+//
+// With a sliding window a row sees only the last `window` of these columns, as
+// positions count: an item's row sees its item and what of the prefix is less
+// than `window` positions before it. row_intervals do not say so; Sees does.
 
 #ifndef CSRC_LAYOUT_H_
 #define CSRC_LAYOUT_H_
@@ -41,6 +45,7 @@
 #include <vector>
 
 #include "csrc/array.h"
+#include "csrc/column_range.h"
 #include "csrc/request.h"
 
 namespace isoprefill {
@@ -58,6 +63,7 @@ struct Layout {
   int32_t num_columns = 0;
   int32_t used_rows = 0;  // without padding, which comes last
   int32_t used_columns = 0;
+  int32_t window = kNoWindow;
 
   // [T]
   Array<int32_t> segment_ids;  // 0 prefix, k (from 1, anew in each request)
@@ -66,9 +72,10 @@ struct Layout {
   Array<int32_t> positions;    // 0 on padding
   Array<int32_t> row_columns;  // -1 on padding
 
-  // [4, T]: prefix_begin, prefix_end, own_begin, own_end, half open; an empty
-  // interval is 0, 0. Within a request prefix_begin is constant and prefix_end
-  // never falls from one row to the next.
+  // [4, T]: prefix_begin, prefix_end, own_begin, own_end, half open, as if
+  // there were no window; an empty interval is 0, 0. Within a request
+  // prefix_begin is constant and prefix_end never falls from one row to the
+  // next.
   Array<int32_t> row_intervals;
 
   // [S]
@@ -103,16 +110,23 @@ struct Layout {
   const int32_t* own_end() const {
     return row_intervals.data() + 3 * int64_t{num_rows};
   }
+
+  // The columns that a row sees, in its window.
+  SeenColumns Sees(int32_t row) const {
+    return KeepLast(window, {{prefix_begin()[row], prefix_end()[row]},
+                             {own_begin()[row], own_end()[row]}});
+  }
 };
 
 // Rows and columns are padded at the end to pad_to and pad_columns_to.
 // Without pad_columns_to, columns are padded like rows if no prefix is cached
-// (so that both stay the same), and not at all otherwise. Takes time linear in
-// T + S + N + R. Throws std::invalid_argument naming the argument, its value
-// and the limit.
+// (so that both stay the same), and not at all otherwise. Without window, rows
+// see all columns of their intervals. Takes time linear in T + S + N + R.
+// Throws std::invalid_argument naming the argument, its value and the limit.
 Layout BuildLayout(std::vector<Request> requests,
                    std::optional<int64_t> pad_to = std::nullopt,
-                   std::optional<int64_t> pad_columns_to = std::nullopt);
+                   std::optional<int64_t> pad_columns_to = std::nullopt,
+                   std::optional<int64_t> window = std::nullopt);
 
 }  // namespace isoprefill
 

@@ -43,18 +43,15 @@ Array<uint8_t> DenseMask(const Layout& layout) {
   const auto zeros = [fresh](uint8_t* begin, uint8_t* end) {
     if (!fresh) std::fill(begin, end, uint8_t{0});
   };
-  const int32_t* const prefix_begin = layout.prefix_begin();
-  const int32_t* const prefix_end = layout.prefix_end();
-  const int32_t* const own_begin = layout.own_begin();
-  const int32_t* const own_end = layout.own_end();
   uint8_t* row = mask.data();
-  for (int64_t i = 0; i < layout.used_rows; ++i, row += columns) {
+  for (int32_t i = 0; i < layout.used_rows; ++i, row += columns) {
+    const auto [prefix, own_columns] = layout.Sees(i);
     // An empty own interval is 0, 0, which is before the prefix's end.
-    const int64_t own = std::max(prefix_end[i], own_begin[i]);
-    const int64_t end = std::max(prefix_end[i], own_end[i]);
-    zeros(row, row + prefix_begin[i]);
-    std::fill(row + prefix_begin[i], row + prefix_end[i], uint8_t{1});
-    zeros(row + prefix_end[i], row + own);
+    const int64_t own = std::max(prefix.end, own_columns.begin);
+    const int64_t end = std::max(prefix.end, own_columns.end);
+    zeros(row, row + prefix.begin);
+    std::fill(row + prefix.begin, row + prefix.end, uint8_t{1});
+    zeros(row + prefix.end, row + own);
     std::fill(row + own, row + end, uint8_t{1});
     zeros(row + end, row + columns);
   }
@@ -87,10 +84,9 @@ Array<uint8_t> PackedBits(const Layout& layout) {
     int64_t origin = -first_column;
     for (int32_t i = layout.request_rows[r]; i < layout.request_rows[r + 1];
          ++i, origin += columns) {
-      SetBits(bits, origin + layout.prefix_begin()[i],
-              origin + layout.prefix_end()[i]);
-      SetBits(bits, origin + layout.own_begin()[i],
-              origin + layout.own_end()[i]);
+      const auto [prefix, own] = layout.Sees(i);
+      SetBits(bits, origin + prefix.begin, origin + prefix.end);
+      SetBits(bits, origin + own.begin, origin + own.end);
     }
   }
   return packed;

@@ -20,5 +20,6 @@
 #include "csrc/decoder_kernels.h"
 #include "csrc/micro_kernels.h"
 #include "csrc/packed_weights.h"
+#include "csrc/task_columns.h"
 
 #endif  // CSRC_MICRO_KERNEL_HEADERS_H_

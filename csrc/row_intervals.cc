@@ -33,7 +33,19 @@ RowIntervals::RowIntervals(const Layout& layout)
       num_rows(layout.num_rows),
       used_rows(layout.used_rows),
       num_columns(layout.num_columns),
-      used_columns(layout.used_columns) {}
+      used_columns(layout.used_columns) {
+  if (layout.window == kNoWindow) return;
+  in_windows_ = Array<int32_t>(int64_t{4} * num_rows);
+  int32_t* to = in_windows_.data();
+  for (int32_t row = 0; row < num_rows; ++row, ++to) {
+    const auto [prefix, own] = layout.Sees(row);
+    to[0] = prefix.begin;
+    to[int64_t{num_rows}] = prefix.end;
+    to[int64_t{2} * num_rows] = own.begin;
+    to[int64_t{3} * num_rows] = own.end;
+  }
+  bounds = in_windows_.data();
+}
 
 RowIntervals::RowIntervals(const int32_t* bounds, int64_t num_rows,
                            int64_t num_columns)
@@ -42,7 +54,6 @@ RowIntervals::RowIntervals(const int32_t* bounds, int64_t num_rows,
       used_rows(0),
       num_columns(CheckExtent("num_columns", num_columns)),
       used_columns(0) {
-  int32_t last_prefix_begin = 0;
   ColumnRange last_own{0, 0};
   for (int32_t row = 0; row < this->num_rows; ++row) {
     const ColumnRange prefix = Prefix(row), own = Own(row);
@@ -57,25 +68,16 @@ RowIntervals::RowIntervals(const int32_t* bounds, int64_t num_rows,
       used_rows = row + 1;
       used_columns = std::max(used_columns, range.end);
     }
-    if (!own.empty()) {
-      if (!prefix.empty() && own.begin < prefix.end) {
-        Refuse(row, own, "begin after the row's prefix, " + ToText(prefix));
-      }
-      if (own.begin < last_own.begin || own.end < last_own.end) {
-        Refuse(row, own,
-               "neither begin nor end before " + ToText(last_own) +
-                   " of an earlier row");
-      }
-      last_own = own;
+    if (own.empty()) continue;
+    if (!prefix.empty() && own.begin < prefix.end) {
+      Refuse(row, own, "begin after the row's prefix, " + ToText(prefix));
     }
-    if (!prefix.empty()) {
-      if (prefix.begin < last_prefix_begin) {
-        Refuse(row, prefix,
-               "not begin before " + std::to_string(last_prefix_begin) +
-                   ", where the prefix of an earlier row begins");
-      }
-      last_prefix_begin = prefix.begin;
+    if (own.begin < last_own.begin || own.end < last_own.end) {
+      Refuse(row, own,
+             "neither begin nor end before " + ToText(last_own) +
+                 " of an earlier row");
     }
+    last_own = own;
   }
 }
 

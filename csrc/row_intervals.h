@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <limits>
 
+#include "csrc/array.h"
+#include "csrc/column_range.h"
 #include "csrc/layout.h"
 
 namespace isoprefill {
@@ -15,16 +17,9 @@ namespace isoprefill {
 inline constexpr int32_t kMaxExtent =
     std::numeric_limits<int32_t>::max() - 32640;
 
-// Columns [begin, end).
-struct ColumnRange {
-  int32_t begin;
-  int32_t end;
-
-  bool empty() const { return begin >= end; }
-};
-
-// Layout::row_intervals without the layout. Padding rows may stand anywhere;
-// used_rows and used_columns leave out those at the end, which nobody uses.
+// What Layout::Sees says of each row, without the layout. Padding rows may
+// stand anywhere; used_rows and used_columns leave out those at the end, which
+// nobody uses.
 struct RowIntervals {
   const int32_t* bounds;  // [4, num_rows]
   int32_t num_rows;
@@ -35,9 +30,8 @@ struct RowIntervals {
   explicit RowIntervals(const Layout& layout);
   // Intervals that do not come from a Layout, such as of rows that start in the
   // middle of a request. Throws std::invalid_argument, with the row, unless
-  // every row's intervals lie in the columns, the own one after the prefix,
-  // prefixes do not begin before those of an earlier row, and own intervals
-  // neither begin nor end before those of an earlier row.
+  // every row's intervals lie in the columns, the own one after the prefix, and
+  // own intervals neither begin nor end before those of an earlier row.
   RowIntervals(const int32_t* bounds, int64_t num_rows, int64_t num_columns);
 
   ColumnRange Prefix(int32_t row) const { return At(row, 0); }
@@ -52,6 +46,8 @@ struct RowIntervals {
     return {bounds[which * num_rows + row],
             bounds[(which + 1) * num_rows + row]};
   }
+
+  Array<int32_t> in_windows_;  // holds the bounds if the layout has a window
 };
 
 }  // namespace isoprefill

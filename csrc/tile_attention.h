@@ -34,6 +34,7 @@ class TileAttention {
         queries_((rows.end - rows.begin) * groups_),
         dim_(problem.head_dim),
         padded_dim_(RoundUp(dim_, kInnerStep)),
+        columns_(problem, rows),
         memory_(Floats()) {
     float* at = Aligned(memory_.data());
     const auto take = [&](int64_t floats) {
@@ -61,14 +62,14 @@ class TileAttention {
   void Run() {
     Tiles::Begin();
     Begin();
-    Visit(rows_, problem_.prefix_begin()[rows_.begin], problem_.prefix_end());
-    const int32_t* own_begin = problem_.own_begin();
-    for (int64_t begin = rows_.begin; begin < rows_.end;) {
-      int64_t end = begin + 1;
-      while (end < rows_.end && own_begin[end] == own_begin[begin]) ++end;
-      Visit({begin, end}, own_begin[begin], problem_.own_end());
-      begin = end;
-    }
+    columns_.VisitIntervals(
+        problem_, rows_,
+        [&](Range rows, int64_t origin, ColumnRange SeenColumns::* which) {
+          columns_.VisitBlocks(rows, origin, which, kTileBlock,
+                               [&](Range some, int64_t block, int64_t count) {
+                                 Visit(some, which, block, count);
+                               });
+        });
     End();
     Tiles::End();
   }
@@ -87,11 +88,14 @@ class TileAttention {
   struct Group {
     int64_t first = 0;
     int64_t count = 0;
-    int64_t seen[kTogether] = {};  // columns of the block
-    int64_t most = 0;              // the largest of them
+    ColumnRange seen[kTogether] = {};  // columns of the block
+    int64_t least = 0;                 // the first that is seen, in whole steps
+    int64_t most = 0;                  // the end of the last
 
     bool SeesAll(int64_t columns) const {
-      return *std::min_element(seen, seen + count) == columns;
+      return std::all_of(seen, seen + count, [&](const ColumnRange& of_query) {
+        return of_query.size() == columns;
+      });
     }
   };
 
@@ -144,58 +148,59 @@ class TileAttention {
     std::fill(total_, total_ + queries_ + kTogether, 0.0f);
   }
 
-  // Rows of `rows` attend to the columns from `begin` to their own ends[row].
-  void Visit(Range rows, int64_t begin, const int32_t* ends) {
-    const int64_t end = *std::max_element(ends + rows.begin, ends + rows.end);
-    for (int64_t block = begin; block < end; block += kTileBlock) {
-      const int64_t count = std::min(kTileBlock, end - block);
-      // Ends grow with the rows of a prefix or an item: skip those before.
-      while (ends[rows.begin] <= block) ++rows.begin;
-      LoadKeys(block, count);
-      const bool finite = LoadValues(block, count, count);
-      const int64_t first = (rows.begin - rows_.begin) * groups_;
-      const int64_t last = (rows.end - rows_.begin) * groups_;
-      const auto group_at = [&](int64_t query) {
-        Group group;
-        group.first = query;
-        group.count = std::min(kTogether, last - query);
-        for (int64_t i = 0; i < group.count; ++i) {
-          const int64_t row = rows_.begin + (query + i) / groups_;
-          group.seen[i] = std::clamp<int64_t>(ends[row] - block, 0, count);
-          group.most = std::max(group.most, group.seen[i]);
-        }
-        return group;
-      };
-      // Tiles and vectors work at the same time, on different queries: while
-      // vectors weigh one group, tiles compute the scores of the next and the
-      // sums of the last.
-      Pending last_group;
-      Group group = group_at(first);
-      int parity = 0;
-      for (int part = 0; part < kParts; ++part) {
-        Score(group, scores_[parity], part);
+  // Rows of `rows` attend to what they see of a block.
+  void Visit(Range rows, ColumnRange SeenColumns::* which, int64_t block,
+             int64_t count) {
+    LoadKeys(block, count);
+    const bool finite =
+        LoadValues(block, count, {0, static_cast<int32_t>(count)});
+    const int64_t first = (rows.begin - rows_.begin) * groups_;
+    const int64_t last = (rows.end - rows_.begin) * groups_;
+    const auto group_at = [&](int64_t query) {
+      Group group;
+      group.first = query;
+      group.count = std::min(kTogether, last - query);
+      int64_t least = count;
+      for (int64_t i = 0; i < group.count; ++i) {
+        const int64_t row = rows_.begin + (query + i) / groups_;
+        const ColumnRange seen = columns_.InBlock(row, which, block, count);
+        group.seen[i] = seen;
+        if (seen.empty()) continue;
+        least = std::min<int64_t>(least, seen.begin);
+        group.most = std::max<int64_t>(group.most, seen.end);
       }
-      while (group.count > 0) {
-        const Group next = group_at(group.first + group.count);
-        Pending weighed;
-        weighed.group = group;
-        weighed.weights = weights_[parity];
-        weighed.apart = !finite && !group.SeesAll(count);
-        Weigh(group, scores_[parity], weighed.weights, weighed.factors,
-              [&](int part) {
-                Score(next, scores_[1 - parity], part);
-                if (!last_group.apart) Accumulate(last_group, part);
-              });
-        Finish(last_group, block, count);
-        last_group = weighed;
-        group = next;
-        parity = 1 - parity;
-      }
-      for (int part = 0; part < kParts && !last_group.apart; ++part) {
-        Accumulate(last_group, part);
-      }
-      Finish(last_group, block, count);
+      if (group.most > 0) group.least = least / kInnerStep * kInnerStep;
+      return group;
+    };
+    // Tiles and vectors work at the same time, on different queries: while
+    // vectors weigh one group, tiles compute the scores of the next and the
+    // sums of the last.
+    Pending last_group;
+    Group group = group_at(first);
+    int parity = 0;
+    for (int part = 0; part < kParts; ++part) {
+      Score(group, scores_[parity], part);
     }
+    while (group.count > 0) {
+      const Group next = group_at(group.first + group.count);
+      Pending weighed;
+      weighed.group = group;
+      weighed.weights = weights_[parity];
+      weighed.apart = !finite && !group.SeesAll(count);
+      Weigh(group, scores_[parity], weighed.weights, weighed.factors,
+            [&](int part) {
+              Score(next, scores_[1 - parity], part);
+              if (!last_group.apart) Accumulate(last_group, part);
+            });
+      Finish(last_group, block, count);
+      last_group = weighed;
+      group = next;
+      parity = 1 - parity;
+    }
+    for (int part = 0; part < kParts && !last_group.apart; ++part) {
+      Accumulate(last_group, part);
+    }
+    Finish(last_group, block, count);
   }
 
   // Adds what a group has accumulated to its sums.
@@ -206,18 +211,19 @@ class TileAttention {
     }
     const Group& group = pending.group;
     for (int64_t i = 0; i < group.count; ++i) {
-      if (group.seen[i] > 0) Add(group.first + i, i, pending.factors[i]);
+      if (group.seen[i].empty()) continue;
+      Add(group.first + i, i, pending.factors[i]);
     }
   }
 
-  // The same for queries that see unequally much of a block with values that
-  // are not finite: those that see equally much, without the values after it.
+  // The same for queries that do not see all of a block with values that are
+  // not finite: those that see the same, without the other values.
   void AccumulateApart(const Pending& pending, int64_t block, int64_t count) {
     const Group& group = pending.group;
     for (int64_t i = 0; i < group.count;) {
       int64_t next = i + 1;
       while (next < group.count && group.seen[next] == group.seen[i]) ++next;
-      if (group.seen[i] > 0) {
+      if (!group.seen[i].empty()) {
         LoadValues(block, count, group.seen[i]);
         for (int part = 0; part < kParts; ++part) Accumulate(pending, part);
         for (int64_t j = i; j < next; ++j) {
@@ -226,7 +232,7 @@ class TileAttention {
       }
       i = next;
     }
-    LoadValues(block, count, count);
+    LoadValues(block, count, {0, static_cast<int32_t>(count)});
   }
 
   // keys_: for each 16 columns a tile for each 32 elements of a head, which
@@ -270,9 +276,9 @@ class TileAttention {
   }
 
   // values_: for each 16 elements of a head a tile for each 32 columns, which
-  // holds pairs of columns by elements. Columns from `seen` on are zeros.
+  // holds pairs of columns by elements. Columns that are not `seen` are zeros.
   // Returns whether all are finite.
-  bool LoadValues(int64_t block, int64_t count, int64_t seen) {
+  bool LoadValues(int64_t block, int64_t count, ColumnRange seen) {
     const int64_t stride = problem_.kv_heads * dim_;
     const int64_t padded_count = RoundUp(count, kInnerStep);
     bool finite = true;
@@ -281,11 +287,15 @@ class TileAttention {
           problem_.v + (block + c) * stride + kv_head_ * dim_;
       const Element* second = first + stride;
       Element edge[2][kMaxHeadDim];
-      if (c + 2 > seen || dim_ != padded_dim_) {
+      if (c < seen.begin || c + 2 > seen.end || dim_ != padded_dim_) {
         std::fill(&edge[0][0], &edge[0][0] + padded_dim_, Element{});
         std::fill(&edge[1][0], &edge[1][0] + padded_dim_, Element{});
-        if (c < seen) std::copy(first, first + dim_, edge[0]);
-        if (c + 1 < seen) std::copy(second, second + dim_, edge[1]);
+        if (c >= seen.begin && c < seen.end) {
+          std::copy(first, first + dim_, edge[0]);
+        }
+        if (c + 1 >= seen.begin && c + 1 < seen.end) {
+          std::copy(second, second + dim_, edge[1]);
+        }
         first = edge[0];
         second = edge[1];
       }
@@ -311,7 +321,7 @@ class TileAttention {
     const int64_t q_stride = padded_dim_ * int64_t{sizeof(Bfloat16)};
     static_assert(kParts * kInnerStep == kTileBlock);
     const int64_t c = part * kInnerStep;
-    if (c < group.most) {
+    if (c >= group.least && c < group.most) {
       const Bfloat16* k0 = keys_ + c * padded_dim_;
       const Bfloat16* k1 = k0 + kPanelColumns * padded_dim_;
       Tiles::template Zero<0>();
@@ -347,7 +357,8 @@ class TileAttention {
       Tiles::template Zero<1>();
       Tiles::template Zero<2>();
       Tiles::template Zero<3>();
-      for (int64_t c = 0; c < pending.group.most; c += kInnerStep) {
+      for (int64_t c = pending.group.least; c < pending.group.most;
+           c += kInnerStep) {
         DotPieces(
             [&](int64_t p) {
               const Bfloat16* w0 = weights + p * kTogether * kWeightStride + c;
@@ -411,8 +422,8 @@ class TileAttention {
     Tiles::template Store<3>(to + kTileRows * stride + kPanelColumns, bytes);
   }
 
-  // Turns the scores of some queries into weights, zeros after those that a
-  // query sees. factors[i] makes what a query has summed so far relative to the
+  // Turns the scores of some queries into weights, zeros for what a query does
+  // not see. factors[i] makes what a query has summed so far relative to the
   // same largest score. meanwhile(part) issues work in tiles.
   template <typename Meanwhile>
   void Weigh(const Group& group, float* all_scores, Bfloat16* all_weights,
@@ -420,14 +431,14 @@ class TileAttention {
     using V = Vector;
     const int64_t first = group.first;
     const int64_t queries = group.count;
-    const int64_t* seen = group.seen;
+    const ColumnRange* seen = group.seen;
     const auto nothing = V::Broadcast(-std::numeric_limits<float>::infinity());
     // In powers of two: exp(scale * s) = 2^(factor * s), and factor > 0, so
     // that the largest score can be found before it is multiplied.
     constexpr float kLog2E = 1.44269504f;
     float factor = problem_.scale * kLog2E;
     if (problem_.soft_cap > 0 || factor <= 0) {
-      ScaleScores(all_scores, queries, group.most);
+      ScaleScores(all_scores, group);
       factor = kLog2E;
     }
     const auto scale = V::Broadcast(factor);
@@ -435,15 +446,19 @@ class TileAttention {
     for (int64_t i = 0; i < queries; ++i) {
       const float* scores = all_scores + i * kScoreStride;
       auto maximum = nothing;
-      int64_t c = 0;
-      for (; c + V::kWidth <= seen[i]; c += V::kWidth) {
+      const auto [begin, end] = seen[i];
+      const auto some = [&](int64_t c) {
+        return Keep(V::Load(scores + c), c, seen[i], nothing);
+      };
+      int64_t c = begin - begin % V::kWidth;
+      if (c < begin) {
+        maximum = some(c);
+        c += V::kWidth;
+      }
+      for (; c + V::kWidth <= end; c += V::kWidth) {
         maximum = V::Max(maximum, V::Load(scores + c));
       }
-      if (c < seen[i]) {
-        maximum = V::Max(maximum,
-                         V::KeepFirst(V::Load(scores + c),
-                                      static_cast<int>(seen[i] - c), nothing));
-      }
+      if (c < end) maximum = V::Max(maximum, some(c));
       maxima[i] = V::ReduceMax(maximum);
     }
     for (int64_t i = 0; i < queries; i += V::kWidth) {
@@ -467,8 +482,18 @@ class TileAttention {
         return PowerOfTwo<V, Element>(
             V::MulAdd(V::Load(scores + c), scale, minus));
       };
-      int64_t c = 0;
-      for (; c + kInnerStep <= seen[i]; c += kInnerStep) {
+      const auto hide = [&](int64_t c) {
+        for (int64_t j = c; j < c + kInnerStep; j += V::kWidth) {
+          const auto some = Keep(weight(j), j, seen[i], V::Broadcast(0.0f));
+          total += some;
+          V::Store(scores + j, some);
+        }
+        StoreWeights(scores + c, weights + c);
+      };
+      const int64_t begin = std::min<int64_t>(seen[i].begin, group.most);
+      int64_t c = group.least;
+      for (; c < begin; c += kInnerStep) hide(c);
+      for (; c + kInnerStep <= seen[i].end; c += kInnerStep) {
         ISOPREFILL_UNROLL
         for (int64_t j = c; j < c + kInnerStep; j += V::kWidth) {
           const auto some = weight(j);
@@ -477,16 +502,7 @@ class TileAttention {
         }
         StoreWeights(scores + c, weights + c);
       }
-      for (; c < group.most; c += kInnerStep) {
-        for (int64_t j = c; j < c + kInnerStep; j += V::kWidth) {
-          const int64_t kept = std::clamp<int64_t>(seen[i] - j, 0, V::kWidth);
-          const auto some = V::KeepFirst(weight(j), static_cast<int>(kept),
-                                         V::Broadcast(0.0f));
-          total += some;
-          V::Store(scores + j, some);
-        }
-        StoreWeights(scores + c, weights + c);
-      }
+      for (; c < group.most; c += kInnerStep) hide(c);
       largest_[first + i] = maxima[i];
       totals[i] = V::ReduceAdd(total);
     }
@@ -505,6 +521,19 @@ class TileAttention {
     }
   }
 
+  // The elements x of a block from column c on, and `otherwise` for those that
+  // are not seen.
+  static typename Vector::Register Keep(typename Vector::Register x, int64_t c,
+                                        ColumnRange seen,
+                                        typename Vector::Register otherwise) {
+    const auto within = [&](int64_t column) {
+      return static_cast<int>(
+          std::clamp<int64_t>(column - c, 0, Vector::kWidth));
+    };
+    x = Vector::KeepFirst(x, within(seen.end), otherwise);
+    return Vector::KeepFirst(otherwise, within(seen.begin), x);
+  }
+
   // Rounds 32 weights, or splits them.
   static void StoreWeights(const float* from, Bfloat16* to) {
     if constexpr (kPieces == 1) {
@@ -517,11 +546,11 @@ class TileAttention {
   }
 
   // Multiplies scores by `scale`, and caps them.
-  void ScaleScores(float* all_scores, int64_t queries, int64_t most) {
+  void ScaleScores(float* all_scores, const Group& group) {
     using V = Vector;
-    for (int64_t i = 0; i < queries; ++i) {
+    for (int64_t i = 0; i < group.count; ++i) {
       float* scores = all_scores + i * kScoreStride;
-      for (int64_t c = 0; c < most; c += V::kWidth) {
+      for (int64_t c = group.least; c < group.most; c += V::kWidth) {
         auto score = V::Load(scores + c) * V::Broadcast(problem_.scale);
         if (problem_.soft_cap > 0) score = Cap<V>(score, problem_.soft_cap);
         V::Store(scores + c, score);
@@ -566,13 +595,14 @@ class TileAttention {
   const int64_t queries_;     // rows times groups
   const int64_t dim_;         // D
   const int64_t padded_dim_;  // D rounded up to the elements of a tile
-  Array<float> memory_;       // holds all that follow
-  float* sums_;               // [queries, padded D]: weighted values
-  float* scores_[2];          // [kTogether, kScoreStride] each
-  float* added_;              // [kTogether, padded D]
-  float* largest_;            // [queries]: the largest score, in powers of two
-  float* total_;              // [queries]: the sum of weights
-  int64_t q_size_;            // of one piece of q_
+  const TaskColumns columns_;
+  Array<float> memory_;  // holds all that follow
+  float* sums_;          // [queries, padded D]: weighted values
+  float* scores_[2];     // [kTogether, kScoreStride] each
+  float* added_;         // [kTogether, padded D]
+  float* largest_;       // [queries]: the largest score, in powers of two
+  float* total_;         // [queries]: the sum of weights
+  int64_t q_size_;       // of one piece of q_
   // Of each piece:
   Bfloat16* q_;           // [queries + kTogether, padded D]
   Bfloat16* keys_;        // [kTileBlock / 16, padded D / 32] tiles

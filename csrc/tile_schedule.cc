@@ -4,6 +4,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "csrc/tile_windows.h"
@@ -40,14 +41,32 @@ struct CommonColumns {
 
 struct RowBlock {
   // Columns that at least one row sees and no window covers, in ascending
-  // order: one range per distinct begin of a far interval, and one per
-  // contiguous run of near ones.
+  // order, merged where they overlap.
   std::vector<ColumnRange> far;
   std::vector<ColumnRange> near;
   // First columns of the far intervals of rows that have no near one in a
-  // window: what anchors are for.
+  // window, in ascending order: what anchors are for.
   std::vector<int32_t> anchor_columns;
 };
+
+// Sorts ranges and merges those that overlap or touch.
+void Merge(std::vector<ColumnRange>& ranges) {
+  const auto earlier = [](ColumnRange a, ColumnRange b) {
+    return a.begin < b.begin;
+  };
+  if (!std::is_sorted(ranges.begin(), ranges.end(), earlier)) {
+    std::sort(ranges.begin(), ranges.end(), earlier);
+  }
+  size_t merged = 0;
+  for (const ColumnRange& range : ranges) {
+    if (merged > 0 && range.begin <= ranges[merged - 1].end) {
+      ranges[merged - 1].end = std::max(ranges[merged - 1].end, range.end);
+    } else {
+      ranges[merged++] = range;
+    }
+  }
+  ranges.resize(merged);
+}
 
 // The steps of one Q tile after another, in the order in which rows come.
 class StepBuilder {
@@ -128,21 +147,26 @@ class StepBuilder {
   }
 
   void ReadRowBlock(RowBlock& block, int64_t first_row, bool has_window) {
-    const int32_t* const far_begin = schedule_.Bound(kFarBegin);
-    const int32_t* const far_end = schedule_.Bound(kFarEnd);
-    const int32_t* const near_begin = schedule_.Bound(kNearBegin);
-    const int32_t* const near_end = schedule_.Bound(kNearEnd);
+    int32_t* const far_begin = schedule_.Bound(kFarBegin);
+    int32_t* const far_end = schedule_.Bound(kFarEnd);
+    int32_t* const near_begin = schedule_.Bound(kNearBegin);
+    int32_t* const near_end = schedule_.Bound(kNearEnd);
     std::vector<ColumnRange>& fars = block.far;
     std::vector<ColumnRange>& nears = block.near;
     std::vector<int32_t>& anchors = block.anchor_columns;
     const int32_t end_row = intervals_.ToUsed(first_row + sizes_.unit_q);
     for (int32_t row = intervals_.ToUsed(first_row); row < end_row; ++row) {
+      if (far_begin[row] == far_end[row] && !has_window) {
+        // Only far columns can give an anchor.
+        std::swap(far_begin[row], near_begin[row]);
+        std::swap(far_end[row], near_end[row]);
+      }
       const ColumnRange far{far_begin[row], far_end[row]};
       const ColumnRange near{near_begin[row], near_end[row]};
       if (!far.empty()) {
-        if (!fars.empty() && fars.back().begin == far.begin) {
-          fars.back().end = std::max(fars.back().end, far.end);
-        } else {
+        // Rows that see the same columns are common.
+        if (fars.empty() || fars.back().begin != far.begin ||
+            fars.back().end < far.end) {
           fars.push_back(far);
         }
         common_.max_begin = std::max(common_.max_begin, far.begin);
@@ -164,6 +188,8 @@ class StepBuilder {
       // A row that sees nothing is padding, of which nothing is asked.
       common_.every_row = common_.every_row && (!far.empty() || near.empty());
     }
+    Merge(fars);
+    std::sort(anchors.begin(), anchors.end());
   }
 
   void CollectColumns() {
@@ -173,17 +199,7 @@ class StepBuilder {
         columns_.insert(columns_.end(), ranges->begin(), ranges->end());
       }
     }
-    std::sort(columns_.begin(), columns_.end(),
-              [](ColumnRange a, ColumnRange b) { return a.begin < b.begin; });
-    size_t last = 0;
-    for (size_t i = 1; i < columns_.size(); ++i) {
-      if (columns_[i].begin <= columns_[last].end) {
-        columns_[last].end = std::max(columns_[last].end, columns_[i].end);
-      } else {
-        columns_[++last] = columns_[i];
-      }
-    }
-    if (!columns_.empty()) columns_.resize(last + 1);
+    Merge(columns_);
   }
 
   void AddStep(int32_t q_tile, int32_t key_start, ColumnRange keys, bool full) {
@@ -213,7 +229,7 @@ class StepBuilder {
         if (column < keys.begin || column >= keys.end) continue;
         const int32_t offset =
             std::min(GranuleFloor(column - key_start), last_offset);
-        // Requests whose prefixes start in the same columns share an entry.
+        // Rows whose far intervals start in the same columns share an entry.
         if (offset == previous) continue;
         previous = offset;
         units_.push_back(static_cast<int32_t>(i) | offset / kKeyGranule

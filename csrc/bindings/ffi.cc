@@ -135,8 +135,9 @@ Element* Data(const Buffer& array) {
   return static_cast<Element*>(array.untyped_data());
 }
 
-ffi::Error Attention(float scale, float soft_cap, std::string_view instructions,
-                     ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v,
+ffi::Error Attention(float scale, float soft_cap, int64_t window,
+                     std::string_view instructions, ffi::AnyBuffer q,
+                     ffi::AnyBuffer k, ffi::AnyBuffer v,
                      ffi::Buffer<ffi::S32> row_intervals,
                      ffi::Result<ffi::AnyBuffer> out,
                      ffi::ResultBuffer<ffi::F32> lse, ffi::ThreadPool pool) {
@@ -158,6 +159,7 @@ ffi::Error Attention(float scale, float soft_cap, std::string_view instructions,
     problem.head_dim = q.dimensions()[2];
     problem.scale = scale;
     problem.soft_cap = soft_cap;
+    problem.window = window;
     problem.q = Data<Element>(q);
     problem.k = Data<Element>(k);
     problem.v = Data<Element>(v);
@@ -483,6 +485,7 @@ XLA_FFI_DEFINE_HANDLER(kAttention, Attention,
                        ffi::Ffi::Bind()
                            .Attr<float>("scale")
                            .Attr<float>("soft_cap")
+                           .Attr<int64_t>("window")
                            .Attr<std::string_view>("instructions")
                            .Arg<ffi::AnyBuffer>()
                            .Arg<ffi::AnyBuffer>()

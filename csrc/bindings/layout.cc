@@ -36,7 +36,7 @@ std::shared_ptr<Layout> BuildLayoutFromPython(
     std::optional<std::vector<std::string>> delimiters,
     std::optional<std::vector<bool>> cached_prefix,
     std::optional<std::vector<bool>> causal, std::optional<int64_t> pad_to,
-    std::optional<int64_t> pad_columns_to) {
+    std::optional<int64_t> pad_columns_to, std::optional<int64_t> window) {
   const Int64Array prefixes = ToInt64Array(prefix_lens, "prefix_lens");
   std::vector<Request> requests(prefixes.size());
   const size_t count = requests.size();
@@ -60,8 +60,8 @@ std::shared_ptr<Layout> BuildLayoutFromPython(
     requests[r].cached_prefix = cached_of[r];
     requests[r].causal = causal_of[r];
   }
-  return std::make_shared<Layout>(
-      WithoutGil<&BuildLayout>(std::move(requests), pad_to, pad_columns_to));
+  return std::make_shared<Layout>(WithoutGil<&BuildLayout>(
+      std::move(requests), pad_to, pad_columns_to, window));
 }
 
 py::tuple RequestFromTokensInPython(py::object tokens, int64_t delimiter_id,
@@ -93,6 +93,12 @@ LayoutClass BindLayout(py::module_& module) {
   LayoutClass layout(module, "Layout");
   layout.def_readonly("num_rows", &Layout::num_rows)
       .def_readonly("num_columns", &Layout::num_columns)
+      .def_property_readonly("window",
+                             [](const Layout& self) {
+                               return self.window == kNoWindow
+                                          ? std::optional<int32_t>()
+                                          : self.window;
+                             })
       .def_property_readonly("segment_ids", Property(&Layout::segment_ids))
       .def_property_readonly("request_ids", Property(&Layout::request_ids))
       .def_property_readonly("positions", Property(&Layout::positions))
@@ -126,12 +132,12 @@ LayoutClass BindLayout(py::module_& module) {
            })
       .def("flashinfer_params", &FlashInferParamsInPython);
 
-  module.def("build_layout", &BuildLayoutFromPython, py::kw_only(),
-             py::arg("prefix_lens"), py::arg("item_lens"),
-             py::arg("delimiters") = py::none(),
-             py::arg("cached_prefix") = py::none(),
-             py::arg("causal") = py::none(), py::arg("pad_to") = py::none(),
-             py::arg("pad_columns_to") = py::none());
+  module.def(
+      "build_layout", &BuildLayoutFromPython, py::kw_only(),
+      py::arg("prefix_lens"), py::arg("item_lens"),
+      py::arg("delimiters") = py::none(), py::arg("cached_prefix") = py::none(),
+      py::arg("causal") = py::none(), py::arg("pad_to") = py::none(),
+      py::arg("pad_columns_to") = py::none(), py::arg("window") = py::none());
   module.def("request_from_tokens", &RequestFromTokensInPython, py::kw_only(),
              py::arg("tokens"), py::arg("delimiter_id"), py::arg("delimiter"));
   return layout;

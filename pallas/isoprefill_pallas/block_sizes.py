@@ -71,6 +71,8 @@ def choose_block_sizes(
     heads: Heads,
     row_intervals: Int32[np.ndarray, "4 T"],
     num_columns: int,
+    *,
+    window: int | None = None,
 ) -> BlockSizes:
     """Chooses the tuned sizes of a chip for a kind of pack, and cuts them down to the pack.
 
@@ -84,8 +86,10 @@ def choose_block_sizes(
     Args:
         row_intervals: prefix_begin, prefix_end, own_begin, own_end of each row, in columns, half open.
         num_columns: columns of k and v.
+        window: how many of these columns a row sees at most.
     """
     longest = int((row_intervals[1] - row_intervals[0]).max(initial=0))
+    longest = longest if window is None else min(longest, window)
     entries = {} if chip is None else _tuned(chip)
     for kind in ("long", "short"):
         entry = entries.get((heads.head_dim, heads.dtype, kind))

@@ -17,18 +17,24 @@ def visible(
     row_columns: Int32[Array, "T"],
     key_segment_ids: Int32[Array, "S"],
     key_request_ids: Int32[Array, "S"],
+    window: int | None = None,
 ) -> Bool[Array, "T S"]:
     """Which column each row sees.
 
     A row sees the columns of its own request, up to itself, that belong to the prefix (segment 0) or to the
-    row's own item (segment > 0). Padding (segment -1) and delimiters (-2) are seen by nobody.
+    row's own item (segment > 0). Padding (segment -1) and delimiters (-2) are seen by nobody. With a window it sees
+    the last `window` of them.
     """
     columns = jnp.arange(key_segment_ids.shape[0], dtype=jnp.int32)
     same_request = request_ids[:, None] == key_request_ids
     not_later = columns <= row_columns[:, None]
     prefix = key_segment_ids == 0
     own_item = (segment_ids[:, None] == key_segment_ids) & (key_segment_ids > 0)
-    return same_request & not_later & (prefix | own_item)
+    seen = same_request & not_later & (prefix | own_item)
+    if window is None:
+        return seen
+    not_earlier = jnp.cumsum(seen[:, ::-1], axis=1, dtype=jnp.int32)[:, ::-1] <= window
+    return seen & not_earlier
 
 
 def dense_attention(

@@ -90,7 +90,9 @@ class KernelSchedule:
             ValueError: naming the argument, its value and what is allowed; or if the steps of one Q tile alone exceed
                 `smem_words`.
         """
-        sizes = sizes or _choose_sizes(heads, chip, layout.row_intervals, layout.num_columns)
+        sizes = sizes or _choose_sizes(
+            heads, chip, layout.row_intervals, layout.num_columns, layout.window
+        )
         schedule = layout.tile_schedule(**sizes.schedule_arguments())
         return cls._from_tiles(schedule, layout.num_columns, sizes, smem_words, padded)
 
@@ -107,9 +109,8 @@ class KernelSchedule:
         """Makes the schedule of rows that are not of a layout, such as those of a chunk of a request.
 
         Args:
-            row_intervals: prefix_begin, prefix_end, own_begin, own_end of each row, in columns, half open. A prefix
-                does not begin before that of an earlier row. Own columns follow the prefix, and neither begin nor end
-                before those of an earlier row.
+            row_intervals: prefix_begin, prefix_end, own_begin, own_end of each row, in columns, half open. Own
+                columns follow the prefix, and neither begin nor end before those of an earlier row.
             num_columns: columns of k and v.
             heads, chip, sizes: as in `of`.
 
@@ -163,12 +164,15 @@ def _choose_sizes(
     chip: str | None,
     row_intervals: Int32[np.ndarray, "4 T"],
     num_columns: int,
+    window: int | None = None,
 ) -> BlockSizes:
     if heads is None:
         raise ValueError("the kernel's schedule needs heads or sizes, got neither")
     if chip is not None and chip not in CHIPS:
         raise ValueError(f"chip must be one of {tuple(CHIPS)}, got {chip!r}")
-    return choose_block_sizes(chip or present_chip(), heads, row_intervals, num_columns)
+    return choose_block_sizes(
+        chip or present_chip(), heads, row_intervals, num_columns, window=window
+    )
 
 
 def _steps_and_units(

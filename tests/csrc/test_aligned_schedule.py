@@ -7,10 +7,15 @@ from hypothesis import strategies as st
 
 from csrc_layout import build
 from mask_definition import RequestSpec, define
-from random_packs import cases, packs, requests
+from random_packs import cases, packs, requests, windows
 
 
-def times_covered(layout, schedule, block_q, block_kv, local_block):
+def outside_windows(specs, window, pad_to=None):
+    """bool [T, S]: what only the window hides."""
+    return define(specs, pad_to).mask & ~define(specs, pad_to, window=window).mask
+
+
+def times_covered(layout, schedule, hidden, block_q, block_kv, local_block):
     """int [T, S]: by how many tiles and blocks each pair is covered; checks what a visit promises."""
     covered = np.zeros((layout.num_rows, layout.num_columns), int)
     prefix_begin, prefix_end, own_begin, _ = layout.row_intervals
@@ -22,11 +27,13 @@ def times_covered(layout, schedule, block_q, block_kv, local_block):
         assert kind == 0 or np.unique(layout.segment_ids[rows]).size == 1
         begin, end = (prefix_begin, prefix_end) if kind == 0 else (own_begin, schedule.tile_own_end)
         seen = (begin[rows, None] <= columns) & (columns < end[rows, None])
+        seen &= ~hidden[rows, column_begin:column_end]
         assert seen.any(), "a tile without a visible pair"
         covered[rows, column_begin:column_end] += seen
     for index, (row, column, length) in enumerate(schedule.local_blocks.T):
         assert 0 < length <= local_block
-        covered[row : row + length, column : column + length] += np.tri(length, dtype=int)
+        block = slice(row, row + length), slice(column, column + length)
+        covered[block] += np.tri(length, dtype=bool) & ~hidden[block]
         slots = index * local_block + np.arange(length)
         np.testing.assert_array_equal(schedule.row_slot[row : row + length], slots)
     return covered
@@ -35,15 +42,16 @@ def times_covered(layout, schedule, block_q, block_kv, local_block):
 block_sizes = st.tuples(st.integers(1, 24), st.integers(1, 24), st.integers(1, 24))
 
 
-@cases(packs, block_sizes, st.integers(0, 9))
-def test_aligned_schedule_covers_each_visible_pair_once(specs, blocks, padding):
+@cases(packs, block_sizes, st.integers(0, 9), windows)
+def test_aligned_schedule_covers_each_visible_pair_once(specs, blocks, padding, window):
     """For every block size; nothing else is covered."""
     block_q, block_kv, local_block = blocks[0], blocks[1], min(blocks[0], blocks[2])
     rows = define(specs).segment_ids.size + padding
-    layout = build(specs, rows)
+    layout = build(specs, rows, window=window)
     schedule = layout.aligned_schedule(block_q=block_q, block_kv=block_kv, local_block=local_block)
-    covered = times_covered(layout, schedule, block_q, block_kv, local_block)
-    np.testing.assert_array_equal(covered, define(specs, rows).mask.astype(int))
+    hidden = outside_windows(specs, window, rows)
+    covered = times_covered(layout, schedule, hidden, block_q, block_kv, local_block)
+    np.testing.assert_array_equal(covered, define(specs, rows, window=window).mask.astype(int))
 
     in_block = np.zeros(layout.num_rows, bool)
     for row, _, length in schedule.local_blocks.T:
@@ -62,15 +70,17 @@ def test_aligned_schedule_covers_each_visible_pair_once(specs, blocks, padding):
     ),
     requests(),
     block_sizes,
+    windows,
 )
-def test_aligned_schedule_of_an_item_does_not_depend_on_its_place(items, before, blocks):
+def test_aligned_schedule_of_an_item_does_not_depend_on_its_place(items, before, blocks, window):
     """The order of a row's sums: the same wherever its item and its request stand in the pack."""
     lens, order = items
     block_q, block_kv, local_block = blocks[0], blocks[1], min(blocks[0], blocks[2])
 
     def sums_of_items(specs, request):
         """For each item the blocks, relative to request and item, that each of its rows is summed over."""
-        layout = build(specs)
+        layout = build(specs, window=window)
+        hidden = outside_windows(specs, window)
         schedule = layout.aligned_schedule(
             block_q=block_q, block_kv=block_kv, local_block=local_block
         )
@@ -83,9 +93,9 @@ def test_aligned_schedule_of_an_item_does_not_depend_on_its_place(items, before,
                 own_begin, own_end = layout.row_intervals[2, row], schedule.tile_own_end[row]
                 for begin, end, kind in schedule.tile_visits[2:5, mine].T:
                     start = origin if kind == 0 else own_begin
-                    # What lies past the row's own columns adds exactly zero.
+                    # What lies past the row's own columns, or before its window, adds exactly zero.
                     end = end if kind == 0 else min(end, own_end)
-                    if begin < end:
+                    if not hidden[row, begin:end].all():
                         item.append((row - layout.item_first_rows[k], begin - start, end - start))
                 item.append(schedule.row_slot[row] % local_block)
             sums.append(item)
@@ -114,6 +124,16 @@ def test_chosen_local_block_computes_the_fewest_pairs(lens, block_q, block_kv):
     )
     chosen = layout.choose_local_block(block_q=block_q, block_kv=block_kv, candidates=candidates)
     assert chosen == best
+
+
+def test_tiles_outside_the_window_are_not_visited():
+    """A window makes long prefixes cheap only if what it hides costs nothing."""
+    specs = [RequestSpec(2000, [20] * 100 + [600])]
+    whole, windowed = build(specs), build(specs, window=100)
+    sizes = {"block_q": 64, "block_kv": 64, "local_block": 64}
+    # Of the prefix a tile visits what its rows and their window take, in blocks.
+    assert windowed.aligned_schedule(**sizes).tile_visits.shape[1] < 5 * 4700 / 64
+    assert whole.aligned_schedule(**sizes).tile_visits.shape[1] > 15 * 4700 / 64
 
 
 def test_schedule_of_a_large_pack_stays_linear():

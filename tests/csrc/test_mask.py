@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from csrc_layout import build
 from mask_definition import RequestSpec, define, visible
-from random_packs import cases, packs, requests
+from random_packs import cases, packs, requests, windows
 
 
 def block_of_request(layout, mask, request):
@@ -18,11 +18,12 @@ def block_of_request(layout, mask, request):
     return mask[layout.request_ids == request][:, layout.key_request_ids == request]
 
 
-@cases(packs, st.integers(0, 9))
-def test_masks_and_intervals_are_the_definition(specs, padding):
+@cases(packs, st.integers(0, 9), windows)
+def test_masks_and_intervals_are_the_definition(specs, padding, window):
     """Dense, as the two intervals of each row, and as FlashInfer's bits."""
     rows = define(specs).segment_ids.size + padding
-    layout, expected = build(specs, rows), define(specs, rows)
+    layout, expected = build(specs, rows, window=window), define(specs, rows, window=window)
+    assert layout.window == window
     mask = layout.dense_mask()
     assert mask.dtype == np.bool_
     np.testing.assert_array_equal(mask, expected.mask)
@@ -32,7 +33,7 @@ def test_masks_and_intervals_are_the_definition(specs, padding):
     prefix = (prefix_begin <= column) & (column < prefix_end)
     own = (own_begin <= column) & (column < own_end)
     assert not (prefix & own).any()
-    np.testing.assert_array_equal(prefix | own, expected.mask)
+    np.testing.assert_array_equal(prefix | own, define(specs, rows).mask)
     assert (prefix_begin[prefix_begin == prefix_end] == 0).all()
     assert (own_begin[own_begin == own_end] == 0).all()
 
@@ -43,6 +44,19 @@ def test_masks_and_intervals_are_the_definition(specs, padding):
         np.testing.assert_array_equal(
             bits[offsets[r] : offsets[r + 1]], np.packbits(block.flatten(), bitorder="little")
         )
+
+
+@cases(packs)
+def test_a_window_of_all_positions_hides_nothing_and_a_window_of_one_all_but_the_row(specs):
+    """The ends of the range, where an error by one shows."""
+    whole = build(specs)
+    longest = int(whole.positions.max(initial=0)) + 1
+    np.testing.assert_array_equal(build(specs, window=longest).dense_mask(), whole.dense_mask())
+    if longest > 1:
+        shorter = build(specs, window=longest - 1).dense_mask()
+        assert (shorter != whole.dense_mask()).any()
+    alone = build(specs, window=1).dense_mask()
+    np.testing.assert_array_equal(alone.sum(axis=1), whole.dense_mask().any(axis=1))
 
 
 def test_large_masks_hold_no_stale_memory():

@@ -12,6 +12,7 @@ from isoprefill_csrc import tile_schedule_of_intervals
 from mask_definition import RequestSpec, define
 from schedule_expansion import covered_pairs, expand
 
+WINDOWS = st.none() | st.integers(1, 40) | st.integers(1, 700)
 DELIMITERS = st.sampled_from(["none", "hidden", "prefix_first"])
 
 
@@ -47,24 +48,24 @@ def sizes(draw):
 
 
 @settings(derandomize=True, deadline=None, max_examples=150)
-@given(packs(), sizes(), st.booleans())
-def test_every_visible_pair_is_covered_exactly_once(requests, size, padded):
+@given(packs(), sizes(), st.booleans(), WINDOWS)
+def test_every_visible_pair_is_covered_exactly_once(requests, size, padded, window):
     """A pair covered twice counts double in the softmax; one not covered is missing from it."""
     rows = define(requests).mask.shape[0]
     pad = rows + 37 if padded else None
-    layout = build(requests, pad)
-    mask = define(requests, pad).mask
+    layout = build(requests, pad, window=window)
+    mask = define(requests, pad, window=window).mask
     schedule = layout.tile_schedule(**size)
     count = covered_pairs(schedule, size, layout.num_columns)
     np.testing.assert_array_equal(count, mask.astype(np.int32))
 
 
 @settings(derandomize=True, deadline=None, max_examples=150)
-@given(packs(), sizes())
-def test_no_tile_is_without_a_visible_pair_and_full_tiles_hide_nothing(requests, size):
+@given(packs(), sizes(), WINDOWS)
+def test_no_tile_is_without_a_visible_pair_and_full_tiles_hide_nothing(requests, size, window):
     """Work on invisible tiles is wasted; a wrong full step lets rows see what they must not."""
-    layout = build(requests)
-    mask = define(requests).mask
+    layout = build(requests, window=window)
+    mask = define(requests, window=window).mask
     live = mask.any(axis=1)
     for tile in expand(layout.tile_schedule(**size), size):
         seen = mask[tile.rows][live[tile.rows]][:, tile.columns]
@@ -75,10 +76,10 @@ def test_no_tile_is_without_a_visible_pair_and_full_tiles_hide_nothing(requests,
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
-@given(packs(), sizes())
-def test_each_row_gets_its_anchor_from_what_it_sees(requests, size):
+@given(packs(), sizes(), WINDOWS)
+def test_each_row_gets_its_anchor_from_what_it_sees(requests, size, window):
     """A row without an anchor key falls back to the slow path, or overflows; with two, the sums do not fit together."""
-    layout = build(requests)
+    layout = build(requests, window=window)
     schedule = layout.tile_schedule(**size)
     far_begin, far_end, near_begin, near_end = schedule.row_bounds
     sees_far, sees_near = far_end > far_begin, near_end > near_begin
@@ -102,25 +103,25 @@ def test_each_row_gets_its_anchor_from_what_it_sees(requests, size):
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
-@given(packs(), sizes())
-def test_far_and_near_columns_are_those_that_a_row_sees(requests, size):
+@given(packs(), sizes(), WINDOWS)
+def test_far_and_near_columns_are_those_that_a_row_sees(requests, size, window):
     """A column lost in the split is missing from the softmax, whatever the tiles are."""
-    layout = build(requests)
+    layout = build(requests, window=window)
     far_begin, far_end, near_begin, near_end = (
         x[:, None] for x in layout.tile_schedule(**size).row_bounds
     )
     column = np.arange(layout.num_columns)
     far = (column >= far_begin) & (column < far_end)
     near = (column >= near_begin) & (column < near_end)
-    np.testing.assert_array_equal(far | near, define(requests).mask)
+    np.testing.assert_array_equal(far | near, define(requests, window=window).mask)
     assert not np.any(far & near)
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
-@given(packs(), sizes())
-def test_steps_are_grouped_by_q_tile_and_blocks_stay_inside(requests, size):
+@given(packs(), sizes(), WINDOWS)
+def test_steps_are_grouped_by_q_tile_and_blocks_stay_inside(requests, size, window):
     """The kernel starts a Q tile at its first step and writes it at its last, once."""
-    layout = build(requests)
+    layout = build(requests, window=window)
     schedule = layout.tile_schedule(**size)
     q_tile, key_start, flags, key_range = schedule.steps[:4]
     assert np.all(key_start % 16 == 0)
@@ -157,6 +158,19 @@ def test_worked_example():
     # What a prefix row sees from its window's first column on is near.
     assert schedule.row_bounds[:, 255].tolist() == [0, 96, 96, 256]
     assert schedule.row_bounds[:, 300].tolist() == [0, 300, 300, 301]
+
+
+def test_steps_outside_the_window_are_not_made():
+    """A window makes long prefixes cheap only if what it hides is not visited."""
+    requests = [RequestSpec(4000, [20] * 100)]
+    size = {"block_q": 256, "block_kv": 256, "unit_q": 128, "unit_kv": 128, "window_keys": 160}
+    count = {}
+    for window in (None, 300):
+        tiles = expand(build(requests, window=window).tile_schedule(**size), {**size, "full_keys": 1024})
+        count[window] = sum(t.kind == "unit" for t in tiles) + 4 * sum(t.kind == "full" for t in tiles)
+    rows = -(-6000 // 128)
+    assert count[300] <= 4 * rows  # of a window and 128 rows
+    assert count[None] > 12 * rows
 
 
 def test_tile_of_item_rows_alone_is_full():
@@ -279,10 +293,6 @@ def test_intervals_of_a_layout_give_the_layouts_schedule():
         ),
         ([[0, 0], [1, 1], [2, 1], [3, 4]], r"\[1, 4\) at row 1; it must neither begin nor end"),
         ([[0, 0], [1, 1], [2, 2], [4, 3]], r"\[2, 3\) at row 1; it must neither begin nor end"),
-        (
-            [[0, 2, 0, 1], [1, 3, 0, 3], [0] * 4, [0] * 4],
-            r"\[1, 3\) at row 3; it must not begin before 2, where the prefix of an earlier row begins",
-        ),
         ([[0], [1], [0]], "row_intervals must be int32 of shape"),
         ([[], [], [], []], "the number of rows is 0"),
     ],

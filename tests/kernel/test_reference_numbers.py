@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import isoprefill_csrc
 import pairwise
+from isoprefill import multi_item_attention
 from isoprefill.attention.cpu.backend import cpu_attention
 from mask_definition import RequestSpec
 from reference_packs import (
@@ -28,13 +29,14 @@ requests = st.builds(
     causal=st.booleans(),
 )
 packs = st.lists(requests, min_size=1, max_size=2)
+WINDOWS = [None, 1, 5, 24, 65]
 PADDED = 448  # above the largest pack, so that a sweep compiles once per configuration and not per example
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
-@given(specs=packs)
-def test_dense_is_the_definition(specs):
-    layout = layout_of(specs, PADDED, PADDED)
+@given(specs=packs, window=st.sampled_from(WINDOWS))
+def test_dense_is_the_definition(specs, window):
+    layout = layout_of(specs, PADDED, PADDED, window)
     assert_equals_oracle(specs, layout, random_qkv(layout), "dense")
 
 
@@ -46,6 +48,7 @@ CASES = pairwise.cases(
         "head_dim": [64, 128, 256],
         "dtype": ["float32", "bfloat16"],
         "soft_cap": [None, 2.0, 1e6],
+        "window": WINDOWS,
     }
 )
 
@@ -54,7 +57,7 @@ CASES = pairwise.cases(
 @settings(derandomize=True, deadline=None, max_examples=8)
 @given(specs=packs)
 def test_xla_equals_the_oracle(case, specs):
-    layout = layout_of(specs, PADDED, PADDED)
+    layout = layout_of(specs, PADDED, PADDED, case["window"])
     arrays = random_qkv(layout, *case["heads"], case["head_dim"], case["dtype"])
     block_q, block_kv, local_block = case["blocks"]
     layout = layout.with_schedule(
@@ -70,6 +73,7 @@ CPU_CASES = pairwise.cases(
         "head_dim": [64, 80, 128, 256],
         "dtype": ["float32", "bfloat16"],
         "soft_cap": [None, 2.0, 1e4, 1e6],
+        "window": WINDOWS,
     }
 )
 
@@ -79,13 +83,14 @@ CPU_CASES = pairwise.cases(
 @given(specs=packs)
 def test_cpu_equals_the_oracle(case, specs):
     """With each kind of instructions that this processor has."""
-    layout = layout_of(specs, PADDED, PADDED)
+    layout = layout_of(specs, PADDED, PADDED, case["window"])
     arrays = random_qkv(layout, *case["heads"], case["head_dim"], case["dtype"])
     result = cpu_attention(
         *arrays,
         layout.row_intervals,
         scale=case["head_dim"] ** -0.5,
         soft_cap=case["soft_cap"],
+        window=layout.window,
         instructions=case["instructions"],
     )
     assert_is_oracle(specs, layout, arrays, result, soft_cap=case["soft_cap"])
@@ -106,15 +111,17 @@ NAMED_CASES = {
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("window", [None, EDGE - 1, EDGE, EDGE + 1])
 @pytest.mark.parametrize("case", NAMED_CASES.values(), ids=NAMED_CASES.keys())
-def test_hard_cases(case, backend):
+def test_hard_cases(case, window, backend):
     specs = [RequestSpec(*one) for one in case]
-    layout = layout_of(specs)
+    layout = layout_of(specs, window=window)
     arrays = random_qkv(layout)
     if backend == "xla":
         layout = layout.with_schedule("xla", block_q=EDGE, block_kv=EDGE, local_block=8)
     assert_equals_oracle(specs, layout, arrays, backend)
-    assert_equals_oracle(specs, layout_of(specs), arrays, backend)
+    if backend == "xla" and window is None:
+        assert_equals_oracle(specs, layout_of(specs), arrays, backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -127,6 +134,18 @@ def test_keys_of_huge_norm(where, backend):
     place = {"prefix": 7, "own item": 55, "another item": 45}[where]
     k = k.at[place].multiply(1000.0)
     assert_equals_oracle(specs, layout, (q, k, v), backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("wrong", [11, 13, None])
+def test_a_window_off_by_one_is_caught(wrong, backend):
+    """The comparison itself: a window of one position more or less, or none, must not pass these tests."""
+    specs = [RequestSpec(20, [5, 16])]
+    layout, other = layout_of(specs, window=12), layout_of(specs, window=wrong)
+    arrays = random_qkv(layout)
+    result = multi_item_attention(*arrays, other, backend=backend, return_lse=True)
+    with pytest.raises(AssertionError):
+        assert_is_oracle(specs, layout, arrays, result)
 
 
 def test_a_planted_leak_is_caught():

@@ -7,7 +7,10 @@ from mask_definition import RequestSpec
 
 
 def build(
-    requests: Sequence[RequestSpec], pad_to: int | None = None, pad_columns_to: int | None = None
+    requests: Sequence[RequestSpec],
+    pad_to: int | None = None,
+    pad_columns_to: int | None = None,
+    window: int | None = None,
 ) -> Layout:
     return build_layout(
         prefix_lens=[spec.prefix_len for spec in requests],
@@ -17,4 +20,5 @@ def build(
         causal=[spec.causal for spec in requests],
         pad_to=pad_to,
         pad_columns_to=pad_columns_to,
+        window=window,
     )

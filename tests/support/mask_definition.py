@@ -9,17 +9,21 @@ from typing import NamedTuple
 import numpy as np
 
 
-def visible(seg, req, col, key_seg, key_req) -> np.ndarray:
+def visible(seg, req, col, key_seg, key_req, pos=0, key_pos=0, window=None) -> np.ndarray:
     """bool [T, S]: who sees whom.
 
-    Row i sees column j iff both belong to one request, j <= i, and seg(j) = 0 or seg(j) = seg(i) > 0.
+    Row i sees column j iff both belong to one request, j <= i, and seg(j) = 0 or seg(j) = seg(i) > 0; with a window
+    only if pos(j) > pos(i) - window.
     """
     seg, req, col = (np.asarray(x)[:, None] for x in (seg, req, col))
     key_seg, key_req = np.asarray(key_seg)[None, :], np.asarray(key_req)[None, :]
     one_request = (req == key_req) & (req >= 0)
     not_later = np.arange(key_seg.size)[None, :] <= col
     prefix_or_own = (key_seg == 0) | ((key_seg == seg) & (seg > 0))
-    return one_request & not_later & prefix_or_own
+    seen = one_request & not_later & prefix_or_own
+    if window is None:
+        return seen
+    return seen & (np.asarray(key_pos)[None, :] > np.asarray(pos)[:, None] - window)
 
 
 class RequestSpec(NamedTuple):
@@ -72,6 +76,7 @@ def define(
     requests: Sequence[RequestSpec],
     pad_to: int | None = None,
     pad_columns_to: int | None = None,
+    window: int | None = None,
 ) -> Definition:
     """The layout and mask of a pack, token by token."""
     rows, columns, items, prefix_last = [], [], [], []
@@ -79,7 +84,7 @@ def define(
         tokens = tokens_of(spec)
         first_row = len(rows)
         for kind_index, (segment, position, kind, item) in enumerate(tokens):
-            columns.append((segment, r))
+            columns.append((segment, r, position))
             if spec.cached_prefix and kind == "q":
                 continue
             if kind == "i" and (kind_index == 0 or tokens[kind_index - 1][3] != item):
@@ -92,9 +97,9 @@ def define(
     if pad_columns_to is None and not any(spec.cached_prefix for spec in requests):
         pad_columns_to = pad_to
     rows += [(-1, -1, 0, -1)] * ((pad_to or 0) - len(rows))
-    columns += [(-1, -1)] * ((pad_columns_to or 0) - len(columns))
+    columns += [(-1, -1, 0)] * ((pad_columns_to or 0) - len(columns))
     seg, req, pos, col = np.array(rows, np.int32).reshape(-1, 4).T
-    key_seg, key_req = np.array(columns, np.int32).reshape(-1, 2).T
+    key_seg, key_req, key_pos = np.array(columns, np.int32).reshape(-1, 3).T
     context = [
         (first - 1 if first > start else -1) if requests[r].causal else prefix_last[r]
         for r, first, _, start in items
@@ -112,5 +117,5 @@ def define(
         item_array[:, 2],
         item_array[:, 0],
         np.array(context, np.int32),
-        visible(seg, req, col, key_seg, key_req),
+        visible(seg, req, col, key_seg, key_req, pos, key_pos, window),
     )

@@ -22,6 +22,7 @@ def requests(draw, delimiters=DELIMITERS, causal=BOOLEANS):
 
 
 packs = st.lists(requests(), min_size=1, max_size=4)
+windows = st.none() | st.integers(1, 8) | st.integers(1, 70)
 
 
 def cases(*strategies):

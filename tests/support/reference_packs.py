@@ -14,7 +14,7 @@ BACKENDS = [name for name in ALL_BACKENDS if name not in INTERPRETED]
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}  # of max |v|
 
 
-def layout_of(specs, pad_to=None, pad_columns_to=None) -> PackedLayout:
+def layout_of(specs, pad_to=None, pad_columns_to=None, window=None) -> PackedLayout:
     parts = [
         PackedLayout.from_lengths(
             spec.prefix_len,
@@ -25,7 +25,7 @@ def layout_of(specs, pad_to=None, pad_columns_to=None) -> PackedLayout:
         )
         for spec in specs
     ]
-    return PackedLayout.concat(parts, pad_to, pad_columns_to=pad_columns_to)
+    return PackedLayout.concat(parts, pad_to, pad_columns_to=pad_columns_to).with_window(window)
 
 
 def random_qkv(layout, query_heads=2, kv_heads=1, head_dim=64, dtype="float32", seed=0):
@@ -45,8 +45,7 @@ def assert_equals_oracle(specs, layout, arrays, backend, **options):
 
 def assert_is_oracle(specs, layout, arrays, result, **options):
     out, lse = result
-    pads = {"pad_to": layout.num_rows, "pad_columns_to": layout.num_columns}
-    mask = define(specs, **pads).mask
+    mask = define(specs, layout.num_rows, layout.num_columns, layout.window).mask
     expected, expected_lse = attend_float64(*arrays, mask, **options)
     assert out.dtype == arrays[0].dtype
     tolerance = TOLERANCE[str(out.dtype)]

@@ -56,7 +56,7 @@ class RequestShape:
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=(*_ARRAYS, "schedule"),
-    meta_fields=("scheduled_for",),
+    meta_fields=("window", "scheduled_for"),
     drop_fields=("_requests", "_op"),
 )
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,8 +72,10 @@ class PackedLayout:
         request_ids: index of the row's request, -1 on padding.
         positions: position of each row for the model, restarting at the end of the prefix for every item.
         row_columns: the column of each row, -1 on padding. With a cached prefix it differs from the row.
-        row_intervals: prefix_begin, prefix_end, own_begin, own_end: the columns that each row sees, half open.
+        row_intervals: prefix_begin, prefix_end, own_begin, own_end: the columns that each row sees, half open, as if
+            there were no window.
         key_segment_ids, key_request_ids: the same per column.
+        window: of these columns a row sees only the last so many: those less than `window` positions before its own.
         schedule: what a back end prepared, a pytree of its own; see `with_schedule`.
         scheduled_for: the back end that it is for.
     """
@@ -85,6 +87,7 @@ class PackedLayout:
     row_intervals: Int32[Ints, "4 T"]
     key_segment_ids: Int32[Ints, "S"]
     key_request_ids: Int32[Ints, "S"]
+    window: int | None = None
     schedule: Any = None
     scheduled_for: str | None = None
     _requests: tuple[RequestShape, ...] = dataclasses.field(default=(), repr=False)
@@ -148,13 +151,22 @@ class PackedLayout:
         *,
         pad_columns_to: int | None = None,
     ) -> "PackedLayout":
-        """Returns the layout of all requests in one pack, in the order given. Padding of the parts is dropped."""
+        """Returns the layout of all requests in one pack, in the order given. Padding of the parts is dropped.
+
+        Raises:
+            ValueError: if there are no layouts, or their windows differ.
+        """
         if not layouts:
             raise ValueError("layouts must hold at least one layout, got 0")
         for layout in layouts:
             layout._host("concat")  # refuses a traced one
+        windows = {layout.window for layout in layouts}
+        if len(windows) > 1:
+            raise ValueError(f"layouts must have one window, got {sorted(windows, key=str)}")
         shapes = [shape for layout in layouts for shape in layout._requests]
-        return cls.of_requests(shapes, pad_to, pad_columns_to=pad_columns_to)
+        return cls.of_requests(
+            shapes, pad_to, pad_columns_to=pad_columns_to, window=windows.pop()
+        )
 
     @classmethod
     def of_requests(
@@ -163,8 +175,12 @@ class PackedLayout:
         pad_to: int | None = None,
         *,
         pad_columns_to: int | None = None,
+        window: int | None = None,
     ) -> "PackedLayout":
-        """Returns the layout of requests in one pack, in the order given; `from_lengths` explains the arguments."""
+        """Returns the layout of requests in one pack, in the order given.
+
+        `from_lengths` explains the arguments, `with_window` the window.
+        """
         op = isoprefill_csrc.build_layout(
             prefix_lens=[shape.prefix_len for shape in shapes],
             item_lens=[shape.item_lens for shape in shapes],
@@ -173,9 +189,25 @@ class PackedLayout:
             causal=[shape.isolation == "causal" for shape in shapes],
             pad_to=pad_to,
             pad_columns_to=pad_columns_to,
+            window=window,
         )
         arrays = {name: getattr(op, name) for name in _ARRAYS}
-        return cls(**arrays, _requests=tuple(shapes), _op=op)
+        return cls(**arrays, window=op.window, _requests=tuple(shapes), _op=op)
+
+    def with_window(self, window: int | None) -> "PackedLayout":
+        """Returns the layout of the same pack for sliding-window attention, without a schedule.
+
+        Args:
+            window: a row sees only positions above its own minus `window`, its own included: as `sliding_window` of
+                transformers. None is all that it would see.
+
+        Raises:
+            ValueError: if the window is not from 1 to 2^31 - 1.
+        """
+        self._host("with_window")
+        return PackedLayout.of_requests(
+            self._requests, self.num_rows, pad_columns_to=self.num_columns, window=window
+        )
 
     def with_schedule(
         self, backend: Backend, *, heads: AttentionHeads | None = None, **options: Any
@@ -245,7 +277,8 @@ class PackedLayout:
         """Returns FlashInfer's four multi-item parameters, by the names of its arguments.
 
         Raises:
-            ValueError: unless every delimiter is "hidden", or if an item is longer than 65,535 tokens.
+            ValueError: unless every delimiter is "hidden", if there is a window, or if an item is longer than 65,535
+                tokens.
         """
         return dict(self._host("flashinfer_params").flashinfer_params())
 

@@ -42,7 +42,7 @@ def multi_item_attention(
         q: queries, float32 or bfloat16; T is `layout.num_rows`. Hq is a multiple of Hkv, and query heads
             h * Hq / Hkv and following use KV head h.
         k, v: keys and values, S is `layout.num_columns`; dtype as q.
-        layout: what the rows and columns are.
+        layout: what the rows and columns are; its `window` counts.
         backend: "pallas" (the TPU kernel; without a TPU it runs in the TPU interpreter, which is slow), "cpu" (C++,
             CPUs only), "xla", "dense" (the reference, O(T * S) memory) or "auto": the one that the layout was
             scheduled for; else "pallas" on a TPU and "cpu" on a CPU if they take these heads, else "xla".

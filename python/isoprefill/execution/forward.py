@@ -6,6 +6,7 @@ what has been stacked for all shards.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +31,7 @@ class PackInputs(NamedTuple):
     token_ids: Int32[Ints, "*D T"]
     num_rows: Int32[Ints, "*D"]  # the others are padding
     layout: PackedLayout
+    windowed: PackedLayout | None = None  # for the windowed layers, if others are not windowed
 
 
 class PrefixState(NamedTuple):
@@ -123,31 +125,46 @@ class Forward:
     ) -> tuple[Float[Array, "T E"], Any]:
         """Computes the hidden states, and keys and values, of a pack's rows."""
 
-        def attend(q: Array, k: Array, v: Array, cached: Any) -> Array:
+        def attend(q: Array, k: Array, v: Array, of_layer: Any) -> Array:
+            cached, in_window = of_layer
             if cached is not None:
                 k, v = (
                     _after_prefix(kept, new, prefix_len)
                     for kept, new in zip(cached, (k, v), strict=True)
                 )
-            out = multi_item_attention(
-                q,
-                k,
-                v,
-                pack.layout,
-                backend=self.attention,
-                scale=self.config.query_scale,
-                soft_cap=self.config.score_softcap,
-            )
-            assert isinstance(out, jax.Array)
-            return out
 
+            def over(layout: PackedLayout) -> Array:
+                out = multi_item_attention(
+                    q,
+                    k,
+                    v,
+                    layout,
+                    backend=self.attention,
+                    scale=self.config.query_scale,
+                    soft_cap=self.config.score_softcap,
+                )
+                assert isinstance(out, jax.Array)
+                return out
+
+            if pack.windowed is None:
+                return over(pack.layout)
+            attended: Array = lax.cond(
+                in_window,
+                functools.partial(over, pack.windowed),
+                functools.partial(over, pack.layout),
+            )
+            return attended
+
+        # Whether each layer is windowed, [L].
+        windowed = [window is not None for window in self.config.layer_windows]
+        in_window = None if pack.windowed is None else jnp.asarray(windowed)
         return decode(
             params,
             self.config,
             jnp.asarray(pack.token_ids),
             jnp.asarray(pack.layout.positions),
             attend,
-            None if prefix is None else (prefix.keys, prefix.values),
+            (None if prefix is None else (prefix.keys, prefix.values), in_window),
             num_rows=jnp.asarray(pack.num_rows),
             return_kv=return_kv,
             all_reduce=None if self.tensor_shards == 1 else self._all_reduce,

@@ -93,8 +93,6 @@ class ModelRunner:
             ValueError: if the devices or the model's heads do not allow the mesh; with the numbers. Or if the model's
                 attention is of a kind that is not computed here.
         """
-        if config.sliding_window is not None:
-            raise ValueError(f"a sliding window of {config.sliding_window} is not supported")
         if config.attention_sinks:
             raise ValueError("attention sinks are not supported")
         params = as_stored(params)
@@ -184,12 +182,24 @@ class ModelRunner:
             self.config.head_dim,
             dtype_name(self.params.final_norm),
         )
-        scheduled = with_schedules(layouts, self.attention, heads)
+        windows = self.config.layer_windows
+        # Of layers without a window and of those with one, as far as the model has them.
+        kinds = [window for window in (None, self.config.sliding_window) if window in windows]
+        scheduled = [
+            with_schedules(
+                layouts if window is None else [one.with_window(window) for one in layouts],
+                self.attention,
+                heads,
+            )
+            for window in dict.fromkeys(kinds)
+        ]
         return [
             PackInputs(
-                _padded(of_pack, layout.num_rows), np.asarray(of_pack.size, np.int32), layout
+                _padded(of_pack, of_kinds[0].num_rows),
+                np.asarray(of_pack.size, np.int32),
+                *of_kinds,
             )
-            for of_pack, layout in zip(tokens, scheduled, strict=True)
+            for of_pack, *of_kinds in zip(tokens, *scheduled, strict=True)
         ]
 
 

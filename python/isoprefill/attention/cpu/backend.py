@@ -14,6 +14,7 @@ from isoprefill.bits import from_bits, to_bits
 from isoprefill_pallas.heads import AttentionHeads
 
 _TARGET = "isoprefill_attention"
+NO_WINDOW = 2**31 - 1  # more columns than any row can see
 
 jax.ffi.register_ffi_target(_TARGET, isoprefill_csrc.ffi_targets()[_TARGET], platform="cpu")
 
@@ -25,7 +26,8 @@ def _check(heads: AttentionHeads) -> None:
 
 
 def _attend(q: Array, k: Array, v: Array, layout: PackedLayout, **options: Any) -> Attended:
-    return cpu_attention(q, k, v, jnp.asarray(layout.row_intervals), **options)
+    intervals = jnp.asarray(layout.row_intervals)
+    return cpu_attention(q, k, v, intervals, window=layout.window, **options)
 
 
 BACKEND = AttentionBackend("cpu", _attend, _check, platform="cpu")
@@ -39,6 +41,7 @@ def cpu_attention(
     *,
     scale: float,
     soft_cap: float | None = None,
+    window: int | None = None,
     instructions: str = "best",
 ) -> Attended:
     """Does what `isoprefill_pallas.reference.dense_attention` does, in time and memory of what rows see.
@@ -47,6 +50,7 @@ def cpu_attention(
         q, k, v: float32 or bfloat16, D at most `isoprefill_csrc.MAX_HEAD_DIM`.
         row_intervals: the layout's.
         scale, soft_cap: as of `dense_attention`.
+        window: how many of these columns a row sees at most, the last ones; None: all.
         instructions: one of `isoprefill_csrc.available_instructions()`, or "best".
 
     Raises:
@@ -63,6 +67,7 @@ def cpu_attention(
         row_intervals,
         scale=np.float32(scale),
         soft_cap=np.float32(soft_cap or 0.0),
+        window=np.int64(NO_WINDOW if window is None else window),
         instructions=instructions,
     )
     return from_bits(out), lse

@@ -17,6 +17,7 @@ def _attend(q: Array, k: Array, v: Array, layout: PackedLayout, **options: Any) 
         jnp.asarray(layout.row_columns),
         jnp.asarray(layout.key_segment_ids),
         jnp.asarray(layout.key_request_ids),
+        layout.window,
     )
     return dense_attention(q, k, v, mask, **options)
 

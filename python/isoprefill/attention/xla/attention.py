@@ -53,18 +53,21 @@ def xla_attention(
     *,
     scale: float,
     soft_cap: float | None = None,
+    window: int | None = None,
 ) -> Attended:
     """Does what `isoprefill_pallas.reference.dense_attention` does, without any T x S array.
 
-    `row_intervals` are the layout's, and the schedule is of the same layout. q, k and v are float32 or bfloat16.
+    `row_intervals` and `window` are the layout's, and the schedule is of the same layout. q, k and v are float32 or
+    bfloat16.
     """
     rows, query_heads, head_dim = q.shape
     kv_heads = k.shape[1]
     q = (q.astype(jnp.float32) * scale).astype(q.dtype)
     grouped = q.reshape(rows, kv_heads, query_heads // kv_heads, head_dim)
 
-    state = _local_blocks(grouped, k, v, schedule, soft_cap)
-    state = _tiles(grouped, k, v, row_intervals, schedule, soft_cap, state)
+    state = _local_blocks(grouped, k, v, schedule, soft_cap, window)
+    begins = _first_seen(row_intervals, window)
+    state = _tiles(grouped, k, v, begins, row_intervals[1], schedule, soft_cap, state)
 
     sees_something = state.total > 0
     total = jnp.where(sees_something, state.total, 1.0)
@@ -75,12 +78,26 @@ def xla_attention(
     return out.astype(q.dtype), lse
 
 
+def _first_seen(
+    row_intervals: Int32[Array, "4 T"], window: int | None
+) -> Int32[Array, "2 T"]:
+    """Returns where what a row sees of its prefix and of its own item begins: with the last `window` columns."""
+    prefix_begin, prefix_end, own_begin, own_end = row_intervals
+    if window is None:
+        return jnp.stack([prefix_begin, own_begin])
+    prefix = prefix_end - prefix_begin
+    hidden = jnp.maximum(prefix - window + (own_end - own_begin), 0)
+    of_prefix = jnp.minimum(hidden, prefix)
+    return jnp.stack([prefix_begin + of_prefix, own_begin + hidden - of_prefix])
+
+
 def _local_blocks(
     q: Float[Array, "T Hkv G D"],
     k: Float[Array, "S Hkv D"],
     v: Float[Array, "S Hkv D"],
     schedule: AlignedSchedule,
     soft_cap: float | None,
+    window: int | None,
 ) -> Partial:
     """Each item row's softmax over its own local block up to itself; nothing for the other rows."""
     _, kv_heads, groups, head_dim = q.shape
@@ -89,6 +106,8 @@ def _local_blocks(
     chunk = _local_chunk(capacity, kv_heads * groups, block)
     offsets = jnp.arange(block, dtype=jnp.int32)
     causal = offsets <= offsets[:, None]  # [B, B]
+    if window is not None:
+        causal &= offsets[:, None] - offsets < window
 
     def compute(index, blocks):
         chosen = lax.dynamic_slice_in_dim(schedule.local_blocks, index * chunk, chunk, axis=1)
@@ -142,7 +161,8 @@ def _tiles(
     q: Float[Array, "T Hkv G D"],
     k: Float[Array, "S Hkv D"],
     v: Float[Array, "S Hkv D"],
-    row_intervals: Int32[Array, "4 T"],
+    first_seen: Int32[Array, "2 T"],
+    prefix_end: Int32[Array, "T"],
     schedule: AlignedSchedule,
     soft_cap: float | None,
     state: Partial,
@@ -162,9 +182,8 @@ def _tiles(
     k = pad(k.transpose(1, 0, 2), 1, block_kv)  # [Hkv, S + K, D]
     v = pad(v.transpose(1, 0, 2), 1, block_kv)
     state = jax.tree.map(lambda array: pad(array, 2, block_q), state)
-    prefix_begin, prefix_end, own_begin, _ = row_intervals
     # Each [2, T + Q]: by the visit's kind.
-    begins = pad(jnp.stack([prefix_begin, own_begin]), 1, block_q)
+    begins = pad(first_seen, 1, block_q)
     ends = pad(jnp.stack([prefix_end, schedule.tile_own_end]), 1, block_q)
 
     def visit(tiles: TileVisits, index, state):

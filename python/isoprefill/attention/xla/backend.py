@@ -12,7 +12,8 @@ from isoprefill.attention.xla.schedule import aligned_schedules
 
 
 def _attend(q: Array, k: Array, v: Array, layout: PackedLayout, **options: Any) -> Attended:
-    return xla_attention(q, k, v, jnp.asarray(layout.row_intervals), layout.schedule, **options)
+    intervals = jnp.asarray(layout.row_intervals)
+    return xla_attention(q, k, v, intervals, layout.schedule, window=layout.window, **options)
 
 
 BACKEND = AttentionBackend(
