@@ -6,6 +6,7 @@ swaps one is seen.
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 import transformers
 from tokenizers import decoders, models, pre_tokenizers
 
+import pairwise
 from isoprefill.models.architectures import ARCHITECTURES
 from isoprefill.models.packed_weights import PackedWeights, unpack
 from isoprefill.models.params import Params
@@ -36,31 +38,6 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 64,
 }
 FAMILIES = tuple(ARCHITECTURES)
-# What a family's small model has beside or instead of what all have: no number of them is one that changes nothing.
-_SETTINGS: dict[str, dict[str, Any]] = {
-    "gemma2": {
-        "query_pre_attn_scalar": 24,
-        "attn_logit_softcapping": 3.0,
-        "final_logit_softcapping": 6.0,
-        "sliding_window": 512,
-    },
-    "gemma3_text": {
-        "query_pre_attn_scalar": 24,
-        "sliding_window": 512,
-        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-        "rope_parameters": {
-            "sliding_attention": {"rope_type": "default", "rope_theta": 700.0},
-            "full_attention": {"rope_type": "linear", "rope_theta": 5e4, "factor": 3.0},
-        },
-    },
-    "granite": {
-        "attention_multiplier": 0.3,
-        "embedding_multiplier": 3.0,
-        "residual_multiplier": 0.4,
-        "logits_scaling": 0.7,
-    },
-    "smollm3": {"num_hidden_layers": 5, "no_rope_layer_interval": 4},
-}
 _ODD = {
     "hidden_size": 66,
     "intermediate_size": 75,
@@ -68,6 +45,55 @@ _ODD = {
     "num_key_value_heads": 1,
     "head_dim": 22,
 }
+_EVEN = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 24,
+}
+# What a family's small model has instead of what all have: no number is one that changes nothing.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "gemma": _ODD | {"tie_word_embeddings": True},
+    "gemma2": {
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+        "query_pre_attn_scalar": 24,
+        "attn_logit_softcapping": 3.0,
+        "final_logit_softcapping": 6.0,
+        "sliding_window": 20,
+    },
+    "gemma3_text": _ODD
+    | {
+        "tie_word_embeddings": True,
+        "query_pre_attn_scalar": 22,
+        "sliding_window": 20,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 700.0},
+            "full_attention": {"rope_type": "linear", "rope_theta": 5e4, "factor": 3.0},
+        },
+    },
+    "phi3": _ODD,
+    "olmo2": {"num_attention_heads": 9, "num_key_value_heads": 3},
+    "granite": _ODD
+    | {
+        "attention_bias": True,
+        "attention_multiplier": 0.3,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.4,
+        "logits_scaling": 0.7,
+    },
+    "smollm3": {"num_hidden_layers": 5, "no_rope_layer_interval": 4},
+}
+
+
+def _sized(family: str, sizes: dict[str, Any]) -> dict[str, Any]:
+    if "query_pre_attn_scalar" not in SETTINGS.get(family, {}):
+        return sizes
+    return sizes | {"query_pre_attn_scalar": sizes["head_dim"]}
+
+
 _LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 1e4,
@@ -102,6 +128,18 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             }
         },
     ),
+    "phi3, partial rope": ("phi3", {"head_dim": 16, "partial_rotary_factor": 0.5}),
+    "phi3, longrope": (
+        "phi3",
+        {
+            "head_dim": 16,  # transformers takes hidden_size / num_attention_heads for it in one place
+            "rope_parameters": _LONGROPE,
+            "original_max_position_embeddings": 128,
+        },
+    ),
+}
+# What takes too long for every run: switches by two, other sizes.
+FULL_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, yarn of its own": (
         "llama",
         {
@@ -121,52 +159,39 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "qwen2",
         {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}},
     ),
-    "llama, odd sizes": ("llama", _ODD),
-    "gemma, odd sizes, untied head": ("gemma", _ODD | {"tie_word_embeddings": False}),
-    "gemma, biases, heads of 256": (
-        "gemma",
-        {"attention_bias": True, "head_dim": 256, "tie_word_embeddings": True},
-    ),
-    "gemma2, biases": ("gemma2", {"attention_bias": True, "tie_word_embeddings": True}),
-    "gemma2, odd sizes, wide queries": ("gemma2", _ODD | {"query_pre_attn_scalar": 40}),
+    **{f"{family}, odd sizes": (family, _sized(family, _ODD)) for family in FAMILIES},
+    **{f"{family}, even sizes": (family, _sized(family, _EVEN)) for family in SETTINGS},
+    **{
+        f"{family}, {'untied' if family.startswith('gemma') else 'tied'} head": (
+            family,
+            {"tie_word_embeddings": not family.startswith("gemma")},
+        )
+        for family in SETTINGS
+    },
+    **{
+        f"{family}, biases": (family, {"attention_bias": True})
+        for family in SETTINGS
+        if family != "phi3"
+    },
+    "gemma, heads of 256": ("gemma", {"head_dim": 256}),
+    "gemma2, wide queries": ("gemma2", {"query_pre_attn_scalar": 40}),
     "gemma2, no caps": (
         "gemma2",
         {"attn_logit_softcapping": None, "final_logit_softcapping": None},
     ),
-    "gemma3_text, odd sizes, tied head": ("gemma3_text", _ODD | {"tie_word_embeddings": True}),
-    "phi3, odd sizes": ("phi3", _ODD),
-    "phi3, partial rope": ("phi3", {"head_dim": 16, "partial_rotary_factor": 0.5}),
-    "phi3, longrope": (
-        "phi3",
-        {
-            "head_dim": 16,  # transformers takes hidden_size / num_attention_heads for it in one place
-            "rope_parameters": _LONGROPE,
-            "original_max_position_embeddings": 128,
-        },
-    ),
-    "olmo2, odd sizes, biases": ("olmo2", _ODD | {"attention_bias": True}),
-    "olmo2, many heads": ("olmo2", {"num_attention_heads": 9, "num_key_value_heads": 3}),
-    "granite, odd sizes, tied head": ("granite", _ODD | {"tie_word_embeddings": True}),
-    "granite, biases": ("granite", {"attention_bias": True}),
-    "smollm3, odd sizes, listed layers": ("smollm3", _ODD | {"no_rope_layers": [0, 1, 1, 0, 1]}),
-    "smollm3, biases": ("smollm3", {"attention_bias": True, "tie_word_embeddings": True}),
+    "smollm3, listed layers": ("smollm3", {"no_rope_layers": [0, 1, 1, 0, 1]}),
 }
+if pairwise.FULL in os.environ:
+    VARIANTS |= FULL_VARIANTS
+# What llama.cpp has no keys for, or no converter.
+_NOT_IN_GGUF = ("query_pre_attn_scalar", "no_rope_layers", "use_sliding_window")
 # The same from a GGUF file.
 GGUF_VARIANTS = {
-    name: VARIANTS[name]
-    for name in (
-        *FAMILIES,
-        "llama, tied head",
-        "llama, biases",
-        "qwen3, yarn",
-        "gemma, biases, heads of 256",
-        "gemma3_text, odd sizes, tied head",
-        "phi3, odd sizes",
-        "phi3, longrope",
-        "olmo2, odd sizes, biases",
-        "granite, biases",
-        "smollm3, biases",
-    )
+    name: (family, overrides)
+    for name, (family, overrides) in VARIANTS.items()
+    if "llama3 rope" not in name
+    and "of its own" not in name
+    and not set(overrides) & set(_NOT_IN_GGUF)
 }
 # What is of llama.cpp's converter here is not from the table, which this judges.
 GGUF_NAMES = {"mistral": "llama", "gemma3_text": "gemma3"}
@@ -198,7 +223,7 @@ def small_config(family: str, **overrides: Any) -> transformers.PreTrainedConfig
         "pad_token_id": 256,
     }
     return transformers.AutoConfig.for_model(
-        family, **settings | _SETTINGS.get(family, {}) | overrides
+        family, **settings | SETTINGS.get(family, {}) | overrides
     )
 
 

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 from isoprefill.bits import from_bits, to_bits
 from isoprefill.models import cpu_operations, rope
 from isoprefill.models.architectures import find_architecture
-from isoprefill.models.config import Activation, ModelConfig
+from isoprefill.models.config import Activation, LayerRope, ModelConfig
 from isoprefill.models.packed_weights import PackedWeights
 from isoprefill.models.params import LayerParams, Params
 
@@ -102,8 +102,8 @@ class Rotations:
     @classmethod
     def of(cls, config: ModelConfig, positions: Int[Array, "T"]) -> "Rotations":
         """Makes those of a model."""
-        layers = config.layer_ropes or ("global",) * config.num_layers
-        kinds = sorted(set(layers))
+        layers: tuple[LayerRope, ...] = config.layer_ropes or ("global",) * config.num_layers
+        kinds = list(dict.fromkeys(layers))
         return cls(
             tuple(rope.rotation(config, kind, positions) for kind in kinds),
             tuple(map(kinds.index, layers)),
