@@ -97,8 +97,8 @@ def _sized(family: str, sizes: dict[str, Any]) -> dict[str, Any]:
 _LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 1e4,
-    "short_factor": [1.0 + 0.1 * i for i in range(8)],
-    "long_factor": [2.0 + 0.3 * i for i in range(8)],
+    "short_factor": [1.0 + 0.1 * i for i in range(11)],
+    "long_factor": [2.0 + 0.3 * i for i in range(11)],
 }
 # What is compared with transformers: family, and arguments of its configuration. Every family is here.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -132,7 +132,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3, longrope": (
         "phi3",
         {
-            "head_dim": 16,  # transformers takes hidden_size / num_attention_heads for it in one place
             "rope_parameters": _LONGROPE,
             "original_max_position_embeddings": 128,
         },

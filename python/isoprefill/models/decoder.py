@@ -102,7 +102,8 @@ class Rotations:
     @classmethod
     def of(cls, config: ModelConfig, positions: Int[Array, "T"]) -> "Rotations":
         """Makes those of a model."""
-        layers: tuple[LayerRope, ...] = config.layer_ropes or ("global",) * config.num_layers
+        all_global: tuple[LayerRope, ...] = ("global",)
+        layers = config.layer_ropes or all_global * config.num_layers
         kinds = list(dict.fromkeys(layers))
         return cls(
             tuple(rope.rotation(config, kind, positions) for kind in kinds),
