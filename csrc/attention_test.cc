@@ -84,6 +84,7 @@ struct Case {
     problem.head_dim = sizes.head_dim;
     problem.scale = 1.0f / std::sqrt(static_cast<float>(sizes.head_dim));
     problem.soft_cap = sizes.soft_cap;
+    problem.window = layout.window;
     problem.row_intervals = layout.row_intervals.data();
     testing::RandomNormal normal;
     q.resize(layout.num_rows * sizes.query_heads * sizes.head_dim);
@@ -115,7 +116,18 @@ struct Case {
     }
   }
 
+  // The last `window` of the columns of the row's intervals.
   bool Sees(int64_t row, int64_t column) const {
+    if (!InIntervals(row, column)) return false;
+    if (problem.window == kNoWindow) return true;
+    int64_t from_here = 0;
+    for (int64_t later = column; later < problem.num_columns; ++later) {
+      from_here += InIntervals(row, later);
+    }
+    return from_here <= problem.window;
+  }
+
+  bool InIntervals(int64_t row, int64_t column) const {
     return (problem.prefix_begin()[row] <= column &&
             column < problem.prefix_end()[row]) ||
            (problem.own_begin()[row] <= column &&
@@ -177,12 +189,12 @@ struct Case {
   std::vector<double> expected, expected_lse;
 };
 
-Layout Hard() {
+Layout Hard(std::optional<int64_t> window = std::nullopt) {
   Request plain{70, {3, 1, 130, 20}};
   Request hidden{9, {6, 6}, Delimiter::kHidden};
   Request cached{12, {9, 2}, Delimiter::kNone, true};
   Request causal{5, {4}, Delimiter::kNone, false, true};
-  return BuildLayout({plain, hidden, cached, causal}, 300, 320);
+  return BuildLayout({plain, hidden, cached, causal}, 300, 320, window);
 }
 
 template <typename Element>
@@ -192,14 +204,19 @@ template <typename Element>
 void EqualsTheDefinition() {
   const Layout hard = Hard();
   const Layout small = BuildLayout({Request{40, {1, 70}}});
+  const Layout in_one = Hard(1);
+  const Layout in_some = Hard(37);
+  const Layout in_many = Hard(129);
   const std::pair<const Layout*, Sizes> all[] = {
-      {&hard, {3, 1, 64}},        {&hard, {2, 2, 72, 2.0f}},
-      {&hard, {2, 1, 16, 1e4f}},  {&hard, {1, 1, 16, 1e6f}},
-      {&hard, {4, 2, 17}},        {&hard, {1, 1, 1}},
-      {&small, {7, 1, 8}},        {&small, {3, 1, 40}},
-      {&small, {8, 2, 80, 3.0f}}, {&small, {2, 2, 96}},
-      {&small, {3, 1, 128}},      {&small, {7, 1, 256}},
-      {&small, {1, 1, 512}}};
+      {&in_one, {1, 1, 40}},     {&in_some, {2, 1, 16}},
+      {&in_some, {3, 1, 64}},    {&in_many, {2, 2, 72, 2.0f}},
+      {&in_many, {1, 1, 16}},    {&hard, {3, 1, 64}},
+      {&hard, {2, 2, 72, 2.0f}}, {&hard, {2, 1, 16, 1e4f}},
+      {&hard, {1, 1, 16, 1e6f}}, {&hard, {4, 2, 17}},
+      {&hard, {1, 1, 1}},        {&small, {7, 1, 8}},
+      {&small, {3, 1, 40}},      {&small, {8, 2, 80, 3.0f}},
+      {&small, {2, 2, 96}},      {&small, {3, 1, 128}},
+      {&small, {7, 1, 256}},     {&small, {1, 1, 512}}};
   for (const auto& [layout, sizes] : all) {
     Case<Element> one(*layout, sizes);
     one.Define();
@@ -230,25 +247,26 @@ void AnyScale() {
 // NaN in what a row does not see, in q, k and v, changes no bit of it.
 template <typename Element>
 void NothingElseReachesARow() {
-  const Layout layout = Hard();
   for (const Kind kind : AllKinds<Element>()) {
-    Case<Element> clean(layout, {2, 1, 16});
-    clean.Run(kind);
-    for (const int64_t row : {0, 33, 69, 71, 73, 140, 203, 225, 232, 250}) {
-      Case<Element> poisoned = clean;
-      for (int64_t i = 0; i < layout.num_rows * 32; ++i) {
-        if (i / 32 != row) FromFloat(kNaN, &poisoned.q[i]);
+    for (const Layout& layout : {Hard(), Hard(30)}) {
+      Case<Element> clean(layout, {2, 1, 16});
+      clean.Run(kind);
+      for (const int64_t row : {0, 33, 69, 71, 73, 140, 203, 225, 232, 250}) {
+        Case<Element> poisoned = clean;
+        for (int64_t i = 0; i < layout.num_rows * 32; ++i) {
+          if (i / 32 != row) FromFloat(kNaN, &poisoned.q[i]);
+        }
+        for (int64_t i = 0; i < layout.num_columns * 16; ++i) {
+          if (poisoned.Sees(row, i / 16)) continue;
+          FromFloat(kNaN, &poisoned.k[i]);
+          FromFloat(kNaN, &poisoned.v[i]);
+        }
+        poisoned.Run(kind);
+        CHECK(std::equal(clean.out.begin() + row * 32,
+                         clean.out.begin() + (row + 1) * 32,
+                         poisoned.out.begin() + row * 32));
+        CHECK(clean.lse[row * 2] == poisoned.lse[row * 2]);
       }
-      for (int64_t i = 0; i < layout.num_columns * 16; ++i) {
-        if (poisoned.Sees(row, i / 16)) continue;
-        FromFloat(kNaN, &poisoned.k[i]);
-        FromFloat(kNaN, &poisoned.v[i]);
-      }
-      poisoned.Run(kind);
-      CHECK(std::equal(clean.out.begin() + row * 32,
-                       clean.out.begin() + (row + 1) * 32,
-                       poisoned.out.begin() + row * 32));
-      CHECK(clean.lse[row * 2] == poisoned.lse[row * 2]);
     }
   }
 }
@@ -276,13 +294,17 @@ template <typename Element>
 void LaterTokensDoNotReachARow() {
   const Layout prefix = BuildLayout({Request{131, {}}});
   const Layout item = BuildLayout({Request{3, {131}}});
+  const Layout windowed =
+      BuildLayout({Request{131, {}}}, std::nullopt, std::nullopt, 66);
   const Sizes all_sizes[] = {{7, 1, 8},  {2, 2, 40},  {3, 1, 64}, {4, 1, 80},
                              {1, 1, 96}, {6, 2, 128}, {4, 1, 256}};
   const int64_t borders[] = {31, 32, 33, 63, 64, 65, 127, 128, 129};
   for (const Kind kind : AllKinds<Element>()) {
     int turn = 0;
     for (const Sizes& sizes : all_sizes) {
-      const Layout& layout = turn % 8 == 0 ? item : prefix;
+      const Layout& layout = turn % 8 == 0    ? item
+                             : turn % 12 == 4 ? windowed
+                                              : prefix;
       Case<Element> clean(layout, sizes);
       clean.Run(kind);
       for (int i = 0; i < 4; ++i, ++turn) {
@@ -317,33 +339,38 @@ void LaterTokensDoNotReachARow() {
 // threads, and in tasks of any size.
 template <typename Element>
 void SameAlonePackedAndThreaded() {
-  const Layout packed = BuildLayout({Request{70, {3, 100, 20}}});
-  const Layout alone = BuildLayout({Request{70, {100}}});
-  for (const Kind kind : AllKinds<Element>()) {
-    Case<Element> all(packed, {6, 2, 64});
-    all.Run(kind);
-    Case<Element> threaded = all;
-    threaded.Run(kind, testing::on_three_threads);
-    CHECK(all.out == threaded.out && all.lse == threaded.lse);
-    for (const int64_t most_rows : {1, 7, 1000}) {
-      Case<Element> cut = all;
-      cut.Run(kind, testing::backwards, most_rows);
-      CHECK(all.out == cut.out && all.lse == cut.lse);
+  for (const std::optional<int64_t> window :
+       {std::optional<int64_t>(), std::optional<int64_t>(80)}) {
+    const Layout packed = BuildLayout({Request{70, {3, 100, 20}}}, std::nullopt,
+                                      std::nullopt, window);
+    const Layout alone =
+        BuildLayout({Request{70, {100}}}, std::nullopt, std::nullopt, window);
+    for (const Kind kind : AllKinds<Element>()) {
+      Case<Element> all(packed, {6, 2, 64});
+      all.Run(kind);
+      Case<Element> threaded = all;
+      threaded.Run(kind, testing::on_three_threads);
+      CHECK(all.out == threaded.out && all.lse == threaded.lse);
+      for (const int64_t most_rows : {1, 7, 1000}) {
+        Case<Element> cut = all;
+        cut.Run(kind, testing::backwards, most_rows);
+        CHECK(all.out == cut.out && all.lse == cut.lse);
+      }
+      Case<Element> one(alone, {6, 2, 64});
+      const auto take = [](const std::vector<Element>& from, int64_t width,
+                           std::vector<Element>* to) {
+        std::copy(from.begin(), from.begin() + 70 * width, to->begin());
+        std::copy(from.begin() + 73 * width, from.begin() + 173 * width,
+                  to->begin() + 70 * width);
+      };
+      take(all.q, 6 * 64, &one.q);
+      take(all.k, 2 * 64, &one.k);
+      take(all.v, 2 * 64, &one.v);
+      one.Run(kind);
+      std::vector<Element> expected(one.out.size());
+      take(all.out, 6 * 64, &expected);
+      CHECK(one.out == expected);
     }
-    Case<Element> one(alone, {6, 2, 64});
-    const auto take = [](const std::vector<Element>& from, int64_t width,
-                         std::vector<Element>* to) {
-      std::copy(from.begin(), from.begin() + 70 * width, to->begin());
-      std::copy(from.begin() + 73 * width, from.begin() + 173 * width,
-                to->begin() + 70 * width);
-    };
-    take(all.q, 6 * 64, &one.q);
-    take(all.k, 2 * 64, &one.k);
-    take(all.v, 2 * 64, &one.v);
-    one.Run(kind);
-    std::vector<Element> expected(one.out.size());
-    take(all.out, 6 * 64, &expected);
-    CHECK(one.out == expected);
   }
 }
 

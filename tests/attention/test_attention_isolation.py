@@ -113,6 +113,26 @@ def test_what_is_not_finite_in_v_reaches_only_rows_that_compute_with_it(poison, 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_what_a_window_hides_does_not_change_a_bit(backend):
+    """The beginning of the query, for rows more than a window behind it."""
+    dtype = "bfloat16" if backend == "paged" else "float32"
+    q, k, v = inputs(dtype)
+    layout = layout_of().with_window(64)
+    columns = (layout.key_request_ids == 0) & (np.arange(TOKENS) < 40)
+    hidden = ~layout.dense_mask()[:, columns].any(axis=1) & (layout.segment_ids > 0)
+    before = attend(backend, q, k, v, layout)
+    after = attend(backend, q, kept(k, ~columns, lambda x: x * np.nan), v, layout)
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one[hidden], other[hidden])
+    seen = layout.dense_mask()[:, columns].any(axis=1)
+    assert not np.isfinite(after[0][seen].astype(np.float32)).any()
+    clean = ~reached(backend, layout)[:, columns].any(axis=1) & (layout.segment_ids > 0)
+    after = attend(backend, q, k, kept(v, ~columns, lambda x: x * np.nan), layout)
+    np.testing.assert_array_equal(before[0][clean], after[0][clean])
+    assert backend != "cpu" or (clean == hidden).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_comparison_can_fail(backend):
     """With causal isolation the same change is seen: the tests above do not compare equal things."""
     q, k, v = inputs("bfloat16" if backend == "paged" else "float32")

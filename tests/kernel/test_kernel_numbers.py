@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoprefill_pallas import BlockSizes, KernelSchedule
-from kernel_packs import SIZES, TOKENS, check_close, compiled, exact, run
+from kernel_packs import SIZES, TOKENS, check_close, compiled, exact, layout_of, run
 from mask_definition import RequestSpec
 
 # (query heads per KV head, head_dim, dtype): every dtype with every head_dim, and several ratios.
@@ -66,6 +66,25 @@ def test_agrees_with_float64_on_ragged_packs(shape):
         check_close(out, lse, *arrays, layout)
 
     check()
+
+
+@settings(derandomize=True, deadline=None, max_examples=30 if FULL else 6, database=None)
+@given(packs(), st.integers(1, 40) | st.integers(1, 400))
+def test_agrees_with_float64_in_sliding_windows(requests, window):
+    """Far columns of a tile then begin and end anywhere, and rows may see none of the prefix."""
+    out, lse, arrays, layout = run(requests, SHAPES[0], window=window)
+    check_close(out, lse, *arrays, layout)
+
+
+@pytest.mark.parametrize("window", [127, 128, 129])
+def test_windows_that_end_at_tile_edges(window):
+    """Items of one token and of several hundred; a window off by one gives another result."""
+    requests = [RequestSpec(256, [1, 3, 300] + [20] * 10)]
+    out, lse, arrays, layout = run(requests, SHAPES[0], window=window)
+    check_close(out, lse, *arrays, layout)
+    other = layout_of(requests, window=window + 1)
+    with pytest.raises(AssertionError):
+        check_close(out, lse, *arrays, other)
 
 
 @pytest.mark.parametrize("offset", [-1, 0, 1], ids=["before", "on", "after"])

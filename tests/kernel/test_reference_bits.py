@@ -7,10 +7,10 @@ from isoprefill import PackedLayout, multi_item_attention
 from reference_packs import random_qkv
 
 
-def test_an_item_packed_is_the_same_bits_as_alone_with_cpu():
+@pytest.mark.parametrize("window", [None, 80])
+def test_an_item_packed_is_the_same_bits_as_alone_with_cpu(window):
     packed, alone = (
-        PackedLayout.from_lengths(70, [3, 100, 20]),
-        PackedLayout.from_lengths(70, [100]),
+        PackedLayout.from_lengths(70, lens).with_window(window) for lens in ([3, 100, 20], [100])
     )
     arrays = random_qkv(packed, 6, 2)
     rows = np.r_[0:70, 73:173]
@@ -19,8 +19,11 @@ def test_an_item_packed_is_the_same_bits_as_alone_with_cpu():
     np.testing.assert_array_equal(out[rows], np.asarray(one))
 
 
-@pytest.mark.parametrize(("backend", "local_block"), [("xla", 8), ("xla", 32), ("cpu", None)])
-def test_order_of_items_does_not_change_a_bit(backend, local_block):
+@pytest.mark.parametrize(
+    ("backend", "local_block", "window"),
+    [("xla", 8, None), ("xla", 32, None), ("cpu", None, None), ("xla", 32, 50), ("cpu", None, 50)],
+)
+def test_order_of_items_does_not_change_a_bit(backend, local_block, window):
     """With other tile edges in the pack an item's sums must still run in the same order."""
     prefix, lens = 70, [3, 40, 9, 130, 1, 20, 64]
     order = [4, 2, 6, 0, 3, 5, 1]
@@ -29,6 +32,7 @@ def test_order_of_items_does_not_change_a_bit(backend, local_block):
 
     def run(order):
         layout = PackedLayout.from_lengths(prefix, [lens[index] for index in order], pad_to=384)
+        layout = layout.with_window(window)
         if backend == "xla":
             layout = layout.with_schedule("xla", block_q=32, block_kv=32, local_block=local_block)
         packed = np.concatenate([parts[0], *(parts[1 + index] for index in order)], axis=1)

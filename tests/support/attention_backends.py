@@ -49,7 +49,7 @@ def reached(backend: str, layout: PackedLayout) -> np.ndarray:
         "dense": lambda: np.ones((layout.num_rows, layout.num_columns), np.bool_),
         "cpu": layout.dense_mask,  # what a row does not see is not multiplied
         "xla": lambda: _same_prefix_or_item(layout),
-        "pallas": lambda: _reached_kernel(layout.row_intervals, layout.num_columns)[
+        "pallas": lambda: _reached_kernel(_seen_intervals(layout), layout.num_columns)[
             :, : layout.num_columns
         ],
         "paged": lambda: _reached_paged(layout),
@@ -130,8 +130,21 @@ def _paged_columns(layout: PackedLayout) -> tuple[np.ndarray, np.ndarray]:
     return column, np.asarray(lens, np.int32)
 
 
+def _seen_intervals(layout: PackedLayout) -> np.ndarray:
+    """int32 [4, T]: the layout's intervals in its window, from its mask."""
+    intervals = layout.row_intervals.copy()
+    mask = layout.dense_mask()
+    for begin, end in (intervals[:2], intervals[2:]):
+        for row in range(layout.num_rows):
+            (seen,) = np.nonzero(mask[row, begin[row] : end[row]])
+            first = begin[row]
+            begin[row], end[row] = (first + seen[0], end[row]) if seen.size else (0, 0)
+    return intervals
+
+
 def _paged_intervals(layout: PackedLayout, column: np.ndarray) -> np.ndarray:
-    begins, ends = layout.row_intervals[::2], layout.row_intervals[1::2]  # each [2, T]
+    intervals = _seen_intervals(layout)
+    begins, ends = intervals[::2], intervals[1::2]  # each [2, T]
     moved = np.zeros((4, layout.num_rows), np.int32)
     seen = ends > begins
     moved[::2][seen] = column[begins[seen]]

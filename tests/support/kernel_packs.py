@@ -71,8 +71,8 @@ def compiled(sizes, soft_cap=None, online=None):
     return wait
 
 
-def layout_of(requests, tokens=TOKENS):
-    return build(requests, pad_to=tokens, pad_columns_to=tokens)
+def layout_of(requests, tokens=TOKENS, window=None):
+    return build(requests, pad_to=tokens, pad_columns_to=tokens, window=window)
 
 
 def mask_of(layout):
@@ -83,6 +83,7 @@ def mask_of(layout):
             layout.row_columns,
             layout.key_segment_ids,
             layout.key_request_ids,
+            layout.window,
         )
     )
 
@@ -127,8 +128,8 @@ def check_close(out, lse, q, k, v, layout, soft_cap=None):
     assert np.abs(np.asarray(lse)[~padding] - want_lse[~padding]).max() <= 1e-2 * scale
 
 
-def run(requests, shape, sizes=SIZES, tokens=TOKENS, change=None, **options):
-    layout = layout_of(requests, tokens)
+def run(requests, shape, sizes=SIZES, tokens=TOKENS, change=None, window=None, **options):
+    layout = layout_of(requests, tokens, window)
     q, k, v = inputs(layout, shape)
     if change is not None:
         q, k, v = change(q, k, v)

@@ -31,7 +31,7 @@ class PackInputs(NamedTuple):
     token_ids: Int32[Ints, "*D T"]
     num_rows: Int32[Ints, "*D"]  # the others are padding
     layout: PackedLayout
-    windowed: PackedLayout | None = None  # for the windowed layers, if others are not windowed
+    windowed: PackedLayout | None = None  # for the windowed layers, if others have no window
 
 
 class PrefixState(NamedTuple):
@@ -124,6 +124,10 @@ class Forward:
         return_kv: bool = False,
     ) -> tuple[Float[Array, "T E"], Any]:
         """Computes the hidden states, and keys and values, of a pack's rows."""
+        layouts = [pack.layout] if pack.windowed is None else [pack.layout, pack.windowed]
+        windows = tuple(layout.window for layout in layouts)
+        if windows != self.config.windows:
+            raise ValueError(f"a pack must have windows {self.config.windows}, got {windows}")
 
         def attend(q: Array, k: Array, v: Array, of_layer: Any) -> Array:
             cached, in_window = of_layer

@@ -182,16 +182,13 @@ class ModelRunner:
             self.config.head_dim,
             dtype_name(self.params.final_norm),
         )
-        windows = self.config.layer_windows
-        # Of layers without a window and of those with one, as far as the model has them.
-        kinds = [window for window in (None, self.config.sliding_window) if window in windows]
         scheduled = [
             with_schedules(
                 layouts if window is None else [one.with_window(window) for one in layouts],
                 self.attention,
                 heads,
             )
-            for window in dict.fromkeys(kinds)
+            for window in self.config.windows
         ]
         return [
             PackInputs(

@@ -170,6 +170,12 @@ class ModelConfig:
         return self.head_dim if self.rotated is None else self.rotated
 
     @property
+    def windows(self) -> tuple[int | None, ...]:
+        """The different ones of them: None first, if some layers have none."""
+        window = self.sliding_window
+        return tuple(one for one in dict.fromkeys((None, window)) if one in self.layer_windows)
+
+    @property
     def own_head(self) -> bool:
         """Whether the head has weights of its own."""
         return not self.tied_head
