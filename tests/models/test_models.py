@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM
 
 from isoprefill.models import pinned
 from isoprefill.models.config import ModelConfig
-from isoprefill.models.decoder import decode, head_weights, project
+from isoprefill.models.config_huggingface import config_from_huggingface
+from isoprefill.models.decoder import decode, head_weights, project, scaled_embeddings
 from isoprefill.models.head import logits_of
 from isoprefill.models.params import Params
 from isoprefill.models.pretrained import Pretrained, load_pretrained
@@ -204,6 +205,21 @@ def test_half_precision_files_load_as_float32(stored, tmp_path):
     model = load_pretrained(directory)
     assert model.params.layers.query.dtype == jnp.float32
     assert_same_logits(model, oracle)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["gemma", "granite"])
+def test_embeddings_are_scaled_as_transformers_scales_them(family, dtype):
+    """Gemma rounds sqrt(66) to the dtype of the weights, Granite does not round its factor."""
+    overrides = {"embedding_multiplier": 66**0.5} if family == "granite" else {}
+    oracle = random_model(family, **overrides).to(getattr(torch, dtype))
+    table = oracle.get_input_embeddings()
+    ids = torch.tensor(IDS)
+    expected = table(ids) if family == "gemma" else table(ids) * oracle.config.embedding_multiplier
+    config = config_from_huggingface(oracle.config.to_dict())
+    embeddings = jnp.asarray(table.weight.detach().float().numpy())[jnp.asarray(IDS)]
+    found = scaled_embeddings(embeddings, config, jnp.dtype(dtype)).astype(dtype)
+    np.testing.assert_array_equal(np.asarray(found, np.float32), expected.detach().float().numpy())
 
 
 def test_bfloat16_parameters_give_close_logits(tmp_path):

@@ -73,14 +73,14 @@ def decode(
     if isinstance(params.embedding, PackedWeights):
         rows = jnp.asarray(token_ids.shape[0] if num_rows is None else num_rows, jnp.int32)
         stream = cpu_operations.embed(params.embedding, token_ids.astype(jnp.int32), rows)
-        stream = _scaled(stream, config, params.embedding.dtype)
+        stream = scaled_embeddings(stream, config, params.embedding.dtype)
         layer = _packed_layer(params.layers, config, rotations, rows, attend, all_reduce)
         stream, keys_and_values = _scan(layer, stream, (indices, cache), return_kv)
         assert isinstance(head, PackedWeights)
         hidden = cpu_operations.norm(stream, params.final_norm, rows, config.rms_norm_eps, head)
         return hidden, keys_and_values
     embeddings = from_bits(params.embedding[token_ids])
-    stream = _scaled(embeddings.astype(jnp.float32), config, embeddings.dtype)
+    stream = scaled_embeddings(embeddings.astype(jnp.float32), config, embeddings.dtype)
     layer = _layer(config, rotations, attend, all_reduce)
     stream, keys_and_values = _scan(layer, stream, (params.layers, indices, cache), return_kv)
     hidden = rms_norm(stream, params.final_norm, config.rms_norm_eps)
@@ -119,7 +119,7 @@ class Rotations:
         return cosine, sine
 
 
-def _scaled(
+def scaled_embeddings(
     embeddings: Float[Array, "T E"], config: ModelConfig, dtype: jnp.dtype
 ) -> Float[Array, "T E"]:
     """Returns float32 embeddings times their scale, which some models round to the weights' dtype."""
