@@ -27,6 +27,7 @@ from isoprefill.models.pretrained import Pretrained, load_pretrained
 from small_models import (
     GGUF_VARIANTS,
     LLAMA3_ROPE,
+    SETTINGS,
     VARIANTS,
     VOCAB_SIZE,
     random_model,
@@ -173,6 +174,29 @@ def assert_same_logits(model: Pretrained, oracle: torch.nn.Module, limit: float 
 def test_families_equal_transformers(family, overrides, tmp_path):
     oracle = random_model(family, **overrides)
     assert_same_logits(load_pretrained(save_directory(oracle, tmp_path)), oracle)
+
+
+@pytest.mark.parametrize("family", SETTINGS)
+def test_every_parameter_counts(family, tmp_path):
+    """Else the comparisons above could not see one that is dropped, or exchanged for another of its shape."""
+    model = load_pretrained(save_directory(random_model(family), tmp_path))
+    params = unpacked(model.params)
+    fields = params._asdict() | params.layers._asdict()
+    del fields["layers"]
+    fields = {field: array for field, array in fields.items() if array is not None}
+    expected = our_logits(model, IDS, params=params)
+
+    def differs(**changed: jax.Array) -> bool:
+        other = Params.from_fields(fields | changed)
+        return bool(np.abs(our_logits(model, IDS, params=other) - expected).max() > 1e-2)
+
+    for field, array in fields.items():
+        if "bias" in field or "norm" in field:
+            assert differs(**{field: jnp.full_like(array, "norm" in field)}), field
+        assert differs(**{field: jnp.roll(array, 1, axis=-1)}), field
+        for other, same_shape in fields.items():
+            if other > field and same_shape.shape == array.shape:
+                assert differs(**{field: same_shape, other: array}), (field, other)
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0])

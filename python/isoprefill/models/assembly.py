@@ -58,7 +58,7 @@ def assemble(
     for field, parameter in parameters_of(config).items():
         shape, source = parameter.shape(config), stored[field]
         tensors = []
-        # One by one: a damaged file may claim billions of layers, and the first is missing.
+        # One by one: a damaged file may claim thousands of layers, and the first is missing.
         for layer in range(config.num_layers if parameter.stacked else 1):
             tensor = source.name.format(layer=layer)
             if tensor not in shapes:

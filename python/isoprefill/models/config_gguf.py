@@ -4,7 +4,7 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 from isoprefill.models.architectures import ARCHITECTURES, Architecture, gguf_model_type
-from isoprefill.models.config import LayerRope, ModelConfig, required
+from isoprefill.models.config import LayerRope, ModelConfig, required, required_layers
 from isoprefill.models.config_huggingface import ACTIVATIONS
 from isoprefill.models.parameters import PARAMETERS
 from isoprefill.models.rope_gguf import rope_from_gguf
@@ -44,7 +44,7 @@ def config_from_gguf(
         return required(metadata, key(suffix), float) if get(suffix) else None
 
     hidden_size = required(metadata, key("embedding_length"), int)
-    num_layers = required(metadata, key("block_count"), int)
+    num_layers = required_layers(metadata, key("block_count"))
     num_query_heads = required(metadata, key("attention.head_count"), int)
     head_dim = get("attention.key_length") or hidden_size // (num_query_heads or 1)
     if experts := get("expert_count"):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from isoprefill.models.architectures import Architecture, Switch, find_architecture
-from isoprefill.models.config import Activation, LayerRope, ModelConfig, required
+from isoprefill.models.config import Activation, LayerRope, ModelConfig, required, required_layers
 from isoprefill.models.rope_huggingface import rope_from_huggingface
 from isoprefill.models.windows import effective_windows
 
@@ -40,7 +40,7 @@ def config_from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
         )
 
     hidden_size = required(config, "hidden_size", int)
-    num_layers = required(config, "num_hidden_layers", int)
+    num_layers = required_layers(config, "num_hidden_layers")
     num_query_heads = required(config, "num_attention_heads", int)
     head_dim = config.get("head_dim")
     if head_dim is None:
