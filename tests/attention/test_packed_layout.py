@@ -174,3 +174,17 @@ def test_buckets_are_few_and_near(length):
     assert (
         len({bucket_size(rows) for rows in range(length, 2 * length, max(1, length // 512))}) <= 17
     )
+
+
+def test_a_window_is_kept_and_taken_away():
+    """A layout that lost its window on the way would show more than the model sees."""
+    layout = PackedLayout.from_lengths(9, [3, 4], pad_to=20)
+    windowed = layout.with_window(5)
+    assert (windowed.num_rows, windowed.window) == (20, 5)
+    assert windowed.with_schedule("xla").window == 5
+    assert windowed.dense_mask().sum(axis=1).max() == 5
+    np.testing.assert_array_equal(windowed.with_window(None).dense_mask(), layout.dense_mask())
+    both = PackedLayout.concat([windowed, windowed])
+    assert both.dense_mask().sum(axis=1).max() == both.window == 5
+    with pytest.raises(ValueError, match=r"layouts must have one window, got \[5, None\]"):
+        PackedLayout.concat([layout, windowed])

@@ -79,6 +79,8 @@ TOO_LONG = 2**31
             {"pad_columns_to": -1},
             "pad_columns_to is -1; the pack has 8 columns, so it must be from 8",
         ),
+        ({"window": 0}, "window is 0; it must be from 1 to 2147483647"),
+        ({"window": TOO_LONG}, "window is 2147483648; it must be from 1 to 2147483647"),
     ],
 )
 def test_bad_layouts(arguments, message):

@@ -5,6 +5,7 @@ list. The numbers of rows are those at which the engine changes something: the s
 from which C++ shares rows out to threads (csrc/block_product.h).
 """
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 import small_models
 from isoprefill import ScoringEngine
+from isoprefill.models.pretrained import load_pretrained
 
 QUERY = [7, 3, 99, 12, 5]
 ITEM = [11, 200, 4, 18, 77, 150, 9]
@@ -59,6 +61,32 @@ def test_bits_do_not_depend_on_the_number_of_rows(directory, dtype, labels, algo
         place = int(rng.integers(0, len(items) + 1))
         items.insert(place, ITEM)
         assert bits(scorer, labels, algorithm, items, place) == alone, rows
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_bits_do_not_depend_on_the_number_of_rows_in_sliding_windows(directory, dtype):
+    """With a window that ends in the middle of blocks of columns, in one of two layers, and capped scores."""
+    model = load_pretrained(directory, dtype)
+    config = dataclasses.replace(
+        model.config,
+        sliding_window=90,
+        windowed_layers=(True, False),
+        query_scale=0.5,
+        score_softcap=3.0,
+    )
+    scorer = ScoringEngine(dataclasses.replace(model, config=config), attention="cpu")
+    rng = np.random.default_rng(2)
+    query, item = rng.integers(0, 250, 151).tolist(), rng.integers(0, 250, 135).tolist()
+    alone = scorer.score(query, [item], algorithm="serial").logprobs[0]
+    for rows in (1, 33, 192, 700):
+        items = neighbours(rows, rng)
+        place = int(rng.integers(0, len(items) + 1))
+        items.insert(place, item)
+        for algorithm in ("packed", "packed_extend"):
+            found = scorer.score(query, items, algorithm=algorithm).logprobs[place]
+            assert found == alone, (rows, algorithm)
+    whole = ScoringEngine(model, attention="cpu").score(query, [item], algorithm="serial")
+    assert whole.logprobs[0] != alone
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

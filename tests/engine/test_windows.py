@@ -135,3 +135,32 @@ def test_a_window_off_by_one_is_seen(case, wrong):
     engine = ScoringEngine(dataclasses.replace(loaded, config=config), attention="cpu")
     error = np.abs(np.asarray(engine.score(QUERY, ITEMS, LABELS).logprobs) - of_labels(model))
     assert error.max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sliding_window": 0}, "sliding_window must be a positive integer or None, got 0"),
+        ({"windowed_layers": (True,) * 3}, "windowed_layers needs a sliding_window, got None"),
+        (
+            {"sliding_window": 8, "windowed_layers": (True, False)},
+            r"windowed_layers must hold num_layers = 3 booleans, got \(True, False\)",
+        ),
+        (
+            {"score_softcap": 0.0},
+            r"score_softcap must be a positive finite float or None, got 0\.0",
+        ),
+        ({"query_scale": -1.0}, r"query_scale must be a positive finite float or None, got -1\.0"),
+    ],
+)
+def test_attention_that_no_model_has_is_refused(case, change, message):
+    config = dataclasses.replace(case[1].config, sliding_window=None, windowed_layers=None)
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(config, **change)
+
+
+def test_attention_sinks_are_refused(case):
+    _, loaded = case
+    config = dataclasses.replace(loaded.config, attention_sinks=True)
+    with pytest.raises(ValueError, match="attention sinks are not supported"):
+        ScoringEngine(dataclasses.replace(loaded, config=config))

@@ -229,3 +229,16 @@ def test_lengths_that_do_not_fit_the_bits_are_refused(bits, qo_lens, kv_lens, me
     packed = np.resize(flashinfer.packed_mask(PackedLayout.from_lengths(4, [2, 3]))[0], bits)
     with pytest.raises(ValueError, match=message):
         flashinfer.layout_from_packed_mask(packed, qo_lens, kv_lens)
+
+
+def test_windows_have_a_mask_and_no_parameters():
+    """FlashInfer's own window counts columns; items begin again at the query's end, so it would hide other columns."""
+    layout = PackedLayout.from_lengths(6, [2, 3], "hidden")
+    windowed = layout.with_window(4)
+    with pytest.raises(ValueError, match=r"window is 4; FlashInfer's parameters describe no"):
+        flashinfer.parameters(windowed)
+    bits, _ = flashinfer.packed_mask(windowed)
+    expected = define([RequestSpec(6, [2, 3], "hidden")], window=4).mask
+    np.testing.assert_array_equal(bits, np.packbits(expected.ravel(), bitorder="little"))
+    with pytest.raises(ValueError, match="the mask of request 0 does not belong to any layout"):
+        flashinfer.layout_from_packed_mask(bits, [14], [14])

@@ -48,6 +48,23 @@ MODELS: dict[str, dict[str, Any]] = {
         "rope_theta": 1000000.0,
         "qk_norm": True,
     },
+    # Both kinds of layers, heads of 256, capped scores: what the others have not.
+    "alternating-windows": {
+        "architecture": "qwen3",
+        "vocab_size": 8192,
+        "hidden_size": 1152,
+        "intermediate_size": 2304,
+        "num_layers": 2,
+        "num_query_heads": 4,
+        "num_kv_heads": 1,
+        "head_dim": 256,
+        "max_positions": 8192,
+        "rope_theta": 10000.0,
+        "sliding_window": 100,
+        "windowed_layers": (True, False),
+        "query_scale": 0.0625,
+        "score_softcap": 50.0,
+    },
 }
 
 
@@ -150,11 +167,14 @@ def step(chip: str, case: dict) -> dict:
     dtype, rows = case["dtype"], case["rows"]
     heads = Heads(config.num_query_heads, config.num_kv_heads, config.head_dim, dtype)
     layout = PackedLayout.from_lengths(rows // 4, [20] * (rows // 40), pad_to=rows)
-    layout = layout.with_schedule("pallas", heads=heads, chip=chip)
+    layouts = [
+        layout.with_window(window).with_schedule("pallas", heads=heads, chip=chip)
+        for window in config.windows
+    ]
     shard = jax.tree.map(
         lambda x: np.asarray(x)[None],
         (
-            PackInputs(np.zeros(rows, np.int32), np.asarray(rows, np.int32), layout),
+            PackInputs(np.zeros(rows, np.int32), np.asarray(rows, np.int32), *layouts),
             ReadoutInputs(
                 np.zeros(rows // 2, np.int32),
                 np.asarray(rows // 40 * 20, np.int32),

@@ -164,9 +164,7 @@ class PackedLayout:
         if len(windows) > 1:
             raise ValueError(f"layouts must have one window, got {sorted(windows, key=str)}")
         shapes = [shape for layout in layouts for shape in layout._requests]
-        return cls.of_requests(
-            shapes, pad_to, pad_columns_to=pad_columns_to, window=windows.pop()
-        )
+        return cls.of_requests(shapes, pad_to, pad_columns_to=pad_columns_to, window=windows.pop())
 
     @classmethod
     def of_requests(

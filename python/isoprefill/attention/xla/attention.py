@@ -78,9 +78,7 @@ def xla_attention(
     return out.astype(q.dtype), lse
 
 
-def _first_seen(
-    row_intervals: Int32[Array, "4 T"], window: int | None
-) -> Int32[Array, "2 T"]:
+def _first_seen(row_intervals: Int32[Array, "4 T"], window: int | None) -> Int32[Array, "2 T"]:
     """Returns where what a row sees of its prefix and of its own item begins: with the last `window` columns."""
     prefix_begin, prefix_end, own_begin, own_end = row_intervals
     if window is None:
