@@ -184,13 +184,12 @@ if pairwise.FULL in os.environ:
     VARIANTS |= FULL_VARIANTS
 # What llama.cpp has no keys for, or no converter.
 _NOT_IN_GGUF = ("query_pre_attn_scalar", "no_rope_layers", "use_sliding_window")
+_NAMES_NOT_IN_GGUF = ("llama3 rope", "of its own", "gemma, untied head", "gemma2, untied head")
 # The same from a GGUF file.
 GGUF_VARIANTS = {
     name: (family, overrides)
     for name, (family, overrides) in VARIANTS.items()
-    if "llama3 rope" not in name
-    and "of its own" not in name
-    and not set(overrides) & set(_NOT_IN_GGUF)
+    if not set(overrides) & set(_NOT_IN_GGUF) and not name.endswith(_NAMES_NOT_IN_GGUF)
 }
 # What is of llama.cpp's converter here is not from the table, which this judges.
 GGUF_NAMES = {"mistral": "llama", "gemma3_text": "gemma3"}
