@@ -7,6 +7,7 @@
 #include "csrc/exponentials.h"
 #include "csrc/micro_kernel_headers.h"
 #include "csrc/multiply.h"
+#include "csrc/soft_cap.h"
 
 namespace isoprefill {
 namespace {
@@ -14,36 +15,6 @@ namespace {
 // Columns that a row's softmax takes at once. Blocks are counted from the begin
 // of an interval: they fix the order of summation.
 constexpr int64_t kBlock = 64;
-
-// tanh(x) within a few units in the last place; NaN for NaN.
-template <typename Vector>
-typename Vector::Register Tanh(typename Vector::Register x) {
-  using V = Vector;
-  const auto zero = V::Broadcast(0.0f);
-  const auto one = V::Broadcast(1.0f);
-  const auto size = V::Max(zero - x, x);
-  // Where the exponential is near 1, one minus it has lost what x is.
-  const auto decay = Exp<V>(V::Broadcast(-2.0f) * size);
-  auto large = (one - decay) / (one + decay);
-  large = V::SelectLess(x, zero, zero - large, large);
-  const auto square = x * x;
-  auto series = V::Broadcast(-5.70498872745e-3f);  // Cephes, tanhf
-  series = V::MulAdd(series, square, V::Broadcast(2.06390887954e-2f));
-  series = V::MulAdd(series, square, V::Broadcast(-5.37397155531e-2f));
-  series = V::MulAdd(series, square, V::Broadcast(1.33314422036e-1f));
-  series = V::MulAdd(series, square, V::Broadcast(-3.33332819422e-1f));
-  const auto small = V::MulAdd(series * square, x, x);
-  return V::SelectLess(size, V::Broadcast(0.625f), small, large);
-}
-
-// soft_cap * tanh(scores / soft_cap)
-template <typename Vector>
-typename Vector::Register Cap(typename Vector::Register scores,
-                              float soft_cap) {
-  using V = Vector;
-  const auto cap = V::Broadcast(soft_cap);
-  return Tanh<V>(scores / cap) * cap;
-}
 
 // The softmax of the task's queries, column block after column block. Query
 // i = (row - rows.begin) * G + g is query head kv_head * G + g of its row, so

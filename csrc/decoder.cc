@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "csrc/array.h"
 #include "csrc/bfloat16.h"
 #include "csrc/block_product.h"
 #include "csrc/decoder_kernels.h"
@@ -42,6 +43,7 @@ struct AddedColumns {
   const DecoderKernels<Element>& kernels;
   const PackedWeights<Element>& weights;
   const float* bias;
+  float scale;
   const float* residual;  // [rows, M], or null
   float* out;             // [rows, M]
 
@@ -69,7 +71,7 @@ struct AddedColumns {
   void Finish(int64_t group, int64_t row, const SumBlock& sums) const {
     const int64_t column = FirstColumn(group);
     const int64_t place = row * weights.num_columns + column;
-    kernels.add(sums, Offset(bias, column), Offset(residual, place),
+    kernels.add(sums, Offset(bias, column), scale, Offset(residual, place),
                 out + place, weights.num_columns);
   }
 
@@ -80,6 +82,12 @@ struct AddedColumns {
   }
 };
 
+// Heads that are normed as one are kept as sums until all columns are there.
+template <typename Element>
+bool NormedAsOne(const HeadProjection<Element>& heads, int64_t head_dim) {
+  return heads.norm != nullptr && heads.norm_width != head_dim;
+}
+
 // Queries, keys and values, in groups of as many heads as begin at a panel.
 template <typename Element>
 struct HeadColumns {
@@ -87,6 +95,7 @@ struct HeadColumns {
     const HeadProjection<Element>* heads;
     int64_t column;
     int64_t columns;
+    float* sums;  // [rows, H * D], of heads that are normed as one
   };
 
   const DecoderKernels<Element>& kernels;
@@ -118,30 +127,53 @@ struct HeadColumns {
   void Finish(int64_t group, int64_t row, const SumBlock& sums) const {
     const Group& one = groups[group];
     const HeadProjection<Element>& heads = *one.heads;
+    const int64_t stride = heads.weights.num_columns;
+    if (one.sums != nullptr) {
+      kernels.add(sums, Offset(heads.bias, one.column), 1, nullptr,
+                  one.sums + row * stride + one.column, stride);
+      return;
+    }
+    HeadFinish finish = FinishOf(heads, row);
+    finish.bias = Offset(heads.bias, one.column);
+    kernels.finish_heads(sums, finish,
+                         heads.out + (first_row + row) * stride + one.column,
+                         stride);
+  }
+  // Norms as one the heads of `rows` rows from `row` on.
+  void FinishAll(const HeadProjection<Element>& heads, float* sums, int64_t row,
+                 int64_t rows) const {
+    const int64_t stride = heads.weights.num_columns;
+    kernels.finish_heads({sums + row * stride, stride, rows, stride},
+                         FinishOf(heads, row),
+                         heads.out + (first_row + row) * stride, stride);
+  }
+
+  HeadFinish FinishOf(const HeadProjection<Element>& heads, int64_t row) const {
     HeadFinish finish;
     finish.head_dim = problem.head_dim;
-    finish.bias = Offset(heads.bias, one.column);
     finish.norm = heads.norm;
+    finish.norm_width = heads.norm_width;
     finish.eps = problem.rows.eps;
     if (heads.rotated) {
       finish.pairs = problem.pairs;
       finish.cosine = problem.cosine + (first_row + row) * problem.pairs;
       finish.sine = problem.sine + (first_row + row) * problem.pairs;
     }
-    const int64_t stride = heads.weights.num_columns;
-    kernels.finish_heads(sums, finish,
-                         heads.out + (first_row + row) * stride + one.column,
-                         stride);
+    return finish;
   }
 
-  static std::vector<Group> GroupsOf(const AttentionInputs<Element>& problem) {
+  // `sums` has room for each kind of heads that is normed as one.
+  static std::vector<Group> GroupsOf(const AttentionInputs<Element>& problem,
+                                     const std::vector<float*>& sums) {
     const int64_t dim = problem.head_dim;
     const int64_t width = kPanelColumns / std::gcd(kPanelColumns, dim) * dim;
     std::vector<Group> groups;
-    for (const HeadProjection<Element>& heads : problem.heads) {
+    for (size_t i = 0; i < sums.size(); ++i) {
+      const HeadProjection<Element>& heads = problem.heads[i];
       const int64_t columns = heads.weights.num_columns;
       for (int64_t column = 0; column < columns; column += width) {
-        groups.push_back({&heads, column, std::min(width, columns - column)});
+        groups.push_back(
+            {&heads, column, std::min(width, columns - column), sums[i]});
       }
     }
     return groups;
@@ -174,7 +206,7 @@ struct GatedColumns {
   void Ahead(int64_t, int64_t, int64_t) const {}
   void Finish(int64_t group, int64_t row, const SumBlock& sums) const {
     const int64_t column = group * panels_each * kPanelColumns;
-    kernels.gate(sums,
+    kernels.gate(sums, problem.activation,
                  std::min(panels_each * kPanelColumns,
                           problem.gate.num_columns - column),
                  gated, row, column);
@@ -200,14 +232,30 @@ void ComputeAttentionInputs(const AttentionInputs<Element>& problem,
                             const ParallelFor& parallel) {
   const auto kernels = KernelsFor<Element>(instructions);
   const NormedRows& rows = problem.rows;
-  const auto groups = HeadColumns<Element>::GroupsOf(problem);
   InChunks(rows.num_rows, RowBytes(kernels, rows.inner), parallel,
            [&](int64_t first, int64_t count, const ParallelFor& inside) {
              RowStore<Element> store(kernels, count, rows.inner);
              PrepareNormed(kernels, rows, first, count, store.rows(), inside);
+             Array<float> memory[3];
+             std::vector<float*> sums;
+             for (int i = 0; i < 3; ++i) {
+               const HeadProjection<Element>& heads = problem.heads[i];
+               if (NormedAsOne(heads, problem.head_dim)) {
+                 memory[i] = Array<float>(count * heads.weights.num_columns);
+               }
+               sums.push_back(memory[i].data());
+             }
+             const auto groups = HeadColumns<Element>::GroupsOf(problem, sums);
              const HeadColumns<Element> work{kernels, problem, first, groups};
              MultiplyGroups(kernels, store.rows(), count,
                             static_cast<int64_t>(groups.size()), work, inside);
+             for (int i = 0; i < 3; ++i) {
+               if (sums[i] == nullptr) continue;
+               RowStore<Element>::Fill(
+                   count, inside, [&](int64_t row, int64_t some) {
+                     work.FinishAll(problem.heads[i], sums[i], row, some);
+                   });
+             }
            });
 }
 
@@ -225,7 +273,10 @@ void ComputeProjection(const Projection<Element>& problem,
                                store.rows(), row);
              });
              const AddedColumns<Element> work{
-                 kernels, problem.weights, problem.bias,
+                 kernels,
+                 problem.weights,
+                 problem.bias,
+                 problem.scale,
                  Offset(problem.residual, first * columns),
                  problem.out + first * columns};
              MultiplyGroups(kernels, store.rows(), count, work.NumGroups(),
@@ -255,12 +306,26 @@ void ComputeFeedForward(const FeedForward<Element>& problem,
              MultiplyGroups(kernels, normed.rows(), count, gate.NumGroups(),
                             gate, inside);
              const int64_t place = first * rows.inner;
-             const AddedColumns<Element> down{kernels, problem.down, nullptr,
+             const AddedColumns<Element> down{kernels,
+                                              problem.down,
+                                              nullptr,
+                                              problem.scale,
                                               Offset(problem.residual, place),
                                               problem.out + place};
              MultiplyGroups(kernels, gated.rows(), count, down.NumGroups(),
                             down, inside);
            });
+}
+
+void AddNormed(const NormedRows& rows, const float* residual, float* out,
+               Instructions instructions, const ParallelFor& parallel) {
+  const auto kernels = KernelsFor<float>(instructions);
+  RowStore<float>::Fill(
+      rows.num_rows, parallel, [&](int64_t row, int64_t some) {
+        const int64_t place = row * rows.inner;
+        kernels.add_normalised(rows.x + place, some, rows.inner, rows.norm,
+                               rows.eps, residual + place, out + place);
+      });
 }
 
 template <typename Element>

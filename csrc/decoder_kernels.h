@@ -73,12 +73,19 @@ struct SumBlock {
   int64_t columns = 0;
 };
 
-// How the rows of some heads are finished: bias, RMS norm of each head, RoPE.
-// What is null is left out.
+// What a feed-forward part does with its gate.
+enum class Activation {
+  kSilu,      // x * sigmoid(x)
+  kGeluTanh,  // x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))
+};
+
+// How the rows of some heads are finished: bias, RMS norm of so many columns at
+// a time, RoPE. What is null is left out.
 struct HeadFinish {
   int64_t head_dim = 0;
   const float* bias = nullptr;  // [columns of the sums]
-  const float* norm = nullptr;  // [head_dim]
+  const float* norm = nullptr;  // [norm_width]
+  int64_t norm_width = 0;       // head_dim, or all columns
   float eps = 0;
   const float* cosine = nullptr;  // [rows, pairs]
   const float* sine = nullptr;    // [rows, pairs]
@@ -105,7 +112,8 @@ struct DecoderKernels {
   // Prepares rows of x [rows, inner] as rows from `first` on.
   void (*prepare)(const Element* x, int64_t rows, const PreparedRows& to,
                   int64_t first) = nullptr;
-  // The same with x / rms(x) * norm, in float32, rounded to Element.
+  // The same with x / rms(x) * norm, in float32, rounded to Element; with x
+  // itself if norm is null.
   void (*prepare_normed)(const float* x, int64_t rows, const float* norm,
                          float eps, const PreparedRows& to,
                          int64_t first) = nullptr;
@@ -117,20 +125,25 @@ struct DecoderKernels {
                    const PanelGroup<Element>& panels, const char* loaded,
                    const SumBlock& sums) = nullptr;
 
-  // silu(first half of the columns) * second half, prepared as `columns`
+  // activation(first half of the columns) * second half, prepared as `columns`
   // columns of rows from `first_row` on.
-  void (*gate)(const SumBlock& sums, int64_t columns, const PreparedRows& to,
-               int64_t first_row, int64_t first_column) = nullptr;
+  void (*gate)(const SumBlock& sums, Activation activation, int64_t columns,
+               const PreparedRows& to, int64_t first_row,
+               int64_t first_column) = nullptr;
   // Finishes heads into rows of `out`.
   void (*finish_heads)(const SumBlock& sums, const HeadFinish& finish,
                        Element* out, int64_t out_stride) = nullptr;
-  // out = sums + bias + residual; either may be null. residual and out have
-  // rows of `out_stride`.
-  void (*add)(const SumBlock& sums, const float* bias, const float* residual,
-              float* out, int64_t out_stride) = nullptr;
+  // out = (sums + bias) * scale + residual; bias and residual may be null.
+  // residual and out have rows of `out_stride`.
+  void (*add)(const SumBlock& sums, const float* bias, float scale,
+              const float* residual, float* out, int64_t out_stride) = nullptr;
   // x / rms(x) * norm of rows [rows, inner].
   void (*normalise)(const float* x, int64_t rows, int64_t inner,
                     const float* norm, float eps, Element* out) = nullptr;
+  // x / rms(x) * norm + residual of such rows.
+  void (*add_normalised)(const float* x, int64_t rows, int64_t inner,
+                         const float* norm, float eps, const float* residual,
+                         float* out) = nullptr;
 };
 
 }  // namespace isoprefill

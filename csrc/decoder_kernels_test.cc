@@ -264,8 +264,8 @@ void GatedColumnsAreRows() {
               sums[r * 2 * half + half + c] = factors[place];
             }
           }
-          kernels.gate({sums.data(), 2 * half, rows, 2 * half}, columns,
-                       store.rows(), row, column);
+          kernels.gate({sums.data(), 2 * half, rows, 2 * half},
+                       Activation::kSilu, columns, store.rows(), row, column);
         }
       }
       const std::vector<double> prepared = Prepared(kernels, store, kRows);

@@ -54,15 +54,25 @@ void Normalise(const float* x, int64_t count, const float* norm, float eps,
   });
 }
 
-// x * sigmoid(x)
+// x * sigmoid(z)
 template <typename Vector>
-typename Vector::Register Silu(typename Vector::Register x) {
+typename Vector::Register TimesSigmoid(typename Vector::Register x,
+                                       typename Vector::Register z) {
   using V = Vector;
   const auto zero = V::Broadcast(0.0f);
   const auto one = V::Broadcast(1.0f);
-  const auto decay = Exp<V>(zero - V::Max(zero - x, x));
+  const auto decay = Exp<V>(zero - V::Max(zero - z, z));
   // The denominator is from 1 to 2.
-  return V::Quotient(x * V::SelectLess(x, zero, decay, one), one + decay);
+  return V::Quotient(x * V::SelectLess(z, zero, decay, one), one + decay);
+}
+
+// (1 + tanh(u)) / 2 is sigmoid(2 * u).
+template <typename Vector>
+typename Vector::Register GeluTanh(typename Vector::Register x) {
+  using V = Vector;
+  const auto slope = V::Broadcast(1.59576912f);     // 2 * sqrt(2 / pi)
+  const auto cubic = V::Broadcast(7.13548163e-2f);  // 0.044715 times that
+  return TimesSigmoid<V>(x, x * V::MulAdd(cubic, x * x, slope));
 }
 
 template <typename Product, typename Vector, typename Element>
@@ -88,23 +98,24 @@ struct DecoderMicroKernels {
                             float eps, const PreparedRows& to, int64_t first) {
     Array<float> row(to.inner);
     for (int64_t r = 0; r < rows; ++r) {
+      if (norm == nullptr) {
+        Product::Prepare(x + r * to.inner, to.inner, 0, first + r, to);
+        continue;
+      }
       Normalise<Vector>(x + r * to.inner, to.inner, norm, eps, row.data());
       Product::Prepare(row.data(), to.inner, 0, first + r, to);
     }
   }
 
-  static void Gate(const SumBlock& sums, int64_t columns,
+  static void Gate(const SumBlock& sums, Activation activation, int64_t columns,
                    const PreparedRows& to, int64_t first_row,
                    int64_t first_column) {
-    float row[kMostGateColumns];
-    const int64_t half = sums.columns / 2;
-    for (int64_t r = 0; r < sums.rows; ++r) {
-      const float* gate = sums.data + r * sums.stride;
-      for (int64_t c = 0; c < half; c += Vector::kWidth) {
-        Vector::Store(row + c, Silu<Vector>(Vector::Load(gate + c)) *
-                                   Vector::Load(gate + half + c));
-      }
-      Product::Prepare(row, columns, first_column, first_row + r, to);
+    if (activation == Activation::kGeluTanh) {
+      GateBy([](auto x) { return GeluTanh<Vector>(x); }, sums, columns, to,
+             first_row, first_column);
+    } else {
+      GateBy([](auto x) { return TimesSigmoid<Vector>(x, x); }, sums, columns,
+             to, first_row, first_column);
     }
   }
 
@@ -119,10 +130,13 @@ struct DecoderMicroKernels {
           V::Store(row + i, V::Load(row + i) + V::Load(finish.bias + i));
         });
       }
-      for (int64_t h = 0; h < sums.columns; h += dim) {
-        if (finish.norm != nullptr) {
-          Normalise<Vector>(row + h, dim, finish.norm, finish.eps, row + h);
+      if (finish.norm != nullptr) {
+        const int64_t width = finish.norm_width;
+        for (int64_t c = 0; c < sums.columns; c += width) {
+          Normalise<Vector>(row + c, width, finish.norm, finish.eps, row + c);
         }
+      }
+      for (int64_t h = 0; h < sums.columns; h += dim) {
         const int64_t pairs = finish.pairs;
         const float* cosine = finish.cosine + r * pairs;
         const float* sine = finish.sine + r * pairs;
@@ -140,7 +154,7 @@ struct DecoderMicroKernels {
     }
   }
 
-  static void Add(const SumBlock& sums, const float* bias,
+  static void Add(const SumBlock& sums, const float* bias, float scale,
                   const float* residual, float* out, int64_t out_stride) {
     for (int64_t r = 0; r < sums.rows; ++r) {
       const float* row = sums.data + r * sums.stride;
@@ -148,6 +162,7 @@ struct DecoderMicroKernels {
         using V = decltype(vector);
         auto sum = V::Load(row + i);
         if (bias != nullptr) sum = sum + V::Load(bias + i);
+        sum = sum * V::Broadcast(scale);
         if (residual != nullptr) {
           sum = V::Load(residual + r * out_stride + i) + sum;
         }
@@ -165,8 +180,39 @@ struct DecoderMicroKernels {
     }
   }
 
+  static void AddNormalised(const float* x, int64_t rows, int64_t inner,
+                            const float* norm, float eps, const float* residual,
+                            float* out) {
+    Array<float> normed(inner);
+    for (int64_t r = 0; r < rows; ++r) {
+      Normalise<Vector>(x + r * inner, inner, norm, eps, normed.data());
+      Elementwise<Vector>(inner, [&](auto vector, int64_t i) {
+        using V = decltype(vector);
+        const int64_t place = r * inner + i;
+        V::Store(out + place,
+                 V::Load(residual + place) + V::Load(normed.data() + i));
+      });
+    }
+  }
+
  private:
   static constexpr int64_t kMostGateColumns = 64;
+
+  template <typename Activate>
+  static void GateBy(Activate activate, const SumBlock& sums, int64_t columns,
+                     const PreparedRows& to, int64_t first_row,
+                     int64_t first_column) {
+    float row[kMostGateColumns];
+    const int64_t half = sums.columns / 2;
+    for (int64_t r = 0; r < sums.rows; ++r) {
+      const float* gate = sums.data + r * sums.stride;
+      for (int64_t c = 0; c < half; c += Vector::kWidth) {
+        Vector::Store(row + c, activate(Vector::Load(gate + c)) *
+                                   Vector::Load(gate + half + c));
+      }
+      Product::Prepare(row, columns, first_column, first_row + r, to);
+    }
+  }
 
   static void StoreElements(const float* values, int64_t count, Element* out) {
     int64_t i = 0;
@@ -200,6 +246,7 @@ DecoderKernels<Element> DecoderKernelsOf() {
   kernels.finish_heads = &Kernels::FinishHeads;
   kernels.add = &Kernels::Add;
   kernels.normalise = &Kernels::NormaliseRows;
+  kernels.add_normalised = &Kernels::AddNormalised;
   return kernels;
 }
 

@@ -99,6 +99,7 @@ struct ProjectionCase {
     int64_t inner;
     bool bias = false;
     Residual residual = kNone;
+    float scale = 1;
   };
 
   explicit ProjectionCase(Sizes sizes) : sizes(sizes) {}
@@ -111,6 +112,7 @@ struct ProjectionCase {
     problem.x = x.data();
     problem.weights = w.weights();
     if (sizes.bias) problem.bias = bias.data();
+    problem.scale = sizes.scale;
     if (sizes.residual == kApart) problem.residual = residual.data();
     if (sizes.residual == kInPlace) {
       std::copy(residual.begin(), residual.end(), out.begin());
@@ -129,7 +131,7 @@ struct ProjectionCase {
       const std::vector<double> sums = w.Times(&x[row * sizes.inner]);
       for (int64_t m = 0; m < sizes.columns; ++m) {
         expected.push_back(
-            sums[m] + (sizes.bias ? bias[m] : 0) +
+            sizes.scale * (sums[m] + (sizes.bias ? bias[m] : 0)) +
             (sizes.residual != kNone ? residual[row * sizes.columns + m] : 0));
       }
     }
@@ -162,6 +164,9 @@ struct FeedForwardCase {
     int64_t width;
     Residual residual = kNone;
     float eps = 1e-6f;
+    Activation activation = Activation::kSilu;
+    float scale = 1;
+    bool normed = true;
   };
 
   explicit FeedForwardCase(Sizes sizes) : sizes(sizes) {}
@@ -170,7 +175,10 @@ struct FeedForwardCase {
                          const ParallelFor& parallel) const {
     auto out = Unwritten<float>(sizes.rows * sizes.inner);
     FeedForward<Element> problem;
-    problem.rows = {sizes.rows, sizes.inner, x.data(), norm.data(), sizes.eps};
+    problem.rows = {sizes.rows, sizes.inner, x.data(),
+                    sizes.normed ? norm.data() : nullptr, sizes.eps};
+    problem.activation = sizes.activation;
+    problem.scale = sizes.scale;
     problem.gate = gate.weights();
     problem.up = up.weights();
     problem.down = down.weights();
@@ -190,12 +198,13 @@ struct FeedForwardCase {
     std::vector<double> expected;
     for (int64_t row = 0; row < sizes.rows; ++row) {
       const float* stream = &x[row * sizes.inner];
-      const std::vector<double> normed =
-          Rounded<Element>(Normed(stream, norm, sizes.eps));
+      const std::vector<double> normed = Rounded<Element>(
+          sizes.normed ? Normed(stream, norm, sizes.eps)
+                       : std::vector<double>(stream, stream + sizes.inner));
       std::vector<double> gated = gate.Times(normed.data());
       const std::vector<double> factors = up.Times(normed.data());
       for (int64_t f = 0; f < sizes.width; ++f) {
-        gated[f] *= factors[f] / (1 + std::exp(-gated[f]));
+        gated[f] = Activated(gated[f]) * factors[f];
       }
       gated = Rounded<Element>(gated);
       const std::vector<double> sums = down.Times(gated.data());
@@ -204,10 +213,17 @@ struct FeedForwardCase {
                              : sizes.residual == kApart
                                  ? residual[row * sizes.inner + i]
                                  : stream[i];
-        expected.push_back(sums[i] + added);
+        expected.push_back(sizes.scale * sums[i] + added);
       }
     }
     return expected;
+  }
+
+  double Activated(double x) const {
+    if (sizes.activation == Activation::kSilu) return x / (1 + std::exp(-x));
+    const double inside =
+        std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x);
+    return x / 2 * (1 + std::tanh(inside));
   }
 
   std::vector<int64_t> Widths() const { return {sizes.inner}; }
@@ -241,6 +257,8 @@ struct AttentionInputsCase {
     bool bias = false;
     bool head_norm = false;
     float eps = 1e-6f;
+    bool as_one = false;  // head_norm is over all heads
+    bool normed = true;
   };
 
   explicit AttentionInputsCase(Sizes sizes) : sizes(sizes) {}
@@ -248,7 +266,8 @@ struct AttentionInputsCase {
   std::vector<float> Run(Instructions instructions,
                          const ParallelFor& parallel) const {
     AttentionInputs<Element> problem;
-    problem.rows = {sizes.rows, sizes.inner, x.data(), norm.data(), sizes.eps};
+    problem.rows = {sizes.rows, sizes.inner, x.data(),
+                    sizes.normed ? norm.data() : nullptr, sizes.eps};
     problem.head_dim = sizes.head_dim;
     problem.pairs = sizes.pairs;
     problem.cosine = cosine.data();
@@ -258,7 +277,10 @@ struct AttentionInputsCase {
       outs[i] = Unwritten<Element>(sizes.rows * w[i].columns);
       problem.heads[i].weights = w[i].weights();
       if (sizes.bias) problem.heads[i].bias = bias[i].data();
-      if (Normalised(i)) problem.heads[i].norm = head_norms[i].data();
+      if (Normalised(i)) {
+        problem.heads[i].norm = head_norms[i].data();
+        problem.heads[i].norm_width = NormWidth(i);
+      }
       problem.heads[i].rotated = Rotated(i);
       problem.heads[i].out = outs[i].data();
     }
@@ -272,15 +294,21 @@ struct AttentionInputsCase {
     std::vector<double> expected;
     for (int i = 0; i < 3; ++i) {
       for (int64_t row = 0; row < sizes.rows; ++row) {
-        const std::vector<double> normed =
-            Rounded<Element>(Normed(&x[row * sizes.inner], norm, sizes.eps));
+        const float* stream = &x[row * sizes.inner];
+        const std::vector<double> normed = Rounded<Element>(
+            sizes.normed ? Normed(stream, norm, sizes.eps)
+                         : std::vector<double>(stream, stream + sizes.inner));
         std::vector<double> sums = w[i].Times(normed.data());
         for (int64_t m = 0; m < w[i].columns && sizes.bias; ++m) {
           sums[m] += bias[i][m];
         }
+        for (int64_t c = 0; c < w[i].columns && Normalised(i);
+             c += NormWidth(i)) {
+          const auto part = Normed(&sums[c], head_norms[i], sizes.eps);
+          std::copy(part.begin(), part.end(), &sums[c]);
+        }
         for (int64_t h = 0; h < w[i].columns; h += sizes.head_dim) {
           std::vector<double> head(&sums[h], &sums[h] + sizes.head_dim);
-          if (Normalised(i)) head = Normed(&head[0], head_norms[i], sizes.eps);
           if (Rotated(i)) Rotate(row, &head);
           head = Rounded<Element>(head);
           expected.insert(expected.end(), head.begin(), head.end());
@@ -305,6 +333,9 @@ struct AttentionInputsCase {
   // Queries, keys, values: the values stay as they are.
   bool Rotated(int i) const { return i < 2; }
   bool Normalised(int i) const { return i < 2 && sizes.head_norm; }
+  int64_t NormWidth(int i) const {
+    return sizes.as_one ? w[i].columns : sizes.head_dim;
+  }
 
   void Rotate(int64_t row, std::vector<double>* head) const {
     for (int64_t i = 0; i < sizes.pairs; ++i) {
@@ -327,12 +358,64 @@ struct AttentionInputsCase {
   std::vector<float> bias[3] = {normal.Make<float>(query_columns),
                                 normal.Make<float>(kv_columns),
                                 normal.Make<float>(kv_columns)};
-  std::vector<float> head_norms[2] = {normal.Make<float>(sizes.head_dim),
-                                      normal.Make<float>(sizes.head_dim)};
+  std::vector<float> head_norms[2] = {normal.Make<float>(NormWidth(0)),
+                                      normal.Make<float>(NormWidth(1))};
   std::vector<float> x = normal.Make<float>(sizes.rows * sizes.inner);
   // Not of one angle, so that one taken for the other is seen.
   std::vector<float> cosine = normal.Make<float>(sizes.rows * sizes.pairs);
   std::vector<float> sine = normal.Make<float>(sizes.rows * sizes.pairs);
+};
+
+struct AddNormedCase {
+  struct Sizes {
+    int64_t rows;
+    int64_t inner;
+    bool in_place = false;
+    float eps = 1e-6f;
+  };
+
+  explicit AddNormedCase(Sizes sizes) : sizes(sizes) {}
+
+  std::vector<float> Run(Instructions instructions,
+                         const ParallelFor& parallel) const {
+    auto out = Unwritten<float>(sizes.rows * sizes.inner);
+    const float* added = residual.data();
+    if (sizes.in_place) {
+      std::copy(residual.begin(), residual.end(), out.begin());
+      added = out.data();
+    }
+    AddNormed({sizes.rows, sizes.inner, x.data(), norm.data(), sizes.eps},
+              added, out.data(), instructions, parallel);
+    std::vector<float> values;
+    Append(out, &values);
+    return values;
+  }
+
+  std::vector<double> Expected() const {
+    std::vector<double> expected;
+    for (int64_t row = 0; row < sizes.rows; ++row) {
+      const auto normed = Normed(&x[row * sizes.inner], norm, sizes.eps);
+      for (int64_t i = 0; i < sizes.inner; ++i) {
+        expected.push_back(residual[row * sizes.inner + i] + normed[i]);
+      }
+    }
+    return expected;
+  }
+
+  std::vector<int64_t> Widths() const { return {sizes.inner}; }
+  AddNormedCase Surrounded(int64_t rows, int64_t place) const {
+    AddNormedCase all = *this;
+    all.sizes.rows = rows;
+    Surround(rows, place, &all.x);
+    Surround(rows, place, &all.residual);
+    return all;
+  }
+
+  Sizes sizes;
+  testing::RandomNormal normal;
+  std::vector<float> norm = normal.Make<float>(sizes.inner);
+  std::vector<float> x = normal.Make<float>(sizes.rows * sizes.inner);
+  std::vector<float> residual = normal.Make<float>(sizes.rows * sizes.inner);
 };
 
 template <typename Element>
@@ -502,6 +585,8 @@ void TestAll() {
       {1030, 17, 33, true, Product::kInPlace},
   });
   RowsAreIndependent<Product>({1, 40, 66, true, Product::kInPlace});
+  EqualsTheDefinition<Element, Product>(
+      {{17, 33, 40, true, Product::kInPlace, 0.22f}});
 
   using Gated = FeedForwardCase<Element>;
   EqualsTheDefinition<Element, Gated>({
@@ -512,6 +597,9 @@ void TestAll() {
       {95, 66, 33},
       {193, 66, 47, Gated::kInPlace},
       {200, 1, 2, Gated::kApart, 0.5f},
+      {33, 31, 66, Gated::kInPlace, 1e-6f, Activation::kGeluTanh},
+      {17, 33, 15, Gated::kNone, 1e-6f, Activation::kGeluTanh, 1, false},
+      {95, 40, 33, Gated::kInPlace, 1e-6f, Activation::kSilu, 0.22f},
   });
   RowsAreIndependent<Gated>({1, 33, 47, Gated::kInPlace});
 
@@ -525,7 +613,11 @@ void TestAll() {
       {31, 66, 8, 5, 3, 3, false, true, 0.5f},
       {193, 66, 64, 3, 3, 32, true, true},
       {16, 2, 80, 2, 2, 33},
+      {33, 31, 10, 5, 1, 5, true, true, 0.5f, true},
+      {95, 40, 24, 9, 3, 12, false, true, 1e-6f, true, false},
+      {17, 33, 64, 3, 1, 24, true, false, 1e-6f, false, false},
   });
+  RowsAreIndependent<Inputs>({1, 31, 10, 3, 1, 4, true, true, 1e-6f, true});
   RowsAreIndependent<Inputs>({1, 31, 10, 3, 1, 4, true, true});
   RowsAreIndependent<Inputs>({1, 33, 64, 2, 1, 32});
 
@@ -535,6 +627,12 @@ void TestAll() {
   RowsAreIndependent<Norm>({1, 33});
 
   EmptyOnesAreFine<Element>();
+}
+
+void TestAddNormed() {
+  EqualsTheDefinition<float, AddNormedCase>(
+      {{1, 1}, {2, 2, true}, {33, 31, false, 0.5f}, {193, 66, true}});
+  RowsAreIndependent<AddNormedCase>({1, 33, true});
 }
 
 }  // namespace
@@ -547,5 +645,6 @@ int main() {
   }
   isoprefill::testing::parts_of_matrices = 0;
   isoprefill::TestAll<isoprefill::Bfloat16>();
+  isoprefill::TestAddNormed();
   return isoprefill::testing::Result();
 }

@@ -56,6 +56,10 @@ struct MicroKernels {
   // Adds values to a sum.
   void (*add_exponentials)(const float* values, int64_t count,
                            SumOfExponentials* sum) = nullptr;
+  // Multiplies logits, a multiple of 16 of them, and caps them unless soft_cap
+  // is 0.
+  void (*scale_and_cap)(float scale, float soft_cap, int64_t count,
+                        float* logits) = nullptr;
 };
 
 template <typename Element>

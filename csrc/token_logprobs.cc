@@ -64,6 +64,9 @@ class Chunk {
       : problem_(problem),
         kernels_(kernels.decoder),
         add_exponentials_(kernels.add_exponentials),
+        scale_and_cap_(problem.scale == 1 && problem.soft_cap == 0
+                           ? nullptr
+                           : kernels.scale_and_cap),
         count_(rows.end - rows.begin),
         store_(kernels_, count_, problem.weights.inner),
         sums_(kParts * count_,
@@ -140,6 +143,10 @@ class Chunk {
               {logits + p * kPanelColumns, stride, rows, few * kPanelColumns});
         }
         for (int64_t r = 0; r < rows; ++r) {
+          if (scale_and_cap_ != nullptr) {
+            scale_and_cap_(problem_.scale, problem_.soft_cap,
+                           some * kPanelColumns, logits + r * stride);
+          }
           add_exponentials_(logits + r * stride, tokens,
                             &sums_[part * count_ + row + r]);
         }
@@ -176,6 +183,7 @@ class Chunk {
   const TokenLogprobs<Element>& problem_;
   const DecoderKernels<Element> kernels_;
   void (*const add_exponentials_)(const float*, int64_t, SumOfExponentials*);
+  void (*const scale_and_cap_)(float, float, int64_t, float*);
   const int64_t count_;  // rows
   RowStore<Element> store_;
   std::vector<SumOfExponentials> sums_;  // [kParts, rows]

@@ -27,7 +27,11 @@ struct TokenLogprobs {
   PackedWeights<Element> weights;      // [V, N]: the head's
   const int32_t* rows = nullptr;       // [M]
   const int32_t* token_ids = nullptr;  // [M, K]
-  float* out = nullptr;                // [M, K]
+  // A logit x becomes x * scale, and then soft_cap * tanh(x / soft_cap) unless
+  // soft_cap is 0.
+  float scale = 1;
+  float soft_cap = 0;
+  float* out = nullptr;  // [M, K]
 };
 
 // Throws std::invalid_argument for an empty vocabulary, a token outside it, and

@@ -22,6 +22,8 @@ struct Sizes {
   int64_t vocab;
   int64_t inner;
   int64_t asked;
+  float scale = 1;
+  float soft_cap = 0;
 };
 
 // Random states, weights, rows to read and tokens, and their log-probabilities.
@@ -48,6 +50,8 @@ struct Case {
     problem.weights = w.weights();
     problem.rows = rows.data();
     problem.token_ids = tokens.data();
+    problem.scale = sizes.scale;
+    problem.soft_cap = sizes.soft_cap;
     problem.out = out.data();
     ComputeTokenLogprobs(problem, instructions, parallel);
     CHECK(out.back() == kBehind);
@@ -58,8 +62,12 @@ struct Case {
   std::vector<double> Expected() const {
     std::vector<double> expected;
     for (int64_t m = 0; m < sizes.rows; ++m) {
-      const std::vector<double> logits =
-          w.Times(&hidden[rows[m] * sizes.inner]);
+      std::vector<double> logits = w.Times(&hidden[rows[m] * sizes.inner]);
+      for (double& logit : logits) {
+        logit *= sizes.scale;
+        if (sizes.soft_cap == 0) continue;
+        logit = sizes.soft_cap * std::tanh(logit / sizes.soft_cap);
+      }
       const double most = *std::max_element(logits.begin(), logits.end());
       double total = 0;
       for (const double logit : logits) total += std::exp(logit - most);
@@ -94,10 +102,17 @@ struct Case {
 // vocabulary has.
 template <typename Element>
 void EqualsTheDefinition() {
-  const Sizes all_sizes[] = {{1, 1, 1, 1, 1},       {3, 2, 15, 2, 40},
-                             {5, 17, 16, 31, 1},    {7, 33, 17, 33, 3},
-                             {2, 390, 70, 10, 1},   {40, 31, 3000, 32, 2},
-                             {4, 3, 2111, 66, 130}, {600, 1030, 50, 3, 1}};
+  const Sizes all_sizes[] = {{1, 1, 1, 1, 1},
+                             {3, 2, 15, 2, 40},
+                             {5, 17, 16, 31, 1},
+                             {7, 33, 17, 33, 3},
+                             {2, 390, 70, 10, 1},
+                             {40, 31, 3000, 32, 2},
+                             {4, 3, 2111, 66, 130},
+                             {600, 1030, 50, 3, 1},
+                             {7, 33, 17, 33, 3, 0.125f},
+                             {4, 3, 301, 66, 130, 2.0f, 3.0f},
+                             {40, 31, 70, 32, 2, 1.0f, 30.0f}};
   for (const Sizes& sizes : all_sizes) {
     Case<Element> one(sizes);
     const std::vector<double> expected = one.Expected();

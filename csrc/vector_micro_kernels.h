@@ -23,6 +23,7 @@ MicroKernels<Element> MicroKernelsOf() {
   MicroKernels<Element> kernels;
   kernels.attend = &Attend<Vector, Element>;
   kernels.add_exponentials = &AddExponentials<Vector>;
+  kernels.scale_and_cap = &ScaleAndCap<Vector>;
   kernels.decoder =
       DecoderKernelsOf<VectorProduct<Vector, Element>, Vector, Element>();
   return kernels;

@@ -128,22 +128,29 @@ void CheckShapes(const Arrays& arrays) {
   }
 }
 
-// Calls compute with a Bfloat16 if `narrow`, else with a float; what it throws
-// is the error.
+// Calls compute; what it throws is the error.
 template <typename Function>
-ffi::Error Compute(bool narrow, Function compute) {
+ffi::Error ErrorOf(Function compute) {
   try {
-    if (narrow) {
-      compute(Bfloat16{});
-    } else {
-      compute(float{});
-    }
+    compute();
   } catch (const std::bad_alloc&) {
     return ffi::Error(ffi::ErrorCode::kResourceExhausted, "out of memory");
   } catch (const std::exception& error) {
     return ffi::Error::InvalidArgument(error.what());
   }
   return ffi::Error::Success();
+}
+
+// Calls compute with a Bfloat16 if `narrow`, else with a float.
+template <typename Function>
+ffi::Error Compute(bool narrow, Function compute) {
+  return ErrorOf([&] {
+    if (narrow) {
+      compute(Bfloat16{});
+    } else {
+      compute(float{});
+    }
+  });
 }
 
 // Calls compute with an Element of these arrays; what it throws is the error.
@@ -251,7 +258,7 @@ NormedRows ReadRows(const ffi::Buffer<ffi::F32>& stream,
                     const ffi::Buffer<ffi::F32>& norm, int64_t layer,
                     int64_t num_rows, float eps) {
   return {num_rows, stream.dimensions()[1], stream.typed_data(),
-          OfLayer<float>(norm, layer), eps};
+          FloatsOfLayer(norm, layer), eps};
 }
 
 using Layer = ffi::Buffer<ffi::S32>;
@@ -270,7 +277,6 @@ ffi::Error AttentionInputsOfLayer(
                              {"q", q->dimensions(), {"T", "Hq", "D"}},
                              {"k", k->dimensions(), {"T", "Hkv", "D"}},
                              {"v", v->dimensions(), {"T", "Hkv", "D"}},
-                             {"norm", norm.dimensions(), {"L", "E"}},
                              {"cosine", cosine.dimensions(), {"T", "pairs"}},
                              {"sine", sine.dimensions(), {"T", "pairs"}}};
     CheckShapes(shapes);
@@ -282,23 +288,34 @@ ffi::Error AttentionInputsOfLayer(
     const auto columns_or_none = [](const Floats& array, int64_t columns) {
       return array.element_count() == 0 ? "0" : std::to_string(columns);
     };
+    // Of each head, or of all heads as one.
+    const auto norm_width = [&](const Floats& array, int64_t columns) {
+      const auto shape = array.dimensions();
+      return shape.size() == 2 && shape[1] == columns ? columns : dim;
+    };
+    const int64_t q_width = norm_width(q_norm, q_columns);
+    const int64_t k_width = norm_width(k_norm, kv_columns);
     const Shaped weight_shapes[] = {
-        {"norm", norm.dimensions(), {"L", "E"}},
+        {"norm", norm.dimensions(), {"L", columns_or_none(norm, inner)}},
         Packed<Element>("wq", wq, q_columns, inner, true),
         Packed<Element>("wk", wk, kv_columns, inner, true),
         Packed<Element>("wv", wv, kv_columns, inner, true),
         {"bq", bq.dimensions(), {"L", columns_or_none(bq, q_columns)}},
         {"bk", bk.dimensions(), {"L", columns_or_none(bk, kv_columns)}},
         {"bv", bv.dimensions(), {"L", columns_or_none(bv, kv_columns)}},
-        {"q_norm", q_norm.dimensions(), {"L", columns_or_none(q_norm, dim)}},
-        {"k_norm", k_norm.dimensions(), {"L", columns_or_none(k_norm, dim)}}};
+        {"q_norm",
+         q_norm.dimensions(),
+         {"L", columns_or_none(q_norm, q_width)}},
+        {"k_norm",
+         k_norm.dimensions(),
+         {"L", columns_or_none(k_norm, k_width)}}};
     CheckShapes(weight_shapes);
     if (2 * pairs > dim) {
       throw std::invalid_argument("cosine has " + std::to_string(pairs) +
                                   " pairs; a head of " + std::to_string(dim) +
                                   " has fewer");
     }
-    const int64_t l = Scalar(layer, "layer", norm.dimensions()[0] - 1);
+    const int64_t l = Scalar(layer, "layer", wq.dimensions()[0] - 1);
     AttentionInputs<Element> problem;
     problem.rows = ReadRows(stream, norm, l,
                             Scalar(rows, "rows", stream.dimensions()[0]), eps);
@@ -307,13 +324,22 @@ ffi::Error AttentionInputsOfLayer(
     problem.cosine = cosine.typed_data();
     problem.sine = sine.typed_data();
     problem.heads[0] = {WeightsOfLayer<Element>(wq, l, q_columns, inner),
-                        FloatsOfLayer(bq, l), FloatsOfLayer(q_norm, l), true,
+                        FloatsOfLayer(bq, l),
+                        FloatsOfLayer(q_norm, l),
+                        q_width,
+                        true,
                         Data<Element>(*q)};
     problem.heads[1] = {WeightsOfLayer<Element>(wk, l, kv_columns, inner),
-                        FloatsOfLayer(bk, l), FloatsOfLayer(k_norm, l), true,
+                        FloatsOfLayer(bk, l),
+                        FloatsOfLayer(k_norm, l),
+                        k_width,
+                        true,
                         Data<Element>(*k)};
     problem.heads[2] = {WeightsOfLayer<Element>(wv, l, kv_columns, inner),
-                        FloatsOfLayer(bv, l), nullptr, false,
+                        FloatsOfLayer(bv, l),
+                        nullptr,
+                        dim,
+                        false,
                         Data<Element>(*v)};
     ComputeAttentionInputs(problem, BestInstructions(), OnThreads(pool));
     for (const ffi::AnyBuffer& array : {*q, *k, *v}) {
@@ -322,9 +348,9 @@ ffi::Error AttentionInputsOfLayer(
   });
 }
 
-ffi::Error ProjectionOfLayer(Layer layer, Rows rows, ffi::AnyBuffer x,
-                             ffi::AnyBuffer w, Floats bias, Floats residual,
-                             ffi::ResultBuffer<ffi::F32> out,
+ffi::Error ProjectionOfLayer(float scale, Layer layer, Rows rows,
+                             ffi::AnyBuffer x, ffi::AnyBuffer w, Floats bias,
+                             Floats residual, ffi::ResultBuffer<ffi::F32> out,
                              ffi::ThreadPool pool) {
   return ComputeElements("x", {x}, [&](auto element) {
     using Element = decltype(element);
@@ -350,6 +376,7 @@ ffi::Error ProjectionOfLayer(Layer layer, Rows rows, ffi::AnyBuffer x,
     problem.x = Data<const Element>(x);
     problem.weights = WeightsOfLayer<Element>(w, l, columns, inner);
     problem.bias = FloatsOfLayer(bias, l);
+    problem.scale = scale;
     problem.residual = adds ? residual.typed_data() : nullptr;
     problem.out = out->typed_data();
     ComputeProjection(problem, BestInstructions(), OnThreads(pool));
@@ -359,8 +386,8 @@ ffi::Error ProjectionOfLayer(Layer layer, Rows rows, ffi::AnyBuffer x,
 
 // Elements are float32, or bfloat16 if `narrow`.
 ffi::Error FeedForwardOfLayer(float eps, int64_t width, bool adds, bool narrow,
-                              Layer layer, Rows rows, Floats stream,
-                              Floats norm, ffi::AnyBuffer gate,
+                              bool gelu, float scale, Layer layer, Rows rows,
+                              Floats stream, Floats norm, ffi::AnyBuffer gate,
                               ffi::AnyBuffer up, ffi::AnyBuffer down,
                               ffi::ResultBuffer<ffi::F32> out,
                               ffi::ThreadPool pool) {
@@ -369,7 +396,9 @@ ffi::Error FeedForwardOfLayer(float eps, int64_t width, bool adds, bool narrow,
     const int64_t inner =
         stream.dimensions().size() == 2 ? stream.dimensions()[1] : 0;
     const Shaped shapes[] = {{"stream", stream.dimensions(), {"T", "E"}},
-                             {"norm", norm.dimensions(), {"L", "E"}},
+                             {"norm",
+                              norm.dimensions(),
+                              {"L", norm.element_count() == 0 ? "0" : "E"}},
                              Packed<Element>("gate", gate, width, inner, true),
                              Packed<Element>("up", up, width, inner, true),
                              Packed<Element>("down", down, inner, width, true),
@@ -382,6 +411,8 @@ ffi::Error FeedForwardOfLayer(float eps, int64_t width, bool adds, bool narrow,
     problem.gate = WeightsOfLayer<Element>(gate, l, width, inner);
     problem.up = WeightsOfLayer<Element>(up, l, width, inner);
     problem.down = WeightsOfLayer<Element>(down, l, inner, width);
+    problem.activation = gelu ? Activation::kGeluTanh : Activation::kSilu;
+    problem.scale = scale;
     problem.residual = adds ? stream.typed_data() : nullptr;
     problem.out = out->typed_data();
     ComputeFeedForward(problem, BestInstructions(), OnThreads(pool));
@@ -402,6 +433,24 @@ ffi::Error Norm(float eps, Rows rows, Floats stream, Floats norm,
                            stream.typed_data(), norm.typed_data(), eps},
                 Data<Element>(*out), BestInstructions(), OnThreads(pool));
     ClearAfter<Element>(num_rows, *out);
+  });
+}
+
+ffi::Error AddNormedOfLayer(float eps, Layer layer, Rows rows, Floats x,
+                            Floats norm, Floats residual,
+                            ffi::ResultBuffer<ffi::F32> out,
+                            ffi::ThreadPool pool) {
+  return ErrorOf([&] {
+    const Shaped shapes[] = {{"x", x.dimensions(), {"T", "E"}},
+                             {"norm", norm.dimensions(), {"L", "E"}},
+                             {"residual", residual.dimensions(), {"T", "E"}},
+                             {"out", out->dimensions(), {"T", "E"}}};
+    CheckShapes(shapes);
+    const int64_t l = Scalar(layer, "layer", norm.dimensions()[0] - 1);
+    const int64_t num_rows = Scalar(rows, "rows", x.dimensions()[0]);
+    AddNormed(ReadRows(x, norm, l, num_rows, eps), residual.typed_data(),
+              out->typed_data(), BestInstructions(), OnThreads(pool));
+    ClearAfter<float>(num_rows, *out);
   });
 }
 
@@ -441,9 +490,9 @@ ffi::Error Embedding(int64_t vocab_size, Rows rows,
   });
 }
 
-ffi::Error Logprobs(int64_t vocab_size, Rows num_rows, ffi::AnyBuffer hidden,
-                    ffi::AnyBuffer w, ffi::Buffer<ffi::S32> rows,
-                    ffi::Buffer<ffi::S32> token_ids,
+ffi::Error Logprobs(int64_t vocab_size, float scale, float soft_cap,
+                    Rows num_rows, ffi::AnyBuffer hidden, ffi::AnyBuffer w,
+                    ffi::Buffer<ffi::S32> rows, ffi::Buffer<ffi::S32> token_ids,
                     ffi::ResultBuffer<ffi::F32> out, ffi::ThreadPool pool) {
   return ComputeElements("hidden", {hidden}, [&](auto element) {
     using Element = decltype(element);
@@ -464,6 +513,8 @@ ffi::Error Logprobs(int64_t vocab_size, Rows num_rows, ffi::AnyBuffer hidden,
                        PartsOf<Element>(w)};
     problem.rows = rows.typed_data();
     problem.token_ids = token_ids.typed_data();
+    problem.scale = scale;
+    problem.soft_cap = soft_cap;
     problem.out = out->typed_data();
     ComputeTokenLogprobs(problem, BestInstructions(), OnThreads(pool));
     ClearAfter<float>(problem.num_rows, *out);
@@ -506,6 +557,7 @@ XLA_FFI_DEFINE_HANDLER(kAttentionInputs, AttentionInputsOfLayer,
                            .Ctx<ffi::ThreadPool>());
 XLA_FFI_DEFINE_HANDLER(kProjection, ProjectionOfLayer,
                        ffi::Ffi::Bind()
+                           .Attr<float>("scale")
                            .Arg<ffi::Buffer<ffi::S32>>()
                            .Arg<ffi::Buffer<ffi::S32>>()
                            .Arg<ffi::AnyBuffer>()
@@ -520,6 +572,8 @@ XLA_FFI_DEFINE_HANDLER(kFeedForward, FeedForwardOfLayer,
                            .Attr<int64_t>("width")
                            .Attr<bool>("adds")
                            .Attr<bool>("narrow")
+                           .Attr<bool>("gelu")
+                           .Attr<float>("scale")
                            .Arg<ffi::Buffer<ffi::S32>>()
                            .Arg<ffi::Buffer<ffi::S32>>()
                            .Arg<Floats>()
@@ -537,6 +591,16 @@ XLA_FFI_DEFINE_HANDLER(kNorm, Norm,
                            .Arg<Floats>()
                            .Ret<ffi::AnyBuffer>()
                            .Ctx<ffi::ThreadPool>());
+XLA_FFI_DEFINE_HANDLER(kAddNormed, AddNormedOfLayer,
+                       ffi::Ffi::Bind()
+                           .Attr<float>("eps")
+                           .Arg<ffi::Buffer<ffi::S32>>()
+                           .Arg<ffi::Buffer<ffi::S32>>()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
+                           .Ret<Floats>()
+                           .Ctx<ffi::ThreadPool>());
 XLA_FFI_DEFINE_HANDLER(kEmbedding, Embedding,
                        ffi::Ffi::Bind()
                            .Attr<int64_t>("vocab_size")
@@ -548,6 +612,8 @@ XLA_FFI_DEFINE_HANDLER(kEmbedding, Embedding,
 XLA_FFI_DEFINE_HANDLER(kLogprobs, Logprobs,
                        ffi::Ffi::Bind()
                            .Attr<int64_t>("vocab_size")
+                           .Attr<float>("scale")
+                           .Attr<float>("soft_cap")
                            .Arg<ffi::Buffer<ffi::S32>>()
                            .Arg<ffi::AnyBuffer>()
                            .Arg<ffi::AnyBuffer>()
@@ -566,6 +632,7 @@ py::dict FfiTargets() {
   add("isoprefill_attention_inputs", kAttentionInputs);
   add("isoprefill_projection", kProjection);
   add("isoprefill_feed_forward", kFeedForward);
+  add("isoprefill_add_normed", kAddNormed);
   add("isoprefill_norm", kNorm);
   add("isoprefill_embedding", kEmbedding);
   add("isoprefill_token_logprobs", kLogprobs);

@@ -31,6 +31,11 @@ class CausalLM:
         config = self.torch_model.config
         if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
             raise ValueError(f"model {self.name}: sliding-window attention is not supported")
+        for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+            if (cap := getattr(config, name, None)) is not None:
+                raise ValueError(f"model {self.name}: {name} = {cap} is not supported")
+        if (scaling := getattr(config, "logits_scaling", 1.0)) != 1.0:
+            raise ValueError(f"model {self.name}: logits_scaling = {scaling} is not supported")
         self.torch_model.eval()
 
     @property
@@ -83,7 +88,7 @@ def load_model(source: str | Path, dtype: Dtype = "float32", device: str = "cpu"
         dtype: of the weights and activations.
 
     Raises:
-        ValueError: there is no such model, or it uses sliding-window attention.
+        ValueError: there is no such model, or it uses sliding-window attention, or scales or caps logits.
     """
     found = find_model(source)
     where: dict[str, Any] = {"pretrained_model_name_or_path": str(found.path)}

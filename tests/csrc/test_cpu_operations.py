@@ -154,8 +154,9 @@ def test_embeddings_and_norms_equal_the_oracle(dtype):
     out = jax.jit(cpu_operations.embed)(pack(embedding), tokens, count)
     np.testing.assert_array_equal(out[:5], embedding[tokens[:5]].astype(np.float32))
     assert not np.any(out[5:])
-    norm = jnp.asarray(weight[0], dtype)
-    normed = jax.jit(functools.partial(cpu_operations.norm, eps=1e-5))(x, norm, count)
+    norm = jnp.asarray(weight[0])
+    run = functools.partial(cpu_operations.norm, eps=1e-5, head=pack(embedding))
+    normed = jax.jit(run)(x, norm, count)
     wide = np.asarray(x, np.float64)
     rms = np.sqrt((wide**2).mean(axis=1, keepdims=True) + 1e-5)
     assert normed.dtype == dtype
@@ -164,6 +165,31 @@ def test_embeddings_and_norms_equal_the_oracle(dtype):
     np.testing.assert_allclose(
         np.asarray(normed, np.float64)[:5], expected[:5], rtol=tolerance, atol=tolerance
     )
+
+
+def test_normed_rows_are_added_as_the_oracle_adds_them():
+    x, residual = random_operands(7, 7, 66, "float32")
+    norms = jnp.asarray(residual[:2])
+    layer, count = jnp.asarray(1, jnp.int32), jnp.asarray(5, jnp.int32)
+    run = jax.jit(functools.partial(cpu_operations.add_normed, eps=1e-5))
+    out = run(jnp.asarray(residual), x, norms, layer, count)
+    wide = np.asarray(x, np.float64)
+    rms = np.sqrt((wide**2).mean(axis=1, keepdims=True) + 1e-5)
+    expected = residual + wide / rms * residual[1]
+    np.testing.assert_allclose(out[:5], expected[:5], rtol=1e-5, atol=1e-5)
+    assert not np.any(out[5:])
+
+
+def test_logits_are_scaled_and_capped():
+    """As gemma2 and granite do; else their scores are those of other logits."""
+    x, weight = random_operands(6, 64, 32, "float32")
+    rows = np.arange(6, dtype=np.int32)
+    tokens = np.tile(np.arange(64, dtype=np.int32), (6, 1))
+    run = functools.partial(cpu_operations.token_logprobs, scale=0.5, soft_cap=4.0)
+    out = jax.jit(run)(x, pack(weight), rows, jnp.asarray(6, jnp.int32), tokens)
+    logits = 4.0 * np.tanh(exact_product(x, weight) * 0.5 / 4.0)
+    expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
 def test_these_are_what_the_decoder_calls():
@@ -219,6 +245,9 @@ REFUSED = {
     "token_ids of row 0 hold 9": (
         "token_logprobs", shape(3, 2), TWO, shape(3, 4), shape(1, 1, 512), shape(3, dtype=np.int32), TOKENS + 9,
     ),
+    "residual has shape [3, 5]; it must be [T = 3, E = 4]": (
+        "add_normed", shape(3, 4), ONE, TWO, shape(3, 4), shape(2, 4), shape(3, 5),
+    ),
     "token_ids[0] is 9": ("embedding", shape(3, 4), TWO, shape(3, dtype=np.int32) + 9, shape(1, 1, 512)),
 }  # fmt: skip
 
@@ -228,7 +257,12 @@ def test_what_does_not_fit_is_refused(message):
     """Nothing is read out of bounds, whatever a program hands over."""
     target, out, *operands = REFUSED[message]
     call = jax.ffi.ffi_call(f"isoprefill_{target}", (jax.ShapeDtypeStruct(out.shape, out.dtype),))
-    attributes = {} if target == "projection" else {"vocab_size": 5}
+    attributes = {
+        "projection": {"scale": np.float32(1)},
+        "embedding": {"vocab_size": 5},
+        "token_logprobs": {"vocab_size": 5, "scale": np.float32(1), "soft_cap": np.float32(0)},
+        "add_normed": {"eps": np.float32(1e-6)},
+    }[target]
     with pytest.raises(jax.errors.JaxRuntimeError) as error:
         jax.block_until_ready(jax.jit(lambda *given: call(*given, **attributes))(*operands))
     assert message in str(error.value)

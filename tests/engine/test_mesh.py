@@ -78,6 +78,18 @@ def test_a_mesh_scores_as_one_device(model, case):
         np.testing.assert_allclose(again.logprobs, plain.logprobs, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("family", ["gemma2", "granite"])
+def test_norms_after_a_sum_and_scales_on_two_devices(tmp_path, family):
+    """What a part adds is normalised or scaled once, after the sum over the devices."""
+    random = small_models.random_model(
+        family, **{"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96}
+    )
+    one = ScoringEngine.from_pretrained(small_models.save_directory(random, tmp_path))
+    two = ScoringEngine(one.model, mesh=MeshShape(tensor=2))
+    scores = [engine.score(QUERY, ITEMS, algorithm="packed").logprobs for engine in (one, two)]
+    np.testing.assert_allclose(scores[1], scores[0], atol=TOLERANCE)
+
+
 def test_weights_and_keys_are_shared_out_and_not_copied(model):
     """Each of eight devices has an eighth of the heads."""
     engine = ScoringEngine(model, mesh=MeshShape(tensor=8))
@@ -143,6 +155,9 @@ def test_what_cannot_be_shared_out_is_rejected_with_the_numbers(model):
     odd = dataclasses.replace(config, intermediate_size=98)
     with pytest.raises(ValueError, match=r"tensor=4 must divide .* intermediate_size = 98.* 1, 2"):
         make_mesh(MeshShape(tensor=4), odd)
+    as_one = dataclasses.replace(config, projection_norm=True)
+    with pytest.raises(ValueError, match=r"mesh tensor=2 must be 1 .* normalised over all heads"):
+        make_mesh(MeshShape(tensor=2), as_one)
     with pytest.raises(ValueError, match=r"data=2,tensor=8 needs 16 devices, but there are 8"):
         make_mesh(MeshShape(2, 8), config)
 

@@ -103,3 +103,19 @@ def test_bits_do_not_depend_on_packs_or_on_other_requests(directory, dtype):
     for batch in (requests, requests[::-1]):
         found = whole.score_batch(batch, algorithm="packed")[batch.index(requests[0])]
         np.testing.assert_array_equal(found.logprobs, expected)
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype"), [("gemma2", "bfloat16"), ("olmo2", "float32"), ("granite", "float32")]
+)
+def test_bits_of_other_families(family, dtype, tmp_path):
+    """With norms over a projection and after each part, windows, scales and caps: each is a step in C++ of its own."""
+    model = small_models.random_model(family)
+    scorer = engine(small_models.save_directory(model, tmp_path), dtype)
+    rng = np.random.default_rng(0)
+    for labels in (LABELS, None):
+        alone = bits(scorer, labels, "serial", [ITEM], 0)
+        for rows in (33, 97, 193, 500):
+            items = neighbours(rows - len(QUERY) - len(ITEM), rng)
+            items.insert(1, ITEM)
+            assert bits(scorer, labels, "packed", items, 1) == alone, rows

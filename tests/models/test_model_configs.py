@@ -4,6 +4,7 @@ If one of these fails, scores are those of another model than the one that was a
 """
 
 import dataclasses
+import math
 
 import pytest
 
@@ -45,13 +46,27 @@ CONFIG = {
         ),
         ({"head_dim": 15}, r"head_dim must be even for RoPE, got 15"),
         ({"rms_norm_eps": 0.0}, r"rms_norm_eps must be a positive finite float, got 0\.0"),
-        ({"hidden_act": "gelu"}, r"hidden_act 'gelu' is not supported; supported: silu"),
+        (
+            {"hidden_act": "gelu"},
+            r"hidden_act 'gelu' is not supported; supported: silu, gelu_pytorch_tanh",
+        ),
         ({"mlp_bias": True}, r"mlp_bias"),
         ({"quantization_config": {"quant_method": "awq"}}, r"quantization_config"),
         ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor must be 1, got 0\.5"),
+        ({"rope_scaling": {"type": "proportional"}}, r"rope scaling 'proportional' is not"),
+        ({"rope_scaling": {"type": "yarn", "factor": 0.5}}, r"factor must be at least 1, got 0\.5"),
         (
-            {"rope_scaling": {"type": "yarn", "factor": 4.0}},
-            r"rope scaling 'yarn' is not supported",
+            {"rope_scaling": {"type": "yarn", "factor": 2.0, "beta_slow": 40.0}},
+            r"beta_fast >= beta_slow > 0, got 32\.0 and 40\.0",
+        ),
+        ({"rope_scaling": {"type": "dynamic"}}, r"has no factor"),
+        (
+            {"rope_scaling": {"type": "longrope", "factor": 2.0, "short_factor": "1"}},
+            r"short_factor must be a list of numbers, got '1'",
+        ),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+            r"rope_parameters of each kind of layers are not supported in a llama model",
         ),
         ({"rope_scaling": {"type": "linear"}}, r"has no factor"),
         (
@@ -59,28 +74,31 @@ CONFIG = {
             r"factor must be at least 1, got 0\.5",
         ),
         (
-            {"model_type": "mistral", "sliding_window": 128},
-            r"sliding-window .* window is 128, less than its 512 positions",
+            {"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]},
+            r"layer_types has 'sliding_attention' where a qwen3 model .* has no sliding window",
         ),
-        (
-            {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 128},
-            r"window is 128, less than its 512 positions",
-        ),
-        (
-            {"model_type": "mistral", "max_position_embeddings": 4097},
-            r"window is 4096, less than its 4097 positions",
-        ),
+        ({"layer_types": ["chunked_attention"] * 2}, r"layer_types must be .*'chunked_attention'"),
+        ({"layer_types": ["full_attention"]}, r"layer_types must hold a name for each of 2 layers"),
+        ({"model_type": "gemma", "use_bidirectional_attention": True}, r"use_bidirectional"),
+        ({"model_type": "gemma2", "hidden_activation": "gelu"}, r"hidden_activation 'gelu' is not"),
+        ({"model_type": "gemma2", "query_pre_attn_scalar": 0}, r"must be positive, got 0"),
+        ({"model_type": "gemma3_text", "attn_logit_softcapping": 9.0}, r"must be null .* got 9"),
         (
             {
-                "model_type": "qwen3",
-                "use_sliding_window": True,
-                "max_position_embeddings": 4097,
+                "model_type": "gemma3_text",
+                "rope_parameters": {"sliding_attention": {"rope_type": "linear"}},
             },
-            r"window is 4096, less than its 4097 positions",
+            r"rope scaling 'linear' of 'sliding_attention' layers",
         ),
-        (
-            {"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]},
-            r"layer_types.*'sliding_attention'",
+        ({"model_type": "smollm3", "no_rope_layers": [1]}, r"no_rope_layers must hold a number"),
+        ({"model_type": "smollm3", "no_rope_layer_interval": 0}, r"interval must be a positive"),
+        ({"model_type": "gemma3"}, r"'gemma3' is not supported"),
+        *(
+            (
+                {"model_type": encoder},
+                rf"'{encoder}' is not supported: .* there is nothing to share",
+            )
+            for encoder in ("bert", "xlm-roberta", "modernbert")
         ),
     ],
 )
@@ -111,7 +129,116 @@ def test_config_json_that_means_another_computation_is_refused(change, message):
         ({"model_type": "qwen2", "max_position_embeddings": 4097}, {"max_positions": 4097}),
         (
             {"use_sliding_window": True, "max_position_embeddings": 4097},
-            {"max_positions": 4097},
+            {"max_positions": 4097, "sliding_window": None},
+        ),
+        (
+            {"model_type": "mistral", "max_position_embeddings": 4097},
+            {"sliding_window": 4096, "windowed_layers": None},
+        ),
+        (
+            {
+                "model_type": "qwen3",
+                "use_sliding_window": True,
+                "sliding_window": 128,
+                "max_window_layers": 1,
+            },
+            {"sliding_window": 128, "windowed_layers": (False, True)},
+        ),
+        (
+            {
+                "model_type": "qwen2",
+                "use_sliding_window": True,
+                "sliding_window": 128,
+                "max_window_layers": 2,
+            },
+            {"sliding_window": None, "windowed_layers": None},
+        ),
+        (
+            {"model_type": "gemma"},
+            {
+                "head_dim": 256,
+                "tied_head": True,
+                "activation": "gelu_tanh",
+                "embedding_scale": 8.0,
+                "query_scale": None,
+            },
+        ),
+        ({"model_type": "gemma", "hidden_act": "gelu"}, {"activation": "gelu_tanh"}),
+        (
+            {"model_type": "gemma2", "max_position_embeddings": 8192},
+            {
+                "logit_softcap": 30.0,
+                "score_softcap": 50.0,
+                "sliding_window": 4096,
+                "windowed_layers": (True, False),
+            },
+        ),
+        ({"model_type": "gemma2", "query_pre_attn_scalar": 144}, {"query_scale": 1 / 12}),
+        ({"model_type": "gemma2", "final_logit_softcapping": None}, {"logit_softcap": None}),
+        (
+            {"model_type": "gemma3_text", "num_hidden_layers": 7, "sliding_window": 99},
+            {
+                "rope_theta": 1e6,
+                "local_rope_theta": 1e4,
+                "layer_ropes": (*["local"] * 5, "global", "local"),
+                "windowed_layers": (*[True] * 5, False, True),
+                "logit_softcap": None,
+            },
+        ),
+        (
+            {
+                "model_type": "gemma3_text",
+                "rope_theta": 5e5,
+                "rope_local_base_freq": 2e4,
+                "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            },
+            {
+                "rope_theta": 5e5,
+                "local_rope_theta": 2e4,
+                "rope_frequency_divisors": (8.0,) * 128,
+            },
+        ),
+        (
+            {"model_type": "smollm3", "num_hidden_layers": 4},
+            {
+                "rope_theta": 2e6,
+                "tied_head": True,
+                "layer_ropes": ("global", "global", "global", "none"),
+            },
+        ),
+        (
+            {"model_type": "granite", "logits_scaling": 8.0, "embedding_multiplier": 12},
+            {"logit_scale": 0.125, "embedding_scale": 12.0, "query_scale": 1.0},
+        ),
+        # Older files' name, and the other tensor's numbers are never used.
+        (
+            {
+                "model_type": "phi3",
+                "original_max_position_embeddings": 128,
+                "rope_scaling": {
+                    "type": "su",
+                    "short_factor": [1.5] * 8,
+                    "long_factor": [3.0] * 8,
+                },
+            },
+            {
+                "max_positions": 128,
+                "rope_frequency_divisors": (1.5,) * 8,
+                "rope_attention_factor": (1 + math.log(4) / math.log(128)) ** 0.5,
+            },
+        ),
+        (
+            {
+                "model_type": "phi3",
+                "original_max_position_embeddings": 128,
+                "partial_rotary_factor": 0.5,
+                "rope_scaling": {
+                    "type": "longrope",
+                    "short_factor": [1.5] * 4,
+                    "long_factor": [1.5] * 4,
+                },
+            },
+            {"max_positions": 512, "rotated": 8},
         ),
         ({"tie_word_embeddings": True}, {"tied_head": True}),
     ],
@@ -125,12 +252,22 @@ def test_config_is_hashable_and_checks_itself():
     """It is a static argument under jit: equal configurations must share one compilation."""
     config = config_from_huggingface(CONFIG)
     assert hash(config) == hash(config_from_huggingface(dict(CONFIG)))
-    with pytest.raises(ValueError, match=r"must hold head_dim / 2 = 8 numbers, got 1"):
+    with pytest.raises(ValueError, match=r"must hold rotary_dim / 2 = 8 numbers, got 1"):
         dataclasses.replace(config, rope_frequency_divisors=(1.0,))
     with pytest.raises(ValueError, match=r"rope_frequency_divisors must be positive"):
         dataclasses.replace(config, rope_frequency_divisors=(0.0,) * 8)
-    with pytest.raises(ValueError, match=r"architecture 'bert' is not supported"):
-        dataclasses.replace(config, architecture="bert")
+    for change, message in (
+        ({"architecture": "bert"}, r"architecture 'bert' is not supported"),
+        ({"activation": "relu"}, r"activation must be one of .*, got 'relu'"),
+        ({"rotated": 18}, r"rotated must be even and from 2 to head_dim = 16, got 18"),
+        ({"layer_ropes": ("global",)}, r"layer_ropes must hold .* num_layers = 2"),
+        ({"layer_ropes": ("local",) * 2}, r"'local' needs a local_rope_theta"),
+        ({"logit_softcap": 0.0}, r"logit_softcap must be a positive finite float or None"),
+        ({"post_norms": True, "residual_scale": 0.5}, r"residual_scale must be 1 with post_norms"),
+        ({"qk_norm": True, "projection_norm": True}, r"must not both be on"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(config, **change)
 
 
 @pytest.mark.parametrize(
@@ -172,18 +309,28 @@ def gguf_metadata(**changes: object) -> dict[str, object]:
 def read_gguf_config(
     metadata: dict[str, object], divisors: tuple[float, ...] | None = None
 ) -> ModelConfig:
-    return config_from_gguf(metadata, (), divisors)
+    return config_from_gguf(metadata, (), {"rope_freqs.weight": divisors} if divisors else {})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"general__architecture": "gemma3"}, r"'gemma3' is not supported; supported: llama, .*"),
+        ({"general__architecture": "gemma4"}, r"'gemma4' is not supported; .* gemma3, phi3"),
+        ({"general__architecture": "bert"}, r"'bert' is not supported: .* nothing to share"),
         ({"llama__context_length": None}, r"has no llama\.context_length"),
         ({"llama__attention__head_count": 0}, r"num_query_heads must be a positive integer, got 0"),
         ({"llama__expert_count": 8}, r"expert_count must be 0, got 8"),
-        ({"llama__attention__sliding_window": 128}, r"window is 128, less than its 512 positions"),
-        ({"llama__rope__scaling__type": "yarn"}, r"rope scaling 'yarn' is not supported"),
+        ({"llama__rope__scaling__type": "longrope"}, r"rope scaling 'longrope' is not supported"),
+        ({"llama__rope__scaling__type": "yarn"}, r"has no llama\.rope\.scaling\.factor"),
+        (
+            {
+                "llama__rope__scaling__type": "yarn",
+                "llama__rope__scaling__factor": 4.0,
+                "llama__rope__scaling__original_context_length": 128,
+                "llama__rope__scaling__yarn_attn_factor": 2.0,
+            },
+            r"yarn_attn_factor must be 1\.0, got 2\.0",
+        ),
         ({"llama__rope__dimension_count": 8}, r"dimension_count must equal head_dim 16, got 8"),
         (
             {"llama__attention__value_length": 8},
@@ -203,3 +350,33 @@ def test_gguf_rope_scaling_is_read():
     assert read_gguf_config(gguf_metadata(), llama3).rope_frequency_divisors == llama3
     with pytest.raises(ValueError, match=r"rope_freqs\.weight together with linear"):
         read_gguf_config(gguf_metadata(**linear), llama3)
+
+
+def test_gguf_windows_are_read():
+    def read(name: str, **keys: object) -> ModelConfig:
+        metadata = gguf_metadata(general__architecture=name)
+        metadata |= {f"{name}.{key[6:]}": value for key, value in gguf_metadata().items()}
+        return read_gguf_config(metadata | {f"{name}.{key}": keys[key] for key in keys})
+
+    window = {"attention.sliding_window": 128}
+    assert read("llama", **window).layer_windows == (128, 128)
+    assert read("llama", **{"attention.sliding_window": 0}).layer_windows == (None, None)
+    assert read("phi3", **window).layer_windows == (128, 128)
+    assert read("gemma2", **window).layer_windows == (128, None)
+    six = read("gemma3", block_count=6, **window)
+    assert six.layer_windows == (*[128] * 5, None)
+    assert six.layer_ropes == (*["local"] * 5, "global")
+    pattern = {"attention.sliding_window_pattern": [False, True]}
+    assert read("gemma3", **window, **pattern).layer_windows == (None, 128)
+    with pytest.raises(ValueError, match=r"sliding_window must be 0 here, got 128"):
+        read("olmo2", **window)
+
+
+def test_gguf_knows_the_models_with_wide_queries_by_their_layers():
+    """No key says it: Gemma 2 27B has 46 layers, Gemma 3 27B has 62."""
+    for name, layers in (("gemma2", 46), ("gemma3", 62)):
+        metadata = {f"{name}.{key[6:]}": value for key, value in gguf_metadata().items()}
+        metadata["general.architecture"] = name
+        assert read_gguf_config(metadata).query_scale is None
+        metadata[f"{name}.block_count"] = layers
+        assert read_gguf_config(metadata).query_scale == 0.25  # sqrt(4 heads / 64)

@@ -12,6 +12,7 @@ from isoprefill.models.config_huggingface import config_from_huggingface
 from isoprefill.models.packed_weights import PackedWeights
 from isoprefill.models.parameters import PARAMETERS, parameters_of
 from isoprefill.models.params import LayerParams, Params
+from isoprefill.models.stored_tensors import FileFormat, stored_tensors
 from small_models import GGUF_VARIANTS, VARIANTS, small_config
 
 FIELDS = typing.get_type_hints(LayerParams) | typing.get_type_hints(Params)
@@ -32,15 +33,15 @@ def test_row_says_what_the_decoder_reads(field):
     assert (type(None) in others) == bool(parameter.only_if)
 
 
-def test_names_in_files_are_unique():
-    """Else two parameters would be read from one tensor."""
-    for parameters in (
-        {row.gguf for row in PARAMETERS.values()},
-        {row.huggingface for row in PARAMETERS.values()},
-    ):
-        assert len(parameters) == len(PARAMETERS)
-    for row in PARAMETERS.values():
-        assert ("{layer}" in row.gguf) == ("{layer}" in row.huggingface) == row.stacked
+@pytest.mark.parametrize("file_format", typing.get_args(FileFormat))
+@pytest.mark.parametrize(("family", "overrides"), VARIANTS.values(), ids=VARIANTS.keys())
+def test_tensors_are_read_once(family, overrides, file_format):
+    """Else two parameters of a model would be read from the same rows of one tensor."""
+    config = config_from_huggingface(small_config(family, **overrides).to_dict())
+    stored = stored_tensors(config, file_format)
+    assert len({(source.name, str(source.rows)) for source in stored.values()}) == len(stored)
+    for field, source in stored.items():
+        assert ("{layer}" in source.name) == PARAMETERS[field].stacked
 
 
 @pytest.mark.parametrize("variants", [VARIANTS, GGUF_VARIANTS], ids=["directory", "gguf"])

@@ -19,12 +19,15 @@ from transformers import AutoModelForCausalLM
 
 from isoprefill.models import pinned
 from isoprefill.models.config import ModelConfig
-from isoprefill.models.decoder import decode, head_weights, project
+from isoprefill.models.config_huggingface import config_from_huggingface
+from isoprefill.models.decoder import decode, head_weights, project, scaled_embeddings
+from isoprefill.models.head import logits_of
 from isoprefill.models.params import Params
 from isoprefill.models.pretrained import Pretrained, load_pretrained
 from small_models import (
     GGUF_VARIANTS,
     LLAMA3_ROPE,
+    SETTINGS,
     VARIANTS,
     VOCAB_SIZE,
     random_model,
@@ -42,12 +45,27 @@ PROMPTS = {
 }
 
 
-def causal_attend(q: jax.Array, k: jax.Array, v: jax.Array, _: None) -> jax.Array:
-    """Plain causal attention over all rows."""
+def causal_attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    window: jax.Array | None,
+    *,
+    scale: float | None = None,
+    soft_cap: float | None = None,
+) -> jax.Array:
+    """Plain causal attention over all rows, or over as many as the window has."""
     group = q.shape[1] // k.shape[1]
     k, v = (jnp.repeat(x, group, axis=1) for x in (k, v))
-    logits = jnp.einsum("thd,shd->hts", q, k, precision="highest") / np.sqrt(q.shape[-1])
-    logits = jnp.where(jnp.tri(q.shape[0], dtype=bool), logits, -jnp.inf)
+    logits = jnp.einsum("thd,shd->hts", q, k, precision="highest")
+    logits *= scale or q.shape[-1] ** -0.5
+    if soft_cap is not None:
+        logits = soft_cap * jnp.tanh(logits / soft_cap)
+    visible = jnp.tri(q.shape[0], dtype=bool)
+    if window is not None:
+        rows = jnp.arange(q.shape[0])
+        visible &= rows > rows[:, None] - window
+    logits = jnp.where(visible, logits, -jnp.inf)
     return jnp.einsum("hts,shd->thd", jax.nn.softmax(logits), v, precision="highest")
 
 
@@ -55,8 +73,13 @@ def causal_attend(q: jax.Array, k: jax.Array, v: jax.Array, _: None) -> jax.Arra
 def all_logits(
     params: Params, config: ModelConfig, token_ids: jax.Array, positions: jax.Array
 ) -> jax.Array:
-    hidden, _ = decode(params, config, token_ids, positions, causal_attend)
-    return project(hidden, head_weights(params))
+    attend = functools.partial(
+        causal_attend, scale=config.query_scale, soft_cap=config.score_softcap
+    )
+    rows = token_ids.size
+    windows = jnp.asarray([window or rows for window in config.layer_windows])
+    hidden, _ = decode(params, config, token_ids, positions, attend, windows)
+    return logits_of(hidden, head_weights(params), config)
 
 
 def our_logits(
@@ -153,6 +176,29 @@ def test_families_equal_transformers(family, overrides, tmp_path):
     assert_same_logits(load_pretrained(save_directory(oracle, tmp_path)), oracle)
 
 
+@pytest.mark.parametrize("family", SETTINGS)
+def test_every_parameter_counts(family, tmp_path):
+    """Else the comparisons above could not see one that is dropped, or exchanged for another of its shape."""
+    model = load_pretrained(save_directory(random_model(family), tmp_path))
+    params = unpacked(model.params)
+    fields = params._asdict() | params.layers._asdict()
+    del fields["layers"]
+    fields = {field: array for field, array in fields.items() if array is not None}
+    expected = our_logits(model, IDS, params=params)
+
+    def differs(**changed: jax.Array) -> bool:
+        other = Params.from_fields(fields | changed)
+        return bool(np.abs(our_logits(model, IDS, params=other) - expected).max() > 1e-2)
+
+    for field, array in fields.items():
+        if "bias" in field or "norm" in field:
+            assert differs(**{field: jnp.full_like(array, "norm" in field)}), field
+        assert differs(**{field: jnp.roll(array, 1, axis=-1)}), field
+        for other, same_shape in fields.items():
+            if other > field and same_shape.shape == array.shape:
+                assert differs(**{field: same_shape, other: array}), (field, other)
+
+
 @pytest.mark.parametrize("factor", [1.0, 2.0])
 def test_stored_head_beside_a_tied_embedding_equals_transformers(tmp_path, factor):
     """transformers ties the two only if they are equal, whatever config.json says."""
@@ -187,6 +233,21 @@ def test_half_precision_files_load_as_float32(stored, tmp_path):
     assert_same_logits(model, oracle)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["gemma", "granite"])
+def test_embeddings_are_scaled_as_transformers_scales_them(family, dtype):
+    """Gemma rounds sqrt(66) to the dtype of the weights, Granite does not round its factor."""
+    overrides = {"embedding_multiplier": 66**0.5} if family == "granite" else {}
+    oracle = random_model(family, **overrides).to(getattr(torch, dtype))
+    table = oracle.get_input_embeddings()
+    ids = torch.tensor(IDS)
+    expected = table(ids) if family == "gemma" else table(ids) * oracle.config.embedding_multiplier
+    config = config_from_huggingface(oracle.config.to_dict())
+    embeddings = jnp.asarray(table.weight.detach().float().numpy())[jnp.asarray(IDS)]
+    found = scaled_embeddings(embeddings, config, jnp.dtype(dtype)).astype(dtype)
+    np.testing.assert_array_equal(np.asarray(found, np.float32), expected.detach().float().numpy())
+
+
 def test_bfloat16_parameters_give_close_logits(tmp_path):
     """bfloat16 is a real choice, not float32 under another name, and not garbage."""
     oracle = random_model("llama")
@@ -198,10 +259,23 @@ def test_bfloat16_parameters_give_close_logits(tmp_path):
 
 
 @pytest.mark.parametrize(("family", "overrides"), GGUF_VARIANTS.values(), ids=GGUF_VARIANTS.keys())
-def test_gguf_families_equal_transformers(family, overrides, tmp_path):
-    """Biases, q/k norms, head order: what one architecture's file has and another's has not."""
+def test_gguf_equals_the_directory(family, overrides, tmp_path):
+    """What one architecture's file has and another's has not: the same numbers come out, to the bit.
+
+    The norms of 1 + w are added up by llama.cpp's converter, the rows of q and k reordered.
+    """
     oracle = random_model(family, **overrides)
-    assert_same_logits(load_pretrained(save_gguf(oracle, tmp_path / "small.gguf")), oracle)
+    ours = load_pretrained(save_gguf(oracle, tmp_path / "small.gguf"))
+    theirs = load_pretrained(save_directory(oracle, tmp_path / "directory"))
+    for field in dataclasses.fields(ModelConfig):
+        if field.name == "architecture":  # Mistral's is Llama's
+            continue
+        one, other = (getattr(model.config, field.name) for model in (ours, theirs))
+        numbers = np.asarray(one).dtype.kind == "f"
+        assert numbers or one == other, field.name
+        if numbers:  # GGUF stores them in float32
+            np.testing.assert_allclose(one, other, rtol=1e-6, err_msg=field.name)
+    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"])

@@ -5,6 +5,8 @@ swaps one is seen.
 """
 
 import json
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch
 import transformers
 from tokenizers import decoders, models, pre_tokenizers
 
+import pairwise
 from isoprefill.models.architectures import ARCHITECTURES
 from isoprefill.models.packed_weights import PackedWeights, unpack
 from isoprefill.models.params import Params
@@ -35,6 +38,68 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 64,
 }
 FAMILIES = tuple(ARCHITECTURES)
+_ODD = {
+    "hidden_size": 66,
+    "intermediate_size": 75,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+    "head_dim": 22,
+}
+_EVEN = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 24,
+}
+# What a family's small model has instead of what all have: no number is one that changes nothing.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "gemma": _ODD | {"tie_word_embeddings": True},
+    "gemma2": {
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+        "query_pre_attn_scalar": 24,
+        "attn_logit_softcapping": 3.0,
+        "final_logit_softcapping": 6.0,
+        "sliding_window": 20,
+    },
+    "gemma3_text": _ODD
+    | {
+        "tie_word_embeddings": True,
+        "query_pre_attn_scalar": 22,
+        "sliding_window": 20,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 700.0},
+            "full_attention": {"rope_type": "linear", "rope_theta": 5e4, "factor": 3.0},
+        },
+    },
+    "phi3": _ODD,
+    "olmo2": {"num_attention_heads": 9, "num_key_value_heads": 3},
+    "granite": _ODD
+    | {
+        "attention_bias": True,
+        "attention_multiplier": 0.3,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.4,
+        "logits_scaling": 0.7,
+    },
+    "smollm3": {"num_hidden_layers": 5, "no_rope_layer_interval": 4},
+}
+
+
+def _sized(family: str, sizes: dict[str, Any]) -> dict[str, Any]:
+    if "query_pre_attn_scalar" not in SETTINGS.get(family, {}):
+        return sizes
+    return sizes | {"query_pre_attn_scalar": sizes["head_dim"]}
+
+
+_LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0 + 0.1 * i for i in range(11)],
+    "long_factor": [2.0 + 0.3 * i for i in range(11)],
+}
 # What is compared with transformers: family, and arguments of its configuration. Every family is here.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{family: (family, {}) for family in FAMILIES},
@@ -52,11 +117,85 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2, window switched off": ("qwen2", {"sliding_window": 64, "use_sliding_window": False}),
     "qwen3": ("qwen3", {"tie_word_embeddings": True}),
     "qwen3, biases": ("qwen3", {"attention_bias": True}),
+    "qwen3, yarn": (
+        "qwen3",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1e4,
+                "factor": 4.0,
+                "original_max_position_embeddings": 128,
+            }
+        },
+    ),
+    "phi3, partial rope": ("phi3", {"head_dim": 16, "partial_rotary_factor": 0.5}),
+    "phi3, longrope": (
+        "phi3",
+        {
+            "rope_parameters": _LONGROPE,
+            "original_max_position_embeddings": 128,
+        },
+    ),
 }
+# What takes too long for every run: switches by two, other sizes.
+FULL_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama, yarn of its own": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 500.0,
+                "factor": 3.0,
+                "original_max_position_embeddings": 170,
+                "attention_factor": 0.7,
+                "beta_fast": 20.0,
+                "beta_slow": 2.0,
+                "truncate": False,
+            }
+        },
+    ),
+    "qwen2, dynamic rope": (
+        "qwen2",
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}},
+    ),
+    **{f"{family}, odd sizes": (family, _sized(family, _ODD)) for family in FAMILIES},
+    **{f"{family}, even sizes": (family, _sized(family, _EVEN)) for family in SETTINGS},
+    **{
+        f"{family}, {'untied' if family.startswith('gemma') else 'tied'} head": (
+            family,
+            {"tie_word_embeddings": not family.startswith("gemma")},
+        )
+        for family in SETTINGS
+    },
+    **{
+        f"{family}, biases": (family, {"attention_bias": True})
+        for family in SETTINGS
+        if family != "phi3"
+    },
+    "gemma, heads of 256": ("gemma", {"head_dim": 256}),
+    "gemma2, wide queries": ("gemma2", {"query_pre_attn_scalar": 40}),
+    "gemma2, no caps": (
+        "gemma2",
+        {"attn_logit_softcapping": None, "final_logit_softcapping": None},
+    ),
+    "smollm3, listed layers": ("smollm3", {"no_rope_layers": [0, 1, 1, 0, 1]}),
+}
+if pairwise.FULL in os.environ:
+    VARIANTS |= FULL_VARIANTS
+# What llama.cpp has no keys for, or no converter.
+_NOT_IN_GGUF = ("query_pre_attn_scalar", "no_rope_layers", "use_sliding_window")
+_NAMES_NOT_IN_GGUF = ("llama3 rope", "of its own", "gemma, untied head", "gemma2, untied head")
 # The same from a GGUF file.
-GGUF_VARIANTS = {name: VARIANTS[name] for name in (*FAMILIES, "llama, tied head", "llama, biases")}
-# GGUF's architectures whose rows of q and k llama.cpp's converter reorders; not from the table, which this judges.
-INTERLEAVED = ("llama",)
+GGUF_VARIANTS = {
+    name: (family, overrides)
+    for name, (family, overrides) in VARIANTS.items()
+    if not set(overrides) & set(_NOT_IN_GGUF) and not name.endswith(_NAMES_NOT_IN_GGUF)
+}
+# What is of llama.cpp's converter here is not from the table, which this judges.
+GGUF_NAMES = {"mistral": "llama", "gemma3_text": "gemma3"}
+# GGUF's architectures whose rows of q and k it reorders, and those whose norms it adds 1 to.
+INTERLEAVED = ("llama", "granite", "smollm3")
+NORMS_FROM_ONE = ("gemma", "gemma2", "gemma3")
 
 
 def small_config(family: str, **overrides: Any) -> transformers.PreTrainedConfig:
@@ -81,7 +220,9 @@ def small_config(family: str, **overrides: Any) -> transformers.PreTrainedConfig
         "eos_token_id": 256,
         "pad_token_id": 256,
     }
-    return transformers.AutoConfig.for_model(family, **settings | overrides)
+    return transformers.AutoConfig.for_model(
+        family, **settings | SETTINGS.get(family, {}) | overrides
+    )
 
 
 def random_model(family: str, **overrides: Any) -> torch.nn.Module:
@@ -167,7 +308,7 @@ def save_gguf(
         leave_out: name of a tensor to leave out.
     """
     config = model.config
-    arch = "llama" if config.model_type == "mistral" else config.model_type
+    arch = GGUF_NAMES.get(config.model_type, config.model_type)
     tokens = [*byte_alphabet(), "<s>", "ĠĠ"]
     tokens += [f"[PAD{index}]" for index in range(len(tokens), config.vocab_size)]
     metadata: dict[str, Any] = {
@@ -180,7 +321,6 @@ def save_gguf(
         f"{arch}.attention.key_length": config.head_dim,
         f"{arch}.attention.value_length": config.head_dim,
         f"{arch}.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        f"{arch}.rope.freq_base": float(config.rope_parameters["rope_theta"]),
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": tokens,
@@ -188,6 +328,8 @@ def save_gguf(
         "tokenizer.ggml.merges": ["Ġ Ġ"],
         "tokenizer.ggml.bos_token_id": 256,
     }
+    metadata |= {f"{arch}.{key}": value for key, value in _gguf_rope(config).items()}
+    metadata |= {f"{arch}.{key}": value for key, value in _gguf_scales(config).items()}
     writer = gguf.GGUFWriter(path, arch)
     for key, value in (metadata | (extra_metadata or {})).items():
         _add_metadata(writer, key, value)
@@ -204,6 +346,43 @@ def save_gguf(
     return path
 
 
+def _gguf_rope(config: transformers.PreTrainedConfig) -> dict[str, Any]:
+    by_kind = config.rope_parameters
+    rope = by_kind.get("full_attention", by_kind)
+    keys: dict[str, Any] = {"rope.freq_base": float(rope["rope_theta"])}
+    if "sliding_attention" in by_kind:
+        keys["rope.freq_base_swa"] = float(by_kind["sliding_attention"]["rope_theta"])
+        sliding = [kind == "sliding_attention" for kind in config.layer_types]
+        keys["attention.sliding_window_pattern"] = sliding
+    if rope["rope_type"] in ("linear", "yarn"):
+        keys["rope.scaling.type"] = rope["rope_type"]
+        keys["rope.scaling.factor"] = float(rope["factor"])
+    original = rope.get("original_max_position_embeddings")
+    if rope["rope_type"] == "yarn":
+        keys["rope.scaling.original_context_length"] = original
+    if config.model_type == "phi3":
+        keys["rope.dimension_count"] = int(config.head_dim * rope["partial_rotary_factor"])
+        keys["rope.scaling.original_context_length"] = config.original_max_position_embeddings
+    if rope["rope_type"] == "longrope":
+        stretched = config.max_position_embeddings / original
+        keys["rope.scaling.attn_factor"] = math.sqrt(1 + math.log(stretched) / math.log(original))
+    return keys
+
+
+def _gguf_scales(config: transformers.PreTrainedConfig) -> dict[str, Any]:
+    names = {
+        "sliding_window": "attention.sliding_window",
+        "attn_logit_softcapping": "attn_logit_softcapping",
+        "final_logit_softcapping": "final_logit_softcapping",
+        "attention_multiplier": "attention.scale",
+        "embedding_multiplier": "embedding_scale",
+        "residual_multiplier": "residual_scale",
+        "logits_scaling": "logit_scale",
+    }
+    values = {key: getattr(config, name, None) for name, key in names.items()}
+    return {key: value for key, value in values.items() if value is not None}
+
+
 def _gguf_tensors(model: torch.nn.Module, arch: str) -> dict[str, np.ndarray]:
     config = model.config
     architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
@@ -213,11 +392,17 @@ def _gguf_tensors(model: torch.nn.Module, arch: str) -> dict[str, np.ndarray]:
         values = parameter.numpy()
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
+        if arch in NORMS_FROM_ONE and name.endswith("norm.weight"):
+            values = values + 1
         if arch in INTERLEAVED and ".q_proj." in name:
             values = _interleave(values, config.num_attention_heads)
         if arch in INTERLEAVED and ".k_proj." in name:
             values = _interleave(values, config.num_key_value_heads)
         tensors[names.get_name(name, try_suffixes=(".weight", ".bias")) or name] = values
+    rope = config.rope_parameters
+    for length in ("short", "long") if rope.get("rope_type") == "longrope" else ():
+        factors = np.asarray(rope[f"{length}_factor"], np.float32)
+        tensors[f"rope_factors_{length}.weight"] = factors
     return tensors
 
 

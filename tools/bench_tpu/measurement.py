@@ -119,7 +119,7 @@ def _step(config: ModelConfig, layout: PackedLayout) -> Callable[[], Any]:
             lambda q, k, v, _: multi_item_attention(q, k, v, layout),
         )
         return logprobs_at(
-            params, hidden, readout, jnp.asarray(readout.shape[0], jnp.int32), wanted
+            params, config, hidden, readout, jnp.asarray(readout.shape[0], jnp.int32), wanted
         )
 
     return lambda: jax.block_until_ready(step(params, tokens, layout))

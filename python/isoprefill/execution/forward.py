@@ -104,6 +104,7 @@ class Forward:
         """Computes log-probabilities from hidden states."""
         logprobs = logprobs_at(
             params,
+            self.config,
             hidden,
             jnp.asarray(readout.rows),
             jnp.asarray(readout.num_rows),

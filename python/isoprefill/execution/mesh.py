@@ -66,6 +66,11 @@ def make_mesh(shape: MeshShape, config: ModelConfig) -> Mesh:
                 f"{config.intermediate_size} allow "
                 + ", ".join(map(str, _possible_tensor_sizes(config)))
             )
+    if config.projection_norm and shape.tensor > 1:
+        raise ValueError(
+            f"mesh tensor={shape.tensor} must be 1 for {config.architecture} models: their queries and keys are "
+            "normalised over all heads"
+        )
     needed, devices = shape.data * shape.tensor, jax.devices()
     if needed > len(devices):
         raise ValueError(

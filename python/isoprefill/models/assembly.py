@@ -5,6 +5,7 @@ file format reads one tensor at a time; this does the rest. On a CPU it packs ma
 is never a second copy of them all.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,14 +20,18 @@ from isoprefill.models.config import ModelConfig
 from isoprefill.models.packed_weights import PackedWeights, aligned_empty, in_parts, packed_shape
 from isoprefill.models.parameters import parameters_of
 from isoprefill.models.params import Params
+from isoprefill.models.stored_tensors import FileFormat, stored_tensors
 from isoprefill.threads import usable_threads
 
 ParamsDtype = Literal["float32", "bfloat16"]
 
+# Fields that are read together: they may be rows of one tensor, and gate and up are multiplied together.
+_TOGETHER = (("gate", "up"), ("query", "key", "value"))
+
 
 def assemble(
     config: ModelConfig,
-    names: Mapping[str, str],
+    file_format: FileFormat,
     unused: str,
     shapes: Mapping[str, tuple[int, ...]],
     read: Callable[[str], np.ndarray],
@@ -36,72 +41,94 @@ def assemble(
 
     Args:
         config: sizes and switches; they say which tensors there must be, and of what shape.
-        names: for each of `PARAMETERS` the tensor's name, with "{layer}" in the layer's place.
+        file_format: which says how tensors are named.
         unused: regular expression of further names that a file may have and no parameter is read from.
         shapes: of every tensor in the checkpoint, by name.
         read: reads a tensor's values, of any floating-point dtype. Called from several threads at once.
-        dtype: dtype of the parameters.
+        dtype: dtype of the matrices. Vectors are float32.
 
     Raises:
         ValueError: a tensor is missing, has another shape than the configuration says, or has no place in the model;
             names it.
     """
     packed = jax.default_backend() == "cpu"
-    # On a CPU, bfloat16 is stored as its bits (`isoprefill.bits`).
-    stored_dtype = np.dtype(np.uint16) if packed and dtype == "bfloat16" else jnp.dtype(dtype)
     arrays: dict[str, np.ndarray | PackedWeights] = {}
-    matrices: set[str] = set()  # the tensors that are packed
-    # What to fill, and the tensor to fill it from, by field.
-    parts: dict[str, list[tuple[np.ndarray, str]]] = {}
-
-    def fill(part: np.ndarray, tensor: str) -> None:
-        values = read(tensor)
-        if packed:
-            values = np.ascontiguousarray(values, jnp.dtype(dtype)).view(stored_dtype)
-        if tensor in matrices:
-            isoprefill_csrc.pack_weights(values, part)
-        else:
-            part[...] = values
-
+    parts: dict[str, list[_Part]] = {}  # by the tensor to fill them from
+    stored = stored_tensors(config, file_format)
     for field, parameter in parameters_of(config).items():
-        shape = parameter.shape(config)
+        shape, source = parameter.shape(config), stored[field]
         tensors = []
-        # One by one: a damaged file may claim billions of layers, and the first is missing.
+        # One by one: a damaged file may claim thousands of layers, and the first is missing.
         for layer in range(config.num_layers if parameter.stacked else 1):
-            tensor = names[field].format(layer=layer)
-            expected = shape[1:] if parameter.stacked else shape
+            tensor = source.name.format(layer=layer)
             if tensor not in shapes:
                 raise ValueError(f"tensor {tensor} is missing")
-            if shapes[tensor] != expected:
+            if shapes[tensor] != source.shape:
                 raise ValueError(
-                    f"tensor {tensor} must have shape {list(expected)}, as the model's configuration says, "
+                    f"tensor {tensor} must have shape {list(source.shape)}, as the model's configuration says, "
                     f"got {list(shapes[tensor])}"
                 )
             tensors.append(tensor)
         packs = packed and parameter.is_matrix
-        array = aligned_empty(packed_shape(shape) if packs else shape, stored_dtype)
+        values_dtype = jnp.dtype(dtype if parameter.is_matrix else np.float32)
+        # On a CPU, bfloat16 is stored as its bits (`isoprefill.bits`).
+        bits = packed and values_dtype == jnp.bfloat16
+        array = aligned_empty(
+            packed_shape(shape) if packs else shape, np.dtype(np.uint16) if bits else values_dtype
+        )
         arrays[field] = PackedWeights(array, *shape[-2:]) if packs else array
-        parts[field] = list(zip(array if parameter.stacked else [array], tensors, strict=True))
-        matrices |= set(tensors) if packs else set()
-    planned = {tensor for field in parts.values() for _, tensor in field}
+        for part, tensor in zip(array if parameter.stacked else [array], tensors, strict=True):
+            parts.setdefault(tensor, []).append(
+                _Part(field, part, source.rows, source.offset, values_dtype, packs)
+            )
     for tensor in shapes:
         # Ignoring a bias or a scale would compute a different model.
-        if tensor not in planned and not re.fullmatch(unused, tensor):
+        if tensor not in parts and not re.fullmatch(unused, tensor):
             raise ValueError(
                 f"tensor {tensor} is not supported: a {config.architecture} model with this configuration has no "
                 "such parameter"
             )
-    # Some fields at a time, the largest first: what they take beside their own size is gone before the others are read.
-    groups = [["gate", "up"], *([field] for field in arrays if field not in ("gate", "up"))]
-    groups.sort(key=lambda fields: -sum(part.nbytes for one in fields for part, _ in parts[one]))
+
+    def fill(tensor: str) -> None:
+        values = read(tensor)
+        for part in parts[tensor]:
+            part.fill(values[part.rows])
+
+    # The largest first: what they take beside their own size is gone before the others are read.
+    alone = [(field,) for field in arrays if all(field not in fields for fields in _TOGETHER)]
+    sizes = {
+        fields: sum(part.array.nbytes for of in parts.values() for part in of if part.field in fields)
+        for fields in (*_TOGETHER, *alone)
+    }
     with ThreadPoolExecutor(usable_threads()) as threads:
-        for fields in groups:
-            for filled in [
-                threads.submit(fill, *part) for field in fields for part in parts.pop(field)
-            ]:
+        for fields in sorted(sizes, key=lambda fields: sizes[fields], reverse=True):
+            tensors = [tensor for tensor, of in parts.items() if of[0].field in fields]
+            for filled in [threads.submit(fill, tensor) for tensor in tensors]:
                 filled.result()
-            matrix = {
-                name: one for name in fields if isinstance(one := arrays[name], PackedWeights)
-            }
+            for tensor in tensors:
+                del parts[tensor]  # it holds what `in_parts` gives up
+            matrix = {name: one for name in fields if isinstance(one := arrays[name], PackedWeights)}
             arrays.update(zip(matrix, in_parts(list(matrix.values())), strict=True))
     return Params.from_fields(jax.device_put(arrays))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """One parameter, or one layer's of it, and which rows of a tensor are to fill it."""
+
+    field: str
+    array: np.ndarray
+    rows: slice
+    offset: float
+    dtype: np.dtype
+    packs: bool
+
+    def fill(self, values: np.ndarray) -> None:
+        if self.offset:
+            values = values.astype(np.float32) + np.float32(self.offset)
+        values = np.ascontiguousarray(values, self.dtype).view(self.array.dtype)
+        if self.packs:
+            isoprefill_csrc.pack_weights(values, self.array)
+        else:
+            self.array[...] = values
+

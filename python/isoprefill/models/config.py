@@ -2,14 +2,21 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 from isoprefill.models.architectures import find_architecture
+
+# Of the feed-forward part's gate: x * sigmoid(x), or Gaussian error linear units as tanh approximates them.
+Activation = Literal["silu", "gelu_tanh"]
+# How a layer rotates: as the rope_ fields say, by local_rope_theta without scaling, or not at all.
+LayerRope = Literal["global", "local", "none"]
+
+_MAX_LAYERS = 4096  # the largest published models have some hundreds
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Sizes and switches of a Llama-family decoder; hashable, so it can be a static argument of a jitted function.
+    """Sizes and switches of a decoder; hashable, so it can be a static argument of a jitted function.
 
     Attributes:
         architecture: one of `architectures.ARCHITECTURES`.
@@ -23,7 +30,7 @@ class ModelConfig:
         rms_norm_eps: added to the mean square before the root.
         rope_theta: base of the rotary frequencies.
         max_positions: positions 0 to max_positions - 1 are valid.
-        rope_frequency_divisors: head_dim / 2 divisors of the rotary frequencies, or None for plain RoPE.
+        rope_frequency_divisors: rotary_dim / 2 divisors of the rotary frequencies, or None for plain RoPE.
         tied_head: the head is the embedding matrix.
         qkv_bias: the query, key and value projections have a bias.
         output_bias: the attention's output projection has a bias.
@@ -33,6 +40,18 @@ class ModelConfig:
         query_scale: factor of the attention scores; None: 1 / sqrt(head_dim).
         score_softcap: a score s becomes score_softcap * tanh(s / score_softcap); None: it stays.
         attention_sinks: a logit for each query head joins the denominator of the softmax.
+        rotated: RoPE turns the first so many elements of a head; None: all. `rotary_dim` has the number.
+        rope_attention_factor: sine and cosine are multiplied by it.
+        local_rope_theta: base of the rotary frequencies of "local" layers.
+        layer_ropes: how each layer rotates; None: all are "global".
+        projection_norm: all query heads are RMS-normalised as one before RoPE, and so are all key heads.
+        pre_norms: what the attention and the feed-forward part get is RMS-normalised.
+        post_norms: what they add to the stream is.
+        activation: of the feed-forward part.
+        embedding_scale: embeddings are multiplied by it.
+        residual_scale: what the attention and the feed-forward part add to the stream is multiplied by it.
+        logit_scale: logits are multiplied by it.
+        logit_softcap: then a logit x becomes logit_softcap * tanh(x / logit_softcap); None: it stays.
 
     Raises:
         ValueError: a field is outside its limits; the message names it, its value and the limit.
@@ -59,6 +78,18 @@ class ModelConfig:
     query_scale: float | None = None
     score_softcap: float | None = None
     attention_sinks: bool = False
+    rotated: int | None = None
+    rope_attention_factor: float = 1.0
+    local_rope_theta: float | None = None
+    layer_ropes: tuple[LayerRope, ...] | None = None
+    projection_norm: bool = False
+    pre_norms: bool = True
+    post_norms: bool = False
+    activation: Activation = "silu"
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
 
     def __post_init__(self) -> None:
         find_architecture(self.architecture)
@@ -73,22 +104,47 @@ class ModelConfig:
                 f"num_query_heads must be a multiple of num_kv_heads = {self.num_kv_heads}, "
                 f"got {self.num_query_heads}"
             )
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim must be even for RoPE, got {self.head_dim}")
-        divisors = self.rope_frequency_divisors
-        if divisors is not None:
-            if len(divisors) != self.head_dim // 2:
-                raise ValueError(
-                    "rope_frequency_divisors must hold head_dim / 2 = "
-                    f"{self.head_dim // 2} numbers, got {len(divisors)}"
-                )
-            if not all(0.0 < divisor < float("inf") for divisor in divisors):
-                raise ValueError("rope_frequency_divisors must be positive and finite")
-        for name in ("query_scale", "score_softcap"):
+        for name in ("query_scale", "score_softcap", "local_rope_theta", "logit_softcap"):
             value = getattr(self, name)
             if value is not None and not (type(value) is float and 0.0 < value < float("inf")):
                 raise ValueError(f"{name} must be a positive finite float or None, got {value!r}")
+        self._check_rope()
         self._check_windows()
+        if self.activation not in get_args(Activation):
+            raise ValueError(
+                f"activation must be one of {get_args(Activation)}, got {self.activation!r}"
+            )
+        if self.qk_norm and self.projection_norm:
+            raise ValueError("qk_norm and projection_norm must not both be on")
+        if self.post_norms and self.residual_scale != 1.0:
+            raise ValueError(f"residual_scale must be 1 with post_norms, got {self.residual_scale}")
+
+    def _check_rope(self) -> None:
+        if self.rotated is None and self.head_dim % 2:
+            raise ValueError(f"head_dim must be even for RoPE, got {self.head_dim}")
+        if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim:
+            raise ValueError(
+                f"rotated must be even and from 2 to head_dim = {self.head_dim}, got {self.rotary_dim}"
+            )
+        divisors = self.rope_frequency_divisors
+        if divisors is not None:
+            if len(divisors) != self.rotary_dim // 2:
+                raise ValueError(
+                    "rope_frequency_divisors must hold rotary_dim / 2 = "
+                    f"{self.rotary_dim // 2} numbers, got {len(divisors)}"
+                )
+            if not all(0.0 < divisor < float("inf") for divisor in divisors):
+                raise ValueError("rope_frequency_divisors must be positive and finite")
+        layers = self.layer_ropes
+        if layers is None:
+            return
+        if len(layers) != self.num_layers or not set(layers) <= set(get_args(LayerRope)):
+            raise ValueError(
+                f"layer_ropes must hold one of {get_args(LayerRope)} for each of num_layers = {self.num_layers}, "
+                f"got {layers!r}"
+            )
+        if "local" in layers and self.local_rope_theta is None:
+            raise ValueError("layer_ropes 'local' needs a local_rope_theta, got None")
 
     def _check_windows(self) -> None:
         window, layers = self.sliding_window, self.windowed_layers
@@ -111,6 +167,11 @@ class ModelConfig:
         return tuple(self.sliding_window if on else None for on in self.windowed_layers)
 
     @property
+    def rotary_dim(self) -> int:
+        """How many elements of a head RoPE turns."""
+        return self.head_dim if self.rotated is None else self.rotated
+
+    @property
     def windows(self) -> tuple[int | None, ...]:
         """The different ones of them: None first, if some layers have none."""
         window = self.sliding_window
@@ -122,15 +183,6 @@ class ModelConfig:
         return not self.tied_head
 
 
-def check_sliding_window(window: int | None, max_positions: int) -> None:
-    """Raises ValueError if a sliding window would hide columns: attention is over all of them."""
-    if window is not None and 0 < window < max_positions:
-        raise ValueError(
-            f"sliding-window attention is not supported: the model's window is {window}, "
-            f"less than its {max_positions} positions"
-        )
-
-
 def required(config: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
     """Returns the value of `name` as `kind` (int or float); ValueError if it is absent or no number."""
     value = config.get(name)
@@ -139,3 +191,11 @@ def required(config: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"the model's {name} must be a number, got {value!r}")
     return kind(value)
+
+
+def required_layers(config: Mapping[str, Any], name: str) -> int:
+    """Returns the number of layers; ValueError if it is absent, or so large that the file must be damaged."""
+    layers: int = required(config, name, int)
+    if layers > _MAX_LAYERS:
+        raise ValueError(f"the model's {name} must be at most {_MAX_LAYERS}, got {layers}")
+    return layers

@@ -21,6 +21,7 @@ from isoprefill.models.packed_weights import PackedWeights
 from isoprefill.models.params import LayerParams
 
 _TARGETS = (
+    "add_normed",
     "attention_inputs",
     "embedding",
     "feed_forward",
@@ -60,7 +61,7 @@ def attention_inputs(
     sine: Float[Array, "T pairs"],
     config: ModelConfig,
 ) -> tuple[Float[Array, "T Hq D"], Float[Array, "T Hkv D"], Float[Array, "T Hkv D"]]:
-    """Returns queries, keys and values: norm, projections, biases, norms of heads, RoPE."""
+    """Returns queries, keys and values: norm, projections, biases, norms of heads or of projections, RoPE."""
     projections = [_packed(weights) for weights in (layers.query, layers.key, layers.value)]
     outs = []
     for weights in projections:
@@ -70,8 +71,8 @@ def attention_inputs(
         layers.query_bias,
         layers.key_bias,
         layers.value_bias,
-        layers.query_norm,
-        layers.key_norm,
+        layers.query_norm if layers.query_projection_norm is None else layers.query_projection_norm,
+        layers.key_norm if layers.key_projection_norm is None else layers.key_projection_norm,
     )
     q, k, v = _call(
         "attention_inputs",
@@ -79,7 +80,7 @@ def attention_inputs(
         layer,
         num_rows,
         stream,
-        floats(layers.attention_norm),
+        _or_nothing(layers.attention_norm, layers),
         *(weights.data for weights in projections),
         *(_or_nothing(array, layers) for array in small),
         cosine,
@@ -97,8 +98,9 @@ def projection(
     layer: Scalar | int = 0,
     num_rows: Scalar | None = None,
     residual: Float[Array, "T M"] | None = None,
+    scale: float = 1.0,
 ) -> Float[Array, "T M"]:
-    """Returns residual + x times the transposed weights + bias, float32."""
+    """Returns residual + scale * (x times the transposed weights + bias), float32."""
     weights = weights.stacked
     rows = x.shape[0]
     nothing = jnp.zeros((0, weights.columns), jnp.float32)
@@ -109,9 +111,10 @@ def projection(
         jnp.asarray(rows if num_rows is None else num_rows, jnp.int32),
         to_bits(x),
         weights.data,
-        jnp.zeros((weights.data.shape[0], 0), jnp.float32) if bias is None else floats(bias),
+        jnp.zeros((weights.data.shape[0], 0), jnp.float32) if bias is None else bias,
         nothing if residual is None else residual,
         aliases=None if residual is None else {5: 0},
+        scale=np.float32(scale),
     )
     return out
 
@@ -121,11 +124,11 @@ def feed_forward(
     layer: Scalar,
     stream: Float[Array, "T E"],
     num_rows: Scalar,
-    eps: float,
+    config: ModelConfig,
     *,
     add_residual: bool,
 ) -> Float[Array, "T E"]:
-    """Returns SwiGLU of the normed stream, added to the stream or alone."""
+    """Returns the feed-forward part of the normed stream: scaled and added to the stream, or alone."""
     gate, up, down = map(_packed, (layers.gate, layers.up, layers.down))
     (out,) = _call(
         "feed_forward",
@@ -133,25 +136,54 @@ def feed_forward(
         layer,
         num_rows,
         stream,
-        floats(layers.feed_forward_norm),
+        _or_nothing(layers.feed_forward_norm, layers),
         gate.data,
         up.data,
         down.data,
         aliases={2: 0} if add_residual else None,
-        eps=np.float32(eps),
+        eps=np.float32(config.rms_norm_eps),
         width=gate.columns,
         adds=add_residual,
         narrow=gate.dtype == jnp.bfloat16,
+        gelu=config.activation == "gelu_tanh",
+        scale=np.float32(config.residual_scale if add_residual else 1.0),
+    )
+    return out
+
+
+def add_normed(
+    residual: Float[Array, "T E"],
+    x: Float[Array, "T E"],
+    norms: Float[Array, "L E"],
+    layer: Scalar,
+    num_rows: Scalar,
+    eps: float,
+) -> Float[Array, "T E"]:
+    """Returns residual + the normed x."""
+    (out,) = _call(
+        "add_normed",
+        (jax.ShapeDtypeStruct(x.shape, jnp.float32),),
+        layer,
+        num_rows,
+        x,
+        norms,
+        residual,
+        aliases={4: 0},
+        eps=np.float32(eps),
     )
     return out
 
 
 def norm(
-    stream: Float[Array, "T E"], weight: Float[Array, "E"], num_rows: Scalar, eps: float
+    stream: Float[Array, "T E"],
+    weight: Float[Array, "E"],
+    num_rows: Scalar,
+    eps: float,
+    head: PackedWeights,
 ) -> Float[Array, "T E"]:
-    """Returns the normed stream in the weight's dtype."""
-    out = jax.ShapeDtypeStruct(stream.shape, to_bits(weight).dtype)
-    (normed,) = _call("norm", (out,), num_rows, stream, floats(weight), eps=np.float32(eps))
+    """Returns the normed stream, in the dtype of the head that it is for."""
+    out = jax.ShapeDtypeStruct(stream.shape, head.data.dtype)
+    (normed,) = _call("norm", (out,), num_rows, stream, weight, eps=np.float32(eps))
     return from_bits(normed)
 
 
@@ -161,8 +193,11 @@ def token_logprobs(
     rows: Int32[Array, "M"],
     num_rows: Scalar,
     token_ids: Int32[Array, "M K"],
+    *,
+    scale: float = 1.0,
+    soft_cap: float | None = None,
 ) -> Float[Array, "M K"]:
-    """Returns log P(token_ids[m, k]) over the full vocabulary at hidden[rows[m]]."""
+    """Returns log P(token_ids[m, k]) over the full vocabulary at hidden[rows[m]], of logits scaled and then capped."""
     (out,) = _call(
         "token_logprobs",
         (jax.ShapeDtypeStruct(token_ids.shape, jnp.float32),),
@@ -172,13 +207,10 @@ def token_logprobs(
         rows,
         token_ids,
         vocab_size=weights.columns,
+        scale=np.float32(scale),
+        soft_cap=np.float32(soft_cap or 0.0),
     )
     return out
-
-
-def floats(array: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Returns a small array as float32."""
-    return from_bits(array).astype(jnp.float32)
 
 
 def _packed(weights: Float[Array, "..."] | PackedWeights) -> PackedWeights:
@@ -194,8 +226,8 @@ def _stored(dtype: jnp.dtype) -> jnp.dtype:
 
 def _or_nothing(array: Float[Array, "L N"] | None, layers: LayerParams) -> Float[Array, "L N"]:
     if array is None:
-        return jnp.zeros((layers.attention_norm.shape[0], 0), jnp.float32)
-    return floats(array)
+        return jnp.zeros((_packed(layers.query).data.shape[0], 0), jnp.float32)
+    return array
 
 
 def _call(

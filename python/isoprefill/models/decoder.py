@@ -1,26 +1,30 @@
-"""The Llama-family decoder: RMSNorm, RoPE, grouped-query attention, SwiGLU.
+"""The decoder: RMSNorm, RoPE, grouped-query attention, a gated feed-forward part.
 
-The decoder knows nothing of items or masks: the caller passes the attention. A row's arithmetic is the same wherever in
-the array the row stands, so scores do not depend on how rows are packed. With packed weights (`packed_weights`) its
-operations are those of `cpu_operations`.
+It is Llama's, with the switches of `ModelConfig` for what other families do otherwise. The decoder knows nothing of
+items or masks: the caller passes the attention. A row's arithmetic is the same wherever in the array the row stands, so
+scores do not depend on how rows are packed. With packed weights (`packed_weights`) its operations are those of
+`cpu_operations`.
 
 Letters: T rows, V vocab_size, E hidden_size, L layers, Hq query heads, Hkv key and value heads, D head_dim. Weights are
 [out, in]. Layers are stacked on axis 0 and scanned: unrolling them costs a tenfold compilation and, with stacked
 weights, a copy of them all.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from isoprefill.bits import from_bits, to_bits
 from isoprefill.models import cpu_operations, rope
-from isoprefill.models.config import ModelConfig
+from isoprefill.models.architectures import find_architecture
+from isoprefill.models.config import Activation, LayerRope, ModelConfig
 from isoprefill.models.packed_weights import PackedWeights
 from isoprefill.models.params import LayerParams, Params
 
@@ -29,7 +33,6 @@ Attend = Callable[
     Float[Array, "T Hq D"],
 ]
 AllReduce = Callable[[Float[Array, "T E"]], Float[Array, "T E"]] | None
-Rotation = tuple[Float[Array, "T pairs"], Float[Array, "T pairs"]]
 Layer = Callable[[Float[Array, "T E"], Any], tuple[Float[Array, "T E"], Any]]
 KeysAndValues = tuple[Float[Array, "L T Hkv D"], Float[Array, "L T Hkv D"]]
 
@@ -49,8 +52,8 @@ def decode(
     """Runs all layers over T rows.
 
     Args:
-        params: weights. Their dtype is that of what matmuls read and of the keys and values; what is added up between
-            them stays in float32.
+        params: weights. The matrices' dtype is that of what matmuls read and of the keys and values; what is added up
+            between them stays in float32.
         config: sizes and switches (static under jit).
         token_ids: one a row.
         positions: each in [0, config.max_positions).
@@ -64,64 +67,119 @@ def decode(
     Returns:
         hidden states after the final norm [T, E], and (keys, values), each [L, T, Hkv, D], if `return_kv`, else None.
     """
-    frequencies = rope.inverse_frequencies(
-        config.head_dim, config.rope_theta, config.rope_frequency_divisors
-    )
-    rotation = rope.rotation(positions, frequencies)
+    rotations = Rotations.of(config, positions)
+    head = head_weights(params)
+    indices = jnp.arange(config.num_layers, dtype=jnp.int32)
     if isinstance(params.embedding, PackedWeights):
         rows = jnp.asarray(token_ids.shape[0] if num_rows is None else num_rows, jnp.int32)
         stream = cpu_operations.embed(params.embedding, token_ids.astype(jnp.int32), rows)
-        layer = _packed_layer(params.layers, config, rotation, rows, attend, all_reduce)
-        stream, keys_and_values = _scan(
-            layer, stream, (jnp.arange(config.num_layers, dtype=jnp.int32), cache), return_kv
-        )
-        hidden = cpu_operations.norm(stream, params.final_norm, rows, config.rms_norm_eps)
+        stream = scaled_embeddings(stream, config, params.embedding.dtype)
+        layer = _packed_layer(params.layers, config, rotations, rows, attend, all_reduce)
+        stream, keys_and_values = _scan(layer, stream, (indices, cache), return_kv)
+        assert isinstance(head, PackedWeights)
+        hidden = cpu_operations.norm(stream, params.final_norm, rows, config.rms_norm_eps, head)
         return hidden, keys_and_values
-    stream = from_bits(params.embedding[token_ids]).astype(jnp.float32)
-    layer = _layer(config, rotation, attend, all_reduce)
-    stream, keys_and_values = _scan(layer, stream, (params.layers, cache), return_kv)
-    final_norm = from_bits(params.final_norm)
-    hidden = rms_norm(stream, final_norm, config.rms_norm_eps)
-    return hidden.astype(final_norm.dtype), keys_and_values
+    embeddings = from_bits(params.embedding[token_ids])
+    stream = scaled_embeddings(embeddings.astype(jnp.float32), config, embeddings.dtype)
+    layer = _layer(config, rotations, attend, all_reduce)
+    stream, keys_and_values = _scan(layer, stream, (params.layers, indices, cache), return_kv)
+    hidden = rms_norm(stream, params.final_norm, config.rms_norm_eps)
+    return hidden.astype(head.dtype), keys_and_values
 
 
-def _layer(config: ModelConfig, rotation: Rotation, attend: Attend, all_reduce: AllReduce) -> Layer:
-    """Returns one layer as `_scan` calls it, over (weights of the layer, cache of the layer)."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rotations:
+    """Cosine and sine of each row's angles: of the kinds of layers that a model has, and which layer is of which.
+
+    Attributes:
+        kinds: cosine and sine of each kind.
+        layers: the index of each layer's kind.
+    """
+
+    kinds: tuple[rope.Rotation, ...]
+    layers: tuple[int, ...]
+
+    @classmethod
+    def of(cls, config: ModelConfig, positions: Int[Array, "T"]) -> "Rotations":
+        """Makes those of a model."""
+        all_global: tuple[LayerRope, ...] = ("global",)
+        layers = config.layer_ropes or all_global * config.num_layers
+        kinds = list(dict.fromkeys(layers))
+        return cls(
+            tuple(rope.rotation(config, kind, positions) for kind in kinds),
+            tuple(map(kinds.index, layers)),
+        )
+
+    def at(self, layer: Int[Array, ""]) -> rope.Rotation:
+        """Returns those of one layer."""
+        if len(self.kinds) == 1:
+            return self.kinds[0]
+        kind = jnp.asarray(self.layers)[layer]
+        cosine, sine = (jnp.stack(arrays)[kind] for arrays in zip(*self.kinds, strict=True))
+        return cosine, sine
+
+
+def scaled_embeddings(
+    embeddings: Float[Array, "T E"], config: ModelConfig, dtype: jnp.dtype
+) -> Float[Array, "T E"]:
+    """Returns float32 embeddings times their scale, which some models round to the weights' dtype."""
+    if config.embedding_scale == 1.0:
+        return embeddings
+    rounds = find_architecture(config.architecture).embedding_scaled
+    return embeddings * np.asarray(config.embedding_scale, dtype if rounds else np.float32).astype(
+        np.float32
+    )
+
+
+def _layer(
+    config: ModelConfig, rotations: Rotations, attend: Attend, all_reduce: AllReduce
+) -> Layer:
+    """Returns one layer as `_scan` calls it, over (weights of the layer, its index, its cache)."""
 
     def heads(rows: Float[Array, "T H*D"]) -> Float[Array, "T H D"]:
         return rows.reshape(rows.shape[0], -1, config.head_dim)
 
+    def norm(x: Float[Array, "... N"], weight: Float[Array, "N"] | None) -> Float[Array, "... N"]:
+        return x if weight is None else rms_norm(x, weight, config.rms_norm_eps)
+
     def layer(
-        stream: Float[Array, "T E"], weights_and_cache: tuple[LayerParams, Any]
+        stream: Float[Array, "T E"], slices: tuple[LayerParams, Int[Array, ""], Any]
     ) -> tuple[Float[Array, "T E"], Any]:
-        weights, layer_cache = weights_and_cache
+        weights, index, layer_cache = slices
         dtype = weights.query.dtype
-        normed = rms_norm(stream, weights.attention_norm, config.rms_norm_eps).astype(dtype)
-        q = heads(project(normed, weights.query, weights.query_bias))
-        k = heads(project(normed, weights.key, weights.key_bias))
+        rotation = rotations.at(index)
+        normed = norm(stream, weights.attention_norm).astype(dtype)
+        q = norm(project(normed, weights.query, weights.query_bias), weights.query_projection_norm)
+        k = norm(project(normed, weights.key, weights.key_bias), weights.key_projection_norm)
         v = heads(project(normed, weights.value, weights.value_bias)).astype(dtype)
-        if weights.query_norm is not None and weights.key_norm is not None:
-            q = rms_norm(q, weights.query_norm, config.rms_norm_eps)
-            k = rms_norm(k, weights.key_norm, config.rms_norm_eps)
-        q = rope.rotate(q, *rotation).astype(dtype)
-        k = rope.rotate(k, *rotation).astype(dtype)
+        q = rope.rotate(norm(heads(q), weights.query_norm), *rotation).astype(dtype)
+        k = rope.rotate(norm(heads(k), weights.key_norm), *rotation).astype(dtype)
         attended = attend(q, k, v, layer_cache).reshape(stream.shape[0], -1).astype(dtype)
         output = _reduced(project(attended, weights.output), all_reduce)
         if weights.output_bias is not None:
             output = output + weights.output_bias
-        stream = stream + output
-        normed = rms_norm(stream, weights.feed_forward_norm, config.rms_norm_eps).astype(dtype)
-        gated = jax.nn.silu(project(normed, weights.gate)) * project(normed, weights.up)
-        down = project(gated.astype(dtype), weights.down)
-        return stream + _reduced(down, all_reduce), (k, v)
+        output = norm(output, weights.post_attention_norm)
+        stream = stream + output * config.residual_scale
+        normed = norm(stream, weights.feed_forward_norm).astype(dtype)
+        gated = activation(project(normed, weights.gate)) * project(normed, weights.up)
+        down = _reduced(project(gated.astype(dtype), weights.down), all_reduce)
+        down = norm(down, weights.post_feed_forward_norm)
+        return stream + down * config.residual_scale, (k, v)
 
+    activation = _ACTIVATIONS[config.activation]
     return layer
+
+
+_ACTIVATIONS: dict[Activation, Callable[[Float[Array, "T F"]], Float[Array, "T F"]]] = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
 
 
 def _packed_layer(
     layers: LayerParams,
     config: ModelConfig,
-    rotation: Rotation,
+    rotations: Rotations,
     rows: Int[Array, ""],
     attend: Attend,
     all_reduce: AllReduce,
@@ -132,26 +190,43 @@ def _packed_layer(
     """
     assert isinstance(layers.output, PackedWeights)
     dtype, output_weights = layers.output.dtype, layers.output
+    adds = all_reduce is None and not config.post_norms
+
+    def added(
+        stream: Float[Array, "T E"],
+        part: Float[Array, "T E"],
+        post_norms: Float[Array, "L E"] | None,
+        index: Int[Array, ""],
+    ) -> Float[Array, "T E"]:
+        if post_norms is None:
+            return stream + part * config.residual_scale
+        return cpu_operations.add_normed(stream, part, post_norms, index, rows, config.rms_norm_eps)
 
     def layer(
         stream: Float[Array, "T E"], index_and_cache: tuple[Int[Array, ""], Any]
     ) -> tuple[Float[Array, "T E"], Any]:
         index, layer_cache = index_and_cache
+        rotation = rotations.at(index)
         q, k, v = cpu_operations.attention_inputs(layers, index, stream, rows, *rotation, config)
         attended = attend(q, k, v, layer_cache).reshape(stream.shape[0], -1).astype(dtype)
         output = functools.partial(
             cpu_operations.projection, attended, output_weights, layer=index, num_rows=rows
         )
         forward = functools.partial(
-            cpu_operations.feed_forward, layers, index, num_rows=rows, eps=config.rms_norm_eps
+            cpu_operations.feed_forward, layers, index, num_rows=rows, config=config
         )
-        if all_reduce is None:
-            stream = output(layers.output_bias, residual=stream)
+        if adds:
+            stream = output(layers.output_bias, residual=stream, scale=config.residual_scale)
             return forward(stream, add_residual=True), (k, v)
-        stream = stream + all_reduce(output())
-        if layers.output_bias is not None:
-            stream = stream + cpu_operations.floats(layers.output_bias)[index]
-        return stream + all_reduce(forward(stream, add_residual=False)), (k, v)
+        if all_reduce is None:
+            part = output(layers.output_bias)
+        else:
+            part = all_reduce(output())
+            if layers.output_bias is not None:
+                part = part + layers.output_bias[index]
+        stream = added(stream, part, layers.post_attention_norm, index)
+        part = _reduced(forward(stream, add_residual=False), all_reduce)
+        return added(stream, part, layers.post_feed_forward_norm, index), (k, v)
 
     return layer
 

@@ -1,23 +1,21 @@
 """Loads a model from a GGUF file, in any quantisation that the `gguf` package can undo."""
 
 import math
+import re
 from pathlib import Path
 
 import gguf
 import numpy as np
 
-from isoprefill.models.architectures import ARCHITECTURES
+from isoprefill.models import rope_gguf
+from isoprefill.models.architectures import ARCHITECTURES, gguf_model_type
 from isoprefill.models.assembly import ParamsDtype, assemble
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.config_gguf import config_from_gguf
 from isoprefill.models.gguf_header import GgufHeader, TensorInfo
-from isoprefill.models.parameters import PARAMETERS
 from isoprefill.models.params import Params
 
-_NAMES = {field: parameter.gguf for field, parameter in PARAMETERS.items()}
-# The first is in the configuration (`frequency_divisors`); llama.cpp does not use the other either.
-_UNUSED = r"rope_freqs\.weight|blk\.\d+\.attn_rot_embd(\.weight)?"
-_ROPE_DIVISORS = "rope_freqs.weight"
+_NOT_USED_BY_LLAMA_CPP = r"blk\.\d+\.attn_rot_embd(\.weight)?"
 _ROWS_JOINED = 16
 
 
@@ -33,13 +31,16 @@ def load_gguf(path: Path, header: GgufHeader, dtype: ParamsDtype) -> tuple[Model
         ValueError: the architecture is not supported, or a tensor is missing, has the wrong shape, has no place in the
             model or is stored in a quantisation that cannot be undone; names it.
     """
+    architecture = ARCHITECTURES[gguf_model_type(header.metadata.get("general.architecture"))]
     stored = np.memmap(path, np.uint8, mode="r")
-    divisors = None
-    if _ROPE_DIVISORS in header.tensors:
-        divisors = tuple(_dequantise(stored, header.tensors[_ROPE_DIVISORS]).tolist())
-    config = config_from_gguf(header.metadata, header.tensors, divisors)
+    rope_tensors = {
+        name: tuple(_dequantise(stored, header.tensors[name]).tolist())
+        for name in rope_gguf.tensors_of(architecture)
+        if name in header.tensors
+    }
+    config = config_from_gguf(header.metadata, header.tensors, rope_tensors)
     interleaved = {}
-    if ARCHITECTURES[config.architecture].gguf_interleaves_heads:
+    if architecture.gguf_interleaves_heads:
         interleaved = {"attn_q": config.num_query_heads, "attn_k": config.num_kv_heads}
 
     def read(name: str) -> np.ndarray:
@@ -47,8 +48,9 @@ def load_gguf(path: Path, header: GgufHeader, dtype: ParamsDtype) -> tuple[Model
         heads = interleaved.get(name.split(".")[-2])  # "blk.0.attn_q.weight"
         return values if heads is None else _undo_interleaving(values, heads)
 
+    unused = "|".join([_NOT_USED_BY_LLAMA_CPP, *map(re.escape, rope_tensors)])
     shapes = {name: info.shape for name, info in header.tensors.items()}
-    return config, assemble(config, _NAMES, _UNUSED, shapes, read, dtype)
+    return config, assemble(config, "gguf", unused, shapes, read, dtype)
 
 
 def _dequantise(stored: np.ndarray, info: TensorInfo) -> np.ndarray:

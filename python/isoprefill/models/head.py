@@ -5,6 +5,8 @@ One block of rows at a time, so memory does not grow with the number of rows: al
 Letters: T rows of the pack, M rows to read, K tokens at each of them, V vocabulary, B rows of a block.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -12,6 +14,7 @@ from jaxtyping import Array, Float, Int32
 
 from isoprefill.bits import from_bits, to_bits
 from isoprefill.models import cpu_operations
+from isoprefill.models.config import ModelConfig
 from isoprefill.models.decoder import head_weights, project
 from isoprefill.models.packed_weights import PackedWeights
 from isoprefill.models.params import Params
@@ -21,6 +24,7 @@ ROWS_AT_ONCE = 256  # of float32 logits: 50 MB for a vocabulary of 49,152
 
 def logprobs_at(
     params: Params,
+    config: ModelConfig,
     hidden: Float[Array, "T E"],
     rows: Int32[Array, "M"],
     num_rows: Int32[Array, ""],
@@ -35,8 +39,11 @@ def logprobs_at(
     the answer.
     """
     weights = head_weights(params)
+    by_cpu = functools.partial(
+        cpu_operations.token_logprobs, scale=config.logit_scale, soft_cap=config.logit_softcap
+    )
     if isinstance(weights, PackedWeights) and num_devices == 1:
-        return cpu_operations.token_logprobs(hidden, weights, rows, num_rows, token_ids)
+        return by_cpu(hidden, weights, rows, num_rows, token_ids)
     capacity = rows.shape[0]
     block = min(ROWS_AT_ONCE, capacity)
     blocks = -(-capacity // block)
@@ -50,10 +57,10 @@ def logprobs_at(
         tokens = lax.dynamic_slice_in_dim(token_ids, begin, block)  # [B, K]
         if isinstance(weights, PackedWeights):
             count = jnp.asarray(block, jnp.int32)
-            logprobs = cpu_operations.token_logprobs(hidden, weights, rows_of_block, count, tokens)
+            logprobs = by_cpu(hidden, weights, rows_of_block, count, tokens)
         else:
             states = from_bits(to_bits(hidden)[rows_of_block])  # [B, E]
-            logprobs = _by_xla(states, weights, tokens)
+            logprobs = _by_xla(logits_of(states, weights, config), tokens)
         return lax.dynamic_update_slice_in_dim(out, logprobs, begin, axis=0)
 
     rounds = (num_rows + block * num_devices - 1) // (block * num_devices)
@@ -61,9 +68,16 @@ def logprobs_at(
     return out[:capacity]
 
 
-def _by_xla(
-    states: Float[Array, "B E"], weights: Float[Array, "V E"], token_ids: Int32[Array, "B K"]
-) -> Float[Array, "B K"]:
-    logits = project(states, weights)
+def logits_of(
+    states: Float[Array, "B E"], weights: Float[Array, "V E"] | PackedWeights, config: ModelConfig
+) -> Float[Array, "B V"]:
+    """Returns the logits at hidden states."""
+    logits = project(states, weights) * config.logit_scale
+    if config.logit_softcap is None:
+        return logits
+    return config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
+
+
+def _by_xla(logits: Float[Array, "B V"], token_ids: Int32[Array, "B K"]) -> Float[Array, "B K"]:
     wanted = jnp.take_along_axis(logits, token_ids, axis=1)
     return wanted - jax.nn.logsumexp(logits, axis=-1)[:, None]

@@ -22,6 +22,7 @@ class Parameter:
         axes: its axes, in letters. With L it is a stack of all layers' tensors, else one tensor.
         gguf: name of the tensor in a GGUF file, with "{layer}" in the layer's place.
         huggingface: the same for a Hugging Face checkpoint.
+        before_post_norm: its name in a Hugging Face checkpoint of a model with post_norms, if that is another.
         only_if: the switch of `ModelConfig` that models with this parameter have on; None: all models have it.
     """
 
@@ -29,6 +30,7 @@ class Parameter:
     gguf: str
     huggingface: str
     only_if: str | None = None
+    before_post_norm: str | None = None
 
     @property
     def stacked(self) -> bool:
@@ -39,6 +41,11 @@ class Parameter:
     def is_matrix(self) -> bool:
         """Whether rows are multiplied with it."""
         return len(self.axes.removeprefix("L ").split()) == 2
+
+    @property
+    def is_norm(self) -> bool:
+        """Whether something normalised is multiplied with it."""
+        return self.gguf.endswith("_norm.weight")
 
     @property
     def sharded_axis(self) -> int | None:
@@ -60,21 +67,43 @@ class Parameter:
         return tuple(sizes[axis] for axis in self.axes.split())
 
 
-def _layer(axes: str, gguf: str, huggingface: str, only_if: str | None = None) -> Parameter:
+def _layer(
+    axes: str,
+    gguf: str,
+    huggingface: str,
+    only_if: str | None = None,
+    before_post_norm: str | None = None,
+) -> Parameter:
     return Parameter(
-        f"L {axes}", "blk.{layer}." + gguf, "model.layers.{layer}." + huggingface, only_if
+        f"L {axes}",
+        "blk.{layer}." + gguf,
+        "model.layers.{layer}." + huggingface,
+        only_if,
+        before_post_norm and "model.layers.{layer}." + before_post_norm,
     )
 
 
 # By field of `LayerParams` where there are layers, else of `Params`.
 PARAMETERS = {
     "embedding": Parameter("V E", "token_embd.weight", "model.embed_tokens.weight"),
-    "attention_norm": _layer("E", "attn_norm.weight", "input_layernorm.weight"),
+    "attention_norm": _layer("E", "attn_norm.weight", "input_layernorm.weight", "pre_norms"),
     "query": _layer("Hq*D E", "attn_q.weight", "self_attn.q_proj.weight"),
     "key": _layer("Hkv*D E", "attn_k.weight", "self_attn.k_proj.weight"),
     "value": _layer("Hkv*D E", "attn_v.weight", "self_attn.v_proj.weight"),
     "output": _layer("E Hq*D", "attn_output.weight", "self_attn.o_proj.weight"),
-    "feed_forward_norm": _layer("E", "ffn_norm.weight", "post_attention_layernorm.weight"),
+    "post_attention_norm": _layer(
+        "E", "post_attention_norm.weight", "post_attention_layernorm.weight", "post_norms"
+    ),
+    "feed_forward_norm": _layer(
+        "E",
+        "ffn_norm.weight",
+        "post_attention_layernorm.weight",
+        "pre_norms",
+        "pre_feedforward_layernorm.weight",
+    ),
+    "post_feed_forward_norm": _layer(
+        "E", "post_ffw_norm.weight", "post_feedforward_layernorm.weight", "post_norms"
+    ),
     "gate": _layer("F E", "ffn_gate.weight", "mlp.gate_proj.weight"),
     "up": _layer("F E", "ffn_up.weight", "mlp.up_proj.weight"),
     "down": _layer("E F", "ffn_down.weight", "mlp.down_proj.weight"),
@@ -84,6 +113,12 @@ PARAMETERS = {
     "output_bias": _layer("E", "attn_output.bias", "self_attn.o_proj.bias", "output_bias"),
     "query_norm": _layer("D", "attn_q_norm.weight", "self_attn.q_norm.weight", "qk_norm"),
     "key_norm": _layer("D", "attn_k_norm.weight", "self_attn.k_norm.weight", "qk_norm"),
+    "query_projection_norm": _layer(
+        "Hq*D", "attn_q_norm.weight", "self_attn.q_norm.weight", "projection_norm"
+    ),
+    "key_projection_norm": _layer(
+        "Hkv*D", "attn_k_norm.weight", "self_attn.k_norm.weight", "projection_norm"
+    ),
     "final_norm": Parameter("E", "output_norm.weight", "model.norm.weight"),
     "head": Parameter("V E", "output.weight", "lm_head.weight", "own_head"),
 }

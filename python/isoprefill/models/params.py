@@ -1,8 +1,8 @@
 """The decoder's weights as two tuples of arrays: those of every layer, and the others.
 
 Letters: V vocab_size, E hidden_size, F intermediate_size, L layers, Hq query heads, Hkv key and value heads, D
-head_dim. Matrices are [out, in], as in both checkpoint formats; on a CPU they are packed (`packed_weights`). Layers are
-stacked on axis 0.
+head_dim. Matrices are [out, in], as in both checkpoint formats; on a CPU they are packed (`packed_weights`). Vectors
+are float32, whatever the matrices are. Layers are stacked on axis 0.
 """
 
 from collections.abc import Mapping
@@ -16,25 +16,29 @@ from isoprefill.models.packed_weights import PackedWeights
 class LayerParams(NamedTuple):
     """Weights of all layers, stacked on axis L; `parameters` has a row of each. What a model lacks is None."""
 
-    attention_norm: Float[Array, "L E"]
     query: Float[Array, "L Hq*D E"] | PackedWeights
     key: Float[Array, "L Hkv*D E"] | PackedWeights
     value: Float[Array, "L Hkv*D E"] | PackedWeights
     output: Float[Array, "L E Hq*D"] | PackedWeights
-    feed_forward_norm: Float[Array, "L E"]
     gate: Float[Array, "L F E"] | PackedWeights
     up: Float[Array, "L F E"] | PackedWeights
     down: Float[Array, "L E F"] | PackedWeights
+    attention_norm: Float[Array, "L E"] | None = None
+    post_attention_norm: Float[Array, "L E"] | None = None
+    feed_forward_norm: Float[Array, "L E"] | None = None
+    post_feed_forward_norm: Float[Array, "L E"] | None = None
     query_bias: Float[Array, "L Hq*D"] | None = None
     key_bias: Float[Array, "L Hkv*D"] | None = None
     value_bias: Float[Array, "L Hkv*D"] | None = None
     output_bias: Float[Array, "L E"] | None = None
     query_norm: Float[Array, "L D"] | None = None
     key_norm: Float[Array, "L D"] | None = None
+    query_projection_norm: Float[Array, "L Hq*D"] | None = None
+    key_projection_norm: Float[Array, "L Hkv*D"] | None = None
 
 
 class Params(NamedTuple):
-    """All weights, or the bits of them (isoprefill.bits). `head` is None when it is tied to `embedding`."""
+    """All weights. `head` is None when it is tied to `embedding`."""
 
     embedding: Float[Array, "V E"] | PackedWeights
     layers: LayerParams

@@ -17,7 +17,6 @@ from isoprefill.models.json_file import read_json_object
 from isoprefill.models.parameters import PARAMETERS
 from isoprefill.models.params import Params
 
-_NAMES = {field: parameter.huggingface for field, parameter in PARAMETERS.items()}
 # Frequencies that follow from config.json, in old checkpoints; a head that is the embedding.
 _UNUSED = r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq|lm_head\.weight"
 _INDEX = "model.safetensors.index.json"
@@ -45,12 +44,12 @@ def load_safetensors(directory: Path, dtype: ParamsDtype) -> tuple[ModelConfig, 
                 raise ValueError(f"tensor {name} must be floating point, got {values.dtype}")
             return values
 
-        head, embedding = _NAMES["head"], _NAMES["embedding"]
+        head, embedding = (PARAMETERS[field].huggingface for field in ("head", "embedding"))
         if config.tied_head and {head, embedding} <= shapes.keys():
             # transformers 5 does not tie a head that is stored and is not the embedding.
             tied = np.array_equal(read(head), read(embedding))
             config = dataclasses.replace(config, tied_head=tied)
-        return config, assemble(config, _NAMES, _UNUSED, shapes, read, dtype)
+        return config, assemble(config, "huggingface", _UNUSED, shapes, read, dtype)
 
 
 def _open(directory: Path, files: contextlib.ExitStack) -> dict[str, Any]:

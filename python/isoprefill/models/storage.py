@@ -1,4 +1,4 @@
-"""How the default device stores weights: on a CPU matrices are packed, and bfloat16 is kept as its bits."""
+"""How the default device stores weights: on a CPU matrices are packed, and vectors are float32."""
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,7 @@ def as_stored(params: Params) -> Params:
             return array
         if PARAMETERS[field].is_matrix:
             return pack(np.asarray(array))
-        if array.dtype == jnp.bfloat16:
-            return jax.device_put(np.asarray(array).view(np.uint16))
-        return jax.device_put(array)
+        return jax.device_put(array.astype(jnp.float32))
 
     fields = params._asdict() | params.layers._asdict()
     del fields["layers"]
