@@ -127,7 +127,7 @@ def test_the_kernel_takes_packs_of_different_kinds_side_by_side(tmp_path, monkey
     short = BlockSizes(128, 256, 128, 128, 128, 2, 160, 0)
     chosen = []
 
-    def choose(chip, heads, row_intervals, num_columns):
+    def choose(chip, heads, row_intervals, num_columns, window=None):
         chosen.append(long if row_intervals[1].max() > 100 else short)
         return chosen[-1]
 
