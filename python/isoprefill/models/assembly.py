@@ -24,6 +24,11 @@ from isoprefill.models.params import Params
 
 ParamsDtype = Literal["float32", "bfloat16"]
 
+# By field: what may be done about a tensor that is missing.
+_REMEDIES = {
+    "head": ", and the configuration says that the head is not the embedding: get the file that holds it, or, if the "
+    "model was trained with a tied head, set tie_word_embeddings to true in config.json"
+}
 _ALIGNMENT = 64  # bytes; an array that begins so can become a JAX array on a CPU without a copy
 
 
@@ -73,7 +78,7 @@ def assemble(
             tensor = names[field].format(layer=layer)
             expected = shape[1:] if parameter.stacked else shape
             if tensor not in shapes:
-                raise ValueError(f"tensor {tensor} is missing")
+                raise ValueError(f"tensor {tensor} is missing{_REMEDIES.get(field, '')}")
             if shapes[tensor] != expected:
                 raise ValueError(
                     f"tensor {tensor} must have shape {list(expected)}, as the model's configuration says, "

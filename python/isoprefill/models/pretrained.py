@@ -53,9 +53,10 @@ def load_pretrained(source: str | Path, dtype: ParamsDtype = "float32") -> Pretr
     else:
         tokenizer = tokenizer_from_directory(found.path)
         config, params = load_safetensors(found.path, dtype)
-    if tokenizer.vocab_size > config.vocab_size:
+    # The tokenizer may know more tokens than the weights; a request that uses one of them is refused.
+    if tokenizer.adds_bos and (tokenizer.bos_id or 0) >= config.vocab_size:
         raise ValueError(
-            f"model {found.name}: the tokenizer has {tokenizer.vocab_size} tokens, "
-            f"but the weights have {config.vocab_size}"
+            f"model {found.name}: every text begins with token {tokenizer.bos_id}, "
+            f"but the weights have {config.vocab_size} tokens"
         )
     return Pretrained(found.name, config, params, tokenizer)
