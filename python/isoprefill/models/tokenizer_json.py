@@ -1,8 +1,8 @@
 """Loads the tokenizer of a Hugging Face directory.
 
 tokenizer.json is the tokenizer, and its post-processor decides whether a text begins with BOS, as in transformers 5.
-tokenizer_config.json, if there is one, names the BOS token and the class; the class of Llama 2 has a rule of its own
-for the space before a text.
+tokenizer_config.json, if there is one, names the BOS token, tokens that tokenizer.json may lack, and the class; the class
+of Llama 2 has a rule of its own for the space before a text.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ import tokenizers
 from tokenizers import pre_tokenizers
 
 from isoprefill.models.architectures import ARCHITECTURES
+from isoprefill.models.declared_tokens import add_declared_tokens
 from isoprefill.models.json_file import read_json_object
 from isoprefill.models.tokenizer import Tokenizer
 
@@ -34,6 +35,7 @@ def tokenizer_from_directory(directory: Path) -> Tokenizer:
     except Exception as error:  # tokenizers raises plain Exception
         raise ValueError(f"{path} cannot be read: {error}") from error
     config = _object_or_empty(directory / "tokenizer_config.json")
+    add_declared_tokens(backend, directory, config)
     if _has_llama_class(directory, config):
         _put_space_as_llama_class(backend, config)
 

@@ -56,8 +56,8 @@ MESSAGES = {
     "too_many_tokens.request": "query and {at} must have at most {limit} tokens together, got {value}",
     "too_many_tokens.item_first": "with item_first, query and {at} must have at most {limit} tokens together, "
     "counting the query once for every {item}, got {value}",
-    "too_many_tokens.joint": "with tokenization 'joint' all texts query + {item} must have at most {limit} characters "
-    "together, got {value}",
+    "too_many_tokens.joint": "query and {item} are tokenised as one text: all these texts must have at most {limit} "
+    "characters together, got {value}",
     "too_many_labels": "{at} must have at most {limit} labels, got {value}",
     "too_many_labels.padded": "{at} must have at most {limit} labels for all {items} together, with every list "
     "padded to the longest, got {value} x {longest}",
