@@ -203,6 +203,15 @@ def test_an_embeddings_adapter(base, linear, tmp_path):
     merged = merged_directory(base, tmp_path / "merged", {"model.embed_tokens": change})
     ours = load_pretrained(base, adapter=tmp_path / "adapter")
     assert_same_weights(ours, load_pretrained(merged), atol=3e-6)
+    # peft also saves the weight below the factors, which may be another than the model's.
+    below = tensors["model.embed_tokens.weight"] * 2
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    saved = factors | {"base_model.model.model.embed_tokens.base_layer.weight": below}
+    safetensors.numpy.save_file(saved, path)
+    change += below - tensors["model.embed_tokens.weight"]
+    merged = merged_directory(base, tmp_path / "merged_below", {"model.embed_tokens": change})
+    ours = load_pretrained(base, adapter=tmp_path / "adapter")
+    assert_same_weights(ours, load_pretrained(merged), atol=3e-6)
     tied = random_model("llama", num_hidden_layers=1, tie_word_embeddings=True)
     directory = save_directory(tied, tmp_path / "tied")
     assert_refused(directory, r"changes the embedding, which is the model's head too", adapter=tmp_path / "adapter")

@@ -24,6 +24,7 @@ _FACTORS = {
     ".lora_embedding_A": ("A", True),
     ".lora_embedding_B": ("B", True),
 }
+_BELOW_FACTORS = ".base_layer.weight"
 _EMBEDDING_MODULE = "model.embed_tokens"
 _EMBEDDING, _HEAD = f"{_EMBEDDING_MODULE}.weight", "lm_head.weight"
 
@@ -74,11 +75,18 @@ class LoraAdapter:
             ValueError: the adapter is not for such a model; names what does not fit.
         """
         tensors = dict(checkpoint)
+        for name, values in self.saved.items():
+            if name in checkpoint and checkpoint[name].shape != values.shape:
+                raise ValueError(
+                    f"{self.path} replaces {name} by {list(values.shape)}, but the model's is "
+                    f"{list(checkpoint[name].shape)}"
+                )
+            tensors[name] = LazyTensor(values.shape, _Constant(values))
         for module, factors in self.factors.items():
             name = f"{module}.weight"
-            if name not in checkpoint:
+            if name not in tensors:
                 raise ValueError(f"{self.path} changes {module}, but the model has no tensor {name}")
-            base = checkpoint[name]
+            base = tensors[name]
             if base.shape != factors.shape:
                 raise ValueError(
                     f"{self.path} changes {module} as a matrix {list(factors.shape)}, but the model's is "
@@ -89,13 +97,6 @@ class LoraAdapter:
                     f"{self.path} has tensors for {module}, but its {_CONFIG} does not name it"
                 )
             tensors[name] = LazyTensor(base.shape, _Merged(base, factors))
-        for name, values in self.saved.items():
-            if name in checkpoint and checkpoint[name].shape != values.shape:
-                raise ValueError(
-                    f"{self.path} replaces {name} by {list(values.shape)}, but the model's is "
-                    f"{list(checkpoint[name].shape)}"
-                )
-            tensors[name] = LazyTensor(values.shape, _Constant(values))
         for name, tensor in checkpoint.items():
             module = name.removesuffix(".weight")
             if len(tensor.shape) != 2 or module == name or module in self.factors:
@@ -147,12 +148,13 @@ def read_adapter(path: Path) -> LoraAdapter:
     with contextlib.ExitStack() as files:
         for name, tensor in open_safetensors([path / _WEIGHTS], files).items():
             ending = next((end for end in _FACTORS if name.endswith(end)), None)
-            own_name = name.removeprefix(_PREFIX)
-            if ending is not None and own_name != name:
+            # Of an embedding that has factors, peft also saves the weight below them.
+            own_name = name.removeprefix(_PREFIX).replace(_BELOW_FACTORS, ".weight")
+            if ending is not None and name.startswith(_PREFIX):
                 module = own_name.removesuffix(ending)
                 factor, transposed[module] = _FACTORS[ending]
                 pairs.setdefault(module, {})[factor] = tensor
-            elif own_name != name and _is_saved(config, own_name):
+            elif name.startswith(_PREFIX) and _is_saved(config, own_name):
                 saved[own_name] = tensor.read()
             else:
                 raise ValueError(f"{path}: tensor {name} is not supported in an adapter")

@@ -17,6 +17,7 @@ from isoprefill.models.declared_tokens import add_declared_tokens
 from isoprefill.models.json_file import read_json_object
 from isoprefill.models.tokenizer import Tokenizer
 
+_LARGEST_ID = 2**31 - 1
 _LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
 _NOT_OF_LLAMA_CLASS = [name for name, row in ARCHITECTURES.items() if not row.llama_tokenizer]
 
@@ -36,6 +37,9 @@ def tokenizer_from_directory(directory: Path) -> Tokenizer:
         raise ValueError(f"{path} cannot be read: {error}") from error
     config = _object_or_empty(directory / "tokenizer_config.json")
     add_declared_tokens(backend, directory, config)
+    largest = max(backend.get_vocab(with_added_tokens=True).values(), default=0)
+    if largest > _LARGEST_ID:
+        raise ValueError(f"{path}: token ids must be less than 2**31, got {largest}")
     if _has_llama_class(directory, config):
         _put_space_as_llama_class(backend, config)
 
