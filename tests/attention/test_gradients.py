@@ -1,6 +1,6 @@
 """The attention is for inference: who asks for a gradient gets one clear error, or the reference's true gradient.
 
-If one of these fails, a user who trains gets an error from inside JAX that names nothing they know, or a wrong gradient.
+If one of these fails, a user who trains gets an error from inside JAX, or a wrong gradient.
 """
 
 import jax
@@ -28,7 +28,9 @@ def loss(backend: str, layout: PackedLayout):
 @pytest.mark.parametrize("backend", OTHERS)
 @pytest.mark.parametrize("transform", [jax.grad, jax.value_and_grad, jax.jacfwd])
 def test_a_gradient_is_refused_in_one_line(backend, transform):
-    with pytest.raises(ValueError, match=rf"inference: the back end '{backend}'.*'dense'") as raised:
+    with pytest.raises(
+        ValueError, match=rf"inference: the back end '{backend}'.*'dense'"
+    ) as raised:
         transform(loss(backend, LAYOUT))(*operands())
     assert "\n" not in str(raised.value)
 

@@ -100,5 +100,7 @@ def test_a_token_id_that_is_no_index_is_refused(tmp_path):
     described["model"]["vocab"]["!"] = 2**32 - 1
     (tmp_path / "tokenizer.json").write_text(json.dumps(described))
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"tokenizer\.json: token ids must be less than .* 4294967295"):
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.json: token ids must be less than .* 4294967295"
+    ):
         load_tokenizer(tmp_path)

@@ -78,5 +78,7 @@ def test_float16_weights_load(tmp_path):
     expected = load_pretrained(directory)
     for ours, theirs in zip(from_halves.params.layers, expected.params.layers, strict=True):
         if ours is not None:
-            np.testing.assert_array_equal(getattr(ours, "data", ours), getattr(theirs, "data", theirs))
+            np.testing.assert_array_equal(
+                getattr(ours, "data", ours), getattr(theirs, "data", theirs)
+            )
     assert json.loads((directory / "config.json").read_text())["model_type"] == "qwen2"

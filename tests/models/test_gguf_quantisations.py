@@ -12,7 +12,7 @@ from isoprefill.models.gguf_header import TensorInfo
 
 
 def can_be_undone(kind: GGMLQuantizationType) -> bool:
-    values, size = GGML_QUANT_SIZES[kind]
+    _, size = GGML_QUANT_SIZES[kind]
     try:
         quants.dequantize(np.zeros((1, size), np.uint8), kind)
     except NotImplementedError:
@@ -37,7 +37,7 @@ def stored(kind: GGMLQuantizationType, shape: tuple[int, ...], tmp_path) -> tupl
 
 @pytest.mark.parametrize("kind", UNDONE, ids=lambda kind: kind.name)
 def test_values_are_the_packages_row_by_row(kind, tmp_path):
-    values, size = GGML_QUANT_SIZES[kind]
+    values, _ = GGML_QUANT_SIZES[kind]
     shape = (6, 3 * values)
     files, info = stored(kind, shape, tmp_path)
     rows = np.fromfile(info.path, np.uint8)[5:].reshape(6, -1)

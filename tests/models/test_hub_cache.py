@@ -111,7 +111,8 @@ def test_an_adapter_is_found_by_its_name(cache):
 
 
 @pytest.mark.parametrize(
-    "text", ["name", "/a/b", "a/../b", "o/m@../x", "o/m@/x", "o/m/../../x", "o m/x", ".hidden/m", ""]
+    "text",
+    ["name", "/a/b", "a/../b", "o/m@../x", "o/m@/x", "o/m/../../x", "o m/x", ".hidden/m", ""],
 )
 def test_other_texts_are_no_names(text):
     """They must not lead out of the cache."""
@@ -129,14 +130,14 @@ def test_other_texts_are_no_names(text):
 )
 def test_the_cache_is_where_the_hubs_own_package_has_it(monkeypatch, environment):
 
-
-
     for variable in ("HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HUGGINGFACE_HUB_CACHE"):
         monkeypatch.delenv(variable, raising=False)
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
     program = "from huggingface_hub.constants import HF_HUB_CACHE; print(HF_HUB_CACHE)"
-    theirs = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    theirs = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
     assert str(cache_directory()) == theirs.stdout.strip()
 
 

@@ -136,7 +136,9 @@ def patterned(linear) -> tuple[dict[str, int], dict[str, Any], dict[str, float]]
         "rank_pattern": {"q_proj": 2, r"model\.layers\.1\.mlp\.\w+": 3, "up_proj": 4},
         "alpha_pattern": {"self_attn.k_proj": 32, "model.layers.0.mlp.up_proj": 1},
     }
-    alphas = {m: 32 if "k_proj" in m else 1 if m.endswith("layers.0.mlp.up_proj") else 6 for m in linear}
+    alphas = {
+        m: 32 if "k_proj" in m else 1 if m.endswith("layers.0.mlp.up_proj") else 6 for m in linear
+    }
     return ranks, settings, {m: alphas[m] / ranks[m] for m in linear}
 
 
@@ -214,7 +216,11 @@ def test_an_embeddings_adapter(base, linear, tmp_path):
     assert_same_weights(ours, load_pretrained(merged), atol=3e-6)
     tied = random_model("llama", num_hidden_layers=1, tie_word_embeddings=True)
     directory = save_directory(tied, tmp_path / "tied")
-    assert_refused(directory, r"changes the embedding, which is the model's head too", adapter=tmp_path / "adapter")
+    assert_refused(
+        directory,
+        r"changes the embedding, which is the model's head too",
+        adapter=tmp_path / "adapter",
+    )
 
 
 @pytest.mark.parametrize(
@@ -231,7 +237,10 @@ def test_an_embeddings_adapter(base, linear, tmp_path):
         ({"init_lora_weights": "pissa"}, r"'pissa' is not supported: it changes the weights below"),
         ({"r": 0}, r"r must be a positive number, got 0"),
         ({"r": "many"}, r"r must be a positive number, got 'many'"),
-        ({"r": 5}, r"factors of .*q_proj must be \[5, K\] and \[N, 5\].* got \[4, 64\] and \[96, 4\]"),
+        (
+            {"r": 5},
+            r"factors of .*q_proj must be \[5, K\] and \[N, 5\].* got \[4, 64\] and \[96, 4\]",
+        ),
         ({"lora_alpha": None}, r"lora_alpha must be a positive number, got None"),
         ({"alpha_pattern": {"q_proj": "x"}}, r"alpha_pattern must hold positive numbers"),
         ({"rank_pattern": {"(": 4}}, r"pattern '\(' cannot be read"),
@@ -252,7 +261,9 @@ def test_an_incomplete_adapter_is_refused(base, linear, tmp_path):
     """A layer without its change would be another model."""
     module = "model.layers.0.self_attn.q_proj"
     save_adapter(tmp_path / "a", {module: 4}, linear, target_modules=["q_proj"])
-    assert_refused(base, r"no tensors for model\.layers\.1\.self_attn\.q_proj", adapter=tmp_path / "a")
+    assert_refused(
+        base, r"no tensors for model\.layers\.1\.self_attn\.q_proj", adapter=tmp_path / "a"
+    )
     path = tmp_path / "a" / "adapter_model.safetensors"
     tensors = safetensors.numpy.load_file(path)
     safetensors.numpy.save_file({n: v for n, v in tensors.items() if "lora_A" in n}, path)
@@ -267,10 +278,16 @@ def test_an_incomplete_adapter_is_refused(base, linear, tmp_path):
 def test_an_adapter_of_another_model_is_refused(base, linear, tmp_path):
     module = "model.layers.0.self_attn.q_proj"
     save_adapter(tmp_path / "a", {module: 4}, {module: (96, 65)}, target_modules=[module])
-    assert_refused(base, r"q_proj as a matrix \[96, 65\], but the model's is \[96, 64\]", adapter=tmp_path / "a")
+    assert_refused(
+        base,
+        r"q_proj as a matrix \[96, 65\], but the model's is \[96, 64\]",
+        adapter=tmp_path / "a",
+    )
     module = "model.layers.7.self_attn.q_proj"
     save_adapter(tmp_path / "a", {module: 4}, {module: (96, 64)}, target_modules=[module])
-    assert_refused(base, r"changes model\.layers\.7.*no tensor model\.layers\.7", adapter=tmp_path / "a")
+    assert_refused(
+        base, r"changes model\.layers\.7.*no tensor model\.layers\.7", adapter=tmp_path / "a"
+    )
 
 
 def test_magnitudes_of_dora_are_refused(base, linear, tmp_path):

@@ -191,7 +191,9 @@ def test_beginning_of_text_without_an_embedding_is_refused(tmp_path):
 def test_missing_head_says_what_may_be_done(directory):
     """Many files are saved without a head that is tied, and with a configuration that does not say so."""
     rewrite(directory, **{"lm_head.weight": None})
-    message = r"tensor lm_head\.weight is missing, .*not the embedding.*set tie_word_embeddings to true"
+    message = (
+        r"tensor lm_head\.weight is missing, .*not the embedding.*set tie_word_embeddings to true"
+    )
     assert_refused(directory, message)
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))

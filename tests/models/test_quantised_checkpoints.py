@@ -33,7 +33,9 @@ def base(tmp_path_factory) -> Path:
     return save_directory(model, tmp_path_factory.mktemp("base"))
 
 
-def write(base: Path, directory: Path, tensors: Tensors, quantization: dict[str, Any] | None) -> Path:
+def write(
+    base: Path, directory: Path, tensors: Tensors, quantization: dict[str, Any] | None
+) -> Path:
     directory.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (directory / name).write_bytes((base / name).read_bytes())
@@ -64,7 +66,9 @@ def assert_stands_for(base, tmp_path, tensors: Tensors, plain: Tensors, config: 
     theirs = load_pretrained(write(base, tmp_path / "plain", plain, None))
 
     def check(one, other):
-        one, other = (unpack(w) if isinstance(w, PackedWeights) else np.asarray(w) for w in (one, other))
+        one, other = (
+            unpack(w) if isinstance(w, PackedWeights) else np.asarray(w) for w in (one, other)
+        )
         np.testing.assert_allclose(one, other, rtol=3e-7, atol=0)
 
     jax.tree.map(
@@ -83,7 +87,10 @@ def signed(number: int) -> int:
 def as_integers(nibbles: list[list[list[int]]]) -> torch.Tensor:
     """int32 of eight numbers each, that of the lowest bits first."""
     return torch.tensor(
-        [[signed(sum(n << (4 * i) for i, n in enumerate(eight))) for eight in row] for row in nibbles],
+        [
+            [signed(sum(n << (4 * i) for i, n in enumerate(eight))) for eight in row]
+            for row in nibbles
+        ],
         dtype=torch.int32,
     )
 
@@ -99,7 +106,10 @@ def awq(module: str, shape: tuple[int, int], group: int = GROUP) -> tuple[Tensor
     scales = rng.uniform(0.01, 0.1, zeros.shape).astype(np.float16)
     values = np.array(
         [
-            [float(scales[k // group, n]) * float(q[k, n] - zeros[k // group, n]) for k in range(inputs)]
+            [
+                float(scales[k // group, n]) * float(q[k, n] - zeros[k // group, n])
+                for k in range(inputs)
+            ]
             for n in range(outputs)
         ]
     )
@@ -144,15 +154,24 @@ def gptq(
     scales = rng.uniform(0.01, 0.1, zeros.shape).astype(np.float16)
     values = np.array(
         [
-            [float(scales[groups[k], n]) * float(q[k, n] - zeros[groups[k], n]) for k in range(inputs)]
+            [
+                float(scales[groups[k], n]) * float(q[k, n] - zeros[groups[k], n])
+                for k in range(inputs)
+            ]
             for n in range(outputs)
         ]
     )
     qweight = as_integers(
-        [[[int(q[8 * r + i, n]) for i in range(8)] for n in range(outputs)] for r in range(inputs // 8)]
+        [
+            [[int(q[8 * r + i, n]) for i in range(8)] for n in range(outputs)]
+            for r in range(inputs // 8)
+        ]
     )
     qzeros = as_integers(
-        [[[int(row[8 * c + i]) - offset for i in range(8)] for c in range(outputs // 8)] for row in zeros]
+        [
+            [[int(row[8 * c + i]) - offset for i in range(8)] for c in range(outputs // 8)]
+            for row in zeros
+        ]
     )
     tensors = {".qweight": qweight, ".qzeros": qzeros, ".scales": torch.from_numpy(scales)}
     tensors[".g_idx"] = torch.tensor(groups, dtype=torch.int32)
@@ -292,7 +311,9 @@ def test_tensors_that_are_missing_or_of_another_kind_are_named(base, tmp_path):
     without = {key: tensor for key, tensor in tensors.items() if key != name}
     assert_refused(write(base, tmp_path / "a", without, AWQ), rf"tensor {name} is missing")
     wrong = tensors | {name: tensors[name].int()}
-    assert_refused(write(base, tmp_path / "b", wrong, AWQ), rf"tensor {name} must be F16 or .* got I32")
+    assert_refused(
+        write(base, tmp_path / "b", wrong, AWQ), rf"tensor {name} must be F16 or .* got I32"
+    )
 
 
 @pytest.mark.parametrize(
@@ -318,7 +339,9 @@ def test_fp8_without_the_right_scales_is_refused(base, tmp_path, change, message
 
 def test_eight_bits_without_a_quantization_config_are_refused(base, tmp_path):
     tensors, _ = quantised(base, fp8_scales(lambda rows: ()))
-    assert_refused(write(base, tmp_path / "x", tensors, None), r"weight_scale is not supported|eight bits")
+    assert_refused(
+        write(base, tmp_path / "x", tensors, None), r"weight_scale is not supported|eight bits"
+    )
 
 
 def test_a_quantised_model_takes_an_adapter(base, tmp_path):
@@ -332,7 +355,9 @@ def test_a_quantised_model_takes_an_adapter(base, tmp_path):
     settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": [module]}
     (adapter / "adapter_config.json").write_text(json.dumps(settings))
     factors = {f"base_model.model.{module}.lora_{n}.weight": v for n, v in (("A", a), ("B", b))}
-    factors = {name: torch.from_numpy(values.astype(np.float32)) for name, values in factors.items()}
+    factors = {
+        name: torch.from_numpy(values.astype(np.float32)) for name, values in factors.items()
+    }
     safetensors.torch.save_file(factors, adapter / "adapter_model.safetensors")
     ours = load_pretrained(write(base, tmp_path / "q", tensors, AWQ), adapter=adapter)
     query = plain[f"{module}.weight"].double().numpy() + b.astype(np.float32) @ a.astype(np.float32)

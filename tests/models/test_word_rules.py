@@ -113,12 +113,15 @@ def vocabulary(rule: str) -> list[str]:
     """2,000 tokens that a rule leaves whole, some of which only that rule and coarser ones do."""
     words = ["".join(letters) for letters in itertools.product("abcdefghijklm", repeat=3)]
     methods = [f".{word}" for word in words[:100]]
-    return words + {
-        "smollm": [],
-        "qwen2": methods,
-        "llama-bpe": methods + [str(n) for n in range(100, 150)],
-        "gpt-2": [f"Ġ{n}" for n in range(1000, 1100)],
-    }[rule]
+    return (
+        words
+        + {
+            "smollm": [],
+            "qwen2": methods,
+            "llama-bpe": methods + [str(n) for n in range(100, 150)],
+            "gpt-2": [f"Ġ{n}" for n in range(1000, 1100)],
+        }[rule]
+    )
 
 
 @pytest.mark.parametrize("rule", ["smollm", "qwen2", "llama-bpe", "gpt-2"])
@@ -129,5 +132,7 @@ def test_vocabulary_tells_the_rule_that_made_it(rule):
 
 
 def test_vocabulary_of_no_known_rule_is_refused():
-    with pytest.raises(ValueError, match=r"no tokenizer\.ggml\.pre, .* goes with none of the rules"):
+    with pytest.raises(
+        ValueError, match=r"no tokenizer\.ggml\.pre, .* goes with none of the rules"
+    ):
         find_rule(None, [f"aĠb{n}" for n in range(100)])

@@ -1,4 +1,4 @@
-"""Small models with damaged files: bytes flipped, files cut, numbers and texts replaced; and loading them within limits.
+"""Small models with damaged files: bytes flipped, files cut, numbers and texts replaced.
 
 A damage is made from a number alone, so that a case that fails can be made again.
 """
@@ -14,7 +14,20 @@ from isoprefill.models.pretrained import load_pretrained
 from small_models import random_model, save_directory, save_gguf
 
 NUMBERS = (0, -1, 1, 2**31, 2**63, 1e308, 0.5, -0.0, 10**400)
-VALUES: tuple[Any, ...] = (*NUMBERS, None, True, "", "x", "\n", [], ["x"], [[]], {}, {"x": 0}, "\ud800")
+VALUES: tuple[Any, ...] = (
+    *NUMBERS,
+    None,
+    True,
+    "",
+    "x",
+    "\n",
+    [],
+    ["x"],
+    [[]],
+    {},
+    {"x": 0},
+    "\ud800",
+)
 MOST_BYTES = 1 << 30
 
 
@@ -23,7 +36,12 @@ def make_models(directory: Path) -> dict[str, Path]:
     model = random_model("llama", num_hidden_layers=1, attention_bias=True)
     hub = directory / "hub"
     hub.mkdir()
-    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+    }
     save_directory(model, hub)
     config = json.loads((hub / "config.json").read_text())
     rope = config.get("rope_parameters") or {}

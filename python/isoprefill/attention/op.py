@@ -1,6 +1,7 @@
 """The attention operation: checks its inputs and hands them to a back end."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -88,7 +89,7 @@ def _attend(
     backend: AttentionBackend,
     **options: Any,
 ) -> Attended:
-    attend = functools.partial(backend.attend, **options)
+    attend: Callable[..., Attended] = functools.partial(backend.attend, **options)
     if not backend.has_gradient:
         attend = inference_only(attend, f"the back end {backend.name!r}")
     return attend(q, k, v, layout)

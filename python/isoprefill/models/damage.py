@@ -24,7 +24,9 @@ def refusing_damage(path: Path) -> Iterator[None]:
             raise
         raise ValueError(f"{path}: {_one_line(error)}") from error
     except Exception as error:
-        raise ValueError(f"{path} is damaged: {type(error).__name__}: {_one_line(error)}") from error
+        raise ValueError(
+            f"{path} is damaged: {type(error).__name__}: {_one_line(error)}"
+        ) from error
     except BaseException as error:
         # The tokenizers library is in Rust; where that panics, the exception is no Exception.
         if type(error).__name__ != "PanicException":

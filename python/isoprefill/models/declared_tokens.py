@@ -1,7 +1,7 @@
 """Tokens that a Hugging Face directory names outside tokenizer.json, as transformers 5 adds them.
 
-`added_tokens_decoder` of tokenizer_config.json has tokens by id; older directories have added_tokens.json instead. Names
-such as `pad_token` may be of tokens that there are nowhere else: these get the next ids.
+`added_tokens_decoder` of tokenizer_config.json has tokens by id; older directories have added_tokens.json instead.
+Names such as `pad_token` may be of tokens that there are nowhere else: these get the next ids.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,7 +31,9 @@ def add_declared_tokens(
         ValueError: a token is described in a way that makes no sense, or would get another id than it should have.
     """
     with_ids = _with_ids(directory, config)
-    declared = [(with_ids[token_id], token_id) for token_id in sorted(with_ids)]
+    declared: list[tuple[tokenizers.AddedToken, int | None]] = [
+        (with_ids[token_id], token_id) for token_id in sorted(with_ids)
+    ]
     declared += [(token, None) for token in _named(config)]
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     for token, token_id in declared:

@@ -41,8 +41,9 @@ def load_gguf(
         adapter: what to add to the weights.
 
     Raises:
-        ValueError: the architecture is not supported, the adapter is not for this model, or a tensor is missing, has the wrong shape, has no place in the
-            model or is stored in a quantisation that cannot be undone; names it.
+        ValueError: the architecture is not supported, the adapter is not for this model, or a tensor is missing, has
+            the wrong shape, has no place in the model, is stored in a quantisation that cannot be undone or is not
+            finite; names it.
     """
     paths = {info.path for info in header.tensors.values()}
     stored = {path: np.memmap(path, np.uint8, mode="r") for path in paths}
@@ -50,7 +51,9 @@ def load_gguf(
     if _ROPE_DIVISORS in header.tensors:
         divisors = tuple(_dequantise(stored, header.tensors[_ROPE_DIVISORS]).tolist())
     check_sizes(header.metadata, f"{header.metadata.get('general.architecture')}.")
-    names = header.tensors.keys() | {_stored_name(name) for name in (adapter.saved if adapter else ())}
+    names = header.tensors.keys() | {
+        _stored_name(name) for name in (adapter.saved if adapter else ())
+    }
     config = config_from_gguf(header.metadata, names, divisors)
     interleaved = {}
     if ARCHITECTURES[config.architecture].gguf_interleaves_heads:

@@ -45,7 +45,9 @@ def read_headers(path: Path) -> GgufHeader:
         tensors |= shard.tensors
     total = metadata.get("split.tensors.count", len(tensors))
     if total != len(tensors):
-        raise ValueError(f"{path} and the other files must have {total} tensors, got {len(tensors)}")
+        raise ValueError(
+            f"{path} and the other files must have {total} tensors, got {len(tensors)}"
+        )
     return GgufHeader(metadata, tensors)
 
 

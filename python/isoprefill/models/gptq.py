@@ -1,8 +1,8 @@
 """Weights that GPTQ quantised to four bits.
 
 Letters: K inputs of a module, N outputs, G groups. An int32 of the weights holds eight neighbouring inputs of one
-output, one of the zero points eight neighbouring outputs. weight[n, k] = (q[k, n] - zero[g, n]) * scale[g, n] with input
-k's group g, which g_idx names: with act-order, groups are of inputs that are no neighbours.
+output, one of the zero points eight neighbouring outputs. weight[n, k] = (q[k, n] - zero[g, n]) * scale[g, n] with
+input k's group g, which g_idx names: with act-order, groups are of inputs that are no neighbours.
 """
 
 import functools

@@ -11,7 +11,9 @@ import os
 import re
 from pathlib import Path
 
-_NAME = re.compile(r"(?P<org>\w[\w.-]*)/(?P<name>\w[\w.-]*)(?:/(?P<file>[^@]+))?(?:@(?P<revision>.+))?")
+_NAME = re.compile(
+    r"(?P<org>\w[\w.-]*)/(?P<name>\w[\w.-]*)(?:/(?P<file>[^@]+))?(?:@(?P<revision>.+))?"
+)
 _MAIN = "main"
 
 

@@ -1,7 +1,7 @@
 """LoRA adapters, as the `peft` package saves them, added to a model's weights when it is loaded.
 
-W + scale * B A, with A [r, K] and B [N, r] for a weight W [N, K], in float32; then the sum is stored in the dtype of the
-weights. A merged model scores as fast as without an adapter.
+W + scale * B A, with A [r, K] and B [N, r] for a weight W [N, K], in float32; then the sum is stored in the dtype of
+the weights. A merged model scores as fast as without an adapter.
 """
 
 import contextlib
@@ -85,7 +85,9 @@ class LoraAdapter:
         for module, factors in self.factors.items():
             name = f"{module}.weight"
             if name not in tensors:
-                raise ValueError(f"{self.path} changes {module}, but the model has no tensor {name}")
+                raise ValueError(
+                    f"{self.path} changes {module}, but the model has no tensor {name}"
+                )
             base = tensors[name]
             if base.shape != factors.shape:
                 raise ValueError(
@@ -102,7 +104,9 @@ class LoraAdapter:
             if len(tensor.shape) != 2 or module == name or module in self.factors:
                 continue
             if self.config.targets(module):
-                raise ValueError(f"{self.path} has no tensors for {module}, which its {_CONFIG} names")
+                raise ValueError(
+                    f"{self.path} has no tensors for {module}, which its {_CONFIG} names"
+                )
         changes_embedding = _EMBEDDING in self.saved or _EMBEDDING_MODULE in self.factors
         if changes_embedding and _HEAD not in tensors:
             raise ValueError(
@@ -189,5 +193,5 @@ def _factors(
             f"{path}: the factors of {module} must be [{rank}, K] and [N, {rank}], as {_CONFIG} says, "
             f"got {list(a)} and {list(b)}"
         )
-    values = [np.asarray(pair[factor].read(), np.float32) for factor in ("A", "B")]
-    return _Factors(*values, transposed, config.scale(module))
+    values_a, values_b = (np.asarray(pair[factor].read(), np.float32) for factor in ("A", "B"))
+    return _Factors(values_a, values_b, transposed, config.scale(module))

@@ -1,7 +1,7 @@
 """What an adapter_config.json of the `peft` package says of a LoRA adapter: which modules it changes, and how much.
 
-Modules are named as transformers names them, such as "model.layers.0.self_attn.q_proj". Patterns are regular expressions,
-as in peft.
+Modules are named as in transformers, such as "model.layers.0.self_attn.q_proj". Patterns are regular expressions, as
+in peft.
 """
 
 import dataclasses
@@ -12,7 +12,15 @@ from typing import Any
 
 # Other keys may be absent or off (null, false, empty): what they would switch on is not computed here.
 _READ = (
-    *("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "target_modules"),
+    *(
+        "peft_type",
+        "r",
+        "lora_alpha",
+        "rank_pattern",
+        "alpha_pattern",
+        "use_rslora",
+        "target_modules",
+    ),
     *("exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern", "bias"),
     "init_lora_weights",
 )

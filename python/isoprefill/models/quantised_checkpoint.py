@@ -1,4 +1,4 @@
-"""Checkpoints of quantised weights, as config.json's `quantization_config` names them, made checkpoints of plain weights.
+"""Checkpoints of quantised weights, by config.json's `quantization_config`, made checkpoints of plain weights.
 
 What is computed is the model of these weights in float32 or bfloat16. That activations were quantised too, in a server
 that runs such a checkpoint as it is, changes nothing here: the weights are what was trained.
@@ -11,7 +11,6 @@ from isoprefill.models import awq, fp8, gptq
 from isoprefill.models.checkpoint import Checkpoint
 
 Settings = Mapping[str, Any]
-
 
 
 def _compressed_tensors(checkpoint: Checkpoint, settings: Settings) -> Checkpoint:

@@ -1,8 +1,8 @@
 """Loads the tokenizer of a Hugging Face directory.
 
 tokenizer.json is the tokenizer, and its post-processor decides whether a text begins with BOS, as in transformers 5.
-tokenizer_config.json, if there is one, names the BOS token, tokens that tokenizer.json may lack, and the class; the class
-of Llama 2 has a rule of its own for the space before a text.
+tokenizer_config.json, if there is one, names the BOS token, tokens that tokenizer.json may lack, and the class; the
+class of Llama 2 has a rule of its own for the space before a text.
 """
 
 from collections.abc import Mapping

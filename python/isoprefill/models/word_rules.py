@@ -14,15 +14,16 @@ from tokenizers import normalizers, pre_tokenizers
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _OTHERS = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3_WORDS = (
-    _CONTRACTIONS
-    + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    + _OTHERS
+    _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*" + _OTHERS
 )
 # Qwen2 differs from Llama 3 in one place: every digit is a word.
 _QWEN2_WORDS = _LLAMA3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}")
 # A word ends where an upper-case letter follows a lower-case one; marks belong to letters.
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_CASED = r"[^\r\n\p{L}\p{N}]?" + f"{_UPPER}*{_LOWER}+", r"[^\r\n\p{L}\p{N}]?" + f"{_UPPER}+{_LOWER}*"
+_CASED = (
+    r"[^\r\n\p{L}\p{N}]?" + f"{_UPPER}*{_LOWER}+",
+    r"[^\r\n\p{L}\p{N}]?" + f"{_UPPER}+{_LOWER}*",
+)
 _SYMBOLS = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*"
 _TEKKEN_WORDS = "|".join(_CASED) + r"|\p{N}" + _SYMBOLS + _OTHERS
 _GPT4O_WORDS = (
@@ -84,7 +85,9 @@ _RULES = (
     WordRule(("gpt-4o", "llama4", "kanana2"), _split(_GPT4O_WORDS)),
 )
 _UNNAMED = (None, "default")
-_TOKENS_PER_CUT_ONE = 1000  # the wrong rules cut 2.4 of 1,000 tokens of SmolLM2, and more of the others
+_TOKENS_PER_CUT_ONE = (
+    1000  # the wrong rules cut 2.4 of 1,000 tokens of SmolLM2, and more of the others
+)
 # What a vocabulary can tell apart.
 _RECOGNISED = tuple(
     rule for rule in _RULES if {"smollm", "qwen2", "llama-bpe", "gpt-2"} & {*rule.names}

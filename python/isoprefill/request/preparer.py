@@ -162,9 +162,7 @@ class Preparer:
             raise self._outside(int(ids[outside[0]]), field, *index, int(outside[0]))
         return ids.astype(np.int32)
 
-    def _encode(
-        self, text: str, field: str, *index: int, continues: bool = False
-    ) -> list[int]:
+    def _encode(self, text: str, field: str, *index: int, continues: bool = False) -> list[int]:
         try:
             return self.tokenizer.encode(text, continues=continues)
         except ValueError as error:
