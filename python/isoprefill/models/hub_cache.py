@@ -35,7 +35,7 @@ class HubName:
     def parse(cls, text: str) -> "HubName | None":
         """Returns the name; None if the text cannot be one."""
         match = _NAME.fullmatch(text)
-        if match is None:
+        if match is None or match["name"].endswith(".gguf"):
             return None
         file, revision = match["file"], match["revision"] or _MAIN
         if ".." in Path(file or "").parts + Path(revision).parts or Path(revision).is_absolute():
@@ -60,7 +60,7 @@ class HubName:
             found = found / self.file if (found / self.file).is_file() else None
         if found is None:
             raise ValueError(
-                f"model {self.repository!r} is not in the Hub's cache {cache_directory()}"
+                f"{self.repository!r} is no file or directory here, and not in the Hub's cache {cache_directory()}"
                 + f"{self._asked_for()}, and nothing is fetched here: fetch it with `{self._command()}`"
             )
         return found
