@@ -37,7 +37,7 @@ def widened(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Checkpoint:
 
 
 def _weight(module: QuantisedModule, zero_offset: int) -> Float[np.ndarray, "N K"]:
-    weights = unpacked(np.ascontiguousarray(module.qweight.read().T))  # [N, K]
+    weights = unpacked(module.qweight.read().T)  # [N, K]
     zeros = unpacked(module.qzeros.read())[:, : module.num_outputs]
     if zero_offset and (zeros == _LARGEST).any():
         raise ValueError(

@@ -144,6 +144,8 @@ def _module(
 
 def unpacked(packed: Int32[np.ndarray, "M N/8"]) -> UInt8[np.ndarray, "M N"]:
     """Returns the numbers of each integer, that of its lowest bits first."""
-    shifts = np.arange(0, 32, _BITS, dtype=np.uint32)
-    numbers = (packed.view(np.uint32)[..., None] >> shifts) & np.uint32(0xF)
-    return numbers.astype(np.uint8).reshape(packed.shape[0], -1)
+    pairs = np.ascontiguousarray(packed, "<i4").view(np.uint8)
+    numbers = np.empty((*pairs.shape, 2), np.uint8)
+    np.bitwise_and(pairs, 0xF, out=numbers[..., 0])
+    np.right_shift(pairs, _BITS, out=numbers[..., 1])
+    return numbers.reshape(packed.shape[0], -1)
