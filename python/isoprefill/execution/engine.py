@@ -88,20 +88,22 @@ class ScoringEngine:
         cls,
         source: str | Path,
         dtype: Literal["float32", "bfloat16"] = "float32",
+        adapter: str | Path | None = None,
         **options: Any,
     ) -> "ScoringEngine":
-        """Loads a model: "smollm2-135m", a .gguf file, or a Hugging Face directory with safetensors.
+        """Loads a model: "smollm2-135m", a .gguf file, a Hugging Face directory with safetensors, or ORG/NAME.
 
         Args:
-            source: which model.
+            source: which model; ORG/NAME, with @REVISION or not, is one of the Hub's that lies in its local cache.
             dtype: of the weights.
+            adapter: the directory of a LoRA adapter of the `peft` package, or its ORG/NAME, to add to the weights.
             **options: see `ScoringEngine`.
 
         Raises:
             ValueError: if there is no such model, or it is of an unsupported kind; says what is missing.
         """
         compilation_cache.enable()
-        return cls(load_pretrained(source, dtype), **options)
+        return cls(load_pretrained(source, dtype, adapter), **options)
 
     @property
     def model(self) -> Pretrained:
