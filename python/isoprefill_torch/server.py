@@ -143,7 +143,7 @@ def _parse(
 def _tokens(name: str, value: Any, backend: Backend) -> list[int]:
     if isinstance(value, str) and name != "label_token_ids":
         try:
-            tokens = backend.tokenizer.encode(value)
+            tokens = backend.tokenizer.encode(value, continues=name != "query")
         except ValueError as error:
             raise InvalidRequestError("invalid_text", name, f"{name}: {error}") from error
     elif isinstance(value, list) and all(type(token) is int for token in value):

@@ -184,6 +184,14 @@ BAD_INPUT = {
         "--delimiter-token-id needs --delimiter hidden or prefix_first",
     ),
     "no such model": ([*FRANCE, *items(" a"), "--model", "gpt-9"], "smollm2-135m"),
+    "not in the Hub's cache": (
+        [*FRANCE, *items(" a"), "--model", "some-org/absent@v1"],
+        "fetch it with `hf download some-org/absent --revision v1`",
+    ),
+    "no such adapter": (
+        [*FRANCE, *items(" a"), "--adapter", "absent"],
+        "adapter 'absent' does not exist: no such directory",
+    ),
     "stray argument": ([*FRANCE, *items(" a"), "b"], "unexpected argument 'b'"),
     "too long": (["--query", " a" * 8200, *items(" a")], "at most 8192 tokens together"),
 }

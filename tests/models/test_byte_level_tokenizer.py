@@ -186,7 +186,10 @@ def test_user_defined_token_is_matched_whole_but_is_not_special():
     ("change", "message"),
     [
         ({"tokenizer.ggml.model": "t5"}, r"tokenizer\.ggml\.model 't5' is not supported"),
-        ({"tokenizer.ggml.pre": "tekken"}, r"tokenizer\.ggml\.pre 'tekken'.*supported: .*smollm"),
+        ({"tokenizer.ggml.pre": "no-such"}, r"ggml\.pre 'no-such' is not supported; .*smollm"),
+        ({"tokenizer.ggml.pre": [1]}, r"ggml\.pre \[1\] is not supported"),
+        ({"tokenizer.ggml.merges": [1.5]}, r"merges must hold text, got 1.5"),
+        ({"tokenizer.ggml.bos_token_id": 3}, r"bos_token_id must be a token id less than 3, got 3"),
         ({"tokenizer.ggml.merges": ["a x"]}, r"tokenizer\.ggml\.merges does not fit"),
         ({"tokenizer.ggml.merges": []}, r"no tokenizer\.ggml\.merges"),
         ({"tokenizer.ggml.tokens": None}, r"no tokenizer\.ggml\.tokens"),

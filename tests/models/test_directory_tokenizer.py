@@ -137,3 +137,56 @@ def test_llama_class_leaves_a_byte_level_tokenizer_as_it_is(tmp_path):
     text = " the and"
     assert ours.encode(text) == theirs(text, truncation=False, padding=False).input_ids
     assert len(ours.encode(text)) == len(text)
+
+
+@pytest.mark.parametrize(
+    ("config", "others"),
+    [
+        ({"added_tokens_decoder": {"257": {"content": "<|x|>", "special": True}}}, {}),
+        (
+            {
+                "added_tokens_decoder": {
+                    "258": {"content": "<|x|>", "special": False, "lstrip": True},
+                    "257": {"content": "<|y|>", "special": True, "normalized": False},
+                    "256": {"content": "<s>", "special": True},
+                }
+            },
+            {},
+        ),
+        ({"pad_token": "<|y|>", "bos_token": "<s>", "eos_token": "<|x|>"}, {}),
+        ({"pad_token": {"__type": "AddedToken", "content": "<|x|>", "rstrip": True}}, {}),
+        ({"additional_special_tokens": ["<|x|>", "<|y|>", "<s>"]}, {}),
+        ({"extra_special_tokens": {"image_token": "<|x|>"}, "pad_token": "<|y|>"}, {}),
+        ({}, {"added_tokens.json": {"<|y|>": 258, "<|x|>": 257}}),
+        ({"added_tokens_decoder": {}}, {"added_tokens.json": {"<|x|>": 257}}),
+    ],
+)
+def test_tokens_named_outside_tokenizer_json_equal_transformers(tmp_path, config, others):
+    """Else "<|x|>" would be cut into pieces that the model has never seen for it."""
+    byte_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"} | config
+    for name, contents in {"tokenizer_config.json": config, **others}.items():
+        (tmp_path / name).write_text(json.dumps(contents))
+    ours, theirs = tokenizer_from_directory(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("a<|x|>b", "a <|x|> <|y|> b<s>", "<|y|>"):
+        assert ours.encode(text) == theirs(text, add_special_tokens=False).input_ids, text
+        assert ours.encode(text, continues=True) == ours.encode(text)
+    assert ours.vocab_size == len(theirs)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"300": {"content": "<|x|>"}}, r"gives the token '<\|x\|>' the id 300, .* has the id 257"),
+        ({"97": {"content": "b"}}, r"gives the token 'b' the id 97, but .* id 65"),
+        ({"x": {"content": "b"}}, r"added_tokens_decoder must hold tokens by their ids"),
+        (["b"], r"added_tokens_decoder must hold tokens by their ids"),
+        ({"257": {"content": 5}}, r"added_tokens_decoder\['257'\] must be a token, got .*5"),
+    ],
+)
+def test_tokens_that_would_get_another_id_are_refused(tmp_path, config, message):
+    """Another token's embedding would stand for it."""
+    byte_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": config}))
+    with pytest.raises(ValueError, match=message):
+        tokenizer_from_directory(tmp_path)

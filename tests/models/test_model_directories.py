@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from tokenizers import processors
 
 from isoprefill.models.pretrained import load_pretrained
-from small_models import assert_refused, random_model, save_directory, save_gguf
+from isoprefill.request.errors import RequestError
+from isoprefill.request.options import ScoreOptions
+from isoprefill.request.preparer import Preparer
+from small_models import assert_refused, byte_tokenizer, random_model, save_directory, save_gguf
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +160,50 @@ def test_index_without_weight_map_is_refused(directory):
     assert_refused(directory, r"index\.json has no weight_map")
 
 
-def test_tokenizer_larger_than_the_model_is_refused(tmp_path):
-    """Its ids would be outside the embedding, where a gather silently clamps."""
+def test_tokenizer_may_be_larger_than_the_model(tmp_path):
+    """A token that no request uses costs nothing; one without an embedding, where a gather would clamp, is refused."""
     small = random_model("llama", vocab_size=200, bos_token_id=1, eos_token_id=1, pad_token_id=None)
-    assert_refused(save_directory(small, tmp_path), r"tokenizer has 257 tokens, .*weights have 200")
+    model = load_pretrained(save_directory(small, tmp_path))
+    assert model.tokenizer.vocab_size == 257
+    preparer = Preparer(model.tokenizer, model.config.vocab_size, 512, 4096)
+    preparer.request("Hello", ["you"])
+    for query, items, labels in (
+        ("Hello<s>", ["a"], None),
+        ("Hello", ["a", "<s>"], None),
+        ("Hello", ["a"], preparer.labels(["<s>"])),
+    ):
+        with pytest.raises(RequestError, match=r"must be in \[0, 200\), got 256"):
+            preparer.request(query, items, ScoreOptions(labels=labels))
+
+
+def test_beginning_of_text_without_an_embedding_is_refused(tmp_path):
+    """Every request would use it."""
+    small = random_model("llama", vocab_size=200, bos_token_id=1, eos_token_id=1, pad_token_id=None)
+    save_directory(small, tmp_path)
+    backend = byte_tokenizer()
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 256)]
+    )
+    backend.save(str(tmp_path / "tokenizer.json"))
+    assert_refused(tmp_path, r"every text begins with token 256, but the weights have 200 tokens")
+
+
+def test_missing_head_says_what_may_be_done(directory):
+    """Many files are saved without a head that is tied, and with a configuration that does not say so."""
+    rewrite(directory, **{"lm_head.weight": None})
+    message = (
+        r"tensor lm_head\.weight is missing, .*not the embedding.*set tie_word_embeddings to true"
+    )
+    assert_refused(directory, message)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    assert load_pretrained(directory).config.tied_head
+
+
+def test_tensor_in_two_shards_is_refused(oracle, tmp_path):
+    """Which of them counts would depend on the files' names."""
+    directory = save_directory(oracle, tmp_path, max_shard_size="100KB")
+    first, second, *_ = sorted(directory.glob("model-*.safetensors"))
+    both = safetensors.numpy.load_file(first) | safetensors.numpy.load_file(second)
+    safetensors.numpy.save_file(both, second)
+    assert_refused(directory, rf"{second.name} has tensor .*, which another file has too")

@@ -5,14 +5,18 @@ import pytest
 
 from api_answers import code_of
 from http_oracle import log_probabilities, tokens_of
+from isoprefill.models import pinned
+from isoprefill.models.gguf_header import read_header
 from isoprefill.models.source import load_tokenizer
+from isoprefill.models.tokenizer import Tokenizer
+from isoprefill.models.tokenizer_gguf import tokenizer_from_gguf
 from isoprefill.request.errors import RequestError
 from isoprefill.request.preparer import Preparer
 from isoprefill.server import routes_rerank
 from isoprefill.server.api_models import RerankRequest
 from isoprefill.server.errors import ApiError
-from isoprefill.server.settings import RerankSettings
-from unconnected_service import unconnected_service
+from isoprefill.server.settings import EngineSettings, RerankSettings, ServerSettings
+from tokenizer_texts import sentencepiece_metadata
 
 pytest_plugins = ["server_fixtures"]
 
@@ -47,22 +51,49 @@ def test_rerank_cuts_documents_and_ignores_what_other_services_know(server):
     assert cut["relevance_score"] == whole["relevance_score"]
 
 
-def rerank_request(template: str, document: str):
-    """What a rerank request with SmolLM2 becomes, and its tokenizer."""
-    rerank = RerankSettings(template=template, relevant="a", irrelevant="b")
-    service = unconnected_service("smollm2-135m", rerank)
-    body = RerankRequest(query="fruit", documents=[document])
-    tokenizer = service.tokenizer
+def smollm2_with_rule_of(pre: str) -> Tokenizer:
+    metadata = dict(read_header(pinned.locate("smollm2-135m")).metadata)
+    return tokenizer_from_gguf(metadata | {"tokenizer.ggml.pre": pre})
+
+
+TOKENIZERS = {
+    "SmolLM2": lambda: load_tokenizer("smollm2-135m"),
+    "Llama 3": lambda: smollm2_with_rule_of("llama-bpe"),
+    "SentencePiece": lambda: tokenizer_from_gguf(sentencepiece_metadata()),
+}
+
+
+def rerank_request(template: str, *documents: str, tokenizer: Tokenizer | None = None):
+    """What a rerank request becomes, and the tokenizer."""
+    tokenizer = tokenizer or load_tokenizer("smollm2-135m")
+    labels = [tokenizer.decode([token]) for token in (300, 301)]
+    rerank = RerankSettings(template=template, relevant=labels[0], irrelevant=labels[1])
+    settings = ServerSettings(engine=EngineSettings(), rerank=rerank)
+    body = RerankRequest(query="fruit", documents=list(documents))
     preparer = Preparer(tokenizer, tokenizer.vocab_size, 8192, 16_384)
-    return routes_rerank._prepare(body, preparer, service.settings, ""), tokenizer
+    return routes_rerank._prepare(body, preparer, settings, ""), tokenizer
 
 
-def test_a_document_is_tokenised_as_in_the_whole_prompt():
-    """White space before it is its first token's: a cut in between would give tokens that no model was trained with."""
-    template = RerankSettings().template
-    request, tokenizer = rerank_request(template, "an apple")
-    whole = tokenizer.encode(template.format(query="fruit", document="an apple"))
-    assert [*request.query.tolist(), *request.items[0].tolist()] == whole
+@pytest.mark.parametrize("rule", TOKENIZERS)
+@pytest.mark.parametrize(
+    "template",
+    [
+        RerankSettings().template,
+        "Question {query} Text:{document}",  # a symbol that merges with a document's first
+        "{query} of Text: {document}\nAnswer:",
+        "{query}: the wor{document}, and",  # a letter that merges with the document's first word
+        "{query}\n\n{document}\n\n",
+    ],
+)
+def test_a_document_is_tokenised_as_in_the_whole_prompt(rule, template):
+    """A cut in the wrong place would give tokens that no model was trained with."""
+    documents = ["(a)", "an apple", "ld", " (x)", "\n\n\nand", "123", "'s", "::"]
+    request, tokenizer = rerank_request(template, *documents, tokenizer=TOKENIZERS[rule]())
+    bos = [tokenizer.bos_id] if tokenizer.adds_bos else []
+    for document, item in zip(documents, request.items, strict=True):
+        prompt = template.replace("{query}", "fruit").replace("{document}", document)
+        whole = bos + tokenizer.encode(prompt)
+        assert [*request.query.tolist(), *item.tolist()] == whole, document
 
 
 def test_a_document_is_not_cut_inside_a_character():

@@ -18,7 +18,7 @@ from tokenizers import decoders, pre_tokenizers, trainers
 from isoprefill.models import pinned
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.gguf_file import load_gguf
-from isoprefill.models.gguf_header import read_header
+from isoprefill.models.gguf_split import read_headers
 from isoprefill.models.parameters import PARAMETERS, parameters_of
 from isoprefill.models.params import Params
 from isoprefill.models.tokenizer_gguf import tokenizer_from_gguf
@@ -47,8 +47,8 @@ def save_model(name: str, directory: pathlib.Path) -> None:
         config, params, tokenizer = QWEN3, random_params(QWEN3), _small_tokenizer()
     else:
         file = pinned.locate(name)
-        header = read_header(file)
-        config, params = widen_heads(*load_gguf(file, header, "float32"), head_dim=128)
+        header = read_headers(file)
+        config, params = widen_heads(*load_gguf(header, "float32"), head_dim=128)
         tokenizer = tokenizer_from_gguf(header.metadata).backend
     (directory / "config.json").write_text(json.dumps(_huggingface_config(config)))
     safetensors.numpy.save_file(_huggingface_tensors(params), directory / "model.safetensors")

@@ -30,6 +30,7 @@ class AttentionBackend:
             carry: a pytree of arrays, all of one structure. None: there is nothing to prepare.
         schedule_options: names of its options.
         takes_interpret: `attend` has the option `interpret`.
+        has_gradient: JAX can differentiate `attend`.
     """
 
     name: Backend
@@ -39,3 +40,4 @@ class AttentionBackend:
     schedule: Callable[..., list[Any]] | None = None
     schedule_options: tuple[str, ...] = ()
     takes_interpret: bool = False
+    has_gradient: bool = False

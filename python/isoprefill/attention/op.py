@@ -1,6 +1,7 @@
 """The attention operation: checks its inputs and hands them to a back end."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float
 
 from isoprefill.attention.backend import Attended, AttentionBackend
 from isoprefill.attention.backends import choose_backend
+from isoprefill.attention.inference_only import inference_only
 from isoprefill.attention.layout import PackedLayout
 from isoprefill.modes import Backend, check_choice
 from isoprefill_pallas.heads import AttentionHeads
@@ -37,6 +39,8 @@ def multi_item_attention(
     finite, nor can NaN or infinity in another's q or k. NaN or infinity in another item's v cannot with "cpu" and
     "xla"; with "pallas" it can where it shares a window or a unit of the kernel with the row, and with "dense"
     anywhere in the pack, because 0 * NaN is NaN.
+
+    It is for inference: only "dense" has a gradient.
 
     Args:
         q: queries, float32 or bfloat16; T is `layout.num_rows`. Hq is a multiple of Hkv, and query heads
@@ -85,4 +89,7 @@ def _attend(
     backend: AttentionBackend,
     **options: Any,
 ) -> Attended:
-    return backend.attend(q, k, v, layout, **options)
+    attend: Callable[..., Attended] = functools.partial(backend.attend, **options)
+    if not backend.has_gradient:
+        attend = inference_only(attend, f"the back end {backend.name!r}")
+    return attend(q, k, v, layout)

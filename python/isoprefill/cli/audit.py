@@ -112,7 +112,7 @@ def _label_token_ids() -> list[int] | None:
     from isoprefill.models.source import load_tokenizer
 
     tokenizer = load_tokenizer(_TOKENIZER.value)
-    encoded = {label: tokenizer.encode(label) for label in _LABELS.value}
+    encoded = {label: tokenizer.encode(label, continues=True) for label in _LABELS.value}
     for label, ids in encoded.items():
         if len(ids) != 1:
             raise ValueError(f"label {label!r} must be a single token, but is {len(ids)}")

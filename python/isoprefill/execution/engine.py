@@ -89,15 +89,17 @@ class ScoringEngine:
         cls,
         source: str | Path,
         dtype: Literal["float32", "bfloat16"] = "float32",
+        adapter: str | Path | None = None,
         *,
         threads: int | None = None,
         **options: Any,
     ) -> "ScoringEngine":
-        """Loads a model: "smollm2-135m", a .gguf file, or a Hugging Face directory with safetensors.
+        """Loads a model: "smollm2-135m", a .gguf file, a Hugging Face directory with safetensors, or ORG/NAME.
 
         Args:
-            source: which model.
+            source: which model; ORG/NAME, with @REVISION or not, is one of the Hub's that lies in its local cache.
             dtype: of the weights.
+            adapter: the directory of a LoRA adapter of the `peft` package, or its ORG/NAME, to add to the weights.
             threads: how many compute on a CPU, if JAX has not used its CPU device yet (`isoprefill.threads`). None: as
                 many as this process may use.
             **options: see `ScoringEngine`.
@@ -108,7 +110,7 @@ class ScoringEngine:
         """
         use_threads(threads)
         compilation_cache.enable()
-        return cls(load_pretrained(source, dtype), **options)
+        return cls(load_pretrained(source, dtype, adapter), **options)
 
     @property
     def model(self) -> Pretrained:

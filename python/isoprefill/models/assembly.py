@@ -27,6 +27,11 @@ ParamsDtype = Literal["float32", "bfloat16"]
 
 # Fields that are read together: they may be rows of one tensor, and gate and up are multiplied together.
 _TOGETHER = (("gate", "up"), ("query", "key", "value"))
+# By field: what may be done about a tensor that is missing.
+_REMEDIES = {
+    "head": ", and the configuration says that the head is not the embedding: get the file that holds it, or, if the "
+    "model was trained with a tied head, set tie_word_embeddings to true in config.json"
+}
 
 
 def assemble(
@@ -62,7 +67,7 @@ def assemble(
         for layer in range(config.num_layers if parameter.stacked else 1):
             tensor = source.name.format(layer=layer)
             if tensor not in shapes:
-                raise ValueError(f"tensor {tensor} is missing")
+                raise ValueError(f"tensor {tensor} is missing{_REMEDIES.get(field, '')}")
             if shapes[tensor] != source.shape:
                 raise ValueError(
                     f"tensor {tensor} must have shape {list(source.shape)}, as the model's configuration says, "

@@ -1,7 +1,9 @@
-"""Loads a model from a GGUF file, in any quantisation that the `gguf` package can undo."""
+"""Loads a model from a GGUF file or several, in any quantisation that the `gguf` package can undo."""
 
+import functools
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import gguf
@@ -10,57 +12,105 @@ import numpy as np
 from isoprefill.models import rope_gguf
 from isoprefill.models.architectures import ARCHITECTURES, gguf_model_type
 from isoprefill.models.assembly import ParamsDtype, assemble
+from isoprefill.models.checkpoint import Checkpoint, LazyTensor
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.config_gguf import config_from_gguf
+from isoprefill.models.finite import check_finite
 from isoprefill.models.gguf_header import GgufHeader, TensorInfo
+from isoprefill.models.lora import LoraAdapter
+from isoprefill.models.parameters import PARAMETERS
 from isoprefill.models.params import Params
+from isoprefill.models.size_limits import check_sizes
 
 _NOT_USED_BY_LLAMA_CPP = r"blk\.\d+\.attn_rot_embd(\.weight)?"
 _ROWS_JOINED = 16
+_GGUF_NAMES = {parameter.huggingface: parameter.gguf for parameter in PARAMETERS.values()}
+_HUB_NAMES = {stored: name for name, stored in _GGUF_NAMES.items()}
 
 
-def load_gguf(path: Path, header: GgufHeader, dtype: ParamsDtype) -> tuple[ModelConfig, Params]:
+def load_gguf(
+    header: GgufHeader, dtype: ParamsDtype, adapter: LoraAdapter | None = None
+) -> tuple[ModelConfig, Params]:
     """Reads the configuration and the weights.
 
     Args:
-        path: the file.
-        header: its header, from `gguf_header.read_header`.
+        header: of all files, from `gguf_split.read_headers`.
         dtype: dtype of the parameters.
+        adapter: what to add to the weights.
 
     Raises:
-        ValueError: the architecture is not supported, or a tensor is missing, has the wrong shape, has no place in the
-            model or is stored in a quantisation that cannot be undone; names it.
+        ValueError: the architecture is not supported, the adapter is not for this model, or a tensor is missing, has
+            the wrong shape, has no place in the model, is stored in a quantisation that cannot be undone or is not
+            finite; names it.
     """
     architecture = ARCHITECTURES[gguf_model_type(header.metadata.get("general.architecture"))]
-    stored = np.memmap(path, np.uint8, mode="r")
+    paths = {info.path for info in header.tensors.values()}
+    stored = {path: np.memmap(path, np.uint8, mode="r") for path in paths}
     rope_tensors = {
         name: tuple(_dequantise(stored, header.tensors[name]).tolist())
         for name in rope_gguf.tensors_of(architecture)
         if name in header.tensors
     }
-    config = config_from_gguf(header.metadata, header.tensors, rope_tensors)
+    check_sizes(header.metadata, f"{header.metadata.get('general.architecture')}.")
+    names = header.tensors.keys() | {
+        _stored_name(name) for name in (adapter.saved if adapter else ())
+    }
+    config = config_from_gguf(header.metadata, names, rope_tensors)
     interleaved = {}
     if architecture.gguf_interleaves_heads:
         interleaved = {"attn_q": config.num_query_heads, "attn_k": config.num_kv_heads}
 
-    def read(name: str) -> np.ndarray:
+    def read_stored(name: str) -> np.ndarray:
         values = _dequantise(stored, header.tensors[name])
         heads = interleaved.get(name.split(".")[-2])  # "blk.0.attn_q.weight"
         return values if heads is None else _undo_interleaving(values, heads)
 
+    checkpoint: Checkpoint = {
+        name: LazyTensor(info.shape, functools.partial(read_stored, name))
+        for name, info in header.tensors.items()
+    }
+    if adapter is not None:
+        named = {_hub_name(name): tensor for name, tensor in checkpoint.items()}
+        merged = adapter.merged_into(named)
+        checkpoint = {_stored_name(name): tensor for name, tensor in merged.items()}
+
+    def read(name: str) -> np.ndarray:
+        return check_finite(name, checkpoint[name].read(), dtype)
+
+    shapes = {name: tensor.shape for name, tensor in checkpoint.items()}
     unused = "|".join([_NOT_USED_BY_LLAMA_CPP, *map(re.escape, rope_tensors)])
-    shapes = {name: info.shape for name, info in header.tensors.items()}
     return config, assemble(config, "gguf", unused, shapes, read, dtype)
 
 
-def _dequantise(stored: np.ndarray, info: TensorInfo) -> np.ndarray:
-    """Returns a tensor's values from the bytes of the file."""
-    stored = stored[info.begin : info.begin + info.num_bytes]
-    # The package takes 16 rows at a time, mostly overhead when rows are short: join some.
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    """Returns the other name of a tensor, by templates with "{layer}"; the name itself if it has no other."""
+    numbers = re.findall(r"\.(\d+)\.", name)
+    if len(numbers) != 1:
+        return names.get(name, name)
+    template = names.get(name.replace(f".{numbers[0]}.", ".{layer}."))
+    return name if template is None else template.format(layer=numbers[0])
+
+
+def _hub_name(name: str) -> str:
+    """Returns what transformers call a tensor of a GGUF file."""
+    return _renamed(name, _HUB_NAMES)
+
+
+def _stored_name(name: str) -> str:
+    """Returns what GGUF calls a tensor that transformers call so."""
+    return _renamed(name, _GGUF_NAMES)
+
+
+def _dequantise(stored: Mapping[Path, np.ndarray], info: TensorInfo) -> np.ndarray:
+    """Returns a tensor's values from the bytes of its file."""
     rows = math.prod(info.shape[:-1])
-    stored = stored.reshape(rows // math.gcd(rows, _ROWS_JOINED), -1)
+    if not info.num_bytes:
+        return np.empty(info.shape, np.float32)
+    # The package takes 16 rows at a time, mostly overhead when rows are short: join some.
+    values = stored[info.path][info.begin : info.begin + info.num_bytes]
+    values = values.reshape(rows // math.gcd(rows, _ROWS_JOINED), -1)
     try:
-        return gguf.quants.dequantize(stored, info.quantization).reshape(info.shape)
+        return gguf.quants.dequantize(values, info.quantization).reshape(info.shape)
     except NotImplementedError as error:
         raise ValueError(
             f"tensor {info.name} is stored as {info.quantization.name}, which cannot be dequantised"

@@ -11,12 +11,14 @@ A GGUF file (little-endian, version 2 or 3) is
     padding to the alignment, then the tensors' bytes
 
 where a string is a u64 length and that many bytes of UTF-8, and an array is a u32 type, a u64 count and the values.
+A file may be damaged: no length in it is believed beyond the file's end.
 """
 
 import dataclasses
 import math
 import mmap
 import struct
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,8 @@ _SCALAR_FORMATS = {
     GGUFValueType.FLOAT64: "d",
 }
 _VERSIONS = (2, 3)
-_DEFAULT_ALIGNMENT = 32
+_ALIGNMENT_KEY, _DEFAULT_ALIGNMENT = "general.alignment", 32
+_MOST_AXES = 4  # as ggml
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class TensorInfo:
         name: for example "blk.0.attn_q.weight".
         shape: outermost axis first.
         quantization: how the values are stored.
+        path: the file.
         begin: offset of the first byte in the file.
         num_bytes: size in the file.
     """
@@ -54,6 +58,7 @@ class TensorInfo:
     name: str
     shape: tuple[int, ...]
     quantization: GGMLQuantizationType
+    path: Path
     begin: int
     num_bytes: int
 
@@ -80,7 +85,7 @@ def read_header(path: Path) -> GgufHeader:
         if magic != b"GGUF":
             raise ValueError(f"{path} is not a GGUF file: it begins with {magic!r}")
         try:
-            return _read(data)
+            return _read(path, data)
         except (struct.error, UnicodeDecodeError) as error:
             raise ValueError(
                 f"{path} is damaged: its GGUF header cannot be read ({error})"
@@ -89,7 +94,7 @@ def read_header(path: Path) -> GgufHeader:
             raise ValueError(f"{path}: {error}") from error
 
 
-def _read(data: mmap.mmap) -> GgufHeader:
+def _read(path: Path, data: mmap.mmap) -> GgufHeader:
     """Reads what follows the magic."""
     version = _scalar(data, "I")
     if version not in _VERSIONS:
@@ -97,13 +102,19 @@ def _read(data: mmap.mmap) -> GgufHeader:
     num_tensors, num_metadata = _unpack(data, "2Q")
     metadata: dict[str, Any] = {}
     for _ in range(num_metadata):
-        key = _string(data)
+        key = _name(data, "key", metadata)
         metadata[key] = _value(data, GGUFValueType(_scalar(data, "I")))
-    relative = [_tensor(data) for _ in range(num_tensors)]
-    alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
-    data_begin = math.ceil(data.tell() / alignment) * alignment
+    relative: dict[str, TensorInfo] = {}
+    for _ in range(num_tensors):
+        name = _name(data, "tensor", relative)
+        relative[name] = _tensor(path, name, data)
+    alignment = metadata.get(_ALIGNMENT_KEY, _DEFAULT_ALIGNMENT)
+    if type(alignment) is not int or alignment < 1:
+        raise ValueError(f"{_ALIGNMENT_KEY} must be a positive integer, got {alignment!r}")
+    data_begin = -(-data.tell() // alignment) * alignment
     tensors = {
-        info.name: dataclasses.replace(info, begin=data_begin + info.begin) for info in relative
+        name: dataclasses.replace(info, begin=data_begin + info.begin)
+        for name, info in relative.items()
     }
     for info in tensors.values():
         if info.begin + info.num_bytes > len(data):
@@ -116,7 +127,11 @@ def _read(data: mmap.mmap) -> GgufHeader:
 
 def _unpack(data: mmap.mmap, layout: str) -> tuple[Any, ...]:
     little_endian = f"<{layout}"
-    return struct.unpack(little_endian, data.read(struct.calcsize(little_endian)))
+    num_bytes = struct.calcsize(little_endian)
+    left = len(data) - data.tell()
+    if num_bytes > left:
+        raise struct.error(f"{num_bytes} bytes are needed where {left} are left")
+    return struct.unpack(little_endian, data.read(num_bytes))
 
 
 def _scalar(data: mmap.mmap, kind: str) -> Any:
@@ -128,22 +143,41 @@ def _string(data: mmap.mmap) -> str:
     return text.decode("utf-8")
 
 
+def _name(data: mmap.mmap, what: str, known: Container[str]) -> str:
+    """Reads a name that messages can hold, and that is not known yet."""
+    name = _string(data)
+    if not name.isprintable():
+        raise ValueError(f"the name of a {what} is not printable: {name[:80]!r}")
+    if name in known:
+        raise ValueError(f"{what} {name} is there twice")
+    return name
+
+
 def _value(data: mmap.mmap, kind: GGUFValueType) -> Any:
     if kind == GGUFValueType.STRING:
         return _string(data)
     if kind == GGUFValueType.ARRAY:
         item_kind, count = GGUFValueType(_scalar(data, "I")), _scalar(data, "Q")
+        if item_kind == GGUFValueType.ARRAY:
+            raise ValueError("an array of arrays is not supported")
         if item_kind in _SCALAR_FORMATS:
             return list(_unpack(data, f"{count}{_SCALAR_FORMATS[item_kind]}"))
-        return [_value(data, item_kind) for _ in range(count)]
+        return [_string(data) for _ in range(count)]
     return _scalar(data, _SCALAR_FORMATS[kind])
 
 
-def _tensor(data: mmap.mmap) -> TensorInfo:
+def _tensor(path: Path, name: str, data: mmap.mmap) -> TensorInfo:
     """Reads a tensor whose `begin` still counts from the start of the tensors' bytes."""
-    name = _string(data)
-    shape = _unpack(data, f"{_scalar(data, 'I')}Q")[::-1]
+    num_axes = _scalar(data, "I")
+    if num_axes > _MOST_AXES:
+        raise ValueError(f"tensor {name} must have at most {_MOST_AXES} axes, got {num_axes}")
+    shape = _unpack(data, f"{num_axes}Q")[::-1]
     quantization, begin = GGMLQuantizationType(_scalar(data, "I")), _scalar(data, "Q")
     block_values, block_bytes = GGML_QUANT_SIZES[quantization]
+    if not shape or shape[-1] % block_values:
+        raise ValueError(
+            f"tensor {name} is stored as {quantization.name}, in blocks of {block_values} values, but has the "
+            f"shape {list(shape)}"
+        )
     num_bytes = math.prod(shape) // block_values * block_bytes
-    return TensorInfo(name, shape, quantization, begin, num_bytes)
+    return TensorInfo(name, shape, quantization, path, begin, num_bytes)

@@ -5,11 +5,13 @@ from pathlib import Path
 
 from isoprefill.models.assembly import ParamsDtype
 from isoprefill.models.config import ModelConfig
+from isoprefill.models.damage import refusing_damage
 from isoprefill.models.gguf_file import load_gguf
-from isoprefill.models.gguf_header import read_header
+from isoprefill.models.gguf_split import read_headers
+from isoprefill.models.lora import read_adapter
 from isoprefill.models.params import Params
 from isoprefill.models.safetensors_files import load_safetensors
-from isoprefill.models.source import find_model
+from isoprefill.models.source import find_adapter, find_model
 from isoprefill.models.tokenizer import Tokenizer
 from isoprefill.models.tokenizer_gguf import tokenizer_from_gguf
 from isoprefill.models.tokenizer_json import tokenizer_from_directory
@@ -33,12 +35,16 @@ class Pretrained:
     tokenizer: Tokenizer
 
 
-def load_pretrained(source: str | Path, dtype: ParamsDtype = "float32") -> Pretrained:
+def load_pretrained(
+    source: str | Path, dtype: ParamsDtype = "float32", adapter: str | Path | None = None
+) -> Pretrained:
     """Loads a model. No code that comes with a model is ever run.
 
     Args:
-        source: a pinned name ("smollm2-135m"), a .gguf file, or a Hugging Face directory with safetensors.
+        source: a pinned name ("smollm2-135m"), a .gguf file, a Hugging Face directory with safetensors, or a name on
+            the Hub that lies in its local cache.
         dtype: dtype of the parameters and of the residual stream, "float32" or "bfloat16".
+        adapter: a LoRA adapter to add to the weights: a directory of the `peft` package, or a name as for `source`.
 
     Raises:
         ValueError: there is no such model, it is of an unsupported kind, or it is incomplete; says what, in one line.
@@ -46,16 +52,23 @@ def load_pretrained(source: str | Path, dtype: ParamsDtype = "float32") -> Pretr
     """
     check_choice("dtype", dtype, ParamsDtype)
     found = find_model(source)
-    if found.kind == "gguf":
-        header = read_header(found.path)
-        tokenizer = tokenizer_from_gguf(header.metadata)
-        config, params = load_gguf(found.path, header, dtype)
-    else:
-        tokenizer = tokenizer_from_directory(found.path)
-        config, params = load_safetensors(found.path, dtype)
-    if tokenizer.vocab_size > config.vocab_size:
+    lora = None
+    if adapter is not None:
+        path = find_adapter(adapter)
+        with refusing_damage(path):
+            lora = read_adapter(path)
+    with refusing_damage(found.path):
+        if found.kind == "gguf":
+            header = read_headers(found.path)
+            tokenizer = tokenizer_from_gguf(header.metadata)
+            config, params = load_gguf(header, dtype, lora)
+        else:
+            tokenizer = tokenizer_from_directory(found.path)
+            config, params = load_safetensors(found.path, dtype, lora)
+    # The tokenizer may know more tokens than the weights; a request that uses one of them is refused.
+    if tokenizer.adds_bos and (tokenizer.bos_id or 0) >= config.vocab_size:
         raise ValueError(
-            f"model {found.name}: the tokenizer has {tokenizer.vocab_size} tokens, "
-            f"but the weights have {config.vocab_size}"
+            f"model {found.name}: every text begins with token {tokenizer.bos_id}, "
+            f"but the weights have {config.vocab_size} tokens"
         )
     return Pretrained(found.name, config, params, tokenizer)

@@ -4,18 +4,21 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 
 from isoprefill.models.assembly import ParamsDtype, assemble
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.config_huggingface import config_from_huggingface
+from isoprefill.models.finite import check_finite
 from isoprefill.models.json_file import read_json_object
+from isoprefill.models.lora import LoraAdapter
 from isoprefill.models.parameters import PARAMETERS
 from isoprefill.models.params import Params
+from isoprefill.models.quantised_checkpoint import widened
+from isoprefill.models.safetensors_checkpoint import open_safetensors
+from isoprefill.models.size_limits import check_sizes
 
 # Frequencies that follow from config.json, in old checkpoints; a head that is the embedding.
 _UNUSED = r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq|lm_head\.weight"
@@ -23,26 +26,36 @@ _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 
 
-def load_safetensors(directory: Path, dtype: ParamsDtype) -> tuple[ModelConfig, Params]:
+def load_safetensors(
+    directory: Path, dtype: ParamsDtype, adapter: LoraAdapter | None = None
+) -> tuple[ModelConfig, Params]:
     """Reads the configuration and the weights. Runs no code from the directory.
 
     Args:
         directory: holds config.json and model.safetensors, or model.safetensors.index.json and its shards.
         dtype: dtype of the parameters.
+        adapter: what to add to the weights.
 
     Raises:
-        ValueError: the model is not supported, or a file, a shard or a tensor is missing or wrong; names it.
+        ValueError: the model or its quantisation is not supported, the adapter is not for this model, or a file, a
+            shard or a tensor is missing or wrong; names it.
     """
-    config = config_from_huggingface(read_json_object(directory / "config.json"))
+    settings = read_json_object(directory / "config.json")
+    quantization = settings.pop("quantization_config", None)
+    check_sizes(settings)
+    config = config_from_huggingface(settings)
     with contextlib.ExitStack() as files:
-        file_of = _open(directory, files)
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name, file in file_of.items()}
+        stored = open_safetensors(list(_weight_files(directory)), files)
+        checkpoint = widened(stored, quantization)
+        if adapter is not None:
+            checkpoint = adapter.merged_into(checkpoint)
+        shapes = {name: tensor.shape for name, tensor in checkpoint.items()}
 
         def read(name: str) -> np.ndarray:
-            values: np.ndarray = file_of[name].get_tensor(name)
+            values = checkpoint[name].read()
             if not jnp.issubdtype(values.dtype, jnp.floating):  # NumPy alone does not know bfloat16
                 raise ValueError(f"tensor {name} must be floating point, got {values.dtype}")
-            return values
+            return check_finite(name, values, dtype)
 
         head, embedding = (PARAMETERS[field].huggingface for field in ("head", "embedding"))
         if config.tied_head and {head, embedding} <= shapes.keys():
@@ -50,18 +63,6 @@ def load_safetensors(directory: Path, dtype: ParamsDtype) -> tuple[ModelConfig, 
             tied = np.array_equal(read(head), read(embedding))
             config = dataclasses.replace(config, tied_head=tied)
         return config, assemble(config, "huggingface", _UNUSED, shapes, read, dtype)
-
-
-def _open(directory: Path, files: contextlib.ExitStack) -> dict[str, Any]:
-    """Opens the files of a directory; returns for each tensor the file that it is in."""
-    file_of: dict[str, Any] = {}
-    for path in _weight_files(directory):
-        try:
-            file = files.enter_context(safetensors.safe_open(path, framework="numpy"))
-        except (safetensors.SafetensorError, OSError) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
-        file_of |= dict.fromkeys(file.keys(), file)
-    return file_of
 
 
 def _weight_files(directory: Path) -> Iterator[Path]:
@@ -74,6 +75,8 @@ def _weight_files(directory: Path) -> Iterator[Path]:
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ValueError(f"{index} has no weight_map")
+    if not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise ValueError(f"{index}: weight_map must hold the name of a file for each tensor")
     for shard in sorted(set(weight_map.values())):
         path = directory / shard
         # A name with a folder in it could lead outside the directory.

@@ -1,8 +1,8 @@
 """Loads the tokenizer of a Hugging Face directory.
 
 tokenizer.json is the tokenizer, and its post-processor decides whether a text begins with BOS, as in transformers 5.
-tokenizer_config.json, if there is one, names the BOS token and the class; the class of Llama 2 has a rule of its own
-for the space before a text.
+tokenizer_config.json, if there is one, names the BOS token, tokens that tokenizer.json may lack, and the class; the
+class of Llama 2 has a rule of its own for the space before a text.
 """
 
 from collections.abc import Mapping
@@ -13,9 +13,11 @@ import tokenizers
 from tokenizers import pre_tokenizers
 
 from isoprefill.models.architectures import ARCHITECTURES
+from isoprefill.models.declared_tokens import add_declared_tokens
 from isoprefill.models.json_file import read_json_object
 from isoprefill.models.tokenizer import Tokenizer
 
+_LARGEST_ID = 2**31 - 1
 _LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
 _NOT_OF_LLAMA_CLASS = [name for name, row in ARCHITECTURES.items() if not row.llama_tokenizer]
 
@@ -34,6 +36,10 @@ def tokenizer_from_directory(directory: Path) -> Tokenizer:
     except Exception as error:  # tokenizers raises plain Exception
         raise ValueError(f"{path} cannot be read: {error}") from error
     config = _object_or_empty(directory / "tokenizer_config.json")
+    add_declared_tokens(backend, directory, config)
+    largest = max(backend.get_vocab(with_added_tokens=True).values(), default=0)
+    if largest > _LARGEST_ID:
+        raise ValueError(f"{path}: token ids must be less than 2**31, got {largest}")
     if _has_llama_class(directory, config):
         _put_space_as_llama_class(backend, config)
 

@@ -56,8 +56,8 @@ MESSAGES = {
     "too_many_tokens.request": "query and {at} must have at most {limit} tokens together, got {value}",
     "too_many_tokens.item_first": "with item_first, query and {at} must have at most {limit} tokens together, "
     "counting the query once for every {item}, got {value}",
-    "too_many_tokens.joint": "with tokenization 'joint' all texts query + {item} must have at most {limit} characters "
-    "together, got {value}",
+    "too_many_tokens.joint": "query and {item} are tokenised as one text: all these texts must have at most {limit} "
+    "characters together, got {value}",
     "too_many_labels": "{at} must have at most {limit} labels, got {value}",
     "too_many_labels.padded": "{at} must have at most {limit} labels for all {items} together, with every list "
     "padded to the longest, got {value} x {longest}",
@@ -98,6 +98,16 @@ class RequestError(ValueError):
         self.rule, self.field, self.index, self.data = rule, field, index, data
         super().__init__(self.message())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are otherwise rebuilt from the message alone, in another process or a copy.
+        return _request_error, (self.rule, self.field, self.index, self.data)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RequestError) and self.__reduce__() == other.__reduce__()
+
+    def __hash__(self) -> int:
+        return hash((self.rule, self.field, self.index))
+
     @property
     def code(self) -> str:
         """What is wrong, from the error table of the `/v1/score` API, such as "empty_item"."""
@@ -119,6 +129,12 @@ class RequestError(ValueError):
         """Words the error for a caller who calls the items `items`, such as "documents"."""
         names = {"at": self.place(items), "items": items, "item": items.removesuffix("s")}
         return MESSAGES[self.rule].format(**names, **self.data)
+
+
+def _request_error(
+    rule: str, field: str | None, index: tuple[int, ...], data: dict[str, Any]
+) -> RequestError:
+    return RequestError(rule, field, *index, **data)
 
 
 def invalid_choice(name: str, value: object, choices: tuple[str, ...]) -> RequestError:

@@ -42,7 +42,7 @@ class Preparer:
         """Returns a request that the model can score.
 
         BOS, if the model expects one, begins whatever comes first, if that is text: the query, or with item_first
-        each item. It is never added to token ids.
+        each item. It is never added to token ids. So does the space that SentencePiece puts before a text.
 
         Args:
             query: text or token ids.
@@ -109,7 +109,9 @@ class Preparer:
             self._raise_too_long(" + ".join(map(str, parts)), longest)
 
     def label_id(self, text: str, field: str = "label", *index: int) -> int:
-        """Returns the token id of a label given as text. Added tokens, spelt out, are like any other.
+        """Returns the token id of a label given as text, which continues the item.
+
+        Added tokens, spelt out, are like any other.
 
         Args:
             text: the label.
@@ -119,7 +121,7 @@ class Preparer:
         Raises:
             RequestError: if the text is not a single token.
         """
-        ids = self.tokenizer.encode(text)
+        ids = self.tokenizer.encode(text, continues=True)
         if len(ids) != 1:
             raise RequestError("invalid_label", field, *index, value=len(ids))
         return ids[0]
@@ -143,7 +145,7 @@ class Preparer:
 
     def _tokens(self, value: TextOrTokens, begins_text: bool, field: str, *index: int) -> Tokens:
         if isinstance(value, str):
-            tokens = self._encode(value, field, *index)
+            tokens = self._encode(value, field, *index, continues=not begins_text)
             return np.asarray([*(self._bos() if tokens and begins_text else []), *tokens], np.int32)
         try:
             ids = flat_integers(field, value)
@@ -160,9 +162,9 @@ class Preparer:
             raise self._outside(int(ids[outside[0]]), field, *index, int(outside[0]))
         return ids.astype(np.int32)
 
-    def _encode(self, text: str, field: str, *index: int) -> list[int]:
+    def _encode(self, text: str, field: str, *index: int, continues: bool = False) -> list[int]:
         try:
-            return self.tokenizer.encode(text)
+            return self.tokenizer.encode(text, continues=continues)
         except ValueError as error:
             raise RequestError(
                 f"invalid_{field}_type.unicode", field, *index, why=str(error)

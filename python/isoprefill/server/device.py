@@ -47,6 +47,7 @@ def load_engine(settings: EngineSettings) -> ScoringEngine:
     return ScoringEngine.from_pretrained(
         settings.model,
         settings.dtype,
+        settings.adapter,
         threads=settings.threads,
         attention=settings.attention,
         mesh=None if settings.mesh is None else MeshShape.parse(settings.mesh),

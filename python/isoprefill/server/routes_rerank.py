@@ -1,9 +1,9 @@
 """POST /v1/rerank: documents by their relevance to a query, in the format that rerank clients expect.
 
-The prompt template is cut before {document} and the white space before that: what stands before the cut, with the query
-in it, is the query of the scoring request, and what stands after the document ends every item. So the documents are
-isolated from each other, and what comes before them is computed once. A document's relevance is
-P(yes) / (P(yes) + P(no)).
+Each prompt is tokenised as a whole, as the model was trained to read it. What stands before {document} in the template,
+with the query in it, is the query of the scoring request, as far as its tokens are the same before every document; the
+rest of each prompt is an item. So the documents are isolated from each other, and what comes before them is computed
+once. A document's relevance is P(yes) / (P(yes) + P(no)).
 """
 
 from typing import Any
@@ -32,9 +32,10 @@ def unusable_label(preparer: Preparer, settings: RerankSettings) -> str | None:
 
 
 def _extent(body: RerankRequest, settings: ServerSettings) -> Extent:
-    number, template = len(body.documents), settings.rerank
-    labels = (template.relevant, template.irrelevant)
-    return Extent(number, number * len(template.template), labels={"label_token_ids": labels})
+    number, rerank = len(body.documents), settings.rerank
+    labels = (rerank.relevant, rerank.irrelevant)
+    prompts = number * (len(rerank.template) + len(body.query)) + sum(map(len, body.texts))
+    return Extent(number, prompts, joint=True, labels={"label_token_ids": labels})
 
 
 def _prepare(
@@ -46,19 +47,18 @@ def _prepare(
     except RequestError:
         raise RequestError("rerank_unavailable") from None
     before, after = rerank.template.split("{document}")
-    head = before.rstrip()  # the white space belongs to the document's first token
-    space = before[len(head) :]
     documents = body.texts
     if body.max_tokens_per_doc is not None:
         documents = [
             _beginning(preparer.tokenizer, text, body.max_tokens_per_doc) for text in documents
         ]
     return preparer.request(
-        head.replace("{query}", body.query),
-        [space + document + after for document in documents],
+        before.replace("{query}", body.query),
+        [document + after for document in documents],
         ScoreOptions(
             labels=labels,
             apply_softmax=True,
+            tokenization="joint",
             delimiter=settings.delimiter,
             delimiter_id=settings.delimiter_token_id,
         ),

@@ -19,7 +19,12 @@ class EngineSettings:
     """How an engine is made and warmed up."""
 
     model: str = setting(
-        "smollm2-135m", "A pinned model's name, a .gguf file, or a directory with safetensors."
+        "smollm2-135m",
+        "A pinned model's name, a .gguf file, a directory with safetensors, or ORG/NAME[@REVISION] of a model in "
+        "the Hugging Face Hub's local cache.",
+    )
+    adapter: str | None = setting(
+        None, "LoRA adapter to add to the weights: a directory of the peft package, or ORG/NAME."
     )
     dtype: Literal["float32", "bfloat16"] = setting("float32", "Type of the weights.")
     algorithm: AlgorithmChoice = setting(

@@ -22,4 +22,4 @@ def _attend(q: Array, k: Array, v: Array, layout: PackedLayout, **options: Any) 
     return dense_attention(q, k, v, mask, **options)
 
 
-BACKEND = AttentionBackend("dense", _attend)
+BACKEND = AttentionBackend("dense", _attend, has_gradient=True)
