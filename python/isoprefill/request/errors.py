@@ -14,8 +14,10 @@ MESSAGES = {
     "missing_query": "{at} is missing",
     "missing_items": "{at} is missing",
     "missing_label_token_ids": "apply_softmax needs label_token_ids",
+    "missing_label_token_ids.logprobs": "return_token_logprobs needs label_token_ids: token_logprobs are those of the "
+    "labels, as in SGLang; those of an item's own tokens are return_item_logprobs",
     "missing_label_token_ids.required": "This server scores labels only: {at} is missing",
-    "empty_query": "{at} must hold at least 1 token, got 0",
+    "empty_query": "{at} must hold at least 1 token, got 0, and no BOS token can take its place",
     "empty_query.joint": "with tokenization 'joint' the query must keep at least 1 token of its own, but the first "
     "token of query + {items}[{number}] spans both",
     "empty_items": "{at} must hold at least 1 {item}, got 0",
@@ -31,7 +33,7 @@ MESSAGES = {
     "invalid_temperature": "{at} must be finite and above 0, got {value}",
     "invalid_temperature.type": "{at} must be a number, got {got}",
     "invalid_temperature.json": "{at} must be a finite number above 0",
-    "invalid_temperature.softmax": "{at} needs apply_softmax",
+    "invalid_temperature.softmax": "{at} other than 1 needs apply_softmax",
     "invalid_isolation": _CHOICE,
     "invalid_isolation.item_first": "isolation 'causal' has no meaning with item_first: each {item} is scored alone",
     "invalid_isolation.algorithm": "isolation 'causal' has no meaning with algorithm {got}: {items} are not all in one "

@@ -15,7 +15,7 @@ class ScoreOptions:
     Attributes:
         labels: score log P(label | query, item); without, log P(item | query).
         apply_softmax: with labels, normalise over the item's labels instead of the whole vocabulary.
-        temperature: with apply_softmax, divides the log-probabilities first; None is 1.
+        temperature: with apply_softmax, divides the log-probabilities first; None is 1, and 1 needs no apply_softmax.
         item_first: score item + query, each as a request of its own: labels then follow the query, and a
             likelihood is log P(query | item).
         isolation: "isolated", or "causal": items see the items before them.
@@ -67,5 +67,5 @@ class ScoreOptions:
             )
         if not (math.isfinite(temperature) and temperature > 0):
             raise RequestError("invalid_temperature", "temperature", value=temperature)
-        if not self.apply_softmax:
+        if not self.apply_softmax and temperature != 1:
             raise RequestError("invalid_temperature.softmax", "temperature")

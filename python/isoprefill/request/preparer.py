@@ -42,7 +42,8 @@ class Preparer:
         """Returns a request that the model can score.
 
         BOS, if the model expects one, begins whatever comes first, if that is text: the query, or with item_first
-        each item. It is never added to token ids.
+        each item. It is never added to token ids. An empty query, of text or of ids, is BOS alone, whether the model
+        expects it or only has it: something must predict an item's first token.
 
         Args:
             query: text or token ids.
@@ -56,10 +57,15 @@ class Preparer:
         check_items_type(items)
         options = options or ScoreOptions()
         context_lens = None
-        if options.tokenization == "joint":
+        no_query = _is_empty(query) and not options.item_first
+        if options.tokenization == "joint" and not no_query:
             query_tokens, item_tokens, context_lens = self._joint(query, list(items))
         else:
-            query_tokens = self._tokens(query, not options.item_first, "query")
+            query_tokens = (
+                self._bos_alone()
+                if no_query
+                else self._tokens(query, not options.item_first, "query")
+            )
             item_tokens = tuple(
                 self._tokens(item, options.item_first, "items", index)
                 for index, item in enumerate(items)
@@ -172,6 +178,10 @@ class Preparer:
         tokenizer = self.tokenizer
         return [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
 
+    def _bos_alone(self) -> Tokens:
+        bos = self.tokenizer.bos_id
+        return np.asarray([] if bos is None else [bos], np.int32)
+
     def _joint(
         self, query: Any, items: list[Any]
     ) -> tuple[Tokens, tuple[Tokens, ...], Int32[np.ndarray, "N"]]:
@@ -217,6 +227,10 @@ class Preparer:
     def _outside(self, token: int, field: str, *index: int) -> RequestError:
         rule = "negative_token_id.vocabulary" if token < 0 else "token_id_exceeds_vocab"
         return RequestError(rule, field, *index, limit=self.vocab_size, value=token)
+
+
+def _is_empty(query: Any) -> bool:
+    return isinstance(query, str | Sequence | np.ndarray) and len(query) == 0
 
 
 def check_items_type(items: Any) -> None:

@@ -31,7 +31,7 @@ def _form_of_labels(value: Any) -> str:
 
 # The type alone decides which form a value has, so that an error is about the form that was meant.
 Query = Annotated[
-    Annotated[Text, Tag("text")] | Annotated[Tokens, Tag("list")], Discriminator(_form)
+    Annotated[str, Tag("text")] | Annotated[list[TokenId], Tag("list")], Discriminator(_form)
 ]
 Items = Annotated[
     Annotated[Text, Tag("text")]
@@ -57,7 +57,10 @@ class _Request(BaseModel):
 class ScoreRequest(_Request):
     """Items to score against a query."""
 
-    query: Query = Field(description="What every item is scored against: text or token ids.")
+    query: Query | None = Field(
+        None,
+        description="What every item is scored against: text or token ids. Empty, or left out: BOS alone.",
+    )
     items: Items = Field(
         description="The items to score: text or token ids, whichever the query is."
     )
@@ -73,7 +76,8 @@ class ScoreRequest(_Request):
         None, description="Labels as text instead of `label_token_ids`; one token each."
     )
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
-        None, description="Divides the labels' log-probabilities before the softmax."
+        None,
+        description="Divides the labels' log-probabilities before the softmax. Other than 1 needs it.",
     )
     isolation: Isolation | None = Field(
         None,
@@ -86,6 +90,10 @@ class ScoreRequest(_Request):
         False, description="Also return the natural logarithms over the full vocabulary."
     )
     return_token_logprobs: bool = Field(
+        False,
+        description="Also return `token_logprobs`: of each item's labels, over the full vocabulary.",
+    )
+    return_item_logprobs: bool = Field(
         False, description="Also return the log-probability of every token of the items."
     )
     top_n: Annotated[int, Field(ge=1)] | None = Field(
@@ -98,7 +106,7 @@ class ScoreRequest(_Request):
     @model_validator(mode="after")
     def _check_together(self) -> "ScoreRequest":
         """What the fields' types do not say."""
-        if isinstance(self.query, str) != isinstance(self.item_list[0], str):
+        if self.query and isinstance(self.query, str) != isinstance(self.item_list[0], str):
             raise RequestError("mixed_input_types", "items")
         if self.labels is not None and self.label_token_ids is not None:
             raise RequestError("conflicting_labels", "labels")
@@ -113,7 +121,7 @@ class ScoreRequest(_Request):
         items, joint = self.item_list, self.tokenization == "joint"
         return Extent(
             num_items=len(items),
-            num_characters=len(self.query) * len(items) + sum(map(len, items)) if joint else 0,
+            num_characters=len(self.query or ()) * len(items) + sum(map(len, items)) if joint else 0,
             joint=joint,
             labels={"labels": self.labels or (), "label_token_ids": self.label_token_ids or ()},
         )
@@ -184,6 +192,7 @@ class ScoreResponse(BaseModel):
     indices: list[int] | None = None
     logprobs: list[list[float | None]] | list[float | None] | None = None
     token_logprobs: list[list[float | None]] | None = None
+    item_logprobs: list[list[float | None]] | None = None
     algorithm: str
     isolation: Isolation
     usage: Usage

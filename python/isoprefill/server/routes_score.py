@@ -27,6 +27,8 @@ def _prepare(
         labels = LabelSets.parse(body.label_token_ids)
     elif settings.require_labels:
         raise RequestError("missing_label_token_ids.required", "label_token_ids")
+    if body.return_token_logprobs and labels is None:
+        raise RequestError("missing_label_token_ids.logprobs", "label_token_ids")
     isolation = body.isolation or settings.isolation
     if isolation == "causal" and not settings.allows_causal:
         raise RequestError("invalid_isolation.server", "isolation")
@@ -39,9 +41,9 @@ def _prepare(
         delimiter=settings.delimiter,
         delimiter_id=settings.delimiter_token_id,
         tokenization=body.tokenization,
-        return_token_logprobs=body.return_token_logprobs,
+        return_token_logprobs=body.return_item_logprobs,
     )
-    return preparer.request(body.query, body.item_list, options, request_id=request_id)
+    return preparer.request(body.query or "", body.item_list, options, request_id=request_id)
 
 
 def _respond(body: ScoreRequest, result: ScoreResult) -> dict[str, Any]:
@@ -58,8 +60,10 @@ def _respond(body: ScoreRequest, result: ScoreResult) -> dict[str, Any]:
         response["indices"] = order
     if body.return_logprob:
         response["logprobs"] = [_row(result.logprobs, result, index) for index in order]
-    if body.return_token_logprobs and result.token_logprobs is not None:
-        response["token_logprobs"] = [result.token_logprobs[index].tolist() for index in order]
+    if body.return_token_logprobs:
+        response["token_logprobs"] = [_row(result.logprobs, result, index) for index in order]
+    if body.return_item_logprobs and result.token_logprobs is not None:
+        response["item_logprobs"] = [result.token_logprobs[index].tolist() for index in order]
     return response
 
 
