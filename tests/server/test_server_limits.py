@@ -8,8 +8,6 @@ import numpy as np
 from api_answers import code_of
 from http_oracle import oracle_labels
 from isoprefill.request.errors import RequestError
-from isoprefill.request.labels import LabelSets
-from isoprefill.server.settings import RerankSettings
 from server_fixtures import KEY
 from unconnected_service import ask, unconnected_service
 
@@ -86,15 +84,17 @@ def test_much_text_is_not_tokenised_on_the_event_loop(model_directory):
     threads = []
 
     class Recorder:
-        def labels(self, texts):
-            return LabelSets.shared([ord(text) for text in texts])
+        labels = None
+
+        def num_characters(self, job):
+            return 20 * len(job.documents)
 
         def request(self, *args, **kwargs):
             threads.append(threading.current_thread())
             raise RequestError("empty_query", "query")
 
-    service = unconnected_service(model_directory, RerankSettings(relevant="y", irrelevant="n"))
-    service.preparer = Recorder()
+    service = unconnected_service(model_directory)
+    service.preparer = service.reranker = Recorder()
     joint = {"query": "a" * 1000, "items": ["b"] * 100, "tokenization": "joint"}
     many = {"query": "a", "documents": ["b"] * 4000}
     long = {"query": "a", "items": ["b" * 100_000]}

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import tokenizers
 
@@ -48,9 +49,40 @@ class Tokenizer:
         # backend.encode keeps every other thread of the process waiting: 3.5 s for 2 MB of text.
         return self.backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
+    def cut(self, text: str, most: int, keep: Literal["beginning", "end"] = "beginning") -> str:
+        """Returns the longest beginning or end of the text that its tokens allow with at most so many of them.
+
+        It is a part of the text as it stands, never one that tokens were decoded to: what a tokenizer normalises, drops
+        or cannot spell stays as it was. No character is cut.
+
+        Args:
+            text: what to cut.
+            most: tokens that are left, at least 0.
+            keep: which part stays.
+
+        Raises:
+            ValueError: the text is not valid Unicode.
+        """
+        kept = most
+        while len(self.encode(text)) > most:
+            places = self.backend.encode_batch([text], add_special_tokens=False)[0].offsets
+            first, last = (0, kept) if keep == "beginning" else (len(places) - kept, len(places))
+            # All tokens of one character have its place: where the cut would go through it, it is left out.
+            begin = max(places[first][0], places[first - 1][1]) if first else 0
+            end = min(places[last][0], places[last - 1][1]) if last < len(places) else len(text)
+            text = text[begin:end] if kept else ""
+            kept -= 1  # alone, a part of a word may be more tokens than it was
+        return text
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Returns the text of the tokens, special tokens written out. Incomplete UTF-8 becomes U+FFFD."""
         return self.backend.decode(list(token_ids), skip_special_tokens=False)
+
+    @property
+    def special_tokens(self) -> list[str]:
+        """The spellings of the special tokens, which text is searched for as a whole."""
+        added = self.backend.get_added_tokens_decoder().values()
+        return [token.content for token in added if token.special]
 
     @property
     def vocab_size(self) -> int:

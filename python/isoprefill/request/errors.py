@@ -51,6 +51,8 @@ MESSAGES = {
     "context_length_exceeded": "query and {at} must have at most {limit} tokens together (the model's context "
     "length), got {value}",
     "context_length_exceeded.query": "{at} must have at most {limit} tokens (the model's context length), got {value}",
+    "context_length_exceeded.around": "{at} would be cut to nothing: its prompt must have at most {limit} tokens, "
+    "and has {value} without it",
     "context_length_exceeded.causal": "with isolation 'causal' the query and all {items} must have at most {limit} "
     "tokens together ({bound}), delimiters included, got {value}",
     "too_many_items": "{at} must hold at most {limit}, got {value}",
@@ -60,6 +62,9 @@ MESSAGES = {
     "counting the query once for every {item}, got {value}",
     "too_many_tokens.joint": "with tokenization 'joint' all texts query + {item} must have at most {limit} characters "
     "together, got {value}",
+    "too_many_tokens.repeated_query": "the query, which follows every {item}, must have at most {limit} tokens in all "
+    "{items} together, got {value}",
+    "too_many_tokens.prompts": "the prompts of all {items} must have at most {limit} characters together, got {value}",
     "too_many_labels": "{at} must have at most {limit} labels, got {value}",
     "too_many_labels.padded": "{at} must have at most {limit} labels for all {items} together, with every list "
     "padded to the longest, got {value} x {longest}",
@@ -79,9 +84,12 @@ MESSAGES = {
     "invalid_apply_softmax_type": _BOOLEAN,
     "invalid_item_first_type": _BOOLEAN,
     "invalid_parameter_type": "{at}: {why}",
+    "invalid_parameter_type.pairs": "{at} must be one text, or one for each of the {limit} texts to compare with, "
+    "got {value}",
     "unknown_parameter": "The body has a field that this route does not accept. It accepts {known}",
     "unknown_parameter.near": "The body has a field that this route does not accept: did you mean {at}?",
-    "rerank_unavailable": "The model has no single token for the labels of this server's rerank prompt",
+    "unknown_parameter.instruction": "{at} has no place in this server's rerank prompt: it is not accepted",
+    "rerank_unavailable": "This server does not rerank: it was started with --rerank-preset none",
 }
 
 

@@ -15,23 +15,24 @@ Tokens = Annotated[list[TokenId], _NOT_EMPTY]
 Text = Annotated[str, Field(min_length=1)]
 
 
-def _form(value: Any) -> str:
+def form(value: Any) -> str:
+    """Which of its forms a value has, for a discriminator."""
     return "text" if isinstance(value, str) else "list" if isinstance(value, list) else "object"
 
 
 def _form_of_items(value: Any) -> str:
     nested = isinstance(value, list) and value and isinstance(value[0], list)
-    return "lists" if nested else _form(value)
+    return "lists" if nested else form(value)
 
 
 def _form_of_labels(value: Any) -> str:
     lists = {isinstance(one, list) for one in value} if isinstance(value, list) else set()
-    return "mixed" if len(lists) == 2 else "lists" if True in lists else _form(value)
+    return "mixed" if len(lists) == 2 else "lists" if True in lists else form(value)
 
 
 # The type alone decides which form a value has, so that an error is about the form that was meant.
 Query = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[TokenId], Tag("list")], Discriminator(_form)
+    Annotated[str, Tag("text")] | Annotated[list[TokenId], Tag("list")], Discriminator(form)
 ]
 Items = Annotated[
     Annotated[Text, Tag("text")]
@@ -50,11 +51,13 @@ Labels = Annotated[
 ]
 
 
-class _Request(BaseModel):
+class Request(BaseModel):
+    """A body: strictly typed, and refused for a field that it does not know."""
+
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
-class ScoreRequest(_Request):
+class ScoreRequest(Request):
     """Items to score against a query."""
 
     query: Query | None = Field(
@@ -121,47 +124,12 @@ class ScoreRequest(_Request):
         items, joint = self.item_list, self.tokenization == "joint"
         return Extent(
             num_items=len(items),
-            num_characters=len(self.query or ()) * len(items) + sum(map(len, items)) if joint else 0,
+            num_characters=len(self.query or ()) * len(items) + sum(map(len, items))
+            if joint
+            else 0,
             joint=joint,
             labels={"labels": self.labels or (), "label_token_ids": self.label_token_ids or ()},
         )
-
-
-class DocumentObject(BaseModel):
-    """A document as an object; other fields are ignored."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
-
-    text: Text
-
-
-class RerankRequest(_Request):
-    """Documents to order by their relevance to a query. Fields that are not listed are ignored."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
-
-    query: Text
-    documents: Annotated[
-        list[
-            Annotated[
-                Annotated[Text, Tag("text")] | Annotated[DocumentObject, Tag("object")],
-                Discriminator(_form),
-            ]
-        ],
-        _NOT_EMPTY,
-    ]
-    model: str | None = Field("default", description="The served model's name, or `default`.")
-    top_n: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Return only this many documents."
-    )
-    return_documents: bool | None = Field(True, description="Return each document's text.")
-    max_tokens_per_doc: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Truncate longer documents to this many tokens."
-    )
-
-    @property
-    def texts(self) -> list[str]:
-        return [one if isinstance(one, str) else one.text for one in self.documents]
 
 
 class Usage(BaseModel):
@@ -195,25 +163,6 @@ class ScoreResponse(BaseModel):
     item_logprobs: list[list[float | None]] | None = None
     algorithm: str
     isolation: Isolation
-    usage: Usage
-
-
-class RerankResult(BaseModel):
-    """One document."""
-
-    index: int
-    relevance_score: float
-    document: dict[Literal["text"], str] | None = None
-
-
-class RerankResponse(BaseModel):
-    """Documents, most relevant first."""
-
-    id: str
-    object: Literal["rerank"]
-    created: int
-    model: str
-    results: list[RerankResult]
     usage: Usage
 
 
@@ -253,6 +202,5 @@ class ErrorResponse(BaseModel):
     """The body of every answer whose status is not 200."""
 
     error: ErrorObject
-
-
-REQUESTS: tuple[type[BaseModel], ...] = (ScoreRequest, RerankRequest)
+    message: str | None = Field(None, description="The same message, where clients of rerank look.")
+    detail: str | None = Field(None, description="The same message, where clients of rerank look.")

@@ -106,7 +106,7 @@ class ApiError(Exception):
             error: what is wrong with it.
             items: what its route calls the items.
         """
-        code = CODES_OF[items].get(error.code, error.code)
+        code = CODES_OF.get(items, CODES_OF["documents"]).get(error.code, error.code)
         if code not in CODES:
             code = "invalid_parameter_type"
         return cls(code, error.message(items), error.place(items))

@@ -1,6 +1,7 @@
 """POST /v1/score."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,13 @@ from isoprefill.request.preparer import Preparer
 from isoprefill.request.result import ScoreResult
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server.api_models import ScoreRequest, ScoreResponse
-from isoprefill.server.responses import usage
+from isoprefill.server.errors import ApiError
+from isoprefill.server.limits import Extent
+from isoprefill.server.rerank.bodies import PairScoreRequest, PairScoreResponse
+from isoprefill.server.rerank.shapes import PAIRS, are_pairs
+from isoprefill.server.responses import usage_of
 from isoprefill.server.scoring import ScoringRoute
+from isoprefill.server.service import Service
 from isoprefill.server.settings import ServerSettings
 
 
@@ -54,7 +60,7 @@ def _respond(body: ScoreRequest, result: ScoreResult) -> dict[str, Any]:
         "scores": [_score(result, index) for index in order],
         "algorithm": result.algorithm,
         "isolation": result.isolation,
-        "usage": usage(result),
+        "usage": usage_of((result,)),
     }
     if body.top_n is not None:
         response["indices"] = order
@@ -85,15 +91,41 @@ def _row(values: np.ndarray, result: ScoreResult, index: int) -> Any:
     return values[index, : result.num_labels[index]].tolist()
 
 
-ROUTE = ScoringRoute(
-    name="score",
-    tag="scoring",
-    summary="Score items against a query",
-    paths=("/v1/score",),
-    body=ScoreRequest,
-    response=ScoreResponse,
-    items="items",
-    extent=lambda body, settings: body.extent,
-    prepare=_prepare,
-    respond=_respond,
+class ScoreExchange:
+    """Our own shape and SGLang's: a `scoring.Exchange`."""
+
+    body = ScoreRequest
+    items = "items"
+
+    def extent(self, body: ScoreRequest, service: Service) -> Extent:
+        return body.extent
+
+    def prepare(self, body: ScoreRequest, service: Service, request_id: str) -> list[TokenRequest]:
+        assert service.preparer is not None
+        return [_prepare(body, service.preparer, service.settings, request_id)]
+
+    def respond(
+        self,
+        body: ScoreRequest,
+        service: Service,
+        results: Sequence[ScoreResult],
+        common: dict[str, Any],
+    ) -> Any:
+        return common | {"object": "scoring"} | _respond(body, results[0])
+
+    def error_body(self, error: ApiError) -> dict[str, Any]:
+        return error.body()
+
+
+SCORE = ScoreExchange()
+ROUTES: tuple[ScoringRoute[Any], ...] = (
+    ScoringRoute(
+        name="score",
+        tag="scoring",
+        summary="Score items against a query",
+        path="/v1/score",
+        bodies=(ScoreRequest, PairScoreRequest),
+        response=ScoreResponse | PairScoreResponse,
+        choose=lambda raw: PAIRS if are_pairs(raw) else SCORE,
+    ),
 )

@@ -5,11 +5,12 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from isoprefill.models.description import ModelDescription
 from isoprefill.models.tokenizer import Tokenizer
 from isoprefill.request.preparer import Preparer
 from isoprefill.request.result import RequestLogprobs
@@ -19,12 +20,15 @@ from isoprefill.server.bodies import BodyMemory, ClientGoneError
 from isoprefill.server.dispatch import Dispatcher
 from isoprefill.server.errors import ApiError
 from isoprefill.server.metrics import Metrics
+from isoprefill.server.rerank.reranker import Reranker
+from isoprefill.server.rerank.start import make_reranker
 from isoprefill.server.settings import ServerSettings
 
 T = TypeVar("T")
 
 # Bytes or characters that take 20 ms; more are parsed, tokenised or written beside the event loop.
 LARGE = 64 << 10
+AT_ONCE = 16  # scoring requests of one client's request that wait together
 
 
 @dataclasses.dataclass(eq=False)
@@ -35,7 +39,9 @@ class Service:
         settings: of the server.
         model_name: what the model is called in answers.
         tokenizer: the model's.
+        description: what the model's files say of it.
         preparer: makes requests of text; None until the scheduler has said what the model is like.
+        reranker: makes requests of documents; None as the preparer, and if the server does not rerank.
         draining: whether the server has been told to end.
         created: when the server started, seconds since 1970.
         metrics: the server's counters.
@@ -45,7 +51,9 @@ class Service:
     settings: ServerSettings
     model_name: str
     tokenizer: Tokenizer
+    description: ModelDescription = dataclasses.field(default_factory=ModelDescription)
     preparer: Preparer | None = None
+    reranker: Reranker | None = None
     draining: bool = False
 
     def __post_init__(self) -> None:
@@ -56,8 +64,8 @@ class Service:
         self._threads = concurrent.futures.ThreadPoolExecutor(2, "prepare")
         self._accepted = 0
 
-    def on_ready(self, ready: protocol.Ready) -> Preparer:
-        """Takes what the scheduler says of the model; returns what makes requests for it.
+    def on_ready(self, ready: protocol.Ready) -> None:
+        """Takes what the scheduler says of the model.
 
         Raises:
             ValueError: a setting does not go with the model.
@@ -70,7 +78,7 @@ class Service:
         self.preparer = Preparer(
             self.tokenizer, ready.vocab_size, ready.max_positions, ready.pack_tokens
         )
-        return self.preparer
+        self.reranker = make_reranker(self.settings, self.description, self.preparer)
 
     @property
     def ready(self) -> bool:
@@ -112,28 +120,56 @@ class Service:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, work, *arguments)
 
-    async def scored(self, request: Request, tokens: TokenRequest) -> RequestLogprobs:
-        """Returns the log-probabilities of a request, whose size goes into the metrics and its log line.
+    async def scored(
+        self, request: Request, requests: Sequence[TokenRequest]
+    ) -> list[RequestLogprobs]:
+        """Returns the log-probabilities of scoring requests, whose sizes go into the metrics and the log line.
+
+        Args:
+            request: of the client.
+            requests: what it asks for; a bounded number of them are in the queue together.
 
         Raises:
             ApiError: see `Dispatcher.submit`.
             ClientGoneError: the client did not wait; the request has left the queue.
         """
-        answer = asyncio.ensure_future(self.dispatcher.submit(tokens))
+        answer = asyncio.ensure_future(self._all_scored(requests))
         gone = asyncio.ensure_future(request.receive())  # nothing more comes but a disconnect
         try:
             await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
                 raise ClientGoneError
-            result = answer.result()
+            results = answer.result()
         finally:
             gone.cancel()
             if not answer.done():
                 answer.cancel()
                 await asyncio.gather(answer, return_exceptions=True)
-        self.metrics.observe_scored(tokens, result)
-        request.scope["state"]["log"] |= {"items": len(tokens.items), "tokens": tokens.num_tokens}
-        return result
+        for tokens, result in zip(requests, results, strict=True):
+            self.metrics.observe_scored(tokens, result)
+        request.scope["state"]["log"] |= {
+            "items": sum(len(tokens.items) for tokens in requests),
+            "tokens": sum(tokens.num_tokens for tokens in requests),
+        }
+        return results
+
+    async def _all_scored(self, requests: Sequence[TokenRequest]) -> list[RequestLogprobs]:
+        """Scores requests side by side; the first failure ends them all."""
+        if len(requests) == 1:
+            return [await self.dispatcher.submit(requests[0])]
+        room = asyncio.Semaphore(AT_ONCE)
+
+        async def scored(tokens: TokenRequest) -> RequestLogprobs:
+            async with room:
+                return await self.dispatcher.submit(tokens)
+
+        tasks = [asyncio.ensure_future(scored(tokens)) for tokens in requests]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
