@@ -23,6 +23,7 @@ class ScoreOptions:
         delimiter_id: that token, unless `delimiter` is "none". It may be 0.
         tokenization: "separate" tokenises the query and each item on its own; "joint" tokenises query + item
             as one text, so that a word may cross the border (docs/scoring.md).
+        untrusted_text: special tokens that query and items spell out are ordinary text.
         return_token_logprobs: also return the log-probability of every token of the items.
     """
 
@@ -34,6 +35,7 @@ class ScoreOptions:
     delimiter: Delimiter = "none"
     delimiter_id: int | None = None
     tokenization: Tokenization = "separate"
+    untrusted_text: bool = False
     return_token_logprobs: bool = False
 
     def __post_init__(self) -> None:

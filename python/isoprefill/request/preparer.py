@@ -9,6 +9,7 @@ from jaxtyping import Int32
 
 from isoprefill.integers import common_prefix, flat_integers, shortened
 from isoprefill.models.tokenizer import Tokenizer
+from isoprefill.models.untrusted_text import Span, encode_spans
 from isoprefill.request.errors import RequestError
 from isoprefill.request.labels import LabelSets
 from isoprefill.request.options import ScoreOptions
@@ -59,15 +60,15 @@ class Preparer:
         context_lens = None
         no_query = _is_empty(query) and not options.item_first
         if options.tokenization == "joint" and not no_query:
-            query_tokens, item_tokens, context_lens = self._joint(query, list(items))
+            query_tokens, item_tokens, context_lens = self._joint(query, list(items), options)
         else:
             query_tokens = (
                 self._bos_alone()
                 if no_query
-                else self._tokens(query, not options.item_first, "query")
+                else self._tokens(query, not options.item_first, options, "query")
             )
             item_tokens = tuple(
-                self._tokens(item, options.item_first, "items", index)
+                self._tokens(item, options.item_first, options, "items", index)
                 for index, item in enumerate(items)
             )
         request = TokenRequest(query_tokens, item_tokens, options, context_lens, request_id)
@@ -147,9 +148,16 @@ class Preparer:
 
         return LabelSets.parse(ids(texts))
 
-    def _tokens(self, value: TextOrTokens, begins_text: bool, field: str, *index: int) -> Tokens:
+    def _tokens(
+        self,
+        value: TextOrTokens,
+        begins_text: bool,
+        options: ScoreOptions,
+        field: str,
+        *index: int,
+    ) -> Tokens:
         if isinstance(value, str):
-            tokens = self._encode(value, field, *index)
+            tokens = self._encode(value, options, field, *index)
             return np.asarray([*(self._bos() if tokens and begins_text else []), *tokens], np.int32)
         try:
             ids = flat_integers(field, value)
@@ -166,9 +174,9 @@ class Preparer:
             raise self._outside(int(ids[outside[0]]), field, *index, int(outside[0]))
         return ids.astype(np.int32)
 
-    def _encode(self, text: str, field: str, *index: int) -> list[int]:
+    def _encode(self, text: str, options: ScoreOptions, field: str, *index: int) -> list[int]:
         try:
-            return self.tokenizer.encode(text)
+            return encode_spans(self.tokenizer, [Span(text, trusted=not options.untrusted_text)])
         except ValueError as error:
             raise RequestError(
                 f"invalid_{field}_type.unicode", field, *index, why=str(error)
@@ -183,12 +191,12 @@ class Preparer:
         return np.asarray([] if bos is None else [bos], np.int32)
 
     def _joint(
-        self, query: Any, items: list[Any]
+        self, query: Any, items: list[Any], options: ScoreOptions
     ) -> tuple[Tokens, tuple[Tokens, ...], Int32[np.ndarray, "N"]]:
         """Tokenises query + item as one text; what all of them begin with, up to the boundary, is the query."""
         if not isinstance(query, str) or not all(isinstance(item, str) for item in items):
             raise RequestError("mixed_input_types.joint", "items")
-        alone = self._bos() + self._encode(query, "query")
+        alone = self._bos() + self._encode(query, options, "query")
         if len(alone) > self.max_positions:
             raise RequestError(
                 "context_length_exceeded.query",
@@ -202,7 +210,7 @@ class Preparer:
         for index, item in enumerate(items):
             if not item:
                 raise RequestError("empty_item", "items", index)
-            text = self._bos() + self._encode(query + item, "items", index)
+            text = self._bos() + self._encode(query + item, options, "items", index)
             if len(text) > self.max_positions:  # now, as the work grows with query times items
                 self._raise_too_long(len(text), index)
             texts.append(text)

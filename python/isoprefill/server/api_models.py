@@ -89,6 +89,10 @@ class ScoreRequest(Request):
     tokenization: Tokenization = Field(
         "separate", description="`joint` tokenises query + item as one text."
     )
+    untrusted_text: bool | None = Field(
+        None,
+        description="Special tokens that texts spell out are ordinary text. Default: as the server is set.",
+    )
     return_logprob: bool = Field(
         False, description="Also return the natural logarithms over the full vocabulary."
     )

@@ -47,6 +47,11 @@ def _prepare(
         delimiter=settings.delimiter,
         delimiter_id=settings.delimiter_token_id,
         tokenization=body.tokenization,
+        untrusted_text=(
+            settings.untrusted_text == "always"
+            if body.untrusted_text is None
+            else body.untrusted_text
+        ),
         return_token_logprobs=body.return_item_logprobs,
     )
     return preparer.request(body.query or "", body.item_list, options, request_id=request_id)

@@ -1,0 +1,57 @@
+"""The HTTP application over an engine in the same process: real scores without a server's start."""
+
+import asyncio
+from typing import Any
+
+import httpx
+
+from isoprefill.execution.engine import ScoringEngine
+from isoprefill.models.description import describe_model
+from isoprefill.request.result import RequestLogprobs
+from isoprefill.request.token_request import TokenRequest
+from isoprefill.server import protocol
+from isoprefill.server.front_end import make_app
+from isoprefill.server.service import Service
+from isoprefill.server.settings import EngineSettings, ServerSettings
+
+
+class _Direct:
+    """Stands in for the dispatcher: scores at once, one request after another."""
+
+    connected = True
+
+    def __init__(self, engine: ScoringEngine) -> None:
+        self._engine = engine
+
+    async def submit(self, request: TokenRequest) -> RequestLogprobs:
+        return self._engine.score_batch([request])[0]
+
+
+def in_process_service(engine: ScoringEngine, model: str, **settings: Any) -> Service:
+    """A service of a loaded model; `settings` are fields of `ServerSettings`."""
+    made = ServerSettings(engine=EngineSettings(model=model), **settings)
+    service = Service(made, engine.model.name, engine.model.tokenizer, describe_model(model))
+    config = engine.model.config
+    ready = protocol.Ready(
+        config.vocab_size, config.max_positions, engine.pack_tokens, "cpu", 0.0, 0
+    )
+    service.on_ready(ready)
+    service.dispatcher = _Direct(engine)  # type: ignore[assignment]
+    return service
+
+
+class Client:
+    """Sends requests to a service."""
+
+    def __init__(self, service: Service) -> None:
+        self._app = make_app(service)
+
+    def post(self, path: str, **body: Any) -> httpx.Response:
+        """The answer to one request."""
+
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(self._app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+                return await client.post(path, json=body)
+
+        return asyncio.run(send())
