@@ -152,6 +152,15 @@ def test_vllm_pairs_that_do_not_go_together(client):
         assert refused.json()["error"]["param"] == param
 
 
+def test_errors_name_documents_by_their_places_in_the_body(client):
+    """Not by those among the documents that are scored, or that have the same query."""
+    refused = client.post("/v1/rerank", query="abc", documents=["", "a", "b" * 600])
+    assert refused.json()["error"]["param"] == "documents[2]"
+    pairs = {"text_1": ["a", "b", "b", "b"], "text_2": ["c", "c", "", "c" * 600]}
+    refused = client.post("/score", **pairs)
+    assert refused.json()["error"]["message"].startswith("query and documents[3] must")
+
+
 def test_errors_have_their_message_where_each_client_looks(client):
     """Cohere's read `message`, Jina's and Voyage's `detail`, the openai client `error`."""
     for path in ("/v1/rerank", "/v2/rerank", "/rerank", "/sglang/v1/rerank"):

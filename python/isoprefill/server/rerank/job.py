@@ -30,6 +30,7 @@ class RerankJob:
         documents: texts; those without anything in them get the lowest relevance.
         instruction: what to look for, in words; None is the preset's own.
         truncation: how long documents are cut.
+        places: of the documents in the request's list; none if they are the whole list.
         untrusted_text: special tokens in the texts are ordinary text; None is as the server is set.
     """
 
@@ -38,6 +39,7 @@ class RerankJob:
     instruction: str | None = None
     truncation: Truncation = Truncation()
     untrusted_text: bool | None = None
+    places: tuple[int, ...] = ()
 
     @property
     def scored(self) -> list[int]:

@@ -5,9 +5,10 @@ the probabilities of the query's tokens after the document (Ponte and Croft, A l
 retrieval, SIGIR 1998). Either way no document sees another: its relevance does not depend on the others.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float64
@@ -19,6 +20,7 @@ from isoprefill.request.options import ScoreOptions
 from isoprefill.request.preparer import Preparer
 from isoprefill.request.result import ScoreResult
 from isoprefill.request.token_request import TokenRequest, Tokens
+from isoprefill.server.limits import check_tokens
 from isoprefill.server.rerank.job import RerankJob
 from isoprefill.server.rerank.preset import Preset
 from isoprefill.server.rerank.prompt import Prompt, Texts, encode_pieces
@@ -114,6 +116,10 @@ class Reranker:
         """
         if job.instruction is not None and not self.template.takes_instruction:
             raise RequestError("unknown_parameter.instruction", "instruction")
+        with _placed(job.places):
+            return self._request(job, request_id)
+
+    def _request(self, job: RerankJob, request_id: str) -> TokenRequest | None:
         prompt, texts = self._prompt(job)
         untrusted = job.untrusted_text
         if untrusted is None:
@@ -141,8 +147,10 @@ class Reranker:
             delimiter_id=self.settings.delimiter_token_id,
         )
         context = np.asarray(context_lens, np.int32) if tail else None
-        request = TokenRequest(query, tuple(items), options, context, request_id)
-        self.preparer.check(request)
+        with _placed(job.scored):
+            request = TokenRequest(query, tuple(items), options, context, request_id)
+            self.preparer.check(request)
+            check_tokens(self.settings.limits, request)
         return request
 
     def relevances(self, job: RerankJob, result: ScoreResult | None) -> Relevances:
@@ -249,6 +257,17 @@ class Reranker:
             tokens = item_of(tokenizer.cut(document, left, cut.keep))
             left -= 1  # beside the fixed text a word may be more tokens than alone
         return tokens
+
+
+@contextlib.contextmanager
+def _placed(places: Sequence[int]) -> Iterator[None]:
+    """Names an item in an error by its place in the longer list that it was taken from, if there is one."""
+    try:
+        yield
+    except RequestError as error:
+        if places and error.field == "items" and error.index:
+            error.index = (places[error.index[0]], *error.index[1:])
+        raise
 
 
 def _checked(encode: Callable[[], list[int]], field: str, *index: int) -> list[int]:

@@ -204,6 +204,7 @@ class PairsShape(Shape[PairScoreRequest]):
                 instruction=body.instruction,
                 truncation=cut,
                 untrusted_text=body.untrusted_text,
+                places=tuple(indices),
             )
             for query, indices in self._by_query(body).items()
         ]
