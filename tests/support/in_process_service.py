@@ -48,10 +48,16 @@ class Client:
 
     def post(self, path: str, **body: Any) -> httpx.Response:
         """The answer to one request."""
+        return self._send("POST", path, json=body)
 
+    def get(self, path: str) -> httpx.Response:
+        """The answer to a request without a body."""
+        return self._send("GET", path)
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def send() -> httpx.Response:
             transport = httpx.ASGITransport(self._app)
             async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
-                return await client.post(path, json=body)
+                return await client.request(method, path, **options)
 
         return asyncio.run(send())

@@ -80,6 +80,12 @@ class Tokenizer:
         """Returns the text of the tokens, special tokens written out. Incomplete UTF-8 becomes U+FFFD."""
         return self.backend.decode(list(token_ids), skip_special_tokens=False)
 
+    def spellings(self, token_ids: Sequence[int]) -> list[str]:
+        """Returns each token's text by itself, in which a part of a character is U+FFFD."""
+        return self.backend.decode_batch(
+            [[token] for token in token_ids], skip_special_tokens=False
+        )
+
     @property
     def special_tokens(self) -> list[str]:
         """The spellings of the special tokens, which text is searched for as a whole."""

@@ -115,6 +115,17 @@ class Preparer:
         if sum(parts) > self.max_positions:
             self._raise_too_long(" + ".join(map(str, parts)), longest)
 
+    def text_tokens(self, text: str, *, bos: bool = True, field: str = "prompt") -> list[int]:
+        """Returns the tokens of a text that stands by itself, after BOS if the model expects it.
+
+        Raises:
+            RequestError: the text is not valid Unicode.
+        """
+        try:
+            return [*(self._bos() if bos else []), *self.tokenizer.encode(text)]
+        except ValueError as error:
+            raise RequestError("invalid_parameter_type", field, why=str(error)) from error
+
     def label_id(self, text: str, field: str = "label", *index: int) -> int:
         """Returns the token id of a label given as text. Added tokens, spelt out, are like any other.
 

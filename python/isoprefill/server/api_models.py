@@ -57,6 +57,12 @@ class Request(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
+class Lenient(Request):
+    """A body whose unknown fields are ignored, because clients of several services send fields of their own."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+
 class ScoreRequest(Request):
     """Items to score against a query."""
 

@@ -14,7 +14,15 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import isoprefill
-from isoprefill.server import logs, openapi, routes_score, routes_status, scoring
+from isoprefill.server import (
+    generative_scoring,
+    logs,
+    openapi,
+    routes_score,
+    routes_status,
+    routes_tokens,
+    scoring,
+)
 from isoprefill.server.admission import OPEN_PATHS, ApiKey, RateLimiter
 from isoprefill.server.bodies import Body, ClientGoneError
 from isoprefill.server.connection import SURPLUS
@@ -38,14 +46,17 @@ def make_app(service: Service) -> ASGIApp:
         redoc_url=None,
         openapi_url=None,
     )
-    for route in (*routes_score.ROUTES, *routes_rerank.ROUTES):
+    scored = (*routes_score.ROUTES, generative_scoring.ROUTE, *routes_rerank.ROUTES)
+    bodies = [*routes_tokens.BODIES, *(body for route in scored for body in route.bodies)]
+    for route in scored:
         app.include_router(scoring.router(service, route))
+    app.include_router(routes_tokens.router(service))
     app.include_router(routes_status.router(service))
-    document = functools.cache(openapi.document)
+    document = functools.cache(lambda: openapi.document(app, service, bodies))
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi_document() -> Response:
-        return json_response(document(app, service))
+        return json_response(document())
 
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> Response:

@@ -67,7 +67,7 @@ async def _serve(
     supervising.add_done_callback(lambda _: server.end())
     host, port = listener.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
-    logs.event("listening", url=f"http://{address}:{port}", model=service.model_name)
+    logs.event("listening", url=f"http://{address}:{port}", model=service.model_names[0])
     try:
         await server.serve(sockets=[listener])
     finally:

@@ -1,5 +1,6 @@
 """The OpenAPI document: made from the models that check requests, with the limits of the running server."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI
@@ -8,17 +9,11 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from isoprefill.server.admission import OPEN_PATHS
-from isoprefill.server.api_models import ErrorResponse, ScoreRequest
-from isoprefill.server.rerank.bodies import PairScoreRequest, RerankRequest, TeiRequest
+from isoprefill.server.api_models import ErrorResponse
 from isoprefill.server.service import Service
 
-# What the bodies must hold, and by which field each limits the number of items.
-_REQUESTS: dict[type[BaseModel], tuple[str, ...]] = {
-    ScoreRequest: ("items",),
-    RerankRequest: ("documents",),
-    TeiRequest: ("texts",),
-    PairScoreRequest: ("documents", "text_2", "data_2"),
-}
+# Fields whose length is the number of items.
+_ITEMS = ("items", "documents", "texts", "text_2", "data_2")
 _REFERENCE = "#/components/schemas/{model}"
 
 
@@ -34,20 +29,21 @@ def body_of(*models: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def document(app: FastAPI, service: Service) -> dict[str, Any]:
-    """The whole document."""
+def document(app: FastAPI, service: Service, bodies: Iterable[type[BaseModel]]) -> dict[str, Any]:
+    """The whole document; `bodies` are what requests must hold."""
     made = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
     _, schemas = models_json_schema(
-        [(model, "validation") for model in _REQUESTS], ref_template=_REFERENCE
+        [(model, "validation") for model in dict.fromkeys(bodies)], ref_template=_REFERENCE
     )
     components = made.setdefault("components", {}).setdefault("schemas", {})
     components.update(schemas["$defs"])
     limits = service.settings.limits
-    for model, fields in _REQUESTS.items():
-        for field in fields:
-            _bound_lists(components[model.__name__]["properties"][field], limits.max_items)
+    for schema in schemas["$defs"].values():
+        for field in _ITEMS:
+            if field in schema.get("properties", ()):
+                _bound_lists(schema["properties"][field], limits.max_items)
     if service.settings.api_key is not None:
         made["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
         for path, methods in made["paths"].items():

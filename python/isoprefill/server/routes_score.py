@@ -18,7 +18,7 @@ from isoprefill.server.limits import Extent
 from isoprefill.server.rerank.bodies import PairScoreRequest, PairScoreResponse
 from isoprefill.server.rerank.shapes import PAIRS, are_pairs
 from isoprefill.server.responses import usage_of
-from isoprefill.server.scoring import ScoringRoute
+from isoprefill.server.scoring import Prepared, ScoringRoute
 from isoprefill.server.service import Service
 from isoprefill.server.settings import ServerSettings
 
@@ -105,18 +105,14 @@ class ScoreExchange:
     def extent(self, body: ScoreRequest, service: Service) -> Extent:
         return body.extent
 
-    def prepare(self, body: ScoreRequest, service: Service, request_id: str) -> list[TokenRequest]:
+    def prepare(self, body: ScoreRequest, service: Service, request_id: str) -> Prepared:
         assert service.preparer is not None
-        return [_prepare(body, service.preparer, service.settings, request_id)]
+        request = _prepare(body, service.preparer, service.settings, request_id)
 
-    def respond(
-        self,
-        body: ScoreRequest,
-        service: Service,
-        results: Sequence[ScoreResult],
-        common: dict[str, Any],
-    ) -> Any:
-        return common | {"object": "scoring"} | _respond(body, results[0])
+        def respond(results: Sequence[ScoreResult], common: dict[str, Any]) -> Any:
+            return common | {"object": "scoring"} | _respond(body, results[0])
+
+        return Prepared([request], respond)
 
     def error_body(self, error: ApiError) -> dict[str, Any]:
         return error.body()

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol
+from typing import Any, Generic, NamedTuple, Protocol
 
 from fastapi import APIRouter
 from pydantic import BaseModel
@@ -27,6 +27,16 @@ from isoprefill.server.validation import Body, read_object, validate
 SCORE_BYTES = 20  # of a score as JSON
 
 
+Respond = Callable[[Sequence[ScoreResult], dict[str, Any]], Any]
+
+
+class Prepared(NamedTuple):
+    """What is scored for a body, and what makes the answer of the scores and of its `id`, `created` and `model`."""
+
+    requests: list[TokenRequest]
+    respond: Respond
+
+
 class Exchange(Protocol[Body]):
     """One kind of body and its answer.
 
@@ -41,13 +51,8 @@ class Exchange(Protocol[Body]):
     def extent(self, body: Body, service: Service) -> Extent:
         """Says how large a request is."""
 
-    def prepare(self, body: Body, service: Service, request_id: str) -> list[TokenRequest]:
+    def prepare(self, body: Body, service: Service, request_id: str) -> Prepared:
         """Makes the scoring requests of a body."""
-
-    def respond(
-        self, body: Body, service: Service, results: Sequence[ScoreResult], common: dict[str, Any]
-    ) -> Any:
-        """Makes the answer of the scores; `common` has `id`, `created` and `model`."""
 
     def error_body(self, error: ApiError) -> dict[str, Any]:
         """Words an error as the clients of this kind of body read it."""
@@ -106,16 +111,16 @@ async def answer(service: Service, choose: Choose, request: Request) -> Response
         ClientGoneError: the client did not wait.
     """
     request_id: str = request.scope["state"]["request_id"]
-    exchange, body, tokens = await _prepared(service, choose, request, request_id)
-    logprobs = await service.scored(request, tokens)
+    prepared = await _prepared(service, choose, request, request_id)
+    logprobs = await service.scored(request, prepared.requests)
 
     def respond() -> Response:
         results = [
-            score_result(one, of, model=service.model_name)
-            for one, of in zip(tokens, logprobs, strict=True)
+            score_result(one, of, model=service.model_names[0])
+            for one, of in zip(prepared.requests, logprobs, strict=True)
         ]
-        common = {"id": request_id, "created": int(time.time()), "model": service.model_name}
-        return json_response(exchange.respond(body, service, results, common))
+        common = {"id": request_id, "created": int(time.time()), "model": service.model_names[0]}
+        return json_response(prepared.respond(results, common))
 
     return await service.run(sum(of.logprobs.size for of in logprobs) * SCORE_BYTES, respond)
 
@@ -136,7 +141,7 @@ async def read_json(service: Service, request: Request) -> bytes:
 
 async def _prepared(
     service: Service, choose: Choose, request: Request, request_id: str
-) -> tuple[Exchange[Any], Any, list[TokenRequest]]:
+) -> Prepared:
     bounds, state = service.settings.limits, request.scope["state"]
     state["error_body"] = choose({}).error_body
     with service.accepted():
@@ -152,10 +157,10 @@ async def _prepared(
                 extent = exchange.extent(body, service)
                 limits.check_extent(bounds, extent)
                 size = max(len(data), extent.num_characters)
-                tokens = await service.run(size, exchange.prepare, body, service, request_id)
-                limits.check_all_tokens(bounds, tokens)
+                prepared = await service.run(size, exchange.prepare, body, service, request_id)
+                limits.check_all_tokens(bounds, prepared.requests)
         except RequestError as error:
             raise ApiError.of(error, items) from None
         except TimeoutError:
             raise request_timeout(bounds, "parsed and tokenised") from None
-    return exchange, body, tokens
+    return prepared

@@ -37,7 +37,8 @@ class Service:
 
     Attributes:
         settings: of the server.
-        model_name: what the model is called in answers.
+        model_names: what requests may call the model; the first is its name in answers.
+        model_name: the model's own name.
         tokenizer: the model's.
         description: what the model's files say of it.
         preparer: makes requests of text; None until the scheduler has said what the model is like.
@@ -57,6 +58,7 @@ class Service:
     draining: bool = False
 
     def __post_init__(self) -> None:
+        self.model_names = self.settings.served_model_name or (self.model_name,)
         self.created = int(time.time())
         self.metrics = Metrics()
         self.dispatcher = Dispatcher(self.settings.limits, self.metrics)
@@ -85,11 +87,12 @@ class Service:
         return self.dispatcher.connected and not self.draining
 
     def check_model(self, name: str | None) -> None:
-        """Raises ApiError unless `name` is the served model."""
-        if name not in (None, "default", self.model_name):
+        """Raises ApiError unless `name` is one of the served model's."""
+        if name not in (None, "default", *self.model_names):
+            names = " and ".join(map(repr, (*self.model_names[1:], "default")))
             raise ApiError(
                 "model_not_found",
-                f"This server serves only {self.model_name!r}; 'default' is another name for it.",
+                f"This server serves only {self.model_names[0]!r}; other names for it: {names}.",
                 "model",
             )
 

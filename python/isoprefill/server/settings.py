@@ -6,6 +6,7 @@ as JSON.
 
 import dataclasses
 import ipaddress
+import re
 from typing import Any, Literal
 
 from isoprefill.modes import AlgorithmChoice, Backend, Delimiter, Isolation
@@ -177,6 +178,7 @@ class RerankSettings:
         return self.no_text if self.no_id is None else self.no_id
 
 
+_MODEL_NAME = re.compile(r"[!-~]{1,256}")
 CAUSAL_ALGORITHMS = ("auto", "packed")  # those with all items in one prefill
 
 
@@ -189,6 +191,11 @@ class ServerSettings:
     """
 
     engine: EngineSettings
+    served_model_name: tuple[str, ...] = setting(
+        (),
+        "Name of the model in answers; give it several times for further names that requests may use. Default: the "
+        "model's own.",
+    )
     host: str = setting("127.0.0.1", "Address to listen on.")
     port: int = setting(30000, "Port to listen on; 0 picks a free one.", ge=0, le=65_535)
     api_key: str | None = dataclasses.field(default=None, repr=False)
@@ -219,6 +226,11 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        for name in self.served_model_name:
+            if not _MODEL_NAME.fullmatch(name):
+                raise ValueError(
+                    f"served-model-name must be 1 to 256 printable characters without spaces, got {name!r}"
+                )
         if self.api_key is not None:
             check_api_key(self.api_key)
         if self.api_key is None and not self.allow_anonymous and not is_loopback(self.host):

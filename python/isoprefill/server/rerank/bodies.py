@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from isoprefill.request.errors import RequestError
-from isoprefill.server.api_models import Request, Text, Usage, form
+from isoprefill.server.api_models import Lenient, Text, Usage, form
 from isoprefill.server.rerank.job import RerankJob, Truncation
 
 Most = Annotated[int, Field(ge=0)]
@@ -23,12 +23,6 @@ PromptTokens = Annotated[
         description="Cut documents so that a prompt has at most this many tokens; -1: as many as the model takes.",
     ),
 ]
-
-
-class Lenient(Request):
-    """A body whose unknown fields are ignored, because clients of several services send fields of their own."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
 class DocumentObject(Lenient):

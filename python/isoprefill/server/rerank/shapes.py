@@ -8,7 +8,6 @@ import numpy as np
 
 from isoprefill.request.errors import RequestError
 from isoprefill.request.result import ScoreResult
-from isoprefill.request.token_request import TokenRequest
 from isoprefill.server.errors import ApiError
 from isoprefill.server.limits import Extent
 from isoprefill.server.rerank.bodies import (
@@ -22,6 +21,7 @@ from isoprefill.server.rerank.bodies import (
 from isoprefill.server.rerank.job import RerankJob
 from isoprefill.server.rerank.reranker import Relevances, Reranker
 from isoprefill.server.responses import usage_of
+from isoprefill.server.scoring import Prepared
 from isoprefill.server.service import Service
 from isoprefill.server.validation import Body
 
@@ -70,19 +70,19 @@ class Shape(Generic[Body]):
             labels={"label_token_ids": (0, 0) if reranker.labels is not None else ()},
         )
 
-    def prepare(self, body: Body, service: Service, request_id: str) -> list[TokenRequest]:
-        reranker = _reranker(service)
-        made = (reranker.request(job, request_id) for job in self.jobs(body))
-        return [request for request in made if request is not None]
+    def prepare(self, body: Body, service: Service, request_id: str) -> Prepared:
+        reranker, jobs = _reranker(service), self.jobs(body)
+        made = [reranker.request(job, request_id) for job in jobs]
 
-    def respond(
-        self, body: Body, service: Service, results: Sequence[ScoreResult], common: dict[str, Any]
-    ) -> Any:
-        reranker, left = _reranker(service), iter(results)
-        relevances = [
-            reranker.relevances(job, next(left) if job.scored else None) for job in self.jobs(body)
-        ]
-        return self.answer(body, Outcome(relevances, common, usage_of(results)))
+        def respond(results: Sequence[ScoreResult], common: dict[str, Any]) -> Any:
+            left = iter(results)
+            relevances = [
+                reranker.relevances(job, None if request is None else next(left))
+                for job, request in zip(jobs, made, strict=True)
+            ]
+            return self.answer(body, Outcome(relevances, common, usage_of(results)))
+
+        return Prepared([request for request in made if request is not None], respond)
 
 
 class DocumentsShape(Shape[RerankRequest]):
