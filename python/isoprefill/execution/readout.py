@@ -9,9 +9,12 @@ from jaxtyping import Float, Float64, Int32
 from isoprefill.attention.layout import PackedLayout
 from isoprefill.execution.algorithms import Choice
 from isoprefill.execution.packing import ItemGroup, Pack
+from isoprefill.models.head import LARGEST_LOGPROB, LARGEST_TOKEN
 from isoprefill.request.errors import MissingLogprobError
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
+
+_LARGEST = np.asarray([LARGEST_LOGPROB, LARGEST_TOKEN], np.int32)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -23,7 +26,8 @@ class Readout:
     Attributes:
         pack: the items.
         rows: rows of the pack; -1 is the last row of a cached prefix.
-        token_ids: the tokens at each row; what a row does not need is 0.
+        token_ids: the tokens at each row, or what stands for the largest (`models/head.py`); what a row does not need
+            is 0.
         num_token_rows: how many of the rows are for items' tokens.
     """
 
@@ -49,7 +53,10 @@ class Readout:
                 rows = np.repeat(first_rows[own] - starts, lens)
                 rows += np.arange(ends[-1], dtype=np.int32) - 1
                 rows[starts] = context_rows[own]
-                tokens.append((rows, np.concatenate(group.items)[:, None]))
+                ids = np.concatenate(group.items)[:, None]
+                if group.request.options.return_largest:
+                    ids = np.hstack([ids, np.tile(_LARGEST, (ids.shape[0], 1))])
+                tokens.append((rows, ids))
             if group.request.options.labels is not None:
                 ids = _label_ids(group).reshape(lens.size, -1)
                 labels.append((first_rows[own] + lens - 1, np.maximum(ids, 0)))
@@ -71,8 +78,10 @@ class Readout:
             collector = collectors[group.request_index]
             if _needs_tokens(group.request):
                 ends = np.cumsum([item.size for item in group.items])
-                of_group = logprobs[token : token + ends[-1], 0]
-                collector.add_tokens(group.indices, np.split(of_group, ends[:-1]))
+                of_group = logprobs[token : token + ends[-1]]
+                collector.add_tokens(group.indices, np.split(of_group[:, 0], ends[:-1]))
+                if group.request.options.return_largest:
+                    collector.add_largest(group.indices, np.split(of_group[:, 1:3], ends[:-1]))
                 token += ends[-1]
             if group.request.options.labels is not None:
                 ids = _label_ids(group)
@@ -94,6 +103,7 @@ class LogprobCollector:
         self.cached_tokens = 0
         self._request = request
         self._token_logprobs: list[np.ndarray | None] = [None] * num_items
+        self._largest: list[np.ndarray | None] = [None] * num_items
         labels = request.options.labels
         shape = (num_items,) if labels is None else (num_items, labels.token_ids.shape[1])
         self._logprobs = np.full(shape, np.nan)
@@ -110,6 +120,14 @@ class LogprobCollector:
                 self._logprobs[index] = of_item.sum()
             if request.options.return_token_logprobs:
                 self._token_logprobs[index] = of_item.copy()
+
+    def add_largest(
+        self, indices: Int32[np.ndarray, "n"], largest: Sequence[Float64[np.ndarray, "tokens 2"]]
+    ) -> None:
+        """Takes the likeliest tokens in the places of some items' tokens."""
+        context = self._request.item_context_lens
+        for index, of_item in zip(indices, largest, strict=True):
+            self._largest[index] = of_item[0 if context is None else context[index] :].copy()
 
     def add_labels(
         self, indices: Int32[np.ndarray, "n"], logprobs: Float64[np.ndarray, "n L"]
@@ -152,6 +170,9 @@ class LogprobCollector:
             algorithm=choice.algorithm,
             reason=choice.reason,
             cached_tokens=self.cached_tokens,
+            largest=tuple(of for of in self._largest if of is not None)
+            if options.return_largest and options.return_token_logprobs
+            else None,
         )
 
 

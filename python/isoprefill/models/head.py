@@ -16,6 +16,8 @@ from isoprefill.models.decoder import head_weights, project
 from isoprefill.models.packed_weights import PackedWeights
 from isoprefill.models.params import Params
 
+# Instead of a token of the vocabulary: the largest log-probability at a row, and the token that has it, as a number.
+LARGEST_LOGPROB, LARGEST_TOKEN = -1, -2
 ROWS_AT_ONCE = 256  # of float32 logits: 50 MB for a vocabulary of 49,152
 
 
@@ -30,6 +32,8 @@ def logprobs_at(
     num_devices: int = 1,
 ) -> Float[Array, "M K"]:
     """Returns log P(token_ids[m, k]) over the full vocabulary at rows[m], for the first `num_rows` of M.
+
+    A token id may be `LARGEST_LOGPROB` or `LARGEST_TOKEN` instead.
 
     Of `num_devices` devices each computes every so many blocks and leaves zeros elsewhere: the sum over the devices is
     the answer.
@@ -65,5 +69,16 @@ def _by_xla(
     states: Float[Array, "B E"], weights: Float[Array, "V E"], token_ids: Int32[Array, "B K"]
 ) -> Float[Array, "B K"]:
     logits = project(states, weights)
-    wanted = jnp.take_along_axis(logits, token_ids, axis=1)
-    return wanted - jax.nn.logsumexp(logits, axis=-1)[:, None]
+    totals = jax.nn.logsumexp(logits, axis=-1)[:, None]
+    wanted = jnp.take_along_axis(logits, jnp.maximum(token_ids, 0), axis=1) - totals
+
+    def with_largest() -> Float[Array, "B K"]:
+        largest = jnp.max(logits, axis=-1, keepdims=True) - totals
+        token = jnp.argmax(logits, axis=-1, keepdims=True).astype(jnp.float32)
+        return jnp.where(
+            token_ids == LARGEST_LOGPROB,
+            largest,
+            jnp.where(token_ids == LARGEST_TOKEN, token, wanted),
+        )
+
+    return lax.cond(jnp.any(token_ids < 0), with_largest, lambda: wanted)

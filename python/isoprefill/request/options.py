@@ -25,6 +25,7 @@ class ScoreOptions:
             as one text, so that a word may cross the border (docs/scoring.md).
         untrusted_text: special tokens that query and items spell out are ordinary text.
         return_token_logprobs: also return the log-probability of every token of the items.
+        return_largest: with it, also return the likeliest token in the place of every token of the items.
     """
 
     labels: LabelSets | None = None
@@ -37,6 +38,7 @@ class ScoreOptions:
     tokenization: Tokenization = "separate"
     untrusted_text: bool = False
     return_token_logprobs: bool = False
+    return_largest: bool = False
 
     def __post_init__(self) -> None:
         for name, mode in (

@@ -12,6 +12,8 @@ from isoprefill.modes import Algorithm, Isolation
 # Annotated as `Tokens` of a request are.
 TokenLogprobs = Annotated[np.ndarray, Float64[np.ndarray, "tokens"]]
 
+LargestLogprobs = Annotated[np.ndarray, Float64[np.ndarray, "tokens 2"]]
+
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class RequestLogprobs:
@@ -27,6 +29,8 @@ class RequestLogprobs:
         algorithm: how they were computed.
         reason: why that way.
         cached_tokens: tokens of the query whose keys and values were still there from an earlier call.
+        largest: for each item, in the place of each of its tokens, the largest log-probability of any token and that
+            token (the first of several), if requested.
     """
 
     logprobs: Float64[np.ndarray, "N *L"]
@@ -36,6 +40,7 @@ class RequestLogprobs:
     algorithm: Algorithm
     reason: str
     cached_tokens: int = 0
+    largest: tuple[LargestLogprobs, ...] | None = None
 
     @classmethod
     def joined(cls, parts: Sequence["RequestLogprobs"]) -> "RequestLogprobs":
@@ -56,8 +61,12 @@ class RequestLogprobs:
             ]
         if first.token_logprobs is not None:
             token_logprobs = tuple(one for part in parts for one in part.token_logprobs or ())
+        largest = None
+        if first.largest is not None:
+            largest = tuple(one for part in parts for one in part.largest or ())
         return dataclasses.replace(
             first,
+            largest=largest,
             logprobs=np.concatenate(logprobs),
             num_tokens=np.concatenate([part.num_tokens for part in parts]),
             num_labels=num_labels,

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import isoprefill
 from isoprefill.server import (
+    completions,
     generative_scoring,
     logs,
     openapi,
@@ -46,7 +47,12 @@ def make_app(service: Service) -> ASGIApp:
         redoc_url=None,
         openapi_url=None,
     )
-    scored = (*routes_score.ROUTES, generative_scoring.ROUTE, *routes_rerank.ROUTES)
+    scored = (
+        *routes_score.ROUTES,
+        generative_scoring.ROUTE,
+        completions.ROUTE,
+        *routes_rerank.ROUTES,
+    )
     bodies = [*routes_tokens.BODIES, *(body for route in scored for body in route.bodies)]
     for route in scored:
         app.include_router(scoring.router(service, route))

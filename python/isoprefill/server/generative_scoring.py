@@ -39,13 +39,14 @@ class GenerativeScoringRequest(Lenient):
             texts = [items] if isinstance(items, str) else items
             query = tokenizer.encode(query)
             items = [tokenizer.encode(text) for text in texts if isinstance(text, str)]
-        return ScoreRequest(
-            query=query,
-            items=items,
-            label_token_ids=self.label_token_ids,
-            apply_softmax=self.apply_softmax,
-            item_first=self.item_first,
-        )
+        fields = {
+            "query": query,
+            "items": items,
+            "label_token_ids": self.label_token_ids,
+            "apply_softmax": self.apply_softmax,
+            "item_first": self.item_first,
+        }
+        return ScoreRequest.model_validate(fields)
 
 
 class GenerativeScoring:
