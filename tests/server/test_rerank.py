@@ -53,7 +53,7 @@ def rerank_request(template: str, document: str):
     service = unconnected_service("smollm2-135m", rerank)
     body = RerankRequest(query="fruit", documents=[document])
     tokenizer = service.tokenizer
-    preparer = Preparer(tokenizer, tokenizer.vocab_size, 8192, 16_384)
+    preparer = Preparer(tokenizer, tokenizer.vocab_size, 8192, 16_384, 576)
     return routes_rerank._prepare(body, preparer, service.settings, ""), tokenizer
 
 

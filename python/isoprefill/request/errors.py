@@ -14,6 +14,7 @@ MESSAGES = {
     "missing_query": "{at} is missing",
     "missing_items": "{at} is missing",
     "missing_label_token_ids": "apply_softmax needs label_token_ids",
+    "missing_label_token_ids.pooled": "{at} needs label_token_ids, or a classification model",
     "missing_label_token_ids.required": "This server scores labels only: {at} is missing",
     "empty_query": "{at} must hold at least 1 token, got 0",
     "empty_query.joint": "with tokenization 'joint' the query must keep at least 1 token of its own, but the first "
@@ -52,6 +53,7 @@ MESSAGES = {
     "context_length_exceeded.causal": "with isolation 'causal' the query and all {items} must have at most {limit} "
     "tokens together ({bound}), delimiters included, got {value}",
     "too_many_items": "{at} must hold at most {limit}, got {value}",
+    "too_many_items.answer": "{at} must hold at most {limit} where each has {width} numbers in the answer, got {value}",
     "too_many_tokens": "{at} must have at most {limit} tokens, got {value}",
     "too_many_tokens.request": "query and {at} must have at most {limit} tokens together, got {value}",
     "too_many_tokens.item_first": "with item_first, query and {at} must have at most {limit} tokens together, "
@@ -79,6 +81,10 @@ MESSAGES = {
     "invalid_parameter_type": "{at}: {why}",
     "unknown_parameter": "The body has a field that this route does not accept. It accepts {known}",
     "unknown_parameter.near": "The body has a field that this route does not accept: did you mean {at}?",
+    "classification_model": "{at} needs a language-model head, which this classification model has not: leave it out, "
+    "and the scores are the logits of the model's classes",
+    "rerank_unavailable.classes": "The model has {value} classes: which of them makes a {item} relevant is not known, "
+    "so score with /v1/score",
     "rerank_unavailable": "The model has no single token for the labels of this server's rerank prompt",
 }
 

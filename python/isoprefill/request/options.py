@@ -14,7 +14,8 @@ class ScoreOptions:
 
     Attributes:
         labels: score log P(label | query, item); without, log P(item | query).
-        apply_softmax: with labels, normalise over the item's labels instead of the whole vocabulary.
+        apply_softmax: with labels, normalise over the item's labels instead of the whole vocabulary. Of a
+            classification model: probabilities of its classes instead of logits.
         temperature: with apply_softmax, divides the log-probabilities first; None is 1.
         item_first: score item + query, each as a request of its own: labels then follow the query, and a
             likelihood is log P(query | item).
@@ -24,6 +25,8 @@ class ScoreOptions:
         tokenization: "separate" tokenises the query and each item on its own; "joint" tokenises query + item
             as one text, so that a word may cross the border (docs/scoring.md).
         return_token_logprobs: also return the log-probability of every token of the items.
+        return_pooled_hidden_states: also return the hidden states after the final norm at the rows where labels or
+            classes are read.
     """
 
     labels: LabelSets | None = None
@@ -35,6 +38,7 @@ class ScoreOptions:
     delimiter_id: int | None = None
     tokenization: Tokenization = "separate"
     return_token_logprobs: bool = False
+    return_pooled_hidden_states: bool = False
 
     def __post_init__(self) -> None:
         for name, mode in (
@@ -55,8 +59,6 @@ class ScoreOptions:
                 delimiter=repr(self.delimiter),
                 got=self.delimiter_id,
             )
-        if self.apply_softmax and self.labels is None:
-            raise RequestError("missing_label_token_ids", "label_token_ids")
         if self.temperature is not None:
             self._check_temperature(self.temperature)
 

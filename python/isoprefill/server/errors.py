@@ -54,6 +54,7 @@ CODES: dict[str, tuple[int, ErrorType]] = {
     "invalid_item_first_type": (400, "invalid_request_error"),
     "invalid_parameter_type": (400, "invalid_request_error"),
     "unknown_parameter": (400, "invalid_request_error"),
+    "classification_model": (400, "invalid_request_error"),
     "rerank_unavailable": (400, "invalid_request_error"),
     "invalid_api_key": (401, "authentication_error"),
     "model_not_found": (404, "model_error"),

@@ -3,7 +3,7 @@
 The prompt template is cut before {document} and the white space before that: what stands before the cut, with the query
 in it, is the query of the scoring request, and what stands after the document ends every item. So the documents are
 isolated from each other, and what comes before them is computed once. A document's relevance is
-P(yes) / (P(yes) + P(no)).
+P(yes) / (P(yes) + P(no)), or the probability of the relevant class where the model is a classifier.
 """
 
 from typing import Any
@@ -20,9 +20,14 @@ from isoprefill.server.responses import usage
 from isoprefill.server.scoring import ScoringRoute
 from isoprefill.server.settings import RerankSettings, ServerSettings
 
+# What a classifier reads unless the server's prompt was set: the default prompt asks for a word.
+PAIR = "{query}{document}"
+
 
 def unusable_label(preparer: Preparer, settings: RerankSettings) -> str | None:
-    """The label that this model cannot say in one token, if there is one."""
+    """The label that this model cannot say in one token, if there is one. A classifier says none."""
+    if preparer.classes is not None:
+        return None
     for label in (settings.relevant, settings.irrelevant):
         try:
             preparer.label_id(label)
@@ -40,12 +45,20 @@ def _extent(body: RerankRequest, settings: ServerSettings) -> Extent:
 def _prepare(
     body: RerankRequest, preparer: Preparer, settings: ServerSettings, request_id: str
 ) -> TokenRequest:
-    rerank = settings.rerank
-    try:
-        labels = preparer.labels((rerank.relevant, rerank.irrelevant))
-    except RequestError:
-        raise RequestError("rerank_unavailable") from None
-    before, after = rerank.template.split("{document}")
+    template = settings.rerank.template
+    if preparer.classes is not None:
+        labels = None
+        if preparer.classes.relevant is None:
+            number = len(preparer.classes.names)
+            raise RequestError("rerank_unavailable.classes", value=number)
+        if template == RerankSettings().template:
+            template = PAIR
+    else:
+        try:
+            labels = preparer.labels((settings.rerank.relevant, settings.rerank.irrelevant))
+        except RequestError:
+            raise RequestError("rerank_unavailable") from None
+    before, after = template.split("{document}")
     head = before.rstrip()  # the white space belongs to the document's first token
     space = before[len(head) :]
     documents = body.texts
@@ -68,9 +81,13 @@ def _prepare(
 
 def _respond(body: RerankRequest, result: ScoreResult) -> dict[str, Any]:
     texts = body.texts
+    column = 0 if result.classes is None else result.classes.relevant
     results: list[dict[str, Any]] = []
     for index in result.best_first()[: body.top_n]:
-        one: dict[str, Any] = {"index": index, "relevance_score": float(result.scores[index, 0])}
+        one: dict[str, Any] = {
+            "index": index,
+            "relevance_score": float(result.scores[index, column]),
+        }
         if body.return_documents is not False:
             one["document"] = {"text": texts[index]}
         results.append(one)

@@ -25,8 +25,10 @@ def _prepare(
         labels = preparer.labels(body.labels)
     elif body.label_token_ids is not None:
         labels = LabelSets.parse(body.label_token_ids)
-    elif settings.require_labels:
+    elif settings.require_labels and preparer.classes is None:
         raise RequestError("missing_label_token_ids.required", "label_token_ids")
+    if body.return_logprob and preparer.classes is not None:
+        raise RequestError("classification_model", "return_logprob")
     isolation = body.isolation or settings.isolation
     if isolation == "causal" and not settings.allows_causal:
         raise RequestError("invalid_isolation.server", "isolation")
@@ -40,6 +42,7 @@ def _prepare(
         delimiter_id=settings.delimiter_token_id,
         tokenization=body.tokenization,
         return_token_logprobs=body.return_token_logprobs,
+        return_pooled_hidden_states=body.return_pooled_hidden_states,
     )
     return preparer.request(body.query, body.item_list, options, request_id=request_id)
 
@@ -60,6 +63,12 @@ def _respond(body: ScoreRequest, result: ScoreResult) -> dict[str, Any]:
         response["logprobs"] = [_row(result.logprobs, result, index) for index in order]
     if body.return_token_logprobs and result.token_logprobs is not None:
         response["token_logprobs"] = [result.token_logprobs[index].tolist() for index in order]
+    if result.classes is not None:
+        response["classes"] = result.classes.names
+    if result.pooled_hidden_states is not None:
+        response["pooled_hidden_states"] = [
+            result.pooled_hidden_states[index].tolist() for index in order
+        ]
     return response
 
 

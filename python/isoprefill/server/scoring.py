@@ -85,10 +85,10 @@ async def answer(service: Service, route: ScoringRoute[Body], request: Request) 
     """
     request_id: str = request.scope["state"]["request_id"]
     try:
-        body, tokens = await _prepared(service, route, request, request_id)
+        body, tokens, answer_size = await _prepared(service, route, request, request_id)
     except RequestError as error:
         raise ApiError.of(error, route.items) from None
-    logprobs = await service.scored(request, tokens)
+    logprobs = await service.scored(request, tokens, answer_size)
 
     def respond() -> Response:
         result = score_result(tokens, logprobs, model=service.model_name)
@@ -100,12 +100,13 @@ async def answer(service: Service, route: ScoringRoute[Body], request: Request) 
         }
         return json_response(common | route.respond(body, result))
 
-    return await service.run(logprobs.logprobs.size * SCORE_BYTES, respond)
+    return await service.run(max(answer_size, logprobs.logprobs.size) * SCORE_BYTES, respond)
 
 
 async def _prepared(
     service: Service, route: ScoringRoute[Body], request: Request, request_id: str
-) -> tuple[Body, TokenRequest]:
+) -> tuple[Body, TokenRequest, int]:
+    """Returns the body, what to score, and how many numbers come back."""
     settings = service.settings
     with service.accepted() as preparer:
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -123,6 +124,8 @@ async def _prepared(
                     size, route.prepare, body, preparer, settings, request_id
                 )
                 limits.check_tokens(settings.limits, tokens)
+                width = preparer.item_answer_size(tokens.options)
+                limits.check_answer(tokens, width)
         except TimeoutError:
             raise request_timeout(settings.limits, "parsed and tokenised") from None
-    return body, tokens
+    return body, tokens, len(tokens.items) * width

@@ -68,7 +68,12 @@ class Service:
                 f"delimiter-token-id must be less than the model's vocabulary of {ready.vocab_size}, got {token}"
             )
         self.preparer = Preparer(
-            self.tokenizer, ready.vocab_size, ready.max_positions, ready.pack_tokens
+            self.tokenizer,
+            ready.vocab_size,
+            ready.max_positions,
+            ready.pack_tokens,
+            ready.hidden_size,
+            ready.classes,
         )
         return self.preparer
 
@@ -112,14 +117,21 @@ class Service:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, work, *arguments)
 
-    async def scored(self, request: Request, tokens: TokenRequest) -> RequestLogprobs:
+    async def scored(
+        self, request: Request, tokens: TokenRequest, answer_size: int
+    ) -> RequestLogprobs:
         """Returns the log-probabilities of a request, whose size goes into the metrics and its log line.
+
+        Args:
+            request: of HTTP.
+            tokens: what to score.
+            answer_size: see `Dispatcher.submit`.
 
         Raises:
             ApiError: see `Dispatcher.submit`.
             ClientGoneError: the client did not wait; the request has left the queue.
         """
-        answer = asyncio.ensure_future(self.dispatcher.submit(tokens))
+        answer = asyncio.ensure_future(self.dispatcher.submit(tokens, answer_size))
         gone = asyncio.ensure_future(request.receive())  # nothing more comes but a disconnect
         try:
             await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
