@@ -86,6 +86,8 @@ def test_much_text_is_not_tokenised_on_the_event_loop(model_directory):
     threads = []
 
     class Recorder:
+        classes = None
+
         def labels(self, texts):
             return LabelSets.shared([ord(text) for text in texts])
 
