@@ -75,7 +75,7 @@ TOKENIZERS = {"smollm2": lambda: load_tokenizer(SMOLLM2), "qwen": qwen_tokenizer
 
 
 def reranker(name: str, tokenizer: Tokenizer, chat_template: str | None = None) -> Reranker:
-    preparer = Preparer(tokenizer, tokenizer.vocab_size, 8192, 16_384)
+    preparer = Preparer(tokenizer, tokenizer.vocab_size, 8192, 16_384, 64)
     return Reranker.of(load_preset(name), preparer, SETTINGS, chat_template)
 
 
@@ -243,7 +243,7 @@ def test_a_gguf_files_own_template_is_taken_as_it_is():
     template = "<|im_start|>{query} {{ x }}\n{document}<|im_end|>"
     preset = choose_preset(RerankSettings(), ModelDescription(rerank_template=template)).preset
     tokenizer = qwen_tokenizer()
-    made = Reranker.of(preset, Preparer(tokenizer, tokenizer.vocab_size, 512, 512), SETTINGS)
+    made = Reranker.of(preset, Preparer(tokenizer, tokenizer.vocab_size, 512, 512, 64), SETTINGS)
     assert prompt_of(made, "q", "d") == tokenizer.encode("<|im_start|>q {{ x }}\nd<|im_end|>")
 
 
@@ -285,7 +285,7 @@ def test_templates_that_cannot_work_are_refused(source, reason):
 def test_relevances_are_the_geometric_mean_of_the_querys_tokens():
     made = reranker("query-likelihood", qwen_tokenizer())
     job = RerankJob(query="q", documents=("a", "", "b"))
-    result = types.SimpleNamespace(mean_logprobs=np.log([0.25, 0.5]))
+    result = types.SimpleNamespace(mean_logprobs=np.log([0.25, 0.5]), classes=None)
     relevances = made.relevances(job, result)
     np.testing.assert_allclose(relevances.scores, [0.25, 0, 0.5])
     assert relevances.best_first() == [2, 0, 1]

@@ -86,7 +86,7 @@ def test_much_text_is_not_tokenised_on_the_event_loop(model_directory):
     threads = []
 
     class Recorder:
-        labels = None
+        labels = classes = None
 
         def num_characters(self, job):
             return 20 * len(job.documents)

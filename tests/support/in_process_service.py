@@ -23,7 +23,7 @@ class _Direct:
     def __init__(self, engine: ScoringEngine) -> None:
         self._engine = engine
 
-    async def submit(self, request: TokenRequest) -> RequestLogprobs:
+    async def submit(self, request: TokenRequest, answer_size: int = 0) -> RequestLogprobs:
         return self._engine.score_batch([request])[0]
 
 
@@ -33,7 +33,14 @@ def in_process_service(engine: ScoringEngine, model: str, **settings: Any) -> Se
     service = Service(made, engine.model.name, engine.model.tokenizer, describe_model(model))
     config = engine.model.config
     ready = protocol.Ready(
-        config.vocab_size, config.max_positions, engine.pack_tokens, "cpu", 0.0, 0
+        vocab_size=config.vocab_size,
+        max_positions=config.max_positions,
+        pack_tokens=engine.pack_tokens,
+        hidden_size=config.hidden_size,
+        classes=engine.preparer.classes,
+        device="cpu",
+        warmup_s=0.0,
+        compilations=0,
     )
     service.on_ready(ready)
     service.dispatcher = _Direct(engine)  # type: ignore[assignment]

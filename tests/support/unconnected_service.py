@@ -21,7 +21,7 @@ def unconnected_service(model: str, rerank: RerankSettings | None = None, **engi
     )
     tokenizer = load_tokenizer(model)
     service = Service(settings, "tiny", tokenizer)
-    service.preparer = Preparer(tokenizer, small_models.VOCAB_SIZE, 512, 512)
+    service.preparer = Preparer(tokenizer, small_models.VOCAB_SIZE, 512, 512, 64)
     service.reranker = make_reranker(settings, service.description, service.preparer)
     service.dispatcher.connect(object())  # nothing is sent
     return service

@@ -1,6 +1,8 @@
 """Loads a model from a GGUF file, in any quantisation that the `gguf` package can undo."""
 
+import dataclasses
 import math
+import re
 from pathlib import Path
 
 import gguf
@@ -8,6 +10,7 @@ import numpy as np
 
 from isoprefill.models.architectures import ARCHITECTURES
 from isoprefill.models.assembly import ParamsDtype, assemble
+from isoprefill.models.classes import classes_from_gguf
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.config_gguf import config_from_gguf
 from isoprefill.models.gguf_header import GgufHeader, TensorInfo
@@ -17,6 +20,7 @@ from isoprefill.models.params import Params
 _NAMES = {field: parameter.gguf for field, parameter in PARAMETERS.items()}
 # The first is in the configuration (`frequency_divisors`); llama.cpp does not use the other either.
 _UNUSED = r"rope_freqs\.weight|blk\.\d+\.attn_rot_embd(\.weight)?"
+_CLASS_HEAD = PARAMETERS["class_head"].gguf
 _ROPE_DIVISORS = "rope_freqs.weight"
 _ROWS_JOINED = 16
 
@@ -37,18 +41,27 @@ def load_gguf(path: Path, header: GgufHeader, dtype: ParamsDtype) -> tuple[Model
     divisors = None
     if _ROPE_DIVISORS in header.tensors:
         divisors = tuple(_dequantise(stored, header.tensors[_ROPE_DIVISORS]).tolist())
-    config = config_from_gguf(header.metadata, header.tensors, divisors)
+    shapes = {name: info.shape for name, info in header.tensors.items()}
+    if len(shapes.get(_CLASS_HEAD, (0, 0))) < 2:  # the format leaves out outer axes of size 1
+        shapes[_CLASS_HEAD] = (1, *shapes[_CLASS_HEAD])
+    config = config_from_gguf(header.metadata, shapes, divisors)
+    if _CLASS_HEAD in shapes:
+        config = dataclasses.replace(
+            config,
+            classes=classes_from_gguf(header.metadata, shapes[_CLASS_HEAD][0]),
+            class_bias=_NAMES["class_bias"] in shapes,
+        )
     interleaved = {}
     if ARCHITECTURES[config.architecture].gguf_interleaves_heads:
         interleaved = {"attn_q": config.num_query_heads, "attn_k": config.num_kv_heads}
 
     def read(name: str) -> np.ndarray:
-        values = _dequantise(stored, header.tensors[name])
+        values = _dequantise(stored, header.tensors[name]).reshape(shapes[name])
         heads = interleaved.get(name.split(".")[-2])  # "blk.0.attn_q.weight"
         return values if heads is None else _undo_interleaving(values, heads)
 
-    shapes = {name: info.shape for name, info in header.tensors.items()}
-    return config, assemble(config, _NAMES, _UNUSED, shapes, read, dtype)
+    unused = _UNUSED if config.classes is None else f"{_UNUSED}|{re.escape(_NAMES['head'])}"
+    return config, assemble(config, _NAMES, unused, shapes, read, dtype)
 
 
 def _dequantise(stored: np.ndarray, info: TensorInfo) -> np.ndarray:

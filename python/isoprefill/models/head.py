@@ -1,8 +1,9 @@
-"""Log-probabilities from hidden states: the LM head, only at the rows to read.
+"""What is read from hidden states, only at the rows to read: log-probabilities by the LM head, logits of classes.
 
 One block of rows at a time, so memory does not grow with the number of rows: all logits of 500 items of 20 tokens over
 49,152 tokens would be 2 GB. With packed weights by csrc/token_logprobs.h, which keeps no logits at all.
-Letters: T rows of the pack, M rows to read, K tokens at each of them, V vocabulary, B rows of a block.
+Letters: T rows of the pack, M rows to read, K tokens at each of them, V vocabulary, B rows of a block, C classes, E
+hidden_size.
 """
 
 import jax
@@ -63,6 +64,25 @@ def logprobs_at(
     rounds = (num_rows + block * num_devices - 1) // (block * num_devices)
     out = lax.fori_loop(0, rounds, compute, jnp.zeros(token_ids.shape))
     return out[:capacity]
+
+
+def states_at(hidden: Float[Array, "T E"], rows: Int32[Array, "M"]) -> Float[Array, "M E"]:
+    """Returns the hidden states at some rows."""
+    return from_bits(to_bits(hidden)[rows])
+
+
+def class_logits_at(
+    params: Params, hidden: Float[Array, "T E"], rows: Int32[Array, "M"]
+) -> Float[Array, "M C"]:
+    """Returns the logits of all classes at some rows, float32."""
+    assert params.class_head is not None
+    weights = params.class_head
+    if not isinstance(weights, PackedWeights):
+        weights = from_bits(weights)
+    logits = project(states_at(hidden, rows), weights)
+    if params.class_bias is None:
+        return logits
+    return logits + from_bits(params.class_bias).astype(jnp.float32)
 
 
 def _by_xla(

@@ -16,6 +16,7 @@ MESSAGES = {
     "missing_label_token_ids": "apply_softmax needs label_token_ids",
     "missing_label_token_ids.logprobs": "return_token_logprobs needs label_token_ids: token_logprobs are those of the "
     "labels, as in SGLang; those of an item's own tokens are return_item_logprobs",
+    "missing_label_token_ids.pooled": "{at} needs label_token_ids, or a classification model",
     "missing_label_token_ids.required": "This server scores labels only: {at} is missing",
     "empty_query": "{at} must hold at least 1 token, got 0, and no BOS token can take its place",
     "empty_query.joint": "with tokenization 'joint' the query must keep at least 1 token of its own, but the first "
@@ -56,6 +57,7 @@ MESSAGES = {
     "context_length_exceeded.causal": "with isolation 'causal' the query and all {items} must have at most {limit} "
     "tokens together ({bound}), delimiters included, got {value}",
     "too_many_items": "{at} must hold at most {limit}, got {value}",
+    "too_many_items.answer": "{at} must hold at most {limit} where each has {width} numbers in the answer, got {value}",
     "too_many_tokens": "{at} must have at most {limit} tokens, got {value}",
     "too_many_tokens.request": "query and {at} must have at most {limit} tokens together, got {value}",
     "too_many_tokens.item_first": "with item_first, query and {at} must have at most {limit} tokens together, "
@@ -89,6 +91,10 @@ MESSAGES = {
     "unknown_parameter": "The body has a field that this route does not accept. It accepts {known}",
     "unknown_parameter.near": "The body has a field that this route does not accept: did you mean {at}?",
     "unknown_parameter.instruction": "{at} has no place in this server's rerank prompt: it is not accepted",
+    "classification_model": "{at} needs a language-model head, which this classification model has not: leave it out, "
+    "and the scores are the logits of the model's classes",
+    "rerank_unavailable.classes": "The model has {value} classes: which of them makes a {item} relevant is not known, "
+    "so score with /v1/score",
     "rerank_unavailable": "This server does not rerank: it was started with --rerank-preset none",
 }
 

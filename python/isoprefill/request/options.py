@@ -14,7 +14,8 @@ class ScoreOptions:
 
     Attributes:
         labels: score log P(label | query, item); without, log P(item | query).
-        apply_softmax: with labels, normalise over the item's labels instead of the whole vocabulary.
+        apply_softmax: with labels, normalise over the item's labels instead of the whole vocabulary. Of a
+            classification model: probabilities of its classes instead of logits.
         temperature: with apply_softmax, divides the log-probabilities first; None is 1, and 1 needs no apply_softmax.
         item_first: score item + query, each as a request of its own: labels then follow the query, and a
             likelihood is log P(query | item).
@@ -26,6 +27,8 @@ class ScoreOptions:
         untrusted_text: special tokens that query and items spell out are ordinary text.
         return_token_logprobs: also return the log-probability of every token of the items.
         return_largest: with it, also return the likeliest token in the place of every token of the items.
+        return_pooled_hidden_states: also return the hidden states after the final norm at the rows where labels or
+            classes are read.
     """
 
     labels: LabelSets | None = None
@@ -39,6 +42,7 @@ class ScoreOptions:
     untrusted_text: bool = False
     return_token_logprobs: bool = False
     return_largest: bool = False
+    return_pooled_hidden_states: bool = False
 
     def __post_init__(self) -> None:
         for name, mode in (
@@ -59,8 +63,6 @@ class ScoreOptions:
                 delimiter=repr(self.delimiter),
                 got=self.delimiter_id,
             )
-        if self.apply_softmax and self.labels is None:
-            raise RequestError("missing_label_token_ids", "label_token_ids")
         if self.temperature is not None:
             self._check_temperature(self.temperature)
 

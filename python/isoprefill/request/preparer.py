@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from isoprefill.integers import common_prefix, flat_integers, shortened
+from isoprefill.models.classes import Classes
 from isoprefill.models.tokenizer import Tokenizer
 from isoprefill.models.untrusted_text import Span, encode_spans
 from isoprefill.request.errors import RequestError
@@ -25,12 +26,16 @@ class Preparer:
         vocab_size: tokens that the model has, added ones included (`ModelConfig.vocab_size`).
         max_positions: tokens that query and item may have together (`ModelConfig.max_positions`).
         pack_tokens: rows that fit into one prefill, in which all items must be if they see each other.
+        hidden_size: width of the model's hidden states.
+        classes: of a classification model; None: the model has a language-model head.
     """
 
     tokenizer: Tokenizer
     vocab_size: int
     max_positions: int
     pack_tokens: int
+    hidden_size: int
+    classes: Classes | None = None
 
     def request(
         self,
@@ -82,6 +87,7 @@ class Preparer:
             RequestError: naming the argument, its value and the limit.
         """
         options = request.options
+        self._check_head(options)
         place = request.first_place(lambda tokens: (tokens < 0) | (tokens >= self.vocab_size))
         if place is not None:
             field, *index = place
@@ -126,6 +132,29 @@ class Preparer:
         except ValueError as error:
             raise RequestError("invalid_parameter_type", field, why=str(error)) from error
 
+    def _check_head(self, options: ScoreOptions) -> None:
+        """Checks that the model can say what is asked of it."""
+        if self.classes is not None:
+            if options.labels is not None:
+                raise RequestError("classification_model", "label_token_ids")
+            if options.return_token_logprobs:
+                raise RequestError("classification_model", "return_token_logprobs")
+        elif options.labels is None:
+            if options.apply_softmax:
+                raise RequestError("missing_label_token_ids", "label_token_ids")
+            if options.return_pooled_hidden_states:
+                raise RequestError("missing_label_token_ids.pooled", "return_pooled_hidden_states")
+
+    def item_answer_size(self, options: ScoreOptions) -> int:
+        """Returns how many numbers come back for an item, beside log-probabilities of its tokens."""
+        size = self.hidden_size if options.return_pooled_hidden_states else 0
+        if self.classes is not None:
+            return size + len(self.classes.names)
+        if options.labels is not None:
+            _, labels, tokens = options.labels.token_ids.shape
+            size += labels * tokens
+        return size
+
     def label_id(self, text: str, field: str = "label", *index: int) -> int:
         """Returns the token id of a label given as text. Added tokens, spelt out, are like any other.
 
@@ -146,8 +175,10 @@ class Preparer:
         """Returns the labels given as text: one list for all items, or one for each.
 
         Raises:
-            RequestError: if one of them is not a single token.
+            RequestError: if one of them is not a single token, or the model has classes instead.
         """
+        if self.classes is not None:
+            raise RequestError("classification_model", "labels")
         known: dict[str, int] = {}  # lists for each item are mostly alike
 
         def ids(text: Any, *index: int) -> Any:

@@ -76,9 +76,12 @@ class ScoreRequest(Request):
     label_token_ids: LabelIds | None = Field(
         None,
         description="Score P(label | query, item) for these tokens: one list for all items, or one for each. "
-        "Without labels the score is log P(item | query).",
+        "Without labels the score is log P(item | query), or on a classification model the logits of its classes.",
     )
-    apply_softmax: bool = Field(False, description="Normalise over the labels.")
+    apply_softmax: bool = Field(
+        False,
+        description="Normalise over the labels; on a classification model, probabilities of its classes.",
+    )
     item_first: bool = Field(False, description="Score item + query instead of query + item.")
     model: str = Field("default", description="The served model's name, or `default`.")
     labels: Labels | None = Field(
@@ -108,6 +111,10 @@ class ScoreRequest(Request):
     )
     return_item_logprobs: bool = Field(
         False, description="Also return the log-probability of every token of the items."
+    )
+    return_pooled_hidden_states: bool = Field(
+        False,
+        description="Also return what the head reads of each item: its last hidden state, after the final norm.",
     )
     top_n: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Return only this many items, best first, and their `indices`."
@@ -171,6 +178,10 @@ class ScoreResponse(BaseModel):
     logprobs: list[list[float | None]] | list[float | None] | None = None
     token_logprobs: list[list[float | None]] | None = None
     item_logprobs: list[list[float | None]] | None = None
+    classes: list[str] | None = Field(
+        None, description="Of a classification model, in the order of the numbers in `scores`."
+    )
+    pooled_hidden_states: list[list[float]] | None = None
     algorithm: str
     isolation: Isolation
     usage: Usage

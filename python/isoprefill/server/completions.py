@@ -150,6 +150,12 @@ class Completions:
         for index, tokens in enumerate(prompts):
             if not tokens:
                 raise RequestError("empty_item", "items", index)
+            for place, token in enumerate(tokens):
+                if token >= preparer.vocab_size:
+                    limit = preparer.vocab_size
+                    raise RequestError(
+                        "token_id_exceeds_vocab", "items", index, place, limit=limit, value=token
+                    )
         next_tokens = body.max_tokens or 0
         options = ScoreOptions(return_token_logprobs=True, return_largest=True)
         groups = list(_groups(prompts))
@@ -195,7 +201,7 @@ def _groups(prompts: Sequence[list[int]]) -> Iterator[tuple[list[int], int]]:
         tokens = prompts[index]
         if group:
             both = min(common_prefix(prompts[group[0]], tokens), shared, len(tokens) - 1)
-            if both >= SHARED_TOKENS and 2 * both >= shared:
+            if both >= SHARED_TOKENS and 2 * both >= len(tokens):
                 group.append(index)
                 shared = both
                 continue

@@ -31,9 +31,13 @@ def _prepare(
         labels = preparer.labels(body.labels)
     elif body.label_token_ids is not None:
         labels = LabelSets.parse(body.label_token_ids)
-    elif settings.require_labels:
+    elif settings.require_labels and preparer.classes is None:
         raise RequestError("missing_label_token_ids.required", "label_token_ids")
-    if body.return_token_logprobs and labels is None:
+    if preparer.classes is not None:
+        for field in ("return_logprob", "return_token_logprobs", "return_item_logprobs"):
+            if getattr(body, field):
+                raise RequestError("classification_model", field)
+    elif body.return_token_logprobs and labels is None:
         raise RequestError("missing_label_token_ids.logprobs", "label_token_ids")
     isolation = body.isolation or settings.isolation
     if isolation == "causal" and not settings.allows_causal:
@@ -53,6 +57,7 @@ def _prepare(
             else body.untrusted_text
         ),
         return_token_logprobs=body.return_item_logprobs,
+        return_pooled_hidden_states=body.return_pooled_hidden_states,
     )
     return preparer.request(body.query or "", body.item_list, options, request_id=request_id)
 
@@ -75,6 +80,12 @@ def _respond(body: ScoreRequest, result: ScoreResult) -> dict[str, Any]:
         response["token_logprobs"] = [_row(result.logprobs, result, index) for index in order]
     if body.return_item_logprobs and result.token_logprobs is not None:
         response["item_logprobs"] = [result.token_logprobs[index].tolist() for index in order]
+    if result.classes is not None:
+        response["classes"] = result.classes.names
+    if result.pooled_hidden_states is not None:
+        response["pooled_hidden_states"] = [
+            result.pooled_hidden_states[index].tolist() for index in order
+        ]
     return response
 
 

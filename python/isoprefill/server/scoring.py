@@ -112,7 +112,10 @@ async def answer(service: Service, choose: Choose, request: Request) -> Response
     """
     request_id: str = request.scope["state"]["request_id"]
     prepared = await _prepared(service, choose, request, request_id)
-    logprobs = await service.scored(request, prepared.requests)
+    preparer = service.preparer
+    assert preparer is not None
+    sizes = [len(one.items) * preparer.item_answer_size(one.options) for one in prepared.requests]
+    logprobs = await service.scored(request, prepared.requests, sizes)
 
     def respond() -> Response:
         results = [
@@ -122,7 +125,8 @@ async def answer(service: Service, choose: Choose, request: Request) -> Response
         common = {"id": request_id, "created": int(time.time()), "model": service.model_names[0]}
         return json_response(prepared.respond(results, common))
 
-    return await service.run(sum(of.logprobs.size for of in logprobs) * SCORE_BYTES, respond)
+    numbers = max(sum(sizes), sum(of.logprobs.size for of in logprobs))
+    return await service.run(numbers * SCORE_BYTES, respond)
 
 
 async def read_json(service: Service, request: Request) -> bytes:
@@ -144,7 +148,7 @@ async def _prepared(
 ) -> Prepared:
     bounds, state = service.settings.limits, request.scope["state"]
     state["error_body"] = choose({}).error_body
-    with service.accepted():
+    with service.accepted() as preparer:
         data = await read_json(service, request)
         items = choose({}).items
         try:
@@ -159,6 +163,8 @@ async def _prepared(
                 size = max(len(data), extent.num_characters)
                 prepared = await service.run(size, exchange.prepare, body, service, request_id)
                 limits.check_all_tokens(bounds, prepared.requests)
+                for one in prepared.requests:
+                    limits.check_answer(one, preparer.item_answer_size(one.options))
         except RequestError as error:
             raise ApiError.of(error, items) from None
         except TimeoutError:

@@ -78,7 +78,12 @@ class Service:
                 f"delimiter-token-id must be less than the model's vocabulary of {ready.vocab_size}, got {token}"
             )
         self.preparer = Preparer(
-            self.tokenizer, ready.vocab_size, ready.max_positions, ready.pack_tokens
+            self.tokenizer,
+            ready.vocab_size,
+            ready.max_positions,
+            ready.pack_tokens,
+            ready.hidden_size,
+            ready.classes,
         )
         self.reranker = make_reranker(self.settings, self.description, self.preparer)
 
@@ -124,19 +129,20 @@ class Service:
         return await loop.run_in_executor(self._threads, work, *arguments)
 
     async def scored(
-        self, request: Request, requests: Sequence[TokenRequest]
+        self, request: Request, requests: Sequence[TokenRequest], answer_sizes: Sequence[int]
     ) -> list[RequestLogprobs]:
         """Returns the log-probabilities of scoring requests, whose sizes go into the metrics and the log line.
 
         Args:
-            request: of the client.
+            request: of HTTP.
             requests: what it asks for; a bounded number of them are in the queue together.
+            answer_sizes: of each, see `Dispatcher.submit`.
 
         Raises:
             ApiError: see `Dispatcher.submit`.
             ClientGoneError: the client did not wait; the request has left the queue.
         """
-        answer = asyncio.ensure_future(self._all_scored(requests))
+        answer = asyncio.ensure_future(self._all_scored(requests, answer_sizes))
         gone = asyncio.ensure_future(request.receive())  # nothing more comes but a disconnect
         try:
             await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -156,17 +162,20 @@ class Service:
         }
         return results
 
-    async def _all_scored(self, requests: Sequence[TokenRequest]) -> list[RequestLogprobs]:
+    async def _all_scored(
+        self, requests: Sequence[TokenRequest], answer_sizes: Sequence[int]
+    ) -> list[RequestLogprobs]:
         """Scores requests side by side; the first failure ends them all."""
         if len(requests) == 1:
-            return [await self.dispatcher.submit(requests[0])]
+            return [await self.dispatcher.submit(requests[0], answer_sizes[0])]
         room = asyncio.Semaphore(AT_ONCE)
 
-        async def scored(tokens: TokenRequest) -> RequestLogprobs:
+        async def scored(tokens: TokenRequest, answer_size: int) -> RequestLogprobs:
             async with room:
-                return await self.dispatcher.submit(tokens)
+                return await self.dispatcher.submit(tokens, answer_size)
 
-        tasks = [asyncio.ensure_future(scored(tokens)) for tokens in requests]
+        both = zip(requests, answer_sizes, strict=True)
+        tasks = [asyncio.ensure_future(scored(tokens, size)) for tokens, size in both]
         try:
             return list(await asyncio.gather(*tasks))
         finally:

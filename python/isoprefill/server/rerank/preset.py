@@ -5,7 +5,8 @@ import functools
 import tomllib
 from importlib import resources
 
-# Those that stand in a file.
+# Those that stand in a file, beside that of classification heads.
+HEAD = "head"
 NAMES = ("chat", "qwen3-reranker", "mxbai-v2", "bge-gemma", "query-likelihood")
 Label = str | int
 
@@ -17,7 +18,8 @@ class Preset:
     Attributes:
         name: of the preset.
         template: the prompt, in Jinja's language (`template.py`).
-        yes: label of a relevant document, as text or token id. Without one, the query's own tokens are read instead.
+        yes: label of a relevant document, as text or token id. Without one, the query's own tokens are read instead. A
+            classification model has classes instead of either.
         no: label of an irrelevant one; without one, relevance is P(yes) over the whole vocabulary.
         instruction: what the prompt says where a request gives no instruction.
         chat: the prompt becomes a user's message in the model's chat template.
@@ -35,7 +37,7 @@ class Preset:
 
 @functools.cache
 def load_preset(name: str) -> Preset:
-    """Returns one of `NAMES`."""
+    """Returns one of `NAMES`, or `HEAD`."""
     file = resources.files(__package__) / "presets" / f"{name}.toml"
     fields = tomllib.loads(file.read_text("utf-8"))
     return Preset(name=name, **fields | {"names": tuple(fields.get("names", ()))})

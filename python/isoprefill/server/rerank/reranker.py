@@ -1,7 +1,8 @@
 """Turns rerank jobs into scoring requests, and their scores into relevances.
 
-With labels a document's relevance is P(yes) / (P(yes) + P(no)) after the prompt. Without, it is the geometric mean of
-the probabilities of the query's tokens after the document (Ponte and Croft, A language modeling approach to information
+With labels a document's relevance is P(yes) / (P(yes) + P(no)) after the prompt; of a classification model it is the
+probability of the class that says so (`isoprefill.models.classes`). Otherwise it is the geometric mean of the
+probabilities of the query's tokens after the document (Ponte and Croft, A language modeling approach to information
 retrieval, SIGIR 1998). Either way no document sees another: its relevance does not depend on the others.
 """
 
@@ -19,6 +20,7 @@ from isoprefill.request.labels import LabelSets
 from isoprefill.request.options import ScoreOptions
 from isoprefill.request.preparer import Preparer
 from isoprefill.request.result import ScoreResult
+from isoprefill.request.softmax import class_log_odds
 from isoprefill.request.token_request import TokenRequest, Tokens
 from isoprefill.server.limits import check_tokens
 from isoprefill.server.rerank.job import RerankJob
@@ -34,8 +36,9 @@ class Relevances:
 
     Attributes:
         scores: between 0 and 1, 0 where there is nothing in a document.
-        raw: with labels log P(yes) - log P(no), or log P(yes) if there is no other; without, the mean log-probability
-            of the query's tokens. Natural logarithms; -inf where there is nothing in a document.
+        raw: with labels log P(yes) - log P(no), or log P(yes) if there is no other; with classes the log-odds of the
+            relevant one; else the mean log-probability of the query's tokens. Natural logarithms; -inf where there is
+            nothing in a document.
     """
 
     scores: Float64[np.ndarray, "N"]
@@ -55,7 +58,7 @@ class Reranker:
     Attributes:
         preset: how the model is asked.
         template: its prompt.
-        labels: yes, and no if there is one; None if the query's tokens are read.
+        labels: yes, and no if there is one; None if the query's tokens or the model's classes are read.
         preparer: of the model.
         settings: of the server.
     """
@@ -84,7 +87,7 @@ class Reranker:
             if chat_template is None:
                 raise ValueError(f"rerank-preset {preset.name!r}: the model has no chat template")
             chat = Chat(chat_template, _bos_text(preparer.tokenizer))
-        reads_query = preset.yes is None
+        reads_query = preset.yes is None and preparer.classes is None
         try:
             template = lay_out(preset.template, chat)
             for layout in (template.with_instruction, template.without):
@@ -95,7 +98,7 @@ class Reranker:
             )
             raise ValueError(f"{name}: {error}") from error
         labels = None
-        if not reads_query:
+        if not reads_query and preparer.classes is None:
             ids = [
                 _label_id(preparer, label, f"rerank-{name}")
                 for name, label in (("yes", preset.yes), ("no", preset.no))
@@ -108,6 +111,11 @@ class Reranker:
             labels = LabelSets.shared(ids)
         return cls(preset, template, labels, preparer, settings)
 
+    @property
+    def reads_query(self) -> bool:
+        """Whether the query's own tokens are scored."""
+        return self.labels is None and self.preparer.classes is None
+
     def request(self, job: RerankJob, request_id: str = "") -> TokenRequest | None:
         """Returns the scoring request of a job; None if there is nothing in any document.
 
@@ -116,6 +124,9 @@ class Reranker:
         """
         if job.instruction is not None and not self.template.takes_instruction:
             raise RequestError("unknown_parameter.instruction", "instruction")
+        classes = self.preparer.classes
+        if classes is not None and classes.relevant is None:
+            raise RequestError("rerank_unavailable.classes", value=len(classes.names))
         with _placed(job.places):
             return self._request(job, request_id)
 
@@ -142,7 +153,7 @@ class Reranker:
             return None
         options = ScoreOptions(
             labels=self.labels,
-            apply_softmax=self.preset.no is not None,
+            apply_softmax=self.preset.no is not None and self.labels is not None,
             delimiter=self.settings.delimiter,
             delimiter_id=self.settings.delimiter_token_id,
         )
@@ -164,7 +175,10 @@ class Reranker:
         raw = np.full(len(job.documents), -np.inf)
         if result is not None:
             scored = job.scored
-            if self.labels is None:
+            if result.classes is not None:
+                raw[scored] = class_log_odds(result.logprobs, result.classes)
+                scores[scored] = result.ranking_probabilities
+            elif self.labels is None:
                 raw[scored] = result.mean_logprobs
                 scores[scored] = np.exp(result.mean_logprobs)
             else:
@@ -183,7 +197,7 @@ class Reranker:
     def _prompt(self, job: RerankJob) -> tuple[Prompt, Texts]:
         instruction = self.preset.instruction if job.instruction is None else job.instruction
         layout = self.template.with_instruction if instruction else self.template.without
-        prompt = Prompt.of(layout, scores_query=self.labels is None)
+        prompt = Prompt.of(layout, scores_query=self.reads_query)
         return prompt, {"query": job.query, "instruction": instruction}
 
     def _begin(self, tokens: list[int]) -> Tokens:

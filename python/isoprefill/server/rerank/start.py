@@ -17,14 +17,19 @@ def make_reranker(
     Raises:
         ValueError: what was set does not go with the model; says why.
     """
-    choice = choose_preset(settings.rerank, model)
+    choice = choose_preset(settings.rerank, model, has_classes=preparer.classes is not None)
     if choice.preset is None:
         logs.event("rerank_preset", preset="none", reason=choice.reason)
         return None
     try:
         reranker = Reranker.of(choice.preset, preparer, settings, model.chat_template)
     except ValueError as error:
-        if not choice.chosen or settings.rerank.yes is not None or settings.rerank.no is not None:
+        if (
+            preparer.classes is not None
+            or not choice.chosen
+            or settings.rerank.yes is not None
+            or settings.rerank.no is not None
+        ):
             raise
         reason = f"{choice.reason}, but {error}"
         reranker = Reranker.of(load_preset("query-likelihood"), preparer, settings)
