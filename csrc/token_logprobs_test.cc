@@ -216,9 +216,9 @@ void WrongProblemsAreRejected() {
   CHECK_THROWS(run(one),
                "token_ids of row 2 hold 10; they must be in a vocabulary of "
                "10");
-  one.tokens[5] = -1;
+  one.tokens[5] = -3;
   CHECK_THROWS(run(one),
-               "token_ids of row 2 hold -1; they must be in a vocabulary of "
+               "token_ids of row 2 hold -3; they must be in a vocabulary of "
                "10");
   one = right;
   one.rows[1] = 4;
