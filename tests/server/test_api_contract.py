@@ -23,6 +23,8 @@ from server_fixtures import KEY
 
 pytest_plugins = ["server_fixtures"]
 
+EXAMPLES = {"/v1/score": 40, "/v1/rerank": 40}
+
 
 def test_model_may_be_called_by_its_name_or_default(server):
     for name in ("tiny", "default"):
@@ -102,7 +104,7 @@ def test_answers_are_what_the_document_says(server, mode):
 
         @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
         @hypothesis.settings(
-            max_examples=40 if operation.method == "post" else 3,
+            max_examples=EXAMPLES.get(operation.path, 12 if operation.method == "post" else 3),
             derandomize=True,
             deadline=None,
             database=None,

@@ -46,6 +46,8 @@ def test_generative_scoring_answers_the_first_labels_probability(client, softmax
         **options,
     )
     assert tokens.json()["data"][0] == answer["data"][0]
+    mixed = {"query": [1], "items": ["b"], "label_token_ids": [1]}
+    assert code_of(client.post("/generative_scoring", **mixed)) == "mixed_input_types"
     assert code_of(client.post("/generative_scoring", query="a", items=["b"])) == (
         "invalid_label_token_ids_type"
     )

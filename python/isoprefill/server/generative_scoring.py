@@ -15,6 +15,7 @@ from isoprefill.server.responses import usage_of
 from isoprefill.server.routes_score import SCORE
 from isoprefill.server.scoring import Prepared, ScoringRoute
 from isoprefill.server.service import Service
+from isoprefill.server.validation import validate
 
 
 class GenerativeScoringRequest(Lenient):
@@ -46,7 +47,7 @@ class GenerativeScoringRequest(Lenient):
             "apply_softmax": self.apply_softmax,
             "item_first": self.item_first,
         }
-        return ScoreRequest.model_validate(fields)
+        return validate(ScoreRequest, fields)
 
 
 class GenerativeScoring:

@@ -17,9 +17,11 @@ _ITEMS = ("items", "documents", "texts", "text_2", "data_2")
 _REFERENCE = "#/components/schemas/{model}"
 
 
-def responses(success: Any, *errors: int) -> dict[int | str, dict[str, Any]]:
+def responses(
+    success: Any, *errors: int, error: Any = ErrorResponse
+) -> dict[int | str, dict[str, Any]]:
     """The answers of a route: the successful one and, in one shape, the errors."""
-    return {200: {"model": success}, **{status: {"model": ErrorResponse} for status in errors}}
+    return {200: {"model": success}, **{status: {"model": error} for status in errors}}
 
 
 def body_of(*models: type[BaseModel]) -> dict[str, Any]:

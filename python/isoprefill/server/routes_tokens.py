@@ -13,7 +13,7 @@ from isoprefill.server.api_models import Lenient, TokenId
 from isoprefill.server.errors import ApiError
 from isoprefill.server.openapi import body_of, responses
 from isoprefill.server.responses import json_response
-from isoprefill.server.scoring import read_json
+from isoprefill.server.scoring import ERRORS, read_json
 from isoprefill.server.service import Service
 from isoprefill.server.validation import Body, read_object, validate
 
@@ -54,7 +54,6 @@ BODIES: tuple[type[BaseModel], ...] = (TokenizeRequest, DetokenizeRequest)
 
 def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["tokens"])
-    errors = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503)
 
     async def answer(
         request: HttpRequest, kind: type[Body], work: Callable[[Body], dict[str, Any]]
@@ -97,7 +96,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.post(
         "/tokenize",
-        responses=responses(TokenizeResponse, *errors),
+        responses=responses(TokenizeResponse, *ERRORS),
         openapi_extra=body_of(TokenizeRequest),
         summary="Make tokens of a text",
     )
@@ -106,7 +105,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.post(
         "/detokenize",
-        responses=responses(DetokenizeResponse, *errors),
+        responses=responses(DetokenizeResponse, *ERRORS),
         openapi_extra=body_of(DetokenizeRequest),
         summary="Make a text of tokens",
     )

@@ -16,6 +16,7 @@ from isoprefill.request.result import ScoreResult
 from isoprefill.request.scores import score_result
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import limits
+from isoprefill.server.api_models import ErrorResponse
 from isoprefill.server.dispatch import request_timeout
 from isoprefill.server.errors import ApiError
 from isoprefill.server.limits import Extent
@@ -24,6 +25,7 @@ from isoprefill.server.responses import json_response
 from isoprefill.server.service import Service
 from isoprefill.server.validation import Body, read_object, validate
 
+ERRORS = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503)
 SCORE_BYTES = 20  # of a score as JSON
 
 
@@ -72,7 +74,7 @@ class ScoringRoute(Generic[Body]):
         bodies: what the body must hold, one of them.
         response: what the answer holds.
         choose: which kind of body an object is.
-        documented: whether it is in the OpenAPI document.
+        error: what an error holds.
     """
 
     name: str
@@ -82,7 +84,7 @@ class ScoringRoute(Generic[Body]):
     bodies: tuple[type[BaseModel], ...]
     response: Any
     choose: Choose
-    documented: bool = True
+    error: Any = ErrorResponse
 
 
 def router(service: Service, route: ScoringRoute[Body]) -> APIRouter:
@@ -95,10 +97,9 @@ def router(service: Service, route: ScoringRoute[Body]) -> APIRouter:
     routes.post(
         route.path,
         name=route.name,
-        responses=responses(route.response, 400, 401, 404, 408, 413, 415, 422, 429, 500, 503),
+        responses=responses(route.response, *ERRORS, error=route.error),
         openapi_extra=body_of(*route.bodies),
         summary=route.summary,
-        include_in_schema=route.documented,
     )(endpoint)
     return routes
 

@@ -231,6 +231,13 @@ class TeiResult(BaseModel):
     text: str | None = None
 
 
+class TeiError(BaseModel):
+    """An error, as Text Embeddings Inference words it."""
+
+    error: str
+    error_type: Literal["Validation", "Overloaded", "Backend", "Unhealthy"]
+
+
 class PairScore(BaseModel):
     """One pair."""
 

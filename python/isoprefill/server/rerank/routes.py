@@ -2,12 +2,14 @@
 
 from typing import Any
 
+from isoprefill.server.api_models import ErrorResponse
 from isoprefill.server.rerank.bodies import (
     PairScoreRequest,
     PairScoreResponse,
     RerankRequest,
     RerankResponse,
     SglangResult,
+    TeiError,
     TeiRequest,
     TeiResult,
     VoyageResponse,
@@ -31,6 +33,7 @@ def _route(path: str, choose: Choose, response: object) -> ScoringRoute[Any]:
         bodies=(RerankRequest, TeiRequest) if path == "/rerank" else (RerankRequest,),
         response=response,
         choose=choose,
+        error=ErrorResponse | TeiError if path == "/rerank" else ErrorResponse,
     )
 
 
