@@ -9,6 +9,7 @@ import small_models
 from isoprefill.models.source import load_tokenizer
 from isoprefill.request.preparer import Preparer
 from isoprefill.server.front_end import make_app
+from isoprefill.server.rerank.start import make_reranker
 from isoprefill.server.service import Service
 from isoprefill.server.settings import EngineSettings, RerankSettings, ServerSettings
 
@@ -20,7 +21,8 @@ def unconnected_service(model: str, rerank: RerankSettings | None = None, **engi
     )
     tokenizer = load_tokenizer(model)
     service = Service(settings, "tiny", tokenizer)
-    service.preparer = Preparer(tokenizer, small_models.VOCAB_SIZE, 512, 512)
+    service.preparer = Preparer(tokenizer, small_models.VOCAB_SIZE, 512, 512, 64)
+    service.reranker = make_reranker(settings, service.description, service.preparer)
     service.dispatcher.connect(object())  # nothing is sent
     return service
 

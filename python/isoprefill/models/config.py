@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from isoprefill.models.architectures import find_architecture
+from isoprefill.models.classes import Classes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class ModelConfig:
         qkv_bias: the query, key and value projections have a bias.
         output_bias: the attention's output projection has a bias.
         qk_norm: each query and key head is RMS-normalised before RoPE.
+        classes: of the classification head that the model has instead of a language-model head; None: it has none.
+        class_bias: the classification head has a bias.
 
     Raises:
         ValueError: a field is outside its limits; the message names it, its value and the limit.
@@ -49,6 +52,8 @@ class ModelConfig:
     qkv_bias: bool = False
     output_bias: bool = False
     qk_norm: bool = False
+    classes: Classes | None = None
+    class_bias: bool = False
 
     def __post_init__(self) -> None:
         find_architecture(self.architecture)
@@ -77,8 +82,13 @@ class ModelConfig:
 
     @property
     def own_head(self) -> bool:
-        """Whether the head has weights of its own."""
-        return not self.tied_head
+        """Whether there is a language-model head with weights of its own."""
+        return self.classes is None and not self.tied_head
+
+    @property
+    def class_head(self) -> bool:
+        """Whether there is a classification head."""
+        return self.classes is not None
 
 
 def check_sliding_window(window: int | None, max_positions: int) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from isoprefill.models import rope
 from isoprefill.models.architectures import Switch, find_architecture
+from isoprefill.models.classes import classes_from_huggingface
 from isoprefill.models.config import ModelConfig, check_sliding_window, required
 
 
@@ -67,6 +68,7 @@ def config_from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
         qkv_bias=is_on(architecture.qkv_bias),
         output_bias=is_on(architecture.output_bias),
         qk_norm=architecture.qk_norm,
+        classes=classes_from_huggingface(config),
     )
 
 

@@ -161,7 +161,10 @@ def token_logprobs(
     num_rows: Scalar,
     token_ids: Int32[Array, "M K"],
 ) -> Float[Array, "M K"]:
-    """Returns log P(token_ids[m, k]) over the full vocabulary at hidden[rows[m]]."""
+    """Returns log P(token_ids[m, k]) over the full vocabulary at hidden[rows[m]].
+
+    Two ids are no tokens: csrc/token_logprobs.h has `LARGEST_LOGPROB` and `LARGEST_TOKEN` of head.py.
+    """
     (out,) = _call(
         "token_logprobs",
         (jax.ShapeDtypeStruct(token_ids.shape, jnp.float32),),

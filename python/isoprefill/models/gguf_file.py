@@ -1,5 +1,6 @@
 """Loads a model from a GGUF file or several, in any quantisation that the `gguf` package can undo."""
 
+import dataclasses
 import functools
 import math
 import re
@@ -12,6 +13,7 @@ import numpy as np
 from isoprefill.models.architectures import ARCHITECTURES
 from isoprefill.models.assembly import ParamsDtype, assemble
 from isoprefill.models.checkpoint import Checkpoint, LazyTensor
+from isoprefill.models.classes import classes_from_gguf
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.config_gguf import config_from_gguf
 from isoprefill.models.finite import check_finite
@@ -24,6 +26,7 @@ from isoprefill.models.size_limits import check_sizes
 _NAMES = {field: parameter.gguf for field, parameter in PARAMETERS.items()}
 # The first is in the configuration (`frequency_divisors`); llama.cpp does not use the other either.
 _UNUSED = r"rope_freqs\.weight|blk\.\d+\.attn_rot_embd(\.weight)?"
+_CLASS_HEAD = PARAMETERS["class_head"].gguf
 _ROPE_DIVISORS = "rope_freqs.weight"
 _ROWS_JOINED = 16
 _GGUF_NAMES = {parameter.huggingface: parameter.gguf for parameter in PARAMETERS.values()}
@@ -51,22 +54,29 @@ def load_gguf(
     if _ROPE_DIVISORS in header.tensors:
         divisors = tuple(_dequantise(stored, header.tensors[_ROPE_DIVISORS]).tolist())
     check_sizes(header.metadata, f"{header.metadata.get('general.architecture')}.")
-    names = header.tensors.keys() | {
-        _stored_name(name) for name in (adapter.saved if adapter else ())
-    }
+    shapes = {name: info.shape for name, info in header.tensors.items()}
+    if len(shapes.get(_CLASS_HEAD, (0, 0))) < 2:  # the format leaves out outer axes of size 1
+        shapes[_CLASS_HEAD] = (1, *shapes[_CLASS_HEAD])
+    names = shapes.keys() | {_stored_name(name) for name in (adapter.saved if adapter else ())}
     config = config_from_gguf(header.metadata, names, divisors)
+    if _CLASS_HEAD in shapes:
+        config = dataclasses.replace(
+            config,
+            classes=classes_from_gguf(header.metadata, shapes[_CLASS_HEAD][0]),
+            class_bias=_NAMES["class_bias"] in shapes,
+        )
     interleaved = {}
     if ARCHITECTURES[config.architecture].gguf_interleaves_heads:
         interleaved = {"attn_q": config.num_query_heads, "attn_k": config.num_kv_heads}
 
     def read_stored(name: str) -> np.ndarray:
-        values = _dequantise(stored, header.tensors[name])
+        values = _dequantise(stored, header.tensors[name]).reshape(shapes[name])
         heads = interleaved.get(name.split(".")[-2])  # "blk.0.attn_q.weight"
         return values if heads is None else _undo_interleaving(values, heads)
 
     checkpoint: Checkpoint = {
-        name: LazyTensor(info.shape, functools.partial(read_stored, name))
-        for name, info in header.tensors.items()
+        name: LazyTensor(shape, functools.partial(read_stored, name))
+        for name, shape in shapes.items()
     }
     if adapter is not None:
         named = {_hub_name(name): tensor for name, tensor in checkpoint.items()}
@@ -76,8 +86,9 @@ def load_gguf(
     def read(name: str) -> np.ndarray:
         return check_finite(name, checkpoint[name].read(), dtype)
 
-    shapes = {name: tensor.shape for name, tensor in checkpoint.items()}
-    return config, assemble(config, _NAMES, _UNUSED, shapes, read, dtype)
+    sizes = {name: tensor.shape for name, tensor in checkpoint.items()}
+    unused = _UNUSED if config.classes is None else f"{_UNUSED}|{re.escape(_NAMES['head'])}"
+    return config, assemble(config, _NAMES, unused, sizes, read, dtype)
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:

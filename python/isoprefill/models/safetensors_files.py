@@ -58,8 +58,11 @@ def load_safetensors(
                 raise ValueError(f"tensor {name} must be floating point, got {values.dtype}")
             return check_finite(name, values, dtype)
 
+        if config.classes is not None:
+            has_bias = _NAMES["class_bias"] in shapes
+            config = dataclasses.replace(config, class_bias=has_bias)
         head, embedding = _NAMES["head"], _NAMES["embedding"]
-        if config.tied_head and {head, embedding} <= shapes.keys():
+        if config.classes is None and config.tied_head and {head, embedding} <= shapes.keys():
             # transformers 5 does not tie a head that is stored and is not the embedding.
             tied = np.array_equal(read(head), read(embedding))
             config = dataclasses.replace(config, tied_head=tied)
