@@ -12,6 +12,7 @@ from isoprefill.models.byte_level_bpe import byte_level_bpe
 from isoprefill.models.description import ModelDescription, describe_model
 from isoprefill.models.source import load_tokenizer
 from isoprefill.models.tokenizer import Tokenizer
+from isoprefill.models.word_rules import find_rule
 from isoprefill.request.preparer import Preparer
 from isoprefill.server.rerank.choice import choose_preset
 from isoprefill.server.rerank.job import RerankJob
@@ -65,7 +66,7 @@ def qwen_tokenizer() -> Tokenizer:
         "Y e",
         "Ye s",
     ]
-    backend = byte_level_bpe(tokens, merges, "qwen2")
+    backend = byte_level_bpe(tokens, merges, find_rule("qwen2", ())[0])
     backend.add_special_tokens(["<|im_start|>", "<|im_end|>", "<bos>"])
     backend.add_tokens([tokenizers.AddedToken(text) for text in ("<think>", "</think>")])
     return Tokenizer(backend, bos_id=backend.token_to_id("<bos>"), adds_bos=False)

@@ -14,7 +14,7 @@ Texts = Mapping[str, str]  # of a request: its query and its instruction
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Prompt:
-    """A layout cut before the document, between words or at a boundary, so that its tokens are those of the whole prompt.
+    """A layout cut before the document, between words or at a boundary: its tokens are those of the whole prompt.
 
     Attributes:
         head: pieces before the cut, the same for all documents of a request.
@@ -49,8 +49,8 @@ class Prompt:
 def cut_before(layout: Layout, index: int) -> tuple[Layout, Layout]:
     """Returns the pieces before a place, and those from it on with what may become one token with what is there.
 
-    White space is the following word's own. Without any, the end of the text in front can join what follows, as ":" does
-    "(", and line breaks join the symbol before them: then the cut is before the last word that a space begins.
+    White space is the following word's own. Without any, the end of the text in front can join what follows, as ":"
+    does "(", and line breaks join the symbol before them: then the cut is before the last word that a space begins.
     """
     before = list(layout[:index])
     joined: tuple[Piece, ...] = ()
