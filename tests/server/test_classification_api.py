@@ -17,7 +17,6 @@ from isoprefill.request.errors import RequestError
 from isoprefill.request.options import ScoreOptions
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import limits
-from isoprefill.server.rerank.start import make_reranker
 from isoprefill.server.settings import RerankSettings
 from unconnected_service import ask, unconnected_service
 
@@ -99,19 +98,9 @@ def test_what_needs_a_language_model_head_is_refused(server, body, param):
     assert response.json()["error"]["param"] == param
 
 
-def service_with(classes: Classes, model_directory: str, **settings):
-    service = unconnected_service(model_directory, **settings)
-    preparer = service.preparer
-    service.preparer = type(preparer)(
-        preparer.tokenizer, preparer.vocab_size, 512, 512, 64, classes
-    )
-    service.reranker = make_reranker(service.settings, service.description, service.preparer)
-    return service
-
-
 def test_rerank_by_more_than_two_classes_is_refused(model_directory):
     """None of them is known to be the relevant one."""
-    service = service_with(Classes(("a", "b", "c")), model_directory)
+    service = unconnected_service(model_directory, classes=Classes(("a", "b", "c")))
     response = ask(service, {"query": "a", "documents": ["b"]}, "/v1/rerank")
     assert code_of(response) == "rerank_unavailable"
     assert "3 classes" in response.json()["error"]["message"]
@@ -126,7 +115,7 @@ def test_a_prompt_that_was_set_is_used(model_directory, monkeypatch):
         raise asyncio.CancelledError
 
     rerank = RerankSettings(template="Q {{ query }} D {{ document }} end")
-    service = service_with(Classes(("a",)), model_directory, rerank=rerank)
+    service = unconnected_service(model_directory, rerank, Classes(("a",)))
     monkeypatch.setattr(service.dispatcher, "submit", submit)
     with pytest.raises(asyncio.CancelledError):
         ask(service, {"query": "x", "documents": ["y"]}, "/v1/rerank")
@@ -137,7 +126,7 @@ def test_a_prompt_that_was_set_is_used(model_directory, monkeypatch):
 
 def test_numbers_of_an_answer_are_limited(model_directory):
     """Vectors are many numbers: what a short body asks for must not fill the memory of two processes."""
-    service = service_with(Classes(("a", "b")), model_directory)
+    service = unconnected_service(model_directory, classes=Classes(("a", "b")))
     pooled = ScoreOptions(return_pooled_hidden_states=True)
     width = service.preparer.item_answer_size(pooled)
     assert width == 64 + 2

@@ -96,3 +96,16 @@ def test_the_model_has_the_names_that_it_is_given(engine, model):
     assert [one["id"] for one in listed] == ["org/one", "two"]
     assert client.get("/v1/models/org/one").json()["id"] == "org/one"
     assert client.get("/v1/models/tiny").status_code == 404
+
+
+def test_where_special_tokens_of_texts_are_ordinary_is_the_servers_setting(engine, model):
+    """By default in rerank only, whose texts strangers write."""
+    tokens = {}
+    for setting in ("rerank", "always", "never"):
+        client = Client(in_process_service(engine, model, untrusted_text=setting))
+        score = client.post("/v1/score", query="a<s>", items=["b"])
+        rerank = client.post("/v1/rerank", query="a", documents=["b<s>"])
+        tokens[setting] = [one.json()["usage"]["prompt_tokens"] for one in (score, rerank)]
+    special, ordinary = tokens["never"], tokens["always"]
+    assert [more - less for more, less in zip(ordinary, special, strict=True)] == [2, 2]
+    assert tokens["rerank"] == [special[0], ordinary[1]]

@@ -234,6 +234,11 @@ def test_auto_looks_at_the_models_files():
         == "qwen3-reranker"
     )
     assert chosen(RerankSettings(preset="chat"), names=("qwen3-reranker",))[0] == "chat"
+    assert (
+        choose_preset(RerankSettings(), ModelDescription(), has_classes=True).preset.name == "head"
+    )
+    named = ModelDescription(names=("qwen3-reranker-seq-cls",))
+    assert choose_preset(RerankSettings(), named, has_classes=True).preset.name == "qwen3-reranker"
     own = RerankSettings(template="{{ query }}{{ document }}", yes_id=7)
     choice = choose_preset(own, ModelDescription(rerank_template=template))
     assert (choice.preset.yes, choice.preset.no) == (7, " No")

@@ -74,6 +74,8 @@ def test_infinity(client, expected):
         logits(expected)
     )
     assert [one["document"] for one in raw["results"]] == [DOCUMENTS[index] for index in expected]
+    own = client.post("/infinity/rerank", query="abc", documents=DOCUMENTS, return_documents=True)
+    assert own.json()["results"][0]["document"] == raw["results"][0]["document"]
 
 
 def test_voyage(client, expected):

@@ -79,11 +79,10 @@ class Tokenizer:
                 return ""
             places = self.backend.encode_batch([text], add_special_tokens=False)[0].offsets
             first, last = (0, kept) if keep == "beginning" else (len(places) - kept, len(places))
-            # All tokens of one character have its place: where the cut would go through it, it is left out.
-            begin = max(places[first][0], places[first - 1][1]) if first else 0
-            end = min(places[last][0], places[last - 1][1]) if last < len(places) else len(text)
-            text = text[begin:end]
-            kept -= 1  # alone, a part of a word may be more tokens than it was
+            begin = places[first][0] if first else 0
+            text = text[begin : places[last - 1][1] if last < len(places) else len(text)]
+            # A character that the cut went through, or a part of a word alone, may be more tokens than were kept.
+            kept -= 1
         return text
 
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -16,6 +16,7 @@ from isoprefill.server.rerank.bodies import (
 )
 from isoprefill.server.rerank.shapes import (
     COHERE_2,
+    INFINITY,
     PAIRS,
     SGLANG,
     shape_of_root,
@@ -41,6 +42,7 @@ ROUTES: tuple[ScoringRoute[Any], ...] = (
     _route("/v1/rerank", shape_of_v1, RerankResponse | VoyageResponse),
     _route("/v2/rerank", lambda raw: COHERE_2, RerankResponse),
     _route("/rerank", shape_of_root, RerankResponse | VoyageResponse | list[TeiResult]),
+    _route("/infinity/rerank", lambda raw: INFINITY, RerankResponse),
     _route("/sglang/v1/rerank", lambda raw: SGLANG, list[SglangResult]),
     ScoringRoute(
         name="score pairs",
