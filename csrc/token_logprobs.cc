@@ -39,7 +39,7 @@ void Check(const TokenLogprobs<Element>& problem) {
   }
   for (int64_t i = 0; i < problem.num_rows * problem.tokens_per_row; ++i) {
     const int32_t token = problem.token_ids[i];
-    if (token >= 0 && token < vocab_size) continue;
+    if (token >= kLargestToken && token < vocab_size) continue;
     throw std::invalid_argument(
         "token_ids of row " + std::to_string(i / problem.tokens_per_row) +
         " hold " + std::to_string(token) +
@@ -53,6 +53,19 @@ struct Wanted {
   int64_t row;
   int64_t place;
 };
+
+// The largest logit so far, and its token.
+struct Largest {
+  float logit = -std::numeric_limits<float>::infinity();
+  int64_t token = 0;
+};
+
+void Update(const float* logits, int64_t count, int64_t first_token,
+            Largest* largest) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (logits[i] > largest->logit) *largest = {logits[i], first_token + i};
+  }
+}
 
 // Some of the rows: a chunk that is prepared and multiplied together.
 template <typename Element>
@@ -81,9 +94,11 @@ class Chunk {
     const int64_t tokens = problem.tokens_per_row;
     for (int64_t place = rows.begin * tokens; place < rows.end * tokens;
          ++place) {
-      wanted_.push_back(
-          {problem.token_ids[place], place / tokens - rows.begin, place});
+      const Wanted one = {problem.token_ids[place], place / tokens - rows.begin,
+                          place};
+      (one.token < 0 ? wanted_of_largest_ : wanted_).push_back(one);
     }
+    if (!wanted_of_largest_.empty()) largest_.resize(kParts * count_);
     std::sort(
         wanted_.begin(), wanted_.end(), [](const Wanted& a, const Wanted& b) {
           return a.token != b.token ? a.token < b.token : a.place < b.place;
@@ -98,6 +113,12 @@ class Chunk {
     }
     for (const Wanted& one : wanted_) {
       problem_.out[one.place] -= log_totals[one.row];
+    }
+    for (const Wanted& one : wanted_of_largest_) {
+      const Largest largest = LargestOf(one.row);
+      problem_.out[one.place] = one.token == kLargestToken
+                                    ? static_cast<float>(largest.token)
+                                    : largest.logit - log_totals[one.row];
     }
   }
 
@@ -149,6 +170,9 @@ class Chunk {
           }
           add_exponentials_(logits + r * stride, tokens,
                             &sums_[part * count_ + row + r]);
+          if (largest_.empty()) continue;
+          Update(logits + r * stride, tokens, token,
+                 &largest_[part * count_ + row + r]);
         }
         for (auto one = begin_wanted; one < end_wanted; ++one) {
           if (one->row < row || one->row >= row + rows) continue;
@@ -180,6 +204,15 @@ class Chunk {
     return largest + std::log(total);
   }
 
+  Largest LargestOf(int64_t row) const {
+    Largest largest;
+    for (int64_t part = 0; part < kParts; ++part) {
+      const Largest& one = largest_[part * count_ + row];
+      if (one.logit > largest.logit) largest = one;
+    }
+    return largest;
+  }
+
   const TokenLogprobs<Element>& problem_;
   const DecoderKernels<Element> kernels_;
   void (*const add_exponentials_)(const float*, int64_t, SumOfExponentials*);
@@ -188,6 +221,8 @@ class Chunk {
   RowStore<Element> store_;
   std::vector<SumOfExponentials> sums_;  // [kParts, rows]
   std::vector<Wanted> wanted_;           // by token
+  std::vector<Wanted> wanted_of_largest_;
+  std::vector<Largest> largest_;  // [kParts, rows] if one is wanted
 };
 
 }  // namespace

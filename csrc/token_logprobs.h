@@ -16,6 +16,12 @@
 
 namespace isoprefill {
 
+// Instead of a token of the vocabulary: the largest log-probability at the row,
+// and the token that has it (the first of several) as a number. Float32 holds
+// every token below 2^24.
+inline constexpr int32_t kLargestLogprob = -1;
+inline constexpr int32_t kLargestToken = -2;
+
 // M rows to read of T rows, V tokens of the vocabulary, N inner, K tokens to
 // score at each row. Element is float or Bfloat16.
 template <typename Element>
@@ -26,7 +32,7 @@ struct TokenLogprobs {
   const Element* hidden = nullptr;     // [T, N]
   PackedWeights<Element> weights;      // [V, N]: the head's
   const int32_t* rows = nullptr;       // [M]
-  const int32_t* token_ids = nullptr;  // [M, K]
+  const int32_t* token_ids = nullptr;  // [M, K]; may be the two above
   // A logit x becomes x * scale, and then soft_cap * tanh(x / soft_cap) unless
   // soft_cap is 0.
   float scale = 1;

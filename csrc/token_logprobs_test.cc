@@ -35,6 +35,7 @@ struct Case {
     }
     for (int64_t i = 0; i < sizes.rows * sizes.asked; ++i) {
       tokens.push_back(static_cast<int32_t>(normal.random()() % sizes.vocab));
+      if (i % 5 == 3) tokens.back() = i % 2 ? kLargestLogprob : kLargestToken;
     }
   }
 
@@ -72,8 +73,12 @@ struct Case {
       double total = 0;
       for (const double logit : logits) total += std::exp(logit - most);
       for (int64_t k = 0; k < sizes.asked; ++k) {
-        expected.push_back(logits[tokens[m * sizes.asked + k]] - most -
-                           std::log(total));
+        const int32_t token = tokens[m * sizes.asked + k];
+        const auto first = std::find(logits.begin(), logits.end(), most);
+        expected.push_back(token == kLargestToken ? first - logits.begin()
+                           : token == kLargestLogprob
+                               ? -std::log(total)
+                               : logits[token] - most - std::log(total));
       }
     }
     return expected;
@@ -226,9 +231,9 @@ void WrongProblemsAreRejected() {
   CHECK_THROWS(run(one),
                "token_ids of row 2 hold 10; they must be in a vocabulary of "
                "10");
-  one.tokens[5] = -1;
+  one.tokens[5] = -3;
   CHECK_THROWS(run(one),
-               "token_ids of row 2 hold -1; they must be in a vocabulary of "
+               "token_ids of row 2 hold -3; they must be in a vocabulary of "
                "10");
   one = right;
   one.rows[1] = 4;

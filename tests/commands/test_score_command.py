@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import isoprefill
-from small_models import byte_tokenizer, random_model, save_directory
+from small_models import byte_tokenizer, random_classifier, random_model, save_directory
 
 COMMAND = [sys.executable, "-m", "isoprefill", "score"]
 FRANCE = ["--query", "The capital of France is"]
@@ -166,7 +166,10 @@ BAD_INPUT = {
     ),
     "not UTF-8": ([*FRANCE, "--items-file", "latin.txt"], "latin.txt is not UTF-8 text: byte 1"),
     "long label": ([*FRANCE, *items(" a"), "--labels", "two words"], "must be a single token"),
-    "softmax alone": ([*FRANCE, *items(" a"), "--softmax"], "--softmax needs --labels"),
+    "softmax alone": (
+        [*FRANCE, *items(" a"), "--softmax"],
+        "--softmax needs --labels, or a classification model",
+    ),
     "temperature alone": (
         [*FRANCE, *items(" a"), "--temperature", "2"],
         "--temperature needs --softmax",
@@ -266,3 +269,26 @@ def test_importing_the_package_does_not_import_jax():
         isoprefill.missing  # noqa: B018
     assert "ScoringEngine" in dir(isoprefill)
     assert pathlib.Path(isoprefill.__file__).name == "__init__.py"
+
+
+def test_a_classification_model_prints_its_classes(tmp_path):
+    """Logits by name, or probabilities; ranked by the relevant class. Labels are refused in a line that says why."""
+    names = {0: "off topic", 1: "on topic"}
+    model = random_classifier("qwen3", num_labels=2, id2label=names)
+    save_directory(model, tmp_path)
+    flags = ["--model", str(tmp_path), *FRANCE, *items(*CITIES)]
+    report = json.loads(run(*flags, "--json").stdout)
+    assert report["classes"] == list(names.values())
+    logits = np.array([result["scores"] for result in report["results"]])
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    for result, expected in zip(report["results"], probabilities[:, 1], strict=True):
+        assert result["probability"] == pytest.approx(expected)
+        assert result["rank"] == 1 + (probabilities[:, 1] > expected).sum()
+    lines = run(*flags, "--softmax").stdout.splitlines()
+    assert lines[0].split("P(")[1:] == ["'off topic')  ", "'on topic')"]
+    best = probabilities[np.argmax(probabilities[:, 1])]
+    np.testing.assert_allclose([float(number) for number in lines[1].split()[-2:]], best, rtol=1e-2)
+    refused = run(*flags, "--labels", "a")
+    assert refused.returncode == 2
+    assert "--labels needs a language-model head" in refused.stderr
+    assert refused.stderr.count("\n") == 1

@@ -276,7 +276,7 @@ def test_joint_tokenisation_scores_what_a_whole_text_has(algorithm):
         ({"items": ["able", ""]}, "empty_item"),
         ({"items": ["able", "\x04"]}, "empty_item"),  # which the vocabulary cannot spell
         ({"items": []}, "empty_items"),
-        ({"query": ""}, "empty_query"),
+        ({"query": "\x04"}, "empty_query"),
         ({"query": "u", "items": ["nbelievable"]}, "empty_query"),
         ({"tokenization": "none"}, "invalid_tokenization"),
     ],

@@ -90,6 +90,17 @@ def test_norms_after_a_sum_and_scales_on_two_devices(tmp_path, family):
     np.testing.assert_allclose(scores[1], scores[0], atol=TOLERANCE)
 
 
+def test_a_mesh_reads_classes_as_one_device(tmp_path):
+    """Every device has the whole head: its logits must not be added up over the devices."""
+    random = small_models.random_classifier("qwen2", True, num_hidden_layers=1, num_labels=3)
+    loaded = ScoringEngine.from_pretrained(small_models.save_directory(random, tmp_path)).model
+    one = ScoringEngine(loaded).score(QUERY, ITEMS, return_pooled_hidden_states=True)
+    mesh = ScoringEngine(loaded, mesh=MeshShape(data=2, tensor=2), pack_tokens=len(QUERY) + 16)
+    many = mesh.score(QUERY, ITEMS, return_pooled_hidden_states=True)
+    np.testing.assert_allclose(many.scores, one.scores, atol=TOLERANCE)
+    np.testing.assert_allclose(many.pooled_hidden_states, one.pooled_hidden_states, atol=TOLERANCE)
+
+
 def test_weights_and_keys_are_shared_out_and_not_copied(model):
     """Each of eight devices has an eighth of the heads."""
     engine = ScoringEngine(model, mesh=MeshShape(tensor=8))

@@ -165,7 +165,7 @@ def test_tokenizer_may_be_larger_than_the_model(tmp_path):
     small = random_model("llama", vocab_size=200, bos_token_id=1, eos_token_id=1, pad_token_id=None)
     model = load_pretrained(save_directory(small, tmp_path))
     assert model.tokenizer.vocab_size == 257
-    preparer = Preparer(model.tokenizer, model.config.vocab_size, 512, 4096)
+    preparer = Preparer(model.tokenizer, model.config.vocab_size, 512, 4096, 64)
     preparer.request("Hello", ["you"])
     for query, items, labels in (
         ("Hello<s>", ["a"], None),

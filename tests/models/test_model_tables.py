@@ -46,10 +46,11 @@ def test_tensors_are_read_once(family, overrides, file_format):
 
 @pytest.mark.parametrize("variants", [VARIANTS, GGUF_VARIANTS], ids=["directory", "gguf"])
 def test_every_row_is_compared_with_transformers(variants):
-    """test_models runs these variants."""
+    """test_models runs these variants; tests/engine/test_class_scores the heads of classification models."""
     assert {family for family, _ in variants.values()} == set(ARCHITECTURES)
     configs = [
         config_from_huggingface(small_config(family, **overrides).to_dict())
         for family, overrides in variants.values()
     ]
-    assert set().union(*map(parameters_of, configs)) == set(PARAMETERS)
+    heads = {"class_head", "class_bias"}
+    assert set().union(*map(parameters_of, configs)) | heads == set(PARAMETERS)

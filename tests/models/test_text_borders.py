@@ -52,7 +52,7 @@ TOKENS = sentencepiece_metadata()["tokenizer.ggml.tokens"]
 @pytest.fixture(params=KINDS)
 def preparer(request) -> Preparer:
     tokenizer = KINDS[request.param]()
-    return Preparer(tokenizer, tokenizer.vocab_size, 512, 4096)
+    return Preparer(tokenizer, tokenizer.vocab_size, 512, 4096, 64)
 
 
 def pieces(tokens) -> list[str]:

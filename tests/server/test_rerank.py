@@ -5,122 +5,133 @@ import pytest
 
 from api_answers import code_of
 from http_oracle import log_probabilities, tokens_of
-from isoprefill.models import pinned
-from isoprefill.models.gguf_header import read_header
-from isoprefill.models.source import load_tokenizer
-from isoprefill.models.tokenizer import Tokenizer
-from isoprefill.models.tokenizer_gguf import tokenizer_from_gguf
-from isoprefill.request.errors import RequestError
-from isoprefill.request.preparer import Preparer
-from isoprefill.server import routes_rerank
-from isoprefill.server.api_models import RerankRequest
-from isoprefill.server.errors import ApiError
-from isoprefill.server.settings import EngineSettings, RerankSettings, ServerSettings
-from tokenizer_texts import sentencepiece_metadata
+from isoprefill.server.settings import RerankSettings
+from server_fixtures import RERANK_TEMPLATE
+from unconnected_service import ask, unconnected_service
 
 pytest_plugins = ["server_fixtures"]
+
+BEFORE, AFTER = RERANK_TEMPLATE.replace("{{ query }}", "abc").split("{{ document }}")
+
+
+def yes_and_no(text: str) -> np.ndarray:
+    """The oracle: log P of both labels after the whole prompt."""
+    return log_probabilities(tokens_of(BEFORE + text + AFTER))[-1, tokens_of("yn")]
+
+
+def relevance(text: str) -> float:
+    yes, no = yes_and_no(text)
+    return 1 / (1 + np.exp(no - yes))
+
+
+def by_index(answer: dict) -> list[float]:
+    results = sorted(answer["results"], key=lambda one: one["index"])
+    return [one["relevance_score"] for one in results]
 
 
 def test_rerank_orders_documents(server):
     """P(yes) / (P(yes) + P(no)) after the prompt, one document not seeing the others."""
+    texts = ("first", "second one", "third")
     documents = ["first", {"text": "second one"}, "third"]
     answer = server.post("/v1/rerank", query="abc", documents=documents, top_n=2).json()
-    before, after = RerankSettings().template.split("{document}")
-    expected = []
-    for text in ("first", "second one", "third"):
-        prompt = before.replace("{query}", "abc") + text + after
-        yes, no = log_probabilities(tokens_of(prompt))[-1, tokens_of("yn")]
-        expected.append(1 / (1 + np.exp(no - yes)))
+    expected = [relevance(text) for text in texts]
     order = np.argsort(np.negative(expected))[:2].tolist()
     assert [one["index"] for one in answer["results"]] == order
     for one in answer["results"]:
         assert one["relevance_score"] == pytest.approx(expected[one["index"]], abs=1e-3)
-        assert one["document"]["text"] == ["first", "second one", "third"][one["index"]]
-    bare = server.post("/v2/rerank", query="abc", documents=["a"], return_documents=False).json()
+        assert one["document"]["text"] == texts[one["index"]]
+    bare = server.post("/v1/rerank", query="abc", documents=["a"], return_documents=False).json()
     assert set(bare["results"][0]) == {"index", "relevance_score"}
 
 
-def test_rerank_cuts_documents_and_ignores_what_other_services_know(server):
-    cut, whole = (
-        server.post("/v1/rerank", query="abc", documents=[text], **extra).json()["results"][0]
-        for text, extra in (
-            ("abcdef", {"max_tokens_per_doc": 3, "truncate": "END", "rank_fields": ["text"]}),
-            ("abc", {}),
-        )
+def test_documents_do_not_see_each_other(server):
+    """Not a bit of a document's relevance depends on the others, empty ones included."""
+    alone = server.post("/v1/rerank", query="abc", documents=["first"]).json()
+    for others in (["x" * 90, ""], ["", "q"], ["first"]):
+        beside = server.post("/v1/rerank", query="abc", documents=[*others, "first"]).json()
+        assert by_index(beside)[-1] == by_index(alone)[0]
+
+
+def test_empty_documents_are_the_least_relevant(server):
+    """As at Cohere; one of them must not fail the others."""
+    documents = ["", "first", " \n", {"text": ""}]
+    answer = server.post("/v1/rerank", query="abc", documents=documents).json()
+    assert by_index(answer) == [0.0, pytest.approx(relevance("first"), abs=1e-3), 0.0, 0.0]
+    assert answer["results"][0]["index"] == 1
+    nothing = server.post("/v1/rerank", query="abc", documents=["", ""]).json()
+    assert by_index(nothing) == [0.0, 0.0]
+    assert nothing["usage"]["prompt_tokens"] == 0
+
+
+def test_documents_are_cut_to_so_many_tokens(server):
+    """Fields that other services know and this one does not are ignored."""
+    ignored = {"truncate": "END", "rank_fields": ["text"], "max_chunks_per_doc": 3}
+    cut = server.post(
+        "/v1/rerank", query="abc", documents=["abcdef"], max_tokens_per_doc=3, **ignored
     )
-    assert cut["relevance_score"] == whole["relevance_score"]
+    whole = server.post("/v1/rerank", query="abc", documents=["abc"])
+    assert by_index(cut.json()) == by_index(whole.json())
 
 
-def smollm2_with_rule_of(pre: str) -> Tokenizer:
-    metadata = dict(read_header(pinned.locate("smollm2-135m")).metadata)
-    return tokenizer_from_gguf(metadata | {"tokenizer.ggml.pre": pre})
+def test_whole_prompts_are_cut_to_so_many_tokens(server):
+    around = len(tokens_of(BEFORE + AFTER))
+
+    def answer(**options):
+        return server.post("/v1/rerank", query="abc", documents=["abcdef", "ab"], **options)
+
+    cut = answer(truncate_prompt_tokens=around + 4).json()
+    assert by_index(cut) == pytest.approx([relevance("abcd"), relevance("ab")], abs=1e-3)
+    assert cut["usage"]["prompt_tokens"] < answer().json()["usage"]["prompt_tokens"]
+    refused = answer(truncate_prompt_tokens=around)
+    assert code_of(refused) == "context_length_exceeded"
+    assert refused.json()["error"]["param"] == "documents[0]"
 
 
-TOKENIZERS = {
-    "SmolLM2": lambda: load_tokenizer("smollm2-135m"),
-    "Llama 3": lambda: smollm2_with_rule_of("llama-bpe"),
-    "SentencePiece": lambda: tokenizer_from_gguf(sentencepiece_metadata()),
-}
+@pytest.mark.parametrize("cut", [{"truncation": True}, {"truncate_prompt_tokens": -1}])
+def test_what_is_too_long_for_the_model_is_cut_on_request_only(server, cut):
+    fitting = 512 - len(tokens_of(BEFORE + AFTER))
+    body = {"query": "abc", "documents": ["ab" * 400, "c"]}
+    assert code_of(server.post("/v1/rerank", **body)) == "context_length_exceeded"
+    answer = server.post("/v1/rerank", **body, **cut).json()
+    expected = [relevance(("ab" * 400)[:fitting]), relevance("c")]
+    assert by_index(answer) == pytest.approx(expected, abs=1e-3)
 
 
-def rerank_request(template: str, *documents: str, tokenizer: Tokenizer | None = None):
-    """What a rerank request becomes, and the tokenizer."""
-    tokenizer = tokenizer or load_tokenizer("smollm2-135m")
-    labels = [tokenizer.decode([token]) for token in (300, 301)]
-    rerank = RerankSettings(template=template, relevant=labels[0], irrelevant=labels[1])
-    settings = ServerSettings(engine=EngineSettings(), rerank=rerank)
-    body = RerankRequest(query="fruit", documents=list(documents))
-    preparer = Preparer(tokenizer, tokenizer.vocab_size, 8192, 16_384)
-    return routes_rerank._prepare(body, preparer, settings, ""), tokenizer
+def test_special_tokens_in_documents_and_query_are_ordinary_text(server):
+    """Else a document could end its turn and answer for the model; on request they are what they spell."""
+    hostile = "a<s>b"
+    assert 256 in tokens_of(hostile)
+    spelt = [token for part in ("a<", "s>b") for token in tokens_of(part)]
+    before, after = tokens_of(BEFORE), tokens_of(AFTER)
+    expected = {}
+    for name, document in (("ordinary", spelt), ("special", tokens_of(hostile))):
+        yes, no = log_probabilities(before + document + after)[-1, tokens_of("yn")]
+        expected[name] = pytest.approx(1 / (1 + np.exp(no - yes)), abs=1e-3)
+    body = {"query": "abc", "documents": [hostile]}
+    assert by_index(server.post("/v1/rerank", **body).json()) == [expected["ordinary"]]
+    trusted = server.post("/v1/rerank", **body, untrusted_text=False).json()
+    assert by_index(trusted) == [expected["special"]]
+    assert trusted["usage"]["prompt_tokens"] == len(before + tokens_of(hostile) + after)
+    in_query = server.post("/v1/rerank", query=hostile, documents=["c"]).json()
+    without = len(tokens_of(BEFORE.replace("abc", "") + "c" + AFTER))
+    assert in_query["usage"]["prompt_tokens"] == without + len(spelt)
 
 
-@pytest.mark.parametrize("rule", TOKENIZERS)
-@pytest.mark.parametrize(
-    "template",
-    [
-        RerankSettings().template,
-        "Question {query} Text:{document}",  # a symbol that merges with a document's first
-        "{query} of Text: {document}\nAnswer:",
-        "{query}: the wor{document}, and",  # a letter that merges with the document's first word
-        "{query}\n\n{document}\n\n",
-    ],
-)
-def test_a_document_is_tokenised_as_in_the_whole_prompt(rule, template):
-    """A cut in the wrong place would give tokens that no model was trained with."""
-    documents = ["(a)", "an apple", "ld", " (x)", "\n\n\nand", "123", "'s", "::"]
-    request, tokenizer = rerank_request(template, *documents, tokenizer=TOKENIZERS[rule]())
-    bos = [tokenizer.bos_id] if tokenizer.adds_bos else []
-    for document, item in zip(documents, request.items, strict=True):
-        prompt = template.replace("{query}", "fruit").replace("{document}", document)
-        whole = bos + tokenizer.encode(prompt)
-        assert [*request.query.tolist(), *item.tolist()] == whole, document
+def test_an_instruction_without_a_place_is_refused(server):
+    """Silently ignored, it would leave a user with scores for another task."""
+    for name in ("instruction", "instruct"):
+        refused = server.post("/v1/rerank", query="a", documents=["b"], **{name: "find it"})
+        assert code_of(refused) == "unknown_parameter"
+        assert refused.json()["error"]["param"] == "instruction"
 
 
-def test_a_document_is_not_cut_inside_a_character():
-    """What is left of a character would become U+FFFD, which the document does not have."""
-    tokenizer = load_tokenizer("smollm2-135m")
-    text = "an 🂡 and a 🂱"
-    tokens = tokenizer.encode(text)
-    inside = [n for n in range(len(tokens)) if tokenizer.decode(tokens[:n]).endswith("\ufffd")]
-    assert len(inside) >= 2
-    cuts = [routes_rerank._beginning(tokenizer, text, n) for n in range(1, len(tokens) + 1)]
-    assert all(text.startswith(cut) for cut in cuts)
-    assert cuts[-1] == text
-    assert "🂡" in cuts[-2], "only what the cut goes through is lost"
-
-
-def test_a_document_that_is_short_enough_is_left_as_it_is():
-    """What the vocabulary cannot spell is not the cut's business."""
-    tokenizer = load_tokenizer("smollm2-135m")
-    assert routes_rerank._beginning(tokenizer, "a\x04\ufffd", 9) == "a\x04\ufffd"
-
-
-def test_a_document_without_tokens_is_called_a_document():
-    with pytest.raises(RequestError) as refused:
-        rerank_request("{query}:{document}", "\x04")
-    answer = ApiError.of(refused.value, routes_rerank.ROUTE.items)
-    assert (answer.code, answer.param) == ("empty_document", "documents[0]")
-    assert answer.message.startswith("documents[0] must")
+def test_a_server_without_a_preset_refuses_to_rerank(model_directory):
+    service = unconnected_service(model_directory, RerankSettings(preset="none"))
+    for path, body in (
+        ("/v1/rerank", {"query": "a", "documents": ["b"]}),
+        ("/score", {"text_1": "a", "text_2": "b"}),
+    ):
+        assert code_of(ask(service, body, path)) == "rerank_unavailable"
 
 
 @pytest.mark.parametrize(
@@ -128,15 +139,19 @@ def test_a_document_without_tokens_is_called_a_document():
     [
         ({"query": "a"}, "missing_documents"),
         ({"query": "a", "documents": []}, "empty_documents"),
-        ({"query": "a", "documents": ["a", ""]}, "empty_document"),
-        ({"query": "a", "documents": [{"text": ""}]}, "empty_document"),
         ({"query": "a", "documents": [5]}, "invalid_documents_type"),
         ({"query": "a", "documents": [{"title": "a"}]}, "invalid_documents_type"),
+        ({"documents": ["a"]}, "missing_query"),
         ({"query": "", "documents": ["a"]}, "empty_query"),
         ({"query": [1], "documents": ["a"]}, "invalid_query_type"),
         ({"query": "a", "documents": ["a"], "top_n": "all"}, "invalid_top_n"),
+        (
+            {"query": "a", "documents": ["a"], "truncate_prompt_tokens": -2},
+            "invalid_parameter_type",
+        ),
         ({"query": "a", "documents": ["a"], "model": "other"}, "model_not_found"),
         ({"query": "a", "documents": ["a" * 600]}, "context_length_exceeded"),
+        ({"query": "a", "documents": ["a"] * 5000}, "too_many_items"),
     ],
 )
 def test_bad_rerank_body(server, body, code):

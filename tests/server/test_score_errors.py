@@ -30,12 +30,11 @@ GOOD = {"query": "abc", "items": ["x"]}
 
 # name: what is added to a good body (... takes a field away), the code, and the field that is named
 BAD_BODIES = {
-    "no query": ({"query": ...}, "missing_query", "query"),
-    "null query": ({"query": None}, "missing_query", "query"),
     "no items": ({"items": ...}, "missing_items", "items"),
     "softmax without labels": ({"apply_softmax": True}, "missing_label_token_ids", "label_token_ids"),
-    "empty query": ({"query": ""}, "empty_query", "query"),
-    "no tokens in the query": ({"query": [], "items": [[1]]}, "empty_query", "query"),
+    "empty query last": ({"query": "", "item_first": True}, "empty_query", "query"),
+    "no tokens in a query last": ({"query": [], "items": [[1]], "item_first": True}, "empty_query", "query"),
+    "log-probabilities of no labels": ({"return_token_logprobs": True}, "missing_label_token_ids", "label_token_ids"),
     "empty list": ({"items": []}, "empty_items", "items"),
     "empty item": ({"items": ["a", "b", ""]}, "empty_item", "items[2]"),
     "empty single item": ({"items": ""}, "empty_item", "items[0]"),

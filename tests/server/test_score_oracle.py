@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from api_answers import code_of, likelihoods
-from http_oracle import VOCAB, oracle_labels, oracle_likelihood, tokens_of
+from http_oracle import VOCAB, log_probabilities, oracle_labels, oracle_likelihood, tokens_of
 from isoprefill.request.softmax import softmax
 
 pytest_plugins = ["server_fixtures"]
@@ -217,17 +217,46 @@ def test_logarithms_come_on_request(server):
         items=["x", "yz"],
         label_token_ids=[1, 2],
         apply_softmax=True,
+        temperature=2.0,
         return_logprob=True,
         return_token_logprobs=True,
+        return_item_logprobs=True,
     )
     expected = [oracle_labels("abc", item, [1, 2]) for item in ("x", "yz")]
     np.testing.assert_allclose(answer["logprobs"], expected, atol=1e-3)
+    assert answer["token_logprobs"] == answer["logprobs"]
     plain = server.score(query="abc", items=["x", "yz"], return_logprob=True)
     assert plain["logprobs"] == likelihoods(plain)
-    assert [len(one) for one in answer["token_logprobs"]] == [1, 2]
-    assert sum(answer["token_logprobs"][1]) == pytest.approx(
+    assert [len(one) for one in answer["item_logprobs"]] == [1, 2]
+    assert sum(answer["item_logprobs"][1]) == pytest.approx(
         oracle_likelihood("abc", "yz"), abs=1e-3
     )
+
+
+def test_token_logprobs_follow_each_items_own_labels(server):
+    """In their order, as SGLang has them: a client reads them by the labels' places."""
+    labels = [[7, 3, 5], [2]]
+    answer = server.score(
+        query="abc",
+        items=["x", "yz"],
+        label_token_ids=labels,
+        temperature=1.0,
+        return_token_logprobs=True,
+    )
+    for row, item, own in zip(answer["token_logprobs"], ("x", "yz"), labels, strict=True):
+        np.testing.assert_allclose(row, oracle_labels("abc", item, own), atol=1e-3)
+
+
+def test_an_empty_query_is_bos_alone(server):
+    """Something must predict an item's first token, and nothing else is in front of it."""
+    bos, item = tokens_of("<s>"), tokens_of("xyz")
+    after = log_probabilities(bos + item)
+    expected = sum(after[place, token] for place, token in enumerate(item))
+    for query in ({}, {"query": ""}, {"query": None}, {"query": "", "tokenization": "joint"}):
+        answer = server.score(**query, items=["xyz"])
+        assert likelihoods(answer) == pytest.approx([expected], abs=1e-3)
+    for query in ({}, {"query": []}, {"query": ""}):
+        assert likelihoods(server.score(**query, items=[item])) == likelihoods(answer)
 
 
 def test_top_n_ranks(server):

@@ -8,8 +8,6 @@ import numpy as np
 from api_answers import code_of
 from http_oracle import oracle_labels
 from isoprefill.request.errors import RequestError
-from isoprefill.request.labels import LabelSets
-from isoprefill.server.settings import RerankSettings
 from server_fixtures import KEY
 from unconnected_service import ask, unconnected_service
 
@@ -41,8 +39,10 @@ def test_limits_and_modes_of_a_strict_server(strict_server):
     good = {"query": "a" * 50, "items": ["b" * 50], "label_token_ids": [1, 2, 3]}
     for first in (False, True):
         assert strict_post(strict_server, good | {"item_first": first}).status_code == 200
-    rerank = strict_post(strict_server, {"query": "a", "documents": ["b"]}, "/v1/rerank")
-    assert code_of(rerank) == "rerank_unavailable"  # " Yes" is four tokens of this model
+    # Reranked by the query's likelihood, which is repeated after every document.
+    assert strict_post(strict_server, {"query": "a", "documents": ["b"]}, "/v1/rerank").is_success
+    rerank = strict_post(strict_server, {"query": "a" * 20, "documents": ["b"] * 5}, "/v1/rerank")
+    assert code_of(rerank) == "too_many_tokens"
 
 
 def test_delimiters_leave_scores_as_they_are(strict_server):
@@ -86,15 +86,17 @@ def test_much_text_is_not_tokenised_on_the_event_loop(model_directory):
     threads = []
 
     class Recorder:
-        def labels(self, texts):
-            return LabelSets.shared([ord(text) for text in texts])
+        labels = classes = None
+
+        def num_characters(self, job):
+            return 20 * len(job.documents)
 
         def request(self, *args, **kwargs):
             threads.append(threading.current_thread())
             raise RequestError("empty_query", "query")
 
-    service = unconnected_service(model_directory, RerankSettings(relevant="y", irrelevant="n"))
-    service.preparer = Recorder()
+    service = unconnected_service(model_directory)
+    service.preparer = service.reranker = Recorder()
     joint = {"query": "a" * 1000, "items": ["b"] * 100, "tokenization": "joint"}
     many = {"query": "a", "documents": ["b"] * 4000}
     long = {"query": "a", "items": ["b" * 100_000]}

@@ -49,8 +49,9 @@ BAD_FLAGS = {
     "warm-up of one token": (["--warmup-tokens=1"], "warmup-tokens must be at least 2"),
     "warm-up of words": (["--warmup-tokens=64,many"], "warmup-tokens must be integers"),
     "port": (["--port=70000"], "port must be between"),
-    "template": (["--rerank-template={document}"], "{query} exactly once"),
-    "template the wrong way": (["--rerank-template={document} {query}"], "{query} before"),
+    "template and preset": (["--rerank-template=a", "--rerank-preset=chat"], "not both"),
+    "label and its id": (["--rerank-yes=a", "--rerank-yes-id=1"], "rerank-yes or rerank-yes-id"),
+    "labels of nothing": (["--rerank-no=a", "--rerank-preset=query-likelihood"], "no meaning"),
     "same labels": (["--rerank-yes=a", "--rerank-no=a"], "must differ"),
     "key file": (["--api-key-file=/nonexistent"], "cannot read the API key"),
     "empty key": (["--api-key-file=/dev/null"], "the API key is empty: /dev/null contains only white space"),
@@ -154,7 +155,29 @@ def test_settings_that_do_not_go_with_the_model_stop_the_start(model_directory):
             ValueError,
             "less than the model's vocabulary of 300, got 300",
         ),
-        ({"rerank": RerankSettings(relevant="yes", irrelevant="n")}, StartError, "'yes'"),
+        (
+            {"rerank": RerankSettings(template="{{ document }}{{ query }}", yes_text="no one")},
+            ValueError,
+            "'no one'",
+        ),
+        (
+            {"rerank": RerankSettings(template="{{ document }}")},
+            ValueError,
+            "{{ query }} exactly once",
+        ),
+        (
+            {"rerank": RerankSettings(template="{{ query|upper }}{{ document }}")},
+            ValueError,
+            "by a filter",
+        ),
+        ({"rerank": RerankSettings(template="{{ query")}, ValueError, "cannot be rendered"),
+        ({"rerank": RerankSettings(preset="chat")}, ValueError, "no chat template"),
+        (
+            {"rerank": RerankSettings(preset="bge-gemma", yes_id=300)},
+            ValueError,
+            "vocabulary of 300, got 300",
+        ),
+        ({"rerank": RerankSettings(yes_id=3)}, ValueError, "reads no labels"),
     ]
     for change, kind, reason in unusable:
         with pytest.raises(kind, match=reason):

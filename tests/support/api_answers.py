@@ -9,8 +9,12 @@ from isoprefill.server.errors import CODES
 
 def code_of(response: httpx.Response) -> str:
     """The code of an error in OpenAI's shape."""
-    assert set(response.json()) == {"error"}, response.text
-    error = response.json()["error"]
+    answer = response.json()
+    assert set(answer) - {"message", "detail"} == {"error"}, (
+        response.text
+    )  # the others are for clients of rerank
+    error = answer["error"]
+    assert {answer.get("message"), answer.get("detail")} <= {None, error["message"]}
     assert set(error) == {"message", "type", "param", "code"}
     assert CODES[error["code"]] == (response.status_code, error["type"])
     assert error["message"]

@@ -27,6 +27,7 @@ class FaultyEngine:
 
     vocab_size = 300
     max_positions = pack_tokens = 512
+    hidden_size, classes = 64, None
     device = "none"
     compilations = 0
 

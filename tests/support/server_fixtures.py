@@ -10,6 +10,7 @@ import pytest
 import small_models
 from running_server import RunningServer, running_server
 
+RERANK_TEMPLATE = "Is this about {{ query }}?\nText: {{ document }}\nAnswer:"
 KEY = "a-key-of-our-own"
 
 
@@ -25,6 +26,7 @@ def flags(request: pytest.FixtureRequest, model_directory: str) -> list[str]:
     return [
         f"--model={model_directory}",
         "--warmup-tokens=",
+        f"--rerank-template={RERANK_TEMPLATE}",
         "--rerank-yes=y",
         "--rerank-no=n",
         *own,

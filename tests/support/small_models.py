@@ -229,13 +229,34 @@ def random_model(family: str, **overrides: Any) -> torch.nn.Module:
     """Makes a random model of `small_config`, float32."""
     config = small_config(family, **overrides)
     config._attn_implementation = "eager"
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    return _randomised(transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+
+
+def random_classifier(family: str, bias: bool = False, **overrides: Any) -> torch.nn.Module:
+    """Makes a random `…ForSequenceClassification` of `small_config`, float32.
+
+    Args:
+        family: one of FAMILIES.
+        bias: give the head one, which transformers' own heads do not have.
+        **overrides: arguments of the configuration, `num_labels`, `id2label` and `problem_type` among them.
+    """
+    config = small_config(family, **overrides)
+    config._attn_implementation = "eager"
+    kind = transformers.AutoModelForSequenceClassification
+    model = kind.from_config(config, dtype=torch.float32)
+    if bias:
+        model.score = torch.nn.Linear(config.hidden_size, config.num_labels)
+    return _randomised(model)
+
+
+def _randomised(model: torch.nn.Module) -> torch.nn.Module:
+    """Returns the model with every parameter random: norms about 1, all else about 0."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(1.0 + 0.2 * noise if "norm" in name else 0.12 * noise)
-    return model
+    return model.eval()
 
 
 def save_directory(
@@ -398,6 +419,9 @@ def _gguf_tensors(model: torch.nn.Module, arch: str) -> dict[str, np.ndarray]:
             values = _interleave(values, config.num_attention_heads)
         if arch in INTERLEAVED and ".k_proj." in name:
             values = _interleave(values, config.num_key_value_heads)
+        if name.startswith("score."):
+            tensors[name.replace("score", "cls.output")] = values
+            continue
         tensors[names.get_name(name, try_suffixes=(".weight", ".bias")) or name] = values
     rope = config.rope_parameters
     for length in ("short", "long") if rope.get("rope_type") == "longrope" else ():

@@ -6,21 +6,29 @@ from typing import Any
 import httpx
 
 import small_models
+from isoprefill.models.classes import Classes
 from isoprefill.models.source import load_tokenizer
 from isoprefill.request.preparer import Preparer
 from isoprefill.server.front_end import make_app
+from isoprefill.server.rerank.start import make_reranker
 from isoprefill.server.service import Service
 from isoprefill.server.settings import EngineSettings, RerankSettings, ServerSettings
 
 
-def unconnected_service(model: str, rerank: RerankSettings | None = None, **engine: Any) -> Service:
+def unconnected_service(
+    model: str,
+    rerank: RerankSettings | None = None,
+    classes: Classes | None = None,
+    **engine: Any,
+) -> Service:
     """A service whose requests get as far as the scheduler, which is not there."""
     settings = ServerSettings(
         engine=EngineSettings(model=model, **engine), rerank=rerank or RerankSettings()
     )
     tokenizer = load_tokenizer(model)
     service = Service(settings, "tiny", tokenizer)
-    service.preparer = Preparer(tokenizer, small_models.VOCAB_SIZE, 512, 512)
+    service.preparer = Preparer(tokenizer, small_models.VOCAB_SIZE, 512, 512, 64, classes)
+    service.reranker = make_reranker(settings, service.description, service.preparer)
     service.dispatcher.connect(object())  # nothing is sent
     return service
 

@@ -20,6 +20,7 @@ class IdleEngine:
 
     vocab_size = 1 << 20
     max_positions = pack_tokens = 1 << 20
+    hidden_size, classes = 64, None
     device = "none"
     compilations = 0
 

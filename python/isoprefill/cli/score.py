@@ -1,7 +1,9 @@
 """Scores items against a query and prints them ranked.
 
 Without --labels an item's score is log P(item | query). With labels it is the probability of each label after
-query + item, and items are ranked by the first label.
+query + item, and items are ranked by the first label. A classification model takes no labels: scores are the logits
+of its classes, or with --softmax their probabilities, and items are ranked by the class that says that they are
+relevant.
 """
 
 import json
@@ -32,7 +34,9 @@ _ITEMS_FILE = flags.DEFINE_string(
 _LABELS = flags.DEFINE_multi_string(
     "labels", [], "Score P(label | query, item) for this label, one token of text; repeat for more."
 )
-_SOFTMAX = flags.DEFINE_bool("softmax", False, "With --labels: normalise over the labels.")
+_SOFTMAX = flags.DEFINE_bool(
+    "softmax", False, "Normalise over the labels, or over a classification model's classes."
+)
 _TEMPERATURE = flags.DEFINE_float(
     "temperature", None, "With --softmax: divide the log-probabilities by this first."
 )
@@ -78,8 +82,6 @@ def main(arguments: list[str]) -> int:
 
 def _score() -> dict[str, Any]:
     settings, query, items = _ENGINE(), _query(), _items()
-    if _SOFTMAX.value and not _LABELS.value:
-        raise ValueError("--softmax needs --labels")
     if _TEMPERATURE.value is not None and not _SOFTMAX.value:
         raise ValueError("--temperature needs --softmax")
     if _DELIMITER_ID.value is not None and _DELIMITER.value == "none":
@@ -90,6 +92,14 @@ def _score() -> dict[str, Any]:
     from isoprefill.server.device import load_engine
 
     engine = load_engine(settings)
+    classes = engine.model.config.classes
+    if _SOFTMAX.value and not _LABELS.value and classes is None:
+        raise ValueError("--softmax needs --labels, or a classification model")
+    if _LABELS.value and classes is not None:
+        raise ValueError(
+            "--labels needs a language-model head, which this classification model has not: leave it out, and the "
+            "scores are those of the model's classes"
+        )
     options: dict[str, Any] = {
         "apply_softmax": _SOFTMAX.value,
         "temperature": _TEMPERATURE.value,
@@ -110,22 +120,24 @@ def _score() -> dict[str, Any]:
             **options,
         )
     by_label = result.scores.ndim == 2
-    ranking = result.scores[:, 0] if by_label else result.scores
     ranks = np.empty(len(items), int)
     ranks[result.best_first()] = np.arange(1, len(items) + 1)
-    probabilities = ranking if by_label else np.exp(ranking)
     results = [
         {
             "index": index,
             "item": item,
             "scores" if by_label else "score": result.scores[index].tolist(),
-            "probability": float(probabilities[index]),
+            "probability": float(probability),
             "rank": int(ranks[index]),
         }
-        for index, item in enumerate(items)
+        for index, (item, probability) in enumerate(
+            zip(items, result.ranking_probabilities, strict=True)
+        )
     ]
+    columns: dict[str, Any] = {} if classes is None else {"classes": list(classes.names)}
     return {
         "model": result.model,
+        **columns,
         "algorithm": result.algorithm,
         "isolation": result.isolation,
         "results": results,
@@ -170,8 +182,9 @@ def _print_table(report: dict[str, Any]) -> None:
     table.add_column("rank", justify="right")
     table.add_column("item")
     if "scores" in results[0]:
-        for label in _LABELS.value:
-            table.add_column(Text(f"P({label!r})"), justify="right")
+        for name in report.get("classes", _LABELS.value):
+            logit = "classes" in report and not _SOFTMAX.value
+            table.add_column(Text(_one_line(name) if logit else f"P({name!r})"), justify="right")
     else:
         table.add_column("score", justify="right")
         table.add_column("probability", justify="right")

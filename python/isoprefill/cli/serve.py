@@ -7,6 +7,7 @@ from absl import flags
 
 from isoprefill.cli.inputs import read_api_key
 from isoprefill.cli.setting_flags import define_flags
+from isoprefill.cli.setting_sources import as_toml, flags_of, read_sources
 from isoprefill.server.settings import ServerSettings
 
 _SETTINGS = define_flags(ServerSettings)
@@ -15,13 +16,29 @@ _API_KEY_FILE = flags.DEFINE_string(
     None,
     "File with the API key. Default: the environment variable ISOPREFILL_API_KEY, or no key if it is not set.",
 )
+_CONFIG = flags.DEFINE_string(
+    "config",
+    None,
+    "TOML file with values of flags that the command line and the environment leave out.",
+)
+_PRINT_CONFIG = flags.DEFINE_bool(
+    "print-config",
+    False,
+    "Print the value of every flag as such a file, and where it came from; serve nothing.",
+)
+_NOT_SETTINGS = ("config", "print-config")
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns the exit status. Raises an error if the settings cannot be served."""
     if arguments:
         raise ValueError(f"unexpected argument {arguments[0]!r}")
+    known = [flag for flag in flags_of(__name__) if flag.name not in _NOT_SETTINGS]
+    sources = read_sources(known, _CONFIG.value or os.environ.get("ISOPREFILL_CONFIG"), os.environ)
     settings = _SETTINGS(api_key=_api_key())
+    if _PRINT_CONFIG.value:
+        print(as_toml(known, sources), end="")
+        return 0
 
     from isoprefill.server.launch import serve
     from isoprefill.server.supervisor import StartError

@@ -81,7 +81,12 @@ class ScoringEngine:
             min(CHUNK_TOKENS, fitting) if chunk_tokens is None else chunk_tokens,
         )
         self._preparer = Preparer(
-            model.tokenizer, model.config.vocab_size, model.config.max_positions, self.pack_tokens
+            model.tokenizer,
+            model.config.vocab_size,
+            model.config.max_positions,
+            self.pack_tokens,
+            model.config.hidden_size,
+            model.config.classes,
         )
 
     @classmethod
@@ -162,6 +167,7 @@ class ScoringEngine:
         delimiter_id: int | None = None,
         tokenization: Tokenization = "separate",
         return_token_logprobs: bool = False,
+        return_pooled_hidden_states: bool = False,
         options: ScoreOptions | None = None,
     ) -> ScoreResult:
         """Scores every item against the query.
@@ -173,9 +179,10 @@ class ScoringEngine:
             query: text or token ids.
             items: text or token ids each.
             label_token_ids: score P(label | query, item) for these labels; without, log P(item | query). One list
-                for all items, one list for each, or `LabelSets`, in which a label may be several token ids.
-            apply_softmax, item_first, temperature, delimiter, delimiter_id, tokenization, return_token_logprobs:
-                see `ScoreOptions`.
+                for all items, one list for each, or `LabelSets`, in which a label may be several token ids. A
+                classification model takes none, and gives the logits of its classes.
+            apply_softmax, item_first, temperature, delimiter, delimiter_id, tokenization, return_token_logprobs,
+                return_pooled_hidden_states: see `ScoreOptions`.
             isolation: "isolated"; "causal" lets items see the items before them, which changes their scores. All of
                 them must then fit into one pack.
             algorithm: "packed" computes the query and as many items as fit in one prefill. "packed_extend" computes
@@ -199,6 +206,7 @@ class ScoringEngine:
             delimiter_id=delimiter_id,
             tokenization=tokenization,
             return_token_logprobs=return_token_logprobs,
+            return_pooled_hidden_states=return_pooled_hidden_states,
         )
         return self._score(query, items, made, algorithm, on_progress)
 

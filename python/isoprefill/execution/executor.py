@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from absl import logging
+from jaxtyping import Array, Float
 
 from isoprefill.attention.layout import PackedLayout, RequestShape
 from isoprefill.attention.padding import bucket_size
 from isoprefill.execution.algorithms import PLANS, Choice, choose_algorithm
+from isoprefill.execution.item_readout import ItemReadout
 from isoprefill.execution.model_runner import ModelRunner
 from isoprefill.execution.packing import ItemGroup, Pack, Tokens, item_groups
 from isoprefill.execution.prefix_cache import CachedPrefix, PrefixCache
@@ -57,7 +59,8 @@ class Executor:
         """
         check_choice("algorithm", algorithm, AlgorithmChoice, invalid_choice)
         choices = [self._choose(request, algorithm) for request in requests]
-        collectors = [LogprobCollector(request) for request in requests]
+        classes = self.runner.config.classes
+        collectors = [LogprobCollector(request, classes) for request in requests]
         done, total = 0, sum(len(request.items) for request in requests)
         if on_progress is not None:
             on_progress(done, total)
@@ -148,11 +151,37 @@ class Executor:
             rows = bucket_size(max(of_pack.size for of_pack in tokens))
             columns = None if prefix is None else prefix.num_columns + rows
             layouts = [_layout(pack, rows, columns) for pack in side_by_side]
-            readouts = [Readout.of(*one) for one in zip(side_by_side, layouts, strict=True)]
             hidden = self.runner.hidden_states(tokens, layouts, prefix)
+            self._read(hidden, side_by_side, layouts, collectors)
+            yield from (sum(len(group.items) for group in pack) for pack in side_by_side)
+
+    def _read(
+        self,
+        hidden: Float[Array, "D T E"],
+        packs: Sequence[Pack],
+        layouts: Sequence[PackedLayout],
+        collectors: Sequence[LogprobCollector],
+    ) -> None:
+        """Reads packs side by side, and hands what was read to the collectors."""
+        if self.runner.config.classes is not None:
+            items = [ItemReadout.of(*one) for one in zip(packs, layouts, strict=True)]
+            logits = self.runner.class_logits(hidden, [one.rows for one in items])
+            takers = [collector.add_class_logits for collector in collectors]
+            for of_pack, values in zip(items, logits, strict=True):
+                of_pack.scatter(values, takers)
+        else:
+            readouts = [Readout.of(*one) for one in zip(packs, layouts, strict=True)]
             for readout, logprobs in zip(readouts, self.runner.read(hidden, readouts), strict=True):
                 readout.scatter(logprobs, collectors)
-                yield sum(len(group.items) for group in readout.pack)
+        pooled = [
+            ItemReadout.of(*one, lambda group: group.request.options.return_pooled_hidden_states)
+            for one in zip(packs, layouts, strict=True)
+        ]
+        if any(one.groups for one in pooled):
+            states = self.runner.states(hidden, [one.rows for one in pooled])
+            stores = [collector.add_states for collector in collectors]
+            for of_pack, values in zip(pooled, states, strict=True):
+                of_pack.scatter(values, stores)
 
 
 def _layout(pack: Pack, rows: int, columns: int | None) -> PackedLayout:

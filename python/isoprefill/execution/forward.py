@@ -1,8 +1,8 @@
 """What one data shard computes, before anything is compiled: the functions that every algorithm is made of.
 
 Letters, here and in model_runner.py: D data shards, T rows and S columns of a pack, L layers, P columns of a prefix,
-Hkv key and value heads, Hd head_dim, E hidden size, M rows of a read-out, K tokens at each. `*D` is there only in
-what has been stacked for all shards.
+Hkv key and value heads, Hd head_dim, E hidden size, M rows of a read-out, K tokens at each, C classes. `*D` is there
+only in what has been stacked for all shards.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from isoprefill.bits import from_bits, to_bits
 from isoprefill.execution.mesh import TENSOR
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.decoder import decode
-from isoprefill.models.head import logprobs_at
+from isoprefill.models.head import class_logits_at, logprobs_at, states_at
 from isoprefill.models.params import Params
 from isoprefill.modes import Backend
 
@@ -113,6 +113,18 @@ class Forward:
             num_devices=self.tensor_shards,
         )
         return self._all_reduce(logprobs)
+
+    def class_logits(
+        self, params: Params, hidden: Float[Array, "T E"], rows: Int32[Array, "M"]
+    ) -> Float[Array, "M C"]:
+        """Computes the logits of all classes at some rows."""
+        return class_logits_at(params, hidden, rows)
+
+    def states(
+        self, params: Params, hidden: Float[Array, "T E"], rows: Int32[Array, "M"]
+    ) -> Float[Array, "M E"]:
+        """Returns the hidden states at some rows, float32."""
+        return states_at(hidden, rows).astype(jnp.float32)
 
     def _decode(
         self,

@@ -51,6 +51,8 @@ class Functions(NamedTuple):
     hidden_states: Callable[..., Float[Array, "D T E"]]
     prefix: Callable[..., PrefixState]
     read: Callable[..., Float[Array, "D M K"]]
+    class_logits: Callable[..., Float[Array, "D M C"]]
+    states: Callable[..., Float[Array, "D M E"]]
 
 
 @functools.cache  # two engines with one model share their compilations
@@ -62,6 +64,8 @@ def compiled_functions(config: ModelConfig, attention: Backend, mesh: Mesh | Non
         compiled(forward.hidden_states, (SHARDED, STATE, REPLICATED), SHARDED),
         compiled(forward.prefix, (REPLICATED, STATE, REPLICATED, REPLICATED), STATE, static=(5,)),
         compiled(forward.read, (SHARDED, SHARDED), SHARDED),
+        compiled(forward.class_logits, (SHARDED, SHARDED), SHARDED),
+        compiled(forward.states, (SHARDED, SHARDED), SHARDED),
     )
 
 
@@ -172,6 +176,29 @@ class ModelRunner:
             of_pack[: readout.rows.size, : readout.token_ids.shape[1]]
             for readout, of_pack in zip(readouts, logprobs, strict=False)
         ]
+
+    def class_logits(
+        self, hidden: Float[Array, "D T E"], rows: Sequence[Int32[np.ndarray, "m"]]
+    ) -> list[Float[np.ndarray, "m C"]]:
+        """Computes the logits of all classes at some rows of each pack, if the model has classes."""
+        return self._at_rows(self.functions.class_logits, hidden, rows)
+
+    def states(
+        self, hidden: Float[Array, "D T E"], rows: Sequence[Int32[np.ndarray, "m"]]
+    ) -> list[Float[np.ndarray, "m E"]]:
+        """Returns the hidden states at some rows of each pack."""
+        return self._at_rows(self.functions.states, hidden, rows)
+
+    def _at_rows(
+        self,
+        function: Callable[..., Float[Array, "D M N"]],
+        hidden: Float[Array, "D T E"],
+        rows: Sequence[Int32[np.ndarray, "m"]],
+    ) -> list[Float[np.ndarray, "m N"]]:
+        count = bucket_size(max(of_pack.size for of_pack in rows))
+        padded = [_padded(of_pack, count) for of_pack in rows]
+        found = np.asarray(function(self.params, hidden, _stack(padded, self.data_shards)))
+        return [of[: of_pack.size] for of_pack, of in zip(rows, found, strict=False)]
 
     def _packs(self, tokens: Sequence[Tokens], layouts: Sequence[PackedLayout]) -> list[PackInputs]:
         """Returns packs with the schedules that the attention of one device needs, all of one kind."""

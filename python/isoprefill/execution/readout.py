@@ -4,14 +4,19 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Float64, Int32
+from jaxtyping import Float, Float32, Float64, Int32
 
 from isoprefill.attention.layout import PackedLayout
 from isoprefill.execution.algorithms import Choice
+from isoprefill.execution.item_readout import first_rows_of, last_rows
 from isoprefill.execution.packing import ItemGroup, Pack
+from isoprefill.models.classes import Classes
+from isoprefill.models.head import LARGEST_LOGPROB, LARGEST_TOKEN
 from isoprefill.request.errors import MissingLogprobError
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
+
+_LARGEST = np.asarray([LARGEST_LOGPROB, LARGEST_TOKEN], np.int32)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -23,7 +28,8 @@ class Readout:
     Attributes:
         pack: the items.
         rows: rows of the pack; -1 is the last row of a cached prefix.
-        token_ids: the tokens at each row; what a row does not need is 0.
+        token_ids: the tokens at each row, or what stands for the largest (`models/head.py`); what a row does not need
+            is 0.
         num_token_rows: how many of the rows are for items' tokens.
     """
 
@@ -36,23 +42,25 @@ class Readout:
     def of(cls, pack: Pack, layout: PackedLayout) -> "Readout":
         """Returns the read-out of a pack with this layout."""
         tokens, labels = [], []  # rows, and up to K token ids at each
-        first_rows, context_rows = layout.item_first_rows, layout.item_context_rows
         begin = 0
-        for group in pack:
+        for group, first_rows in first_rows_of(pack, layout):
             lens = np.asarray([item.size for item in group.items], np.int32)
-            own = slice(begin, begin + lens.size)
+            context_rows = layout.item_context_rows[begin : begin + lens.size]
             begin += lens.size
             if _needs_tokens(group.request):
                 # An item's first token is predicted by the row before the item, the others by the item itself.
                 ends = np.cumsum(lens)
                 starts = ends - lens
-                rows = np.repeat(first_rows[own] - starts, lens)
+                rows = np.repeat(first_rows - starts, lens)
                 rows += np.arange(ends[-1], dtype=np.int32) - 1
-                rows[starts] = context_rows[own]
-                tokens.append((rows, np.concatenate(group.items)[:, None]))
+                rows[starts] = context_rows
+                ids = np.concatenate(group.items)[:, None]
+                if group.request.options.return_largest:
+                    ids = np.hstack([ids, np.tile(_LARGEST, (ids.shape[0], 1))])
+                tokens.append((rows, ids))
             if group.request.options.labels is not None:
                 ids = _label_ids(group).reshape(lens.size, -1)
-                labels.append((first_rows[own] + lens - 1, np.maximum(ids, 0)))
+                labels.append((last_rows(group, first_rows), np.maximum(ids, 0)))
         rows = np.concatenate([rows for rows, _ in (*tokens, *labels)]).astype(np.int32)
         width = max(ids.shape[1] for _, ids in (*tokens, *labels))
         token_ids = [
@@ -71,8 +79,10 @@ class Readout:
             collector = collectors[group.request_index]
             if _needs_tokens(group.request):
                 ends = np.cumsum([item.size for item in group.items])
-                of_group = logprobs[token : token + ends[-1], 0]
-                collector.add_tokens(group.indices, np.split(of_group, ends[:-1]))
+                of_group = logprobs[token : token + ends[-1]]
+                collector.add_tokens(group.indices, np.split(of_group[:, 0], ends[:-1]))
+                if group.request.options.return_largest:
+                    collector.add_largest(group.indices, np.split(of_group[:, 1:3], ends[:-1]))
                 token += ends[-1]
             if group.request.options.labels is not None:
                 ids = _label_ids(group)
@@ -88,15 +98,26 @@ class LogprobCollector:
         cached_tokens: tokens of its prefixes that the cache had.
     """
 
-    def __init__(self, request: TokenRequest) -> None:
-        """Begins with nothing."""
+    def __init__(self, request: TokenRequest, classes: Classes | None = None) -> None:
+        """Begins with nothing.
+
+        Args:
+            request: whose results these are.
+            classes: of the model, if that is what is read.
+        """
         num_items = len(request.items)
         self.cached_tokens = 0
         self._request = request
+        self._classes = classes
+        self._states: np.ndarray | None = None
         self._token_logprobs: list[np.ndarray | None] = [None] * num_items
+        self._largest: list[np.ndarray | None] = [None] * num_items
         labels = request.options.labels
-        shape = (num_items,) if labels is None else (num_items, labels.token_ids.shape[1])
-        self._logprobs = np.full(shape, np.nan)
+        if classes is not None:
+            width: tuple[int, ...] = (len(classes.names),)
+        else:
+            width = () if labels is None else (labels.token_ids.shape[1],)
+        self._logprobs = np.full((num_items, *width), np.nan)
 
     def add_tokens(
         self, indices: Int32[np.ndarray, "n"], logprobs: Sequence[Float64[np.ndarray, "tokens"]]
@@ -111,11 +132,34 @@ class LogprobCollector:
             if request.options.return_token_logprobs:
                 self._token_logprobs[index] = of_item.copy()
 
+    def add_largest(
+        self, indices: Int32[np.ndarray, "n"], largest: Sequence[Float64[np.ndarray, "tokens 2"]]
+    ) -> None:
+        """Takes the likeliest tokens in the places of some items' tokens."""
+        context = self._request.item_context_lens
+        for index, of_item in zip(indices, largest, strict=True):
+            self._largest[index] = of_item[0 if context is None else context[index] :].copy()
+
     def add_labels(
         self, indices: Int32[np.ndarray, "n"], logprobs: Float64[np.ndarray, "n L"]
     ) -> None:
         """Takes the log-probabilities of some items' labels."""
         self._logprobs[indices] = logprobs
+
+    def add_class_logits(
+        self, indices: Int32[np.ndarray, "n"], logits: Float[np.ndarray, "n C"]
+    ) -> None:
+        """Takes the logits of all classes for some items."""
+        self._logprobs[indices] = logits
+
+    def add_states(
+        self, indices: Int32[np.ndarray, "n"], states: Float32[np.ndarray, "n E"]
+    ) -> None:
+        """Takes the hidden states of some items."""
+        if self._states is None:
+            num_items = len(self._request.items)
+            self._states = np.full((num_items, states.shape[1]), np.nan, np.float32)
+        self._states[indices] = states
 
     def result(self, choice: Choice) -> RequestLogprobs:
         """Returns everything, if nothing is missing.
@@ -130,12 +174,18 @@ class LogprobCollector:
         if options.return_token_logprobs:
             token_logprobs = tuple(of for of in self._token_logprobs if of is not None)
             missing |= [of is None or bool(np.isnan(of).any()) for of in self._token_logprobs]
+        if self._states is not None:
+            missing |= np.isnan(self._states).any(axis=1)
         if missing.any():
+            what = "log-probability" if self._classes is None else "class logits"
             name = f"request {request.request_id!r}: " if request.request_id else ""
             raise MissingLogprobError(
-                f"{name}items[{np.flatnonzero(missing)[0]}] has no log-probability: the model returned none, or NaN"
+                f"{name}items[{np.flatnonzero(missing)[0]}] has no {what}: the model returned none, or NaN"
             )
-        if options.labels is not None:
+        if self._classes is not None:
+            num_tokens = np.ones(num_items, np.int32)
+            num_labels = np.full(num_items, len(self._classes.names), np.int32)
+        elif options.labels is not None:
             num_tokens = np.ones(num_items, np.int32)
             num_labels = options.labels.num_labels(num_items)
         else:
@@ -152,6 +202,11 @@ class LogprobCollector:
             algorithm=choice.algorithm,
             reason=choice.reason,
             cached_tokens=self.cached_tokens,
+            largest=tuple(of for of in self._largest if of is not None)
+            if options.return_largest and options.return_token_logprobs
+            else None,
+            classes=self._classes,
+            pooled_hidden_states=self._states,
         )
 
 

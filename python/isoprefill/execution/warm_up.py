@@ -116,14 +116,18 @@ def warm_up(
         on_progress(len(workloads), len(workloads))
 
 
-def batches_of_sizes(sizes: Sequence[int], vocab_size: int) -> Iterator[list[TokenRequest]]:
-    """Returns batches of so many tokens each: of one request and of four, likelihoods and labels.
+def batches_of_sizes(
+    sizes: Sequence[int], vocab_size: int, labels: bool = True
+) -> Iterator[list[TokenRequest]]:
+    """Returns batches of so many tokens each: of one request and of four, with and without labels.
 
     What a batch compiles depends on its size, on its longest request and on what is read out. No query comes again or
-    begins like another, which would be scored otherwise.
+    begins like another, which would be scored otherwise. A classification model takes no `labels`.
     """
     first_tokens = itertools.count()
-    for size, num_labels, num_requests in itertools.product(sizes, (0, 2), (1, 4)):
+    for size, num_labels, num_requests in itertools.product(
+        sizes, (0, 2) if labels else (0,), (1, 4)
+    ):
         length = max(1, size // num_requests // 2)
         item_tokens = min(16, length)
         workload = Workload(length, length // item_tokens, item_tokens, num_labels)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from isoprefill.models.architectures import find_architecture
+from isoprefill.models.classes import Classes
 
 # Of the feed-forward part's gate: x * sigmoid(x), or Gaussian error linear units as tanh approximates them.
 Activation = Literal["silu", "gelu_tanh"]
@@ -52,6 +53,8 @@ class ModelConfig:
         residual_scale: what the attention and the feed-forward part add to the stream is multiplied by it.
         logit_scale: logits are multiplied by it.
         logit_softcap: then a logit x becomes logit_softcap * tanh(x / logit_softcap); None: it stays.
+        classes: of the classification head that the model has instead of a language-model head; None: it has none.
+        class_bias: the classification head has a bias.
 
     Raises:
         ValueError: a field is outside its limits; the message names it, its value and the limit.
@@ -90,6 +93,8 @@ class ModelConfig:
     residual_scale: float = 1.0
     logit_scale: float = 1.0
     logit_softcap: float | None = None
+    classes: Classes | None = None
+    class_bias: bool = False
 
     def __post_init__(self) -> None:
         find_architecture(self.architecture)
@@ -179,8 +184,13 @@ class ModelConfig:
 
     @property
     def own_head(self) -> bool:
-        """Whether the head has weights of its own."""
-        return not self.tied_head
+        """Whether there is a language-model head with weights of its own."""
+        return self.classes is None and not self.tied_head
+
+    @property
+    def class_head(self) -> bool:
+        """Whether there is a classification head."""
+        return self.classes is not None
 
 
 def required(config: Mapping[str, Any], name: str, kind: type[Any]) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from isoprefill.models.architectures import Architecture, Switch, find_architecture
+from isoprefill.models.classes import classes_from_huggingface
 from isoprefill.models.config import Activation, LayerRope, ModelConfig, required, required_layers
 from isoprefill.models.rope_huggingface import rope_from_huggingface
 from isoprefill.models.windows import effective_windows
@@ -86,6 +87,7 @@ def config_from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
         post_norms=architecture.post_norms,
         activation=_activation(config, architecture),
         **_scales(config, architecture, hidden_size, head_dim),
+        classes=classes_from_huggingface(config),
     )
 
 

@@ -197,7 +197,10 @@ def token_logprobs(
     scale: float = 1.0,
     soft_cap: float | None = None,
 ) -> Float[Array, "M K"]:
-    """Returns log P(token_ids[m, k]) over the full vocabulary at hidden[rows[m]], of logits scaled and then capped."""
+    """Returns log P(token_ids[m, k]) over the full vocabulary at hidden[rows[m]], of logits scaled and then capped.
+
+    Two ids are no tokens: csrc/token_logprobs.h has `LARGEST_LOGPROB` and `LARGEST_TOKEN` of head.py.
+    """
     (out,) = _call(
         "token_logprobs",
         (jax.ShapeDtypeStruct(token_ids.shape, jnp.float32),),

@@ -1,5 +1,6 @@
 """Loads a model from a GGUF file or several, in any quantisation that the `gguf` package can undo."""
 
+import dataclasses
 import functools
 import math
 import re
@@ -13,6 +14,7 @@ from isoprefill.models import rope_gguf
 from isoprefill.models.architectures import ARCHITECTURES, gguf_model_type
 from isoprefill.models.assembly import ParamsDtype, assemble
 from isoprefill.models.checkpoint import Checkpoint, LazyTensor
+from isoprefill.models.classes import classes_from_gguf
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.config_gguf import config_from_gguf
 from isoprefill.models.finite import check_finite
@@ -23,6 +25,7 @@ from isoprefill.models.params import Params
 from isoprefill.models.size_limits import check_sizes
 
 _NOT_USED_BY_LLAMA_CPP = r"blk\.\d+\.attn_rot_embd(\.weight)?"
+_CLASS_HEAD = PARAMETERS["class_head"].gguf
 _ROWS_JOINED = 16
 _GGUF_NAMES = {parameter.huggingface: parameter.gguf for parameter in PARAMETERS.values()}
 _HUB_NAMES = {stored: name for name, stored in _GGUF_NAMES.items()}
@@ -52,22 +55,29 @@ def load_gguf(
         if name in header.tensors
     }
     check_sizes(header.metadata, f"{header.metadata.get('general.architecture')}.")
-    names = header.tensors.keys() | {
-        _stored_name(name) for name in (adapter.saved if adapter else ())
-    }
+    shapes = {name: info.shape for name, info in header.tensors.items()}
+    if len(shapes.get(_CLASS_HEAD, (0, 0))) < 2:  # the format leaves out outer axes of size 1
+        shapes[_CLASS_HEAD] = (1, *shapes[_CLASS_HEAD])
+    names = shapes.keys() | {_stored_name(name) for name in (adapter.saved if adapter else ())}
     config = config_from_gguf(header.metadata, names, rope_tensors)
+    if _CLASS_HEAD in shapes:
+        config = dataclasses.replace(
+            config,
+            classes=classes_from_gguf(header.metadata, shapes[_CLASS_HEAD][0]),
+            class_bias=PARAMETERS["class_bias"].gguf in shapes,
+        )
     interleaved = {}
     if architecture.gguf_interleaves_heads:
         interleaved = {"attn_q": config.num_query_heads, "attn_k": config.num_kv_heads}
 
     def read_stored(name: str) -> np.ndarray:
-        values = _dequantise(stored, header.tensors[name])
+        values = _dequantise(stored, header.tensors[name]).reshape(shapes[name])
         heads = interleaved.get(name.split(".")[-2])  # "blk.0.attn_q.weight"
         return values if heads is None else _undo_interleaving(values, heads)
 
     checkpoint: Checkpoint = {
-        name: LazyTensor(info.shape, functools.partial(read_stored, name))
-        for name, info in header.tensors.items()
+        name: LazyTensor(shape, functools.partial(read_stored, name))
+        for name, shape in shapes.items()
     }
     if adapter is not None:
         named = {_hub_name(name): tensor for name, tensor in checkpoint.items()}
@@ -77,9 +87,10 @@ def load_gguf(
     def read(name: str) -> np.ndarray:
         return check_finite(name, checkpoint[name].read(), dtype)
 
-    shapes = {name: tensor.shape for name, tensor in checkpoint.items()}
-    unused = "|".join([_NOT_USED_BY_LLAMA_CPP, *map(re.escape, rope_tensors)])
-    return config, assemble(config, "gguf", unused, shapes, read, dtype)
+    sizes = {name: tensor.shape for name, tensor in checkpoint.items()}
+    ignored = [*rope_tensors, *([] if config.classes is None else [PARAMETERS["head"].gguf])]
+    unused = "|".join([_NOT_USED_BY_LLAMA_CPP, *map(re.escape, ignored)])
+    return config, assemble(config, "gguf", unused, sizes, read, dtype)
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:

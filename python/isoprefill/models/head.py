@@ -1,8 +1,9 @@
-"""Log-probabilities from hidden states: the LM head, only at the rows to read.
+"""What is read from hidden states, only at the rows to read: log-probabilities by the LM head, logits of classes.
 
 One block of rows at a time, so memory does not grow with the number of rows: all logits of 500 items of 20 tokens over
 49,152 tokens would be 2 GB. With packed weights by csrc/token_logprobs.h, which keeps no logits at all.
-Letters: T rows of the pack, M rows to read, K tokens at each of them, V vocabulary, B rows of a block.
+Letters: T rows of the pack, M rows to read, K tokens at each of them, V vocabulary, B rows of a block, C classes, E
+hidden_size.
 """
 
 import functools
@@ -19,6 +20,8 @@ from isoprefill.models.decoder import head_weights, project
 from isoprefill.models.packed_weights import PackedWeights
 from isoprefill.models.params import Params
 
+# Instead of a token of the vocabulary: the largest log-probability at a row, and the token that has it, as a number.
+LARGEST_LOGPROB, LARGEST_TOKEN = -1, -2
 ROWS_AT_ONCE = 256  # of float32 logits: 50 MB for a vocabulary of 49,152
 
 
@@ -34,6 +37,8 @@ def logprobs_at(
     num_devices: int = 1,
 ) -> Float[Array, "M K"]:
     """Returns log P(token_ids[m, k]) over the full vocabulary at rows[m], for the first `num_rows` of M.
+
+    A token id may be `LARGEST_LOGPROB` or `LARGEST_TOKEN` instead.
 
     Of `num_devices` devices each computes every so many blocks and leaves zeros elsewhere: the sum over the devices is
     the answer.
@@ -78,6 +83,36 @@ def logits_of(
     return config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
 
 
+def states_at(hidden: Float[Array, "T E"], rows: Int32[Array, "M"]) -> Float[Array, "M E"]:
+    """Returns the hidden states at some rows."""
+    return from_bits(to_bits(hidden)[rows])
+
+
+def class_logits_at(
+    params: Params, hidden: Float[Array, "T E"], rows: Int32[Array, "M"]
+) -> Float[Array, "M C"]:
+    """Returns the logits of all classes at some rows, float32."""
+    assert params.class_head is not None
+    weights = params.class_head
+    if not isinstance(weights, PackedWeights):
+        weights = from_bits(weights)
+    logits = project(states_at(hidden, rows), weights)
+    if params.class_bias is None:
+        return logits
+    return logits + from_bits(params.class_bias).astype(jnp.float32)
+
+
 def _by_xla(logits: Float[Array, "B V"], token_ids: Int32[Array, "B K"]) -> Float[Array, "B K"]:
-    wanted = jnp.take_along_axis(logits, token_ids, axis=1)
-    return wanted - jax.nn.logsumexp(logits, axis=-1)[:, None]
+    totals = jax.nn.logsumexp(logits, axis=-1)[:, None]
+    wanted = jnp.take_along_axis(logits, jnp.maximum(token_ids, 0), axis=1) - totals
+
+    def with_largest() -> Float[Array, "B K"]:
+        largest = jnp.max(logits, axis=-1, keepdims=True) - totals
+        token = jnp.argmax(logits, axis=-1, keepdims=True).astype(jnp.float32)
+        return jnp.where(
+            token_ids == LARGEST_LOGPROB,
+            largest,
+            jnp.where(token_ids == LARGEST_TOKEN, token, wanted),
+        )
+
+    return lax.cond(jnp.any(token_ids < 0), with_largest, lambda: wanted)

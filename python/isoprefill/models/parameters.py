@@ -2,8 +2,8 @@
 
 Shapes, and which axis is sharded over the devices of a mesh, follow from the axes.
 
-Letters as in `decoder`: V vocab_size, E hidden_size, F intermediate_size, L layers, Hq query heads, Hkv key and value
-heads, D head_dim.
+Letters as in `decoder`: V vocab_size, C classes, E hidden_size, F intermediate_size, L layers, Hq query heads, Hkv key
+and value heads, D head_dim.
 """
 
 import dataclasses
@@ -57,6 +57,7 @@ class Parameter:
         """Returns the sizes of all axes, that of layers included."""
         sizes = {
             "V": config.vocab_size,
+            "C": 0 if config.classes is None else len(config.classes.names),
             "E": config.hidden_size,
             "F": config.intermediate_size,
             "L": config.num_layers,
@@ -121,6 +122,8 @@ PARAMETERS = {
     ),
     "final_norm": Parameter("E", "output_norm.weight", "model.norm.weight"),
     "head": Parameter("V E", "output.weight", "lm_head.weight", "own_head"),
+    "class_head": Parameter("C E", "cls.output.weight", "score.weight", "class_head"),
+    "class_bias": Parameter("C", "cls.output.bias", "score.bias", "class_bias"),
 }
 
 

@@ -1,7 +1,7 @@
 """The decoder's weights as two tuples of arrays: those of every layer, and the others.
 
-Letters: V vocab_size, E hidden_size, F intermediate_size, L layers, Hq query heads, Hkv key and value heads, D
-head_dim. Matrices are [out, in], as in both checkpoint formats; on a CPU they are packed (`packed_weights`). Vectors
+Letters: V vocab_size, C classes, E hidden_size, F intermediate_size, L layers, Hq query heads, Hkv key and value heads,
+D head_dim. Matrices are [out, in], as in both checkpoint formats; on a CPU they are packed (`packed_weights`). Vectors
 are float32, whatever the matrices are. Layers are stacked on axis 0.
 """
 
@@ -38,12 +38,17 @@ class LayerParams(NamedTuple):
 
 
 class Params(NamedTuple):
-    """All weights. `head` is None when it is tied to `embedding`."""
+    """All weights. `head` is None when it is tied to `embedding`.
+
+    `class_head` is that of a classification model, which has no use for the other.
+    """
 
     embedding: Float[Array, "V E"] | PackedWeights
     layers: LayerParams
     final_norm: Float[Array, "E"]
     head: Float[Array, "V E"] | PackedWeights | None = None
+    class_head: Float[Array, "C E"] | PackedWeights | None = None
+    class_bias: Float[Array, "C"] | None = None
 
     @classmethod
     def from_fields(cls, weights: Mapping[str, Array | PackedWeights]) -> "Params":

@@ -57,8 +57,11 @@ def load_safetensors(
                 raise ValueError(f"tensor {name} must be floating point, got {values.dtype}")
             return check_finite(name, values, dtype)
 
+        if config.classes is not None:
+            has_bias = PARAMETERS["class_bias"].huggingface in shapes
+            config = dataclasses.replace(config, class_bias=has_bias)
         head, embedding = (PARAMETERS[field].huggingface for field in ("head", "embedding"))
-        if config.tied_head and {head, embedding} <= shapes.keys():
+        if config.classes is None and config.tied_head and {head, embedding} <= shapes.keys():
             # transformers 5 does not tie a head that is stored and is not the embedding.
             tied = np.array_equal(read(head), read(embedding))
             config = dataclasses.replace(config, tied_head=tied)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import tokenizers
 
@@ -58,9 +59,47 @@ class Tokenizer:
         backend = self.continuation if continues else self.backend
         return backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
+    def cut(self, text: str, most: int, keep: Literal["beginning", "end"] = "beginning") -> str:
+        """Returns the longest beginning or end of the text that its tokens allow with at most so many of them.
+
+        It is a part of the text as it stands, never one that tokens were decoded to: what a tokenizer normalises, drops
+        or cannot spell stays as it was. No character is cut.
+
+        Args:
+            text: what to cut.
+            most: tokens that are left, at least 0.
+            keep: which part stays.
+
+        Raises:
+            ValueError: the text is not valid Unicode.
+        """
+        kept = most
+        while text and len(self.encode(text)) > most:
+            if not kept:
+                return ""
+            places = self.backend.encode_batch([text], add_special_tokens=False)[0].offsets
+            first, last = (0, kept) if keep == "beginning" else (len(places) - kept, len(places))
+            begin = places[first][0] if first else 0
+            text = text[begin : places[last - 1][1] if last < len(places) else len(text)]
+            # A character that the cut went through, or a part of a word alone, may be more tokens than were kept.
+            kept -= 1
+        return text
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Returns the text of the tokens, special tokens written out. Incomplete UTF-8 becomes U+FFFD."""
         return self.backend.decode(list(token_ids), skip_special_tokens=False)
+
+    def spellings(self, token_ids: Sequence[int]) -> list[str]:
+        """Returns each token's text by itself, in which a part of a character is U+FFFD."""
+        return self.backend.decode_batch(
+            [[token] for token in token_ids], skip_special_tokens=False
+        )
+
+    @property
+    def special_tokens(self) -> list[str]:
+        """The spellings of the special tokens, which text is searched for as a whole."""
+        added = self.backend.get_added_tokens_decoder().values()
+        return [token.content for token in added if token.special]
 
     @property
     def vocab_size(self) -> int:

@@ -14,8 +14,11 @@ MESSAGES = {
     "missing_query": "{at} is missing",
     "missing_items": "{at} is missing",
     "missing_label_token_ids": "apply_softmax needs label_token_ids",
+    "missing_label_token_ids.logprobs": "return_token_logprobs needs label_token_ids: token_logprobs are those of the "
+    "labels, as in SGLang; those of an item's own tokens are return_item_logprobs",
+    "missing_label_token_ids.pooled": "{at} needs label_token_ids, or a classification model",
     "missing_label_token_ids.required": "This server scores labels only: {at} is missing",
-    "empty_query": "{at} must hold at least 1 token, got 0",
+    "empty_query": "{at} must hold at least 1 token, got 0, and no BOS token can take its place",
     "empty_query.joint": "with tokenization 'joint' the query must keep at least 1 token of its own, but the first "
     "token of query + {items}[{number}] spans both",
     "empty_items": "{at} must hold at least 1 {item}, got 0",
@@ -31,7 +34,7 @@ MESSAGES = {
     "invalid_temperature": "{at} must be finite and above 0, got {value}",
     "invalid_temperature.type": "{at} must be a number, got {got}",
     "invalid_temperature.json": "{at} must be a finite number above 0",
-    "invalid_temperature.softmax": "{at} needs apply_softmax",
+    "invalid_temperature.softmax": "{at} other than 1 needs apply_softmax",
     "invalid_isolation": _CHOICE,
     "invalid_isolation.item_first": "isolation 'causal' has no meaning with item_first: each {item} is scored alone",
     "invalid_isolation.algorithm": "isolation 'causal' has no meaning with algorithm {got}: {items} are not all in one "
@@ -49,15 +52,21 @@ MESSAGES = {
     "context_length_exceeded": "query and {at} must have at most {limit} tokens together (the model's context "
     "length), got {value}",
     "context_length_exceeded.query": "{at} must have at most {limit} tokens (the model's context length), got {value}",
+    "context_length_exceeded.around": "{at} would be cut to nothing: its prompt must have at most {limit} tokens, "
+    "and has {value} without it",
     "context_length_exceeded.causal": "with isolation 'causal' the query and all {items} must have at most {limit} "
     "tokens together ({bound}), delimiters included, got {value}",
     "too_many_items": "{at} must hold at most {limit}, got {value}",
+    "too_many_items.answer": "{at} must hold at most {limit} where each has {width} numbers in the answer, got {value}",
     "too_many_tokens": "{at} must have at most {limit} tokens, got {value}",
     "too_many_tokens.request": "query and {at} must have at most {limit} tokens together, got {value}",
     "too_many_tokens.item_first": "with item_first, query and {at} must have at most {limit} tokens together, "
     "counting the query once for every {item}, got {value}",
-    "too_many_tokens.joint": "query and {item} are tokenised as one text: all these texts must have at most {limit} "
-    "characters together, got {value}",
+    "too_many_tokens.joint": "with tokenization 'joint' all texts query + {item} must have at most {limit} characters "
+    "together, got {value}",
+    "too_many_tokens.repeated_query": "the query, which follows every {item}, must have at most {limit} tokens in all "
+    "{items} together, got {value}",
+    "too_many_tokens.prompts": "the prompts of all {items} must have at most {limit} characters together, got {value}",
     "too_many_labels": "{at} must have at most {limit} labels, got {value}",
     "too_many_labels.padded": "{at} must have at most {limit} labels for all {items} together, with every list "
     "padded to the longest, got {value} x {longest}",
@@ -77,9 +86,16 @@ MESSAGES = {
     "invalid_apply_softmax_type": _BOOLEAN,
     "invalid_item_first_type": _BOOLEAN,
     "invalid_parameter_type": "{at}: {why}",
+    "invalid_parameter_type.pairs": "{at} must be one text, or one for each of the {limit} texts to compare with, "
+    "got {value}",
     "unknown_parameter": "The body has a field that this route does not accept. It accepts {known}",
     "unknown_parameter.near": "The body has a field that this route does not accept: did you mean {at}?",
-    "rerank_unavailable": "The model has no single token for the labels of this server's rerank prompt",
+    "unknown_parameter.instruction": "{at} has no place in this server's rerank prompt: it is not accepted",
+    "classification_model": "{at} needs a language-model head, which this classification model has not: leave it out, "
+    "and the scores are the logits of the model's classes",
+    "rerank_unavailable.classes": "The model has {value} classes: which of them makes a {item} relevant is not known, "
+    "so score with /v1/score",
+    "rerank_unavailable": "This server does not rerank: it was started with --rerank-preset none",
 }
 
 

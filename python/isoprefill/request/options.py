@@ -14,8 +14,9 @@ class ScoreOptions:
 
     Attributes:
         labels: score log P(label | query, item); without, log P(item | query).
-        apply_softmax: with labels, normalise over the item's labels instead of the whole vocabulary.
-        temperature: with apply_softmax, divides the log-probabilities first; None is 1.
+        apply_softmax: with labels, normalise over the item's labels instead of the whole vocabulary. Of a
+            classification model: probabilities of its classes instead of logits.
+        temperature: with apply_softmax, divides the log-probabilities first; None is 1, and 1 needs no apply_softmax.
         item_first: score item + query, each as a request of its own: labels then follow the query, and a
             likelihood is log P(query | item).
         isolation: "isolated", or "causal": items see the items before them.
@@ -23,7 +24,11 @@ class ScoreOptions:
         delimiter_id: that token, unless `delimiter` is "none". It may be 0.
         tokenization: "separate" tokenises the query and each item on its own; "joint" tokenises query + item
             as one text, so that a word may cross the border (docs/scoring.md).
+        untrusted_text: special tokens that query and items spell out are ordinary text.
         return_token_logprobs: also return the log-probability of every token of the items.
+        return_largest: with it, also return the likeliest token in the place of every token of the items.
+        return_pooled_hidden_states: also return the hidden states after the final norm at the rows where labels or
+            classes are read.
     """
 
     labels: LabelSets | None = None
@@ -34,7 +39,10 @@ class ScoreOptions:
     delimiter: Delimiter = "none"
     delimiter_id: int | None = None
     tokenization: Tokenization = "separate"
+    untrusted_text: bool = False
     return_token_logprobs: bool = False
+    return_largest: bool = False
+    return_pooled_hidden_states: bool = False
 
     def __post_init__(self) -> None:
         for name, mode in (
@@ -55,8 +63,6 @@ class ScoreOptions:
                 delimiter=repr(self.delimiter),
                 got=self.delimiter_id,
             )
-        if self.apply_softmax and self.labels is None:
-            raise RequestError("missing_label_token_ids", "label_token_ids")
         if self.temperature is not None:
             self._check_temperature(self.temperature)
 
@@ -67,5 +73,5 @@ class ScoreOptions:
             )
         if not (math.isfinite(temperature) and temperature > 0):
             raise RequestError("invalid_temperature", "temperature", value=temperature)
-        if not self.apply_softmax:
+        if not self.apply_softmax and temperature != 1:
             raise RequestError("invalid_temperature.softmax", "temperature")

@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Int32
 
 from isoprefill.integers import common_prefix, flat_integers, shortened
+from isoprefill.models.classes import Classes
 from isoprefill.models.tokenizer import Tokenizer
+from isoprefill.models.untrusted_text import Span, encode_spans
 from isoprefill.request.errors import RequestError
 from isoprefill.request.labels import LabelSets
 from isoprefill.request.options import ScoreOptions
@@ -24,12 +26,16 @@ class Preparer:
         vocab_size: tokens that the model has, added ones included (`ModelConfig.vocab_size`).
         max_positions: tokens that query and item may have together (`ModelConfig.max_positions`).
         pack_tokens: rows that fit into one prefill, in which all items must be if they see each other.
+        hidden_size: width of the model's hidden states.
+        classes: of a classification model; None: the model has a language-model head.
     """
 
     tokenizer: Tokenizer
     vocab_size: int
     max_positions: int
     pack_tokens: int
+    hidden_size: int
+    classes: Classes | None = None
 
     def request(
         self,
@@ -42,7 +48,9 @@ class Preparer:
         """Returns a request that the model can score.
 
         BOS, if the model expects one, begins whatever comes first, if that is text: the query, or with item_first
-        each item. It is never added to token ids. So does the space that SentencePiece puts before a text.
+        each item. It is never added to token ids. So does the
+        space that SentencePiece puts before a text. An empty query, of text or of ids, is BOS alone, whether the model
+        expects it or only has it: something must predict an item's first token.
 
         Args:
             query: text or token ids.
@@ -56,12 +64,17 @@ class Preparer:
         check_items_type(items)
         options = options or ScoreOptions()
         context_lens = None
-        if options.tokenization == "joint":
-            query_tokens, item_tokens, context_lens = self._joint(query, list(items))
+        no_query = _is_empty(query) and not options.item_first
+        if options.tokenization == "joint" and not no_query:
+            query_tokens, item_tokens, context_lens = self._joint(query, list(items), options)
         else:
-            query_tokens = self._tokens(query, not options.item_first, "query")
+            query_tokens = (
+                self._bos_alone()
+                if no_query
+                else self._tokens(query, not options.item_first, options, "query")
+            )
             item_tokens = tuple(
-                self._tokens(item, options.item_first, "items", index)
+                self._tokens(item, options.item_first, options, "items", index)
                 for index, item in enumerate(items)
             )
         request = TokenRequest(query_tokens, item_tokens, options, context_lens, request_id)
@@ -75,6 +88,7 @@ class Preparer:
             RequestError: naming the argument, its value and the limit.
         """
         options = request.options
+        self._check_head(options)
         place = request.first_place(lambda tokens: (tokens < 0) | (tokens >= self.vocab_size))
         if place is not None:
             field, *index = place
@@ -108,6 +122,40 @@ class Preparer:
         if sum(parts) > self.max_positions:
             self._raise_too_long(" + ".join(map(str, parts)), longest)
 
+    def text_tokens(self, text: str, *, bos: bool = True, field: str = "prompt") -> list[int]:
+        """Returns the tokens of a text that stands by itself, after BOS if the model expects it.
+
+        Raises:
+            RequestError: the text is not valid Unicode.
+        """
+        try:
+            return [*(self._bos() if bos else []), *self.tokenizer.encode(text)]
+        except ValueError as error:
+            raise RequestError("invalid_parameter_type", field, why=str(error)) from error
+
+    def _check_head(self, options: ScoreOptions) -> None:
+        """Checks that the model can say what is asked of it."""
+        if self.classes is not None:
+            if options.labels is not None:
+                raise RequestError("classification_model", "label_token_ids")
+            if options.return_token_logprobs:
+                raise RequestError("classification_model", "return_token_logprobs")
+        elif options.labels is None:
+            if options.apply_softmax:
+                raise RequestError("missing_label_token_ids", "label_token_ids")
+            if options.return_pooled_hidden_states:
+                raise RequestError("missing_label_token_ids.pooled", "return_pooled_hidden_states")
+
+    def item_answer_size(self, options: ScoreOptions) -> int:
+        """Returns how many numbers come back for an item, beside log-probabilities of its tokens."""
+        size = self.hidden_size if options.return_pooled_hidden_states else 0
+        if self.classes is not None:
+            return size + len(self.classes.names)
+        if options.labels is not None:
+            _, labels, tokens = options.labels.token_ids.shape
+            size += labels * tokens
+        return size
+
     def label_id(self, text: str, field: str = "label", *index: int) -> int:
         """Returns the token id of a label given as text, which continues the item.
 
@@ -130,8 +178,10 @@ class Preparer:
         """Returns the labels given as text: one list for all items, or one for each.
 
         Raises:
-            RequestError: if one of them is not a single token.
+            RequestError: if one of them is not a single token, or the model has classes instead.
         """
+        if self.classes is not None:
+            raise RequestError("classification_model", "labels")
         known: dict[str, int] = {}  # lists for each item are mostly alike
 
         def ids(text: Any, *index: int) -> Any:
@@ -143,9 +193,16 @@ class Preparer:
 
         return LabelSets.parse(ids(texts))
 
-    def _tokens(self, value: TextOrTokens, begins_text: bool, field: str, *index: int) -> Tokens:
+    def _tokens(
+        self,
+        value: TextOrTokens,
+        begins_text: bool,
+        options: ScoreOptions,
+        field: str,
+        *index: int,
+    ) -> Tokens:
         if isinstance(value, str):
-            tokens = self._encode(value, field, *index, continues=not begins_text)
+            tokens = self._encode(value, options, field, *index, continues=not begins_text)
             return np.asarray([*(self._bos() if tokens and begins_text else []), *tokens], np.int32)
         try:
             ids = flat_integers(field, value)
@@ -162,9 +219,17 @@ class Preparer:
             raise self._outside(int(ids[outside[0]]), field, *index, int(outside[0]))
         return ids.astype(np.int32)
 
-    def _encode(self, text: str, field: str, *index: int, continues: bool = False) -> list[int]:
+    def _encode(
+        self,
+        text: str,
+        options: ScoreOptions,
+        field: str,
+        *index: int,
+        continues: bool = False,
+    ) -> list[int]:
+        spans = [Span(text, trusted=not options.untrusted_text)]
         try:
-            return self.tokenizer.encode(text, continues=continues)
+            return encode_spans(self.tokenizer, spans, continues=continues)
         except ValueError as error:
             raise RequestError(
                 f"invalid_{field}_type.unicode", field, *index, why=str(error)
@@ -174,13 +239,17 @@ class Preparer:
         tokenizer = self.tokenizer
         return [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
 
+    def _bos_alone(self) -> Tokens:
+        bos = self.tokenizer.bos_id
+        return np.asarray([] if bos is None else [bos], np.int32)
+
     def _joint(
-        self, query: Any, items: list[Any]
+        self, query: Any, items: list[Any], options: ScoreOptions
     ) -> tuple[Tokens, tuple[Tokens, ...], Int32[np.ndarray, "N"]]:
         """Tokenises query + item as one text; what all of them begin with, up to the boundary, is the query."""
         if not isinstance(query, str) or not all(isinstance(item, str) for item in items):
             raise RequestError("mixed_input_types.joint", "items")
-        alone = self._bos() + self._encode(query, "query")
+        alone = self._bos() + self._encode(query, options, "query")
         if len(alone) > self.max_positions:
             raise RequestError(
                 "context_length_exceeded.query",
@@ -194,7 +263,7 @@ class Preparer:
         for index, item in enumerate(items):
             if not item:
                 raise RequestError("empty_item", "items", index)
-            text = self._bos() + self._encode(query + item, "items", index)
+            text = self._bos() + self._encode(query + item, options, "items", index)
             if len(text) > self.max_positions:  # now, as the work grows with query times items
                 self._raise_too_long(len(text), index)
             texts.append(text)
@@ -219,6 +288,10 @@ class Preparer:
     def _outside(self, token: int, field: str, *index: int) -> RequestError:
         rule = "negative_token_id.vocabulary" if token < 0 else "token_id_exceeds_vocab"
         return RequestError(rule, field, *index, limit=self.vocab_size, value=token)
+
+
+def _is_empty(query: Any) -> bool:
+    return isinstance(query, str | Sequence | np.ndarray) and len(query) == 0
 
 
 def check_items_type(items: Any) -> None:

@@ -5,12 +5,17 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
-from jaxtyping import Float64, Int32
+from jaxtyping import Float32, Float64, Int32
 
+from isoprefill.models.classes import Classes
 from isoprefill.modes import Algorithm, Isolation
+from isoprefill.request.softmax import class_log_odds, class_probabilities
 
 # Annotated as `Tokens` of a request are.
 TokenLogprobs = Annotated[np.ndarray, Float64[np.ndarray, "tokens"]]
+States = Annotated[np.ndarray, Float32[np.ndarray, "N E"]]
+
+LargestLogprobs = Annotated[np.ndarray, Float64[np.ndarray, "tokens 2"]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -19,14 +24,19 @@ class RequestLogprobs:
 
     Attributes:
         logprobs: with labels [N, L] log P(label) over the full vocabulary, -inf after an item's last label;
-            without, [N] log-likelihoods. Natural log.
-        num_tokens: how many tokens' log-probabilities each likelihood sums; 1 for labels.
-        num_labels: how many of the L labels each item has; None without labels.
+            without, [N] log-likelihoods. Natural log. Of a classification model, which says no probabilities, the
+            logits [N, C] of its classes.
+        num_tokens: how many tokens' log-probabilities each likelihood sums; 1 for labels and classes.
+        num_labels: how many of the L labels or C classes each item has; None for likelihoods.
         token_logprobs: for each item the log-probability of each of its tokens, if requested. With item_first,
             of the query's tokens after the item.
         algorithm: how they were computed.
         reason: why that way.
         cached_tokens: tokens of the query whose keys and values were still there from an earlier call.
+        largest: for each item, in the place of each of its tokens, the largest log-probability of any token and that
+            token (the first of several), if requested.
+        classes: what the model tells apart, if it is a classification model; `classes.names` are the columns.
+        pooled_hidden_states: [N, E] what the head read: the hidden states after the final norm, if requested.
     """
 
     logprobs: Float64[np.ndarray, "N *L"]
@@ -36,6 +46,9 @@ class RequestLogprobs:
     algorithm: Algorithm
     reason: str
     cached_tokens: int = 0
+    largest: tuple[LargestLogprobs, ...] | None = None
+    classes: Classes | None = None
+    pooled_hidden_states: States | None = None
 
     @classmethod
     def joined(cls, parts: Sequence["RequestLogprobs"]) -> "RequestLogprobs":
@@ -44,7 +57,7 @@ class RequestLogprobs:
         if len(parts) == 1:
             return first
         logprobs = [part.logprobs for part in parts]
-        num_labels = token_logprobs = None
+        num_labels = token_logprobs = pooled = None
         if first.num_labels is not None:
             num_labels = np.concatenate(
                 [part.num_labels for part in parts if part.num_labels is not None]
@@ -56,12 +69,25 @@ class RequestLogprobs:
             ]
         if first.token_logprobs is not None:
             token_logprobs = tuple(one for part in parts for one in part.token_logprobs or ())
+        largest = None
+        if first.largest is not None:
+            largest = tuple(one for part in parts for one in part.largest or ())
+        if first.pooled_hidden_states is not None:
+            pooled = np.concatenate(
+                [
+                    part.pooled_hidden_states
+                    for part in parts
+                    if part.pooled_hidden_states is not None
+                ]
+            )
         return dataclasses.replace(
             first,
+            largest=largest,
             logprobs=np.concatenate(logprobs),
             num_tokens=np.concatenate([part.num_tokens for part in parts]),
             num_labels=num_labels,
             token_logprobs=token_logprobs,
+            pooled_hidden_states=pooled,
         )
 
 
@@ -83,7 +109,7 @@ class ScoreResult(RequestLogprobs):
 
     Attributes:
         scores: with labels [N, L] probabilities, 0 after an item's last label; without, [N] log-likelihoods
-            (natural log).
+            (natural log). Of a classification model [N, C] logits, or with apply_softmax probabilities.
         model: name of the model.
         isolation: "isolated", or "causal" if items saw each other.
         usage: token counts.
@@ -95,10 +121,23 @@ class ScoreResult(RequestLogprobs):
     usage: Usage
 
     def best_first(self) -> list[int]:
-        """Returns the indices of the items, best first: by their scores, or by those of their first labels."""
-        ranking = self.scores if self.scores.ndim == 1 else self.scores[:, 0]
+        """Returns the indices of the items, best first: by their scores, or by those of their first labels.
+
+        Of a classification model: by the probability of the class `Classes.relevant`, or of the first.
+        """
+        if self.classes is not None:
+            ranking = class_log_odds(self.logprobs, self.classes)
+        else:
+            ranking = self.scores if self.scores.ndim == 1 else self.scores[:, 0]
         order: list[int] = np.argsort(-ranking, kind="stable").tolist()
         return order
+
+    @property
+    def ranking_probabilities(self) -> Float64[np.ndarray, "N"]:
+        """The probability by which `best_first` orders the items: of an item, of a first label, or of a class."""
+        if self.classes is not None:
+            return class_probabilities(self.logprobs, self.classes)[:, self.classes.relevant or 0]
+        return np.exp(self.scores) if self.scores.ndim == 1 else self.scores[:, 0]
 
     @property
     def mean_logprobs(self) -> Float64[np.ndarray, "N"]:
@@ -108,5 +147,6 @@ class ScoreResult(RequestLogprobs):
             ValueError: if the items were scored by labels.
         """
         if self.logprobs.ndim != 1:
-            raise ValueError("mean_logprobs is for likelihoods; these items were scored by labels")
+            kind = "labels" if self.classes is None else "classes"
+            raise ValueError(f"mean_logprobs is for likelihoods; these items were scored by {kind}")
         return self.logprobs / self.num_tokens

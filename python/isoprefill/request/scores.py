@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from isoprefill.request.result import RequestLogprobs, ScoreResult, Usage
-from isoprefill.request.softmax import softmax
+from isoprefill.request.softmax import class_probabilities, softmax
 from isoprefill.request.token_request import TokenRequest
 
 
@@ -19,7 +19,10 @@ def score_result(request: TokenRequest, logprobs: RequestLogprobs, *, model: str
     """
     options = request.options
     scores = logprobs.logprobs
-    if options.apply_softmax:
+    if logprobs.classes is not None:
+        if options.apply_softmax:
+            scores = class_probabilities(scores, logprobs.classes, options.temperature or 1.0)
+    elif options.apply_softmax:
         scores = softmax(scores, options.temperature or 1.0)
     elif options.labels is not None:
         scores = np.exp(scores)

@@ -7,6 +7,7 @@ import time
 
 from isoprefill.server.errors import ApiError
 
+OPEN_PATHS = ("/health", "/ready", "/metrics")  # without a key
 REMEMBERED_CLIENTS = 10_000
 
 

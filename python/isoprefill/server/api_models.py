@@ -15,23 +15,24 @@ Tokens = Annotated[list[TokenId], _NOT_EMPTY]
 Text = Annotated[str, Field(min_length=1)]
 
 
-def _form(value: Any) -> str:
+def form(value: Any) -> str:
+    """Which of its forms a value has, for a discriminator."""
     return "text" if isinstance(value, str) else "list" if isinstance(value, list) else "object"
 
 
 def _form_of_items(value: Any) -> str:
     nested = isinstance(value, list) and value and isinstance(value[0], list)
-    return "lists" if nested else _form(value)
+    return "lists" if nested else form(value)
 
 
 def _form_of_labels(value: Any) -> str:
     lists = {isinstance(one, list) for one in value} if isinstance(value, list) else set()
-    return "mixed" if len(lists) == 2 else "lists" if True in lists else _form(value)
+    return "mixed" if len(lists) == 2 else "lists" if True in lists else form(value)
 
 
 # The type alone decides which form a value has, so that an error is about the form that was meant.
 Query = Annotated[
-    Annotated[Text, Tag("text")] | Annotated[Tokens, Tag("list")], Discriminator(_form)
+    Annotated[str, Tag("text")] | Annotated[list[TokenId], Tag("list")], Discriminator(form)
 ]
 Items = Annotated[
     Annotated[Text, Tag("text")]
@@ -50,30 +51,45 @@ Labels = Annotated[
 ]
 
 
-class _Request(BaseModel):
+class Request(BaseModel):
+    """A body: strictly typed, and refused for a field that it does not know."""
+
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
-class ScoreRequest(_Request):
+class Lenient(Request):
+    """A body whose unknown fields are ignored, because clients of several services send fields of their own."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+
+class ScoreRequest(Request):
     """Items to score against a query."""
 
-    query: Query = Field(description="What every item is scored against: text or token ids.")
+    query: Query | None = Field(
+        None,
+        description="What every item is scored against: text or token ids. Empty, or left out: BOS alone.",
+    )
     items: Items = Field(
         description="The items to score: text or token ids, whichever the query is."
     )
     label_token_ids: LabelIds | None = Field(
         None,
         description="Score P(label | query, item) for these tokens: one list for all items, or one for each. "
-        "Without labels the score is log P(item | query).",
+        "Without labels the score is log P(item | query), or on a classification model the logits of its classes.",
     )
-    apply_softmax: bool = Field(False, description="Normalise over the labels.")
+    apply_softmax: bool = Field(
+        False,
+        description="Normalise over the labels; on a classification model, probabilities of its classes.",
+    )
     item_first: bool = Field(False, description="Score item + query instead of query + item.")
     model: str = Field("default", description="The served model's name, or `default`.")
     labels: Labels | None = Field(
         None, description="Labels as text instead of `label_token_ids`; one token each."
     )
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
-        None, description="Divides the labels' log-probabilities before the softmax."
+        None,
+        description="Divides the labels' log-probabilities before the softmax. Other than 1 needs it.",
     )
     isolation: Isolation | None = Field(
         None,
@@ -82,11 +98,23 @@ class ScoreRequest(_Request):
     tokenization: Tokenization = Field(
         "separate", description="`joint` tokenises query + item as one text."
     )
+    untrusted_text: bool | None = Field(
+        None,
+        description="Special tokens that texts spell out are ordinary text. Default: as the server is set.",
+    )
     return_logprob: bool = Field(
         False, description="Also return the natural logarithms over the full vocabulary."
     )
     return_token_logprobs: bool = Field(
+        False,
+        description="Also return `token_logprobs`: of each item's labels, over the full vocabulary.",
+    )
+    return_item_logprobs: bool = Field(
         False, description="Also return the log-probability of every token of the items."
+    )
+    return_pooled_hidden_states: bool = Field(
+        False,
+        description="Also return what the head reads of each item: its last hidden state, after the final norm.",
     )
     top_n: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Return only this many items, best first, and their `indices`."
@@ -98,7 +126,7 @@ class ScoreRequest(_Request):
     @model_validator(mode="after")
     def _check_together(self) -> "ScoreRequest":
         """What the fields' types do not say."""
-        if isinstance(self.query, str) != isinstance(self.item_list[0], str):
+        if self.query and isinstance(self.query, str) != isinstance(self.item_list[0], str):
             raise RequestError("mixed_input_types", "items")
         if self.labels is not None and self.label_token_ids is not None:
             raise RequestError("conflicting_labels", "labels")
@@ -113,47 +141,12 @@ class ScoreRequest(_Request):
         items, joint = self.item_list, self.tokenization == "joint"
         return Extent(
             num_items=len(items),
-            num_characters=len(self.query) * len(items) + sum(map(len, items)) if joint else 0,
+            num_characters=len(self.query or ()) * len(items) + sum(map(len, items))
+            if joint
+            else 0,
             joint=joint,
             labels={"labels": self.labels or (), "label_token_ids": self.label_token_ids or ()},
         )
-
-
-class DocumentObject(BaseModel):
-    """A document as an object; other fields are ignored."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
-
-    text: Text
-
-
-class RerankRequest(_Request):
-    """Documents to order by their relevance to a query. Fields that are not listed are ignored."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
-
-    query: Text
-    documents: Annotated[
-        list[
-            Annotated[
-                Annotated[Text, Tag("text")] | Annotated[DocumentObject, Tag("object")],
-                Discriminator(_form),
-            ]
-        ],
-        _NOT_EMPTY,
-    ]
-    model: str | None = Field("default", description="The served model's name, or `default`.")
-    top_n: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Return only this many documents."
-    )
-    return_documents: bool | None = Field(True, description="Return each document's text.")
-    max_tokens_per_doc: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Truncate longer documents to this many tokens."
-    )
-
-    @property
-    def texts(self) -> list[str]:
-        return [one if isinstance(one, str) else one.text for one in self.documents]
 
 
 class Usage(BaseModel):
@@ -184,27 +177,13 @@ class ScoreResponse(BaseModel):
     indices: list[int] | None = None
     logprobs: list[list[float | None]] | list[float | None] | None = None
     token_logprobs: list[list[float | None]] | None = None
+    item_logprobs: list[list[float | None]] | None = None
+    classes: list[str] | None = Field(
+        None, description="Of a classification model, in the order of the numbers in `scores`."
+    )
+    pooled_hidden_states: list[list[float]] | None = None
     algorithm: str
     isolation: Isolation
-    usage: Usage
-
-
-class RerankResult(BaseModel):
-    """One document."""
-
-    index: int
-    relevance_score: float
-    document: dict[Literal["text"], str] | None = None
-
-
-class RerankResponse(BaseModel):
-    """Documents, most relevant first."""
-
-    id: str
-    object: Literal["rerank"]
-    created: int
-    model: str
-    results: list[RerankResult]
     usage: Usage
 
 
@@ -244,6 +223,5 @@ class ErrorResponse(BaseModel):
     """The body of every answer whose status is not 200."""
 
     error: ErrorObject
-
-
-REQUESTS: tuple[type[BaseModel], ...] = (ScoreRequest, RerankRequest)
+    message: str | None = Field(None, description="The same message, where clients of rerank look.")
+    detail: str | None = Field(None, description="The same message, where clients of rerank look.")

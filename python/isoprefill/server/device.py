@@ -24,6 +24,8 @@ class DeviceEngine:
         self.vocab_size = engine.model.config.vocab_size
         self.max_positions = engine.model.config.max_positions
         self.pack_tokens = engine.pack_tokens
+        self.hidden_size = engine.model.config.hidden_size
+        self.classes = engine.model.config.classes
         self.device = jax.devices()[0].device_kind
         self.compilations = 0
         jax.monitoring.register_event_duration_secs_listener(self._on_event)

@@ -70,8 +70,12 @@ class Dispatcher:
         """
         return time.monotonic() - self._heard if self._owed else 0.0
 
-    async def submit(self, request: TokenRequest) -> RequestLogprobs:
+    async def submit(self, request: TokenRequest, answer_size: int = 0) -> RequestLogprobs:
         """Has a request scored. Cancelling this takes the request out of the scheduler's queue.
+
+        Args:
+            request: what to score.
+            answer_size: numbers that come back; they wait like tokens.
 
         Raises:
             ApiError: no scheduler (model_not_loaded), too much in flight (queue_full), no answer in time
@@ -80,11 +84,7 @@ class Dispatcher:
         channel = self._channel
         if channel is None:
             raise ApiError("model_not_loaded", "The model is being loaded.")
-        tokens = request.num_computed_tokens
-        labels_of_items = request.options.labels
-        if labels_of_items is not None:  # as many scores come back
-            _, labels, label_tokens = labels_of_items.token_ids.shape
-            tokens += len(request.items) * labels * label_tokens
+        tokens = request.num_computed_tokens + answer_size
         if self._full(tokens):
             raise ApiError(
                 "queue_full",

@@ -54,6 +54,7 @@ CODES: dict[str, tuple[int, ErrorType]] = {
     "invalid_item_first_type": (400, "invalid_request_error"),
     "invalid_parameter_type": (400, "invalid_request_error"),
     "unknown_parameter": (400, "invalid_request_error"),
+    "classification_model": (400, "invalid_request_error"),
     "rerank_unavailable": (400, "invalid_request_error"),
     "invalid_api_key": (401, "authentication_error"),
     "model_not_found": (404, "model_error"),
@@ -70,16 +71,14 @@ CODES: dict[str, tuple[int, ErrorType]] = {
     "request_timeout": (503, "server_error"),
 }
 
-# Codes of a route that calls the items something else.
-CODES_OF: dict[str, dict[str, str]] = {
-    "items": {},
-    "documents": {
-        "missing_items": "missing_documents",
-        "empty_items": "empty_documents",
-        "empty_item": "empty_document",
-        "invalid_items_type": "invalid_documents_type",
-    },
+_OF_DOCUMENTS = {
+    "missing_items": "missing_documents",
+    "empty_items": "empty_documents",
+    "empty_item": "empty_document",
+    "invalid_items_type": "invalid_documents_type",
 }
+# Codes of a route that calls the items something else.
+CODES_OF: dict[str, dict[str, str]] = {"documents": _OF_DOCUMENTS, "texts": _OF_DOCUMENTS}
 
 
 @dataclasses.dataclass(eq=False)
@@ -106,7 +105,7 @@ class ApiError(Exception):
             error: what is wrong with it.
             items: what its route calls the items.
         """
-        code = CODES_OF[items].get(error.code, error.code)
+        code = CODES_OF.get(items, {}).get(error.code, error.code)
         if code not in CODES:
             code = "invalid_parameter_type"
         return cls(code, error.message(items), error.place(items))

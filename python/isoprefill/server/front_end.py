@@ -14,16 +14,25 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import isoprefill
-from isoprefill.server import logs, openapi, routes_rerank, routes_score, routes_status, scoring
-from isoprefill.server.admission import ApiKey, RateLimiter
+from isoprefill.server import (
+    completions,
+    generative_scoring,
+    logs,
+    openapi,
+    routes_score,
+    routes_status,
+    routes_tokens,
+    scoring,
+)
+from isoprefill.server.admission import OPEN_PATHS, ApiKey, RateLimiter
 from isoprefill.server.bodies import Body, ClientGoneError
 from isoprefill.server.connection import SURPLUS
 from isoprefill.server.errors import ApiError
+from isoprefill.server.rerank import routes as routes_rerank
 from isoprefill.server.responses import json_response
 from isoprefill.server.service import Service
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-OPEN_PATHS = ("/health", "/ready", "/metrics")
 LIMITED_METHOD = "POST"
 CLIENT_GONE = 499  # for logs and metrics; the client is not there to see it
 
@@ -38,14 +47,22 @@ def make_app(service: Service) -> ASGIApp:
         redoc_url=None,
         openapi_url=None,
     )
-    app.include_router(scoring.router(service, routes_score.ROUTE))
-    app.include_router(scoring.router(service, routes_rerank.ROUTE))
+    scored = (
+        *routes_score.ROUTES,
+        generative_scoring.ROUTE,
+        completions.ROUTE,
+        *routes_rerank.ROUTES,
+    )
+    bodies = [*routes_tokens.BODIES, *(body for route in scored for body in route.bodies)]
+    for route in scored:
+        app.include_router(scoring.router(service, route))
+    app.include_router(routes_tokens.router(service))
     app.include_router(routes_status.router(service))
-    document = functools.cache(openapi.document)
+    document = functools.cache(lambda: openapi.document(app, service, bodies))
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi_document() -> Response:
-        return json_response(document(app, service))
+        return json_response(document())
 
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> Response:
@@ -73,7 +90,8 @@ def make_app(service: Service) -> ASGIApp:
 
 def error_response(scope: Scope, error: ApiError) -> Response:
     scope["state"]["code"] = error.code
-    response = json_response(error.body())
+    error_body = scope["state"].get("error_body", ApiError.body)
+    response = json_response(error_body(error))
     response.status_code = error.status
     response.headers.update(error.headers())
     return response

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 
 import uvicorn
 
+from isoprefill.models.description import describe_model
 from isoprefill.models.source import find_model, load_tokenizer
-from isoprefill.server import logs, protocol
+from isoprefill.server import logs
 from isoprefill.server.connection import protocol_class
 from isoprefill.server.front_end import make_app
-from isoprefill.server.routes_rerank import unusable_label
 from isoprefill.server.service import Service
-from isoprefill.server.settings import RerankSettings, ServerSettings
-from isoprefill.server.supervisor import SCHEDULER_COMMAND, StartError, Supervisor
+from isoprefill.server.settings import ServerSettings
+from isoprefill.server.supervisor import SCHEDULER_COMMAND, Supervisor
 
 SPARE_FILES = 64  # beside those of connections
 
@@ -38,7 +38,7 @@ def serve(settings: ServerSettings, scheduler_command: Sequence[str] = SCHEDULER
     model_name = find_model(settings.engine.model).name
     tokenizer = load_tokenizer(settings.engine.model)
     _check_open_files(settings.limits.max_connections)
-    service = Service(settings, model_name, tokenizer)
+    service = Service(settings, model_name, tokenizer, describe_model(settings.engine.model))
     with contextlib.closing(service), _listening_socket(settings) as listener:
         asyncio.run(_serve(service, listener, scheduler_command))
 
@@ -61,21 +61,13 @@ async def _serve(
         timeout_graceful_shutdown=max(1, round(settings.limits.drain_timeout_s)),
     )
 
-    def on_ready(ready: protocol.Ready) -> None:
-        label = unusable_label(service.on_ready(ready), settings.rerank)
-        if label is not None:
-            reason = f"the model has no single token for the label {label!r} of /v1/rerank"
-            if settings.rerank != RerankSettings():
-                raise StartError(f"{reason}: set --rerank-yes and --rerank-no")
-            logs.event("rerank_unavailable", reason=reason)
-
-    supervisor = Supervisor(service, on_ready, scheduler_command)
+    supervisor = Supervisor(service, service.on_ready, scheduler_command)
     supervising = asyncio.create_task(supervisor.run())
     server = _Server(config, service, supervising)
     supervising.add_done_callback(lambda _: server.end())
     host, port = listener.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
-    logs.event("listening", url=f"http://{address}:{port}", model=service.model_name)
+    logs.event("listening", url=f"http://{address}:{port}", model=service.model_names[0])
     try:
         await server.serve(sockets=[listener])
     finally:

@@ -9,6 +9,7 @@ from isoprefill.request.token_request import TokenRequest
 from isoprefill.server.settings import Limits
 
 MOST_LABELS = 1 << 20  # of all items of a request, padded: as many scores are answered
+MOST_NUMBERS = 1 << 22  # in an answer, those of hidden states included: 80 MB as JSON
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,6 +55,17 @@ def check_extent(limits: Limits, extent: Extent) -> None:
             )
 
 
+def check_all_tokens(limits: Limits, requests: Sequence[TokenRequest]) -> None:
+    """Raises RequestError if an item, a request, or all that are scored for one body together have too many tokens."""
+    for request in requests:
+        check_tokens(limits, request)
+    number = sum(request.num_computed_tokens for request in requests)
+    if number > limits.max_request_tokens:
+        raise RequestError(
+            "too_many_tokens.request", "items", limit=limits.max_request_tokens, value=number
+        )
+
+
 def check_tokens(limits: Limits, request: TokenRequest) -> None:
     """Raises RequestError if an item, or the whole request, has too many tokens."""
     lens = request.item_lens
@@ -67,4 +79,13 @@ def check_tokens(limits: Limits, request: TokenRequest) -> None:
         rule = "item_first" if request.options.item_first else "request"
         raise RequestError(
             f"too_many_tokens.{rule}", "items", limit=limits.max_request_tokens, value=number
+        )
+
+
+def check_answer(request: TokenRequest, width: int) -> None:
+    """Raises RequestError if so many numbers for each item are too many in one answer."""
+    most = MOST_NUMBERS // max(1, width)
+    if len(request.items) > most:
+        raise RequestError(
+            "too_many_items.answer", "items", limit=most, value=len(request.items), width=width
         )

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from isoprefill.models.classes import Classes
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
 
@@ -40,6 +41,8 @@ class Ready(msgspec.Struct, tag="ready", array_like=True, frozen=True):
     vocab_size: int
     max_positions: int
     pack_tokens: int
+    hidden_size: int
+    classes: Classes | None
     device: str
     warmup_s: float
     compilations: int
@@ -94,7 +97,7 @@ class BatchDone(msgspec.Struct, tag="batch", array_like=True, frozen=True):
     waiting: int
 
 
-_DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(name) for name in ("<i4", "<f8")}
+_DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(name) for name in ("<i4", "<f4", "<f8")}
 
 ToScheduler = Score | Cancel
 ToFrontEnd = Ready | NotStarted | Scored | Failed | Cancelled | BatchDone

@@ -1,5 +1,6 @@
 """Answers in JSON."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -13,11 +14,12 @@ def json_response(content: Any) -> Response:
     return Response(msgspec.json.encode(content), media_type="application/json")
 
 
-def usage(result: ScoreResult) -> dict[str, Any]:
-    """Returns the token counts, as OpenAI's clients know them."""
+def usage_of(results: Sequence[ScoreResult]) -> dict[str, Any]:
+    """Returns the token counts of all results together, as OpenAI's clients know them."""
+    prompt_tokens = sum(result.usage.prompt_tokens for result in results)
     return {
-        "prompt_tokens": result.usage.prompt_tokens,
-        "completion_tokens": result.usage.completion_tokens,
-        "total_tokens": result.usage.total_tokens,
-        "prompt_tokens_details": {"cached_tokens": result.cached_tokens},
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": 0,
+        "total_tokens": prompt_tokens,
+        "prompt_tokens_details": {"cached_tokens": sum(result.cached_tokens for result in results)},
     }

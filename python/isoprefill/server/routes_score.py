@@ -1,6 +1,7 @@
 """POST /v1/score."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,13 @@ from isoprefill.request.preparer import Preparer
 from isoprefill.request.result import ScoreResult
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server.api_models import ScoreRequest, ScoreResponse
-from isoprefill.server.responses import usage
-from isoprefill.server.scoring import ScoringRoute
+from isoprefill.server.errors import ApiError
+from isoprefill.server.limits import Extent
+from isoprefill.server.rerank.bodies import PairScoreRequest, PairScoreResponse
+from isoprefill.server.rerank.shapes import PAIRS, are_pairs
+from isoprefill.server.responses import usage_of
+from isoprefill.server.scoring import Prepared, ScoringRoute
+from isoprefill.server.service import Service
 from isoprefill.server.settings import ServerSettings
 
 
@@ -25,8 +31,14 @@ def _prepare(
         labels = preparer.labels(body.labels)
     elif body.label_token_ids is not None:
         labels = LabelSets.parse(body.label_token_ids)
-    elif settings.require_labels:
+    elif settings.require_labels and preparer.classes is None:
         raise RequestError("missing_label_token_ids.required", "label_token_ids")
+    if preparer.classes is not None:
+        for field in ("return_logprob", "return_token_logprobs", "return_item_logprobs"):
+            if getattr(body, field):
+                raise RequestError("classification_model", field)
+    elif body.return_token_logprobs and labels is None:
+        raise RequestError("missing_label_token_ids.logprobs", "label_token_ids")
     isolation = body.isolation or settings.isolation
     if isolation == "causal" and not settings.allows_causal:
         raise RequestError("invalid_isolation.server", "isolation")
@@ -39,9 +51,15 @@ def _prepare(
         delimiter=settings.delimiter,
         delimiter_id=settings.delimiter_token_id,
         tokenization=body.tokenization,
-        return_token_logprobs=body.return_token_logprobs,
+        untrusted_text=(
+            settings.untrusted_text == "always"
+            if body.untrusted_text is None
+            else body.untrusted_text
+        ),
+        return_token_logprobs=body.return_item_logprobs,
+        return_pooled_hidden_states=body.return_pooled_hidden_states,
     )
-    return preparer.request(body.query, body.item_list, options, request_id=request_id)
+    return preparer.request(body.query or "", body.item_list, options, request_id=request_id)
 
 
 def _respond(body: ScoreRequest, result: ScoreResult) -> dict[str, Any]:
@@ -52,14 +70,22 @@ def _respond(body: ScoreRequest, result: ScoreResult) -> dict[str, Any]:
         "scores": [_score(result, index) for index in order],
         "algorithm": result.algorithm,
         "isolation": result.isolation,
-        "usage": usage(result),
+        "usage": usage_of((result,)),
     }
     if body.top_n is not None:
         response["indices"] = order
     if body.return_logprob:
         response["logprobs"] = [_row(result.logprobs, result, index) for index in order]
-    if body.return_token_logprobs and result.token_logprobs is not None:
-        response["token_logprobs"] = [result.token_logprobs[index].tolist() for index in order]
+    if body.return_token_logprobs:
+        response["token_logprobs"] = [_row(result.logprobs, result, index) for index in order]
+    if body.return_item_logprobs and result.token_logprobs is not None:
+        response["item_logprobs"] = [result.token_logprobs[index].tolist() for index in order]
+    if result.classes is not None:
+        response["classes"] = result.classes.names
+    if result.pooled_hidden_states is not None:
+        response["pooled_hidden_states"] = [
+            result.pooled_hidden_states[index].tolist() for index in order
+        ]
     return response
 
 
@@ -81,15 +107,37 @@ def _row(values: np.ndarray, result: ScoreResult, index: int) -> Any:
     return values[index, : result.num_labels[index]].tolist()
 
 
-ROUTE = ScoringRoute(
-    name="score",
-    tag="scoring",
-    summary="Score items against a query",
-    paths=("/v1/score",),
-    body=ScoreRequest,
-    response=ScoreResponse,
-    items="items",
-    extent=lambda body, settings: body.extent,
-    prepare=_prepare,
-    respond=_respond,
+class ScoreExchange:
+    """Our own shape and SGLang's: a `scoring.Exchange`."""
+
+    body = ScoreRequest
+    items = "items"
+
+    def extent(self, body: ScoreRequest, service: Service) -> Extent:
+        return body.extent
+
+    def prepare(self, body: ScoreRequest, service: Service, request_id: str) -> Prepared:
+        assert service.preparer is not None
+        request = _prepare(body, service.preparer, service.settings, request_id)
+
+        def respond(results: Sequence[ScoreResult], common: dict[str, Any]) -> Any:
+            return common | {"object": "scoring"} | _respond(body, results[0])
+
+        return Prepared([request], respond)
+
+    def error_body(self, error: ApiError) -> dict[str, Any]:
+        return error.body()
+
+
+SCORE = ScoreExchange()
+ROUTES: tuple[ScoringRoute[Any], ...] = (
+    ScoringRoute(
+        name="score",
+        tag="scoring",
+        summary="Score items against a query",
+        path="/v1/score",
+        bodies=(ScoreRequest, PairScoreRequest),
+        response=ScoreResponse | PairScoreResponse,
+        choose=lambda raw: PAIRS if are_pairs(raw) else SCORE,
+    ),
 )

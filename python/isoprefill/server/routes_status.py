@@ -16,9 +16,9 @@ from isoprefill.server.service import Service
 def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["status"])
 
-    def model() -> dict[str, Any]:
+    def model(name: str) -> dict[str, Any]:
         return {
-            "id": service.model_name,
+            "id": name,
             "object": "model",
             "created": service.created,
             "owned_by": "isoprefill",
@@ -27,14 +27,16 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/v1/models", responses=responses(ModelList, 401, 500), summary="List the models")
     async def models() -> Response:
-        return json_response({"object": "list", "data": [model()]})
+        return json_response({"object": "list", "data": list(map(model, service.model_names))})
 
     @routes.get(
-        "/v1/models/{name}", responses=responses(Model, 401, 404, 500), summary="Describe a model"
+        "/v1/models/{name:path}",
+        responses=responses(Model, 401, 404, 500),
+        summary="Describe a model",
     )
     async def one_model(name: str) -> Response:
         service.check_model(name)
-        return json_response(model())
+        return json_response(model(service.model_names[0] if name == "default" else name))
 
     # Load balancers ask with HEAD too.
     @routes.head("/health", include_in_schema=False)

@@ -23,6 +23,7 @@ import zmq
 from isoprefill.execution.algorithms import PLANS
 from isoprefill.execution.packing import item_groups
 from isoprefill.execution.warm_up import batches_of_sizes
+from isoprefill.models.classes import Classes
 from isoprefill.models.pinned import FetchError
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
@@ -48,6 +49,8 @@ class Engine(Protocol):
     vocab_size: int
     max_positions: int
     pack_tokens: int
+    hidden_size: int
+    classes: Classes | None
     device: str
     compilations: int
 
@@ -84,6 +87,8 @@ def run(make_engine: Callable[[EngineSettings], Engine]) -> None:
             vocab_size=engine.vocab_size,
             max_positions=engine.max_positions,
             pack_tokens=engine.pack_tokens,
+            hidden_size=engine.hidden_size,
+            classes=engine.classes,
             device=engine.device,
             warmup_s=time.monotonic() - began,
             compilations=engine.compilations,
@@ -189,7 +194,7 @@ def warm_up(engine: Engine, sizes: Sequence[int]) -> None:
             raise ValueError(
                 f"warmup-tokens must be at most the model's {engine.max_positions} positions, got {size}"
             )
-    for batch in batches_of_sizes(sizes, engine.vocab_size):
+    for batch in batches_of_sizes(sizes, engine.vocab_size, labels=engine.classes is None):
         engine.score(batch)
 
 

@@ -3,8 +3,8 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable
-from typing import Any, Generic
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, Protocol
 
 from fastapi import APIRouter
 from pydantic import BaseModel
@@ -12,71 +12,99 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from isoprefill.request.errors import RequestError
-from isoprefill.request.preparer import Preparer
 from isoprefill.request.result import ScoreResult
 from isoprefill.request.scores import score_result
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import limits
+from isoprefill.server.api_models import ErrorResponse
 from isoprefill.server.dispatch import request_timeout
 from isoprefill.server.errors import ApiError
 from isoprefill.server.limits import Extent
 from isoprefill.server.openapi import body_of, responses
 from isoprefill.server.responses import json_response
 from isoprefill.server.service import Service
-from isoprefill.server.settings import ServerSettings
-from isoprefill.server.validation import Body, parse
+from isoprefill.server.validation import Body, read_object, validate
 
+ERRORS = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503)
 SCORE_BYTES = 20  # of a score as JSON
+
+
+Respond = Callable[[Sequence[ScoreResult], dict[str, Any]], Any]
+
+
+class Prepared(NamedTuple):
+    """What is scored for a body, and what makes the answer of the scores and of its `id`, `created` and `model`."""
+
+    requests: list[TokenRequest]
+    respond: Respond
+
+
+class Exchange(Protocol[Body]):
+    """One kind of body and its answer.
+
+    Attributes:
+        body: what the body must hold.
+        items: what it calls the items.
+    """
+
+    body: type[Body]
+    items: str
+
+    def extent(self, body: Body, service: Service) -> Extent:
+        """Says how large a request is."""
+
+    def prepare(self, body: Body, service: Service, request_id: str) -> Prepared:
+        """Makes the scoring requests of a body."""
+
+    def error_body(self, error: ApiError) -> dict[str, Any]:
+        """Words an error as the clients of this kind of body read it."""
+
+
+Choose = Callable[[Mapping[str, Any]], Exchange[Any]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ScoringRoute(Generic[Body]):
-    """What one scoring route does in its own way.
+    """One scoring route.
 
     Attributes:
         name, summary: what the OpenAPI document calls it.
-        tag: the same, and the kind of object that the answer is.
-        paths: where it answers; the document shows the first.
-        body: what the body must hold.
+        tag: a heading of the document.
+        path: where it answers.
+        bodies: what the body must hold, one of them.
         response: what the answer holds.
-        items: what the route calls the items.
-        extent: says how large a request is.
-        prepare: makes tokens of a body; takes the request's id.
-        respond: makes of the body and the scores what only this route's answer holds.
+        choose: which kind of body an object is.
+        error: what an error holds.
     """
 
     name: str
     tag: str
     summary: str
-    paths: tuple[str, ...]
-    body: type[Body]
-    response: type[BaseModel]
-    items: str
-    extent: Callable[[Body, ServerSettings], Extent]
-    prepare: Callable[[Body, Preparer, ServerSettings, str], TokenRequest]
-    respond: Callable[[Body, ScoreResult], dict[str, Any]]
+    path: str
+    bodies: tuple[type[BaseModel], ...]
+    response: Any
+    choose: Choose
+    error: Any = ErrorResponse
 
 
 def router(service: Service, route: ScoringRoute[Body]) -> APIRouter:
-    """Returns what answers at the paths of a scoring route."""
+    """Returns what answers at the path of a scoring route."""
     routes = APIRouter(tags=[route.tag])
 
     async def endpoint(request: Request) -> Response:
-        return await answer(service, route, request)
+        return await answer(service, route.choose, request)
 
-    for path in route.paths:
-        routes.post(
-            path,
-            name=route.name,
-            responses=responses(route.response, 400, 401, 404, 408, 413, 415, 422, 429, 500, 503),
-            openapi_extra=body_of(route.body),
-            summary=route.summary,
-            include_in_schema=path == route.paths[0],
-        )(endpoint)
+    routes.post(
+        route.path,
+        name=route.name,
+        responses=responses(route.response, *ERRORS, error=route.error),
+        openapi_extra=body_of(*route.bodies),
+        summary=route.summary,
+    )(endpoint)
     return routes
 
 
-async def answer(service: Service, route: ScoringRoute[Body], request: Request) -> Response:
+async def answer(service: Service, choose: Choose, request: Request) -> Response:
     """Answers a scoring request.
 
     Raises:
@@ -84,45 +112,62 @@ async def answer(service: Service, route: ScoringRoute[Body], request: Request) 
         ClientGoneError: the client did not wait.
     """
     request_id: str = request.scope["state"]["request_id"]
-    try:
-        body, tokens = await _prepared(service, route, request, request_id)
-    except RequestError as error:
-        raise ApiError.of(error, route.items) from None
-    logprobs = await service.scored(request, tokens)
+    prepared = await _prepared(service, choose, request, request_id)
+    preparer = service.preparer
+    assert preparer is not None
+    sizes = [len(one.items) * preparer.item_answer_size(one.options) for one in prepared.requests]
+    logprobs = await service.scored(request, prepared.requests, sizes)
 
     def respond() -> Response:
-        result = score_result(tokens, logprobs, model=service.model_name)
-        common = {
-            "id": request_id,
-            "object": route.tag,
-            "created": int(time.time()),
-            "model": result.model,
-        }
-        return json_response(common | route.respond(body, result))
+        results = [
+            score_result(one, of, model=service.model_names[0])
+            for one, of in zip(prepared.requests, logprobs, strict=True)
+        ]
+        common = {"id": request_id, "created": int(time.time()), "model": service.model_names[0]}
+        return json_response(prepared.respond(results, common))
 
-    return await service.run(logprobs.logprobs.size * SCORE_BYTES, respond)
+    numbers = max(sum(sizes), sum(of.logprobs.size for of in logprobs))
+    return await service.run(numbers * SCORE_BYTES, respond)
+
+
+async def read_json(service: Service, request: Request) -> bytes:
+    """Returns the body of a request, which must be called JSON.
+
+    Raises:
+        ApiError: it is not, or it cannot be read.
+        ClientGoneError: the client did not wait.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise ApiError("unsupported_media_type", "The body must be application/json.")
+    data: bytes = await request.scope["state"]["body"].read()
+    return data
 
 
 async def _prepared(
-    service: Service, route: ScoringRoute[Body], request: Request, request_id: str
-) -> tuple[Body, TokenRequest]:
-    settings = service.settings
+    service: Service, choose: Choose, request: Request, request_id: str
+) -> Prepared:
+    bounds, state = service.settings.limits, request.scope["state"]
+    state["error_body"] = choose({}).error_body
     with service.accepted() as preparer:
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type != "application/json":
-            raise ApiError("unsupported_media_type", "The body must be application/json.")
-        data: bytes = await request.scope["state"]["body"].read()
+        data = await read_json(service, request)
+        items = choose({}).items
         try:
-            async with asyncio.timeout(settings.limits.request_timeout_s):
-                body = await service.run(len(data), parse, route.body, data)
+            async with asyncio.timeout(bounds.request_timeout_s):
+                raw = await service.run(len(data), read_object, data)
+                exchange = choose(raw)
+                state["error_body"], items = exchange.error_body, exchange.items
+                body = await service.run(len(data), validate, exchange.body, raw)
                 service.check_model(body.model)
-                extent = route.extent(body, settings)
-                limits.check_extent(settings.limits, extent)
+                extent = exchange.extent(body, service)
+                limits.check_extent(bounds, extent)
                 size = max(len(data), extent.num_characters)
-                tokens = await service.run(
-                    size, route.prepare, body, preparer, settings, request_id
-                )
-                limits.check_tokens(settings.limits, tokens)
+                prepared = await service.run(size, exchange.prepare, body, service, request_id)
+                limits.check_all_tokens(bounds, prepared.requests)
+                for one in prepared.requests:
+                    limits.check_answer(one, preparer.item_answer_size(one.options))
+        except RequestError as error:
+            raise ApiError.of(error, items) from None
         except TimeoutError:
-            raise request_timeout(settings.limits, "parsed and tokenised") from None
-    return body, tokens
+            raise request_timeout(bounds, "parsed and tokenised") from None
+    return prepared

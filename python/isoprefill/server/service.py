@@ -5,11 +5,12 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from isoprefill.models.description import ModelDescription
 from isoprefill.models.tokenizer import Tokenizer
 from isoprefill.request.preparer import Preparer
 from isoprefill.request.result import RequestLogprobs
@@ -19,12 +20,15 @@ from isoprefill.server.bodies import BodyMemory, ClientGoneError
 from isoprefill.server.dispatch import Dispatcher
 from isoprefill.server.errors import ApiError
 from isoprefill.server.metrics import Metrics
+from isoprefill.server.rerank.reranker import Reranker
+from isoprefill.server.rerank.start import make_reranker
 from isoprefill.server.settings import ServerSettings
 
 T = TypeVar("T")
 
 # Bytes or characters that take 20 ms; more are parsed, tokenised or written beside the event loop.
 LARGE = 64 << 10
+AT_ONCE = 16  # scoring requests of one client's request that wait together
 
 
 @dataclasses.dataclass(eq=False)
@@ -33,9 +37,12 @@ class Service:
 
     Attributes:
         settings: of the server.
-        model_name: what the model is called in answers.
+        model_names: what requests may call the model; the first is its name in answers.
+        model_name: the model's own name.
         tokenizer: the model's.
+        description: what the model's files say of it.
         preparer: makes requests of text; None until the scheduler has said what the model is like.
+        reranker: makes requests of documents; None as the preparer, and if the server does not rerank.
         draining: whether the server has been told to end.
         created: when the server started, seconds since 1970.
         metrics: the server's counters.
@@ -45,10 +52,13 @@ class Service:
     settings: ServerSettings
     model_name: str
     tokenizer: Tokenizer
+    description: ModelDescription = dataclasses.field(default_factory=ModelDescription)
     preparer: Preparer | None = None
+    reranker: Reranker | None = None
     draining: bool = False
 
     def __post_init__(self) -> None:
+        self.model_names = self.settings.served_model_name or (self.model_name,)
         self.created = int(time.time())
         self.metrics = Metrics()
         self.dispatcher = Dispatcher(self.settings.limits, self.metrics)
@@ -56,8 +66,8 @@ class Service:
         self._threads = concurrent.futures.ThreadPoolExecutor(2, "prepare")
         self._accepted = 0
 
-    def on_ready(self, ready: protocol.Ready) -> Preparer:
-        """Takes what the scheduler says of the model; returns what makes requests for it.
+    def on_ready(self, ready: protocol.Ready) -> None:
+        """Takes what the scheduler says of the model.
 
         Raises:
             ValueError: a setting does not go with the model.
@@ -68,20 +78,26 @@ class Service:
                 f"delimiter-token-id must be less than the model's vocabulary of {ready.vocab_size}, got {token}"
             )
         self.preparer = Preparer(
-            self.tokenizer, ready.vocab_size, ready.max_positions, ready.pack_tokens
+            self.tokenizer,
+            ready.vocab_size,
+            ready.max_positions,
+            ready.pack_tokens,
+            ready.hidden_size,
+            ready.classes,
         )
-        return self.preparer
+        self.reranker = make_reranker(self.settings, self.description, self.preparer)
 
     @property
     def ready(self) -> bool:
         return self.dispatcher.connected and not self.draining
 
     def check_model(self, name: str | None) -> None:
-        """Raises ApiError unless `name` is the served model."""
-        if name not in (None, "default", self.model_name):
+        """Raises ApiError unless `name` is one of the served model's."""
+        if name not in (None, "default", *self.model_names):
+            names = " and ".join(map(repr, (*self.model_names[1:], "default")))
             raise ApiError(
                 "model_not_found",
-                f"This server serves only {self.model_name!r}; 'default' is another name for it.",
+                f"This server serves only {self.model_names[0]!r}; other names for it: {names}.",
                 "model",
             )
 
@@ -112,28 +128,60 @@ class Service:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, work, *arguments)
 
-    async def scored(self, request: Request, tokens: TokenRequest) -> RequestLogprobs:
-        """Returns the log-probabilities of a request, whose size goes into the metrics and its log line.
+    async def scored(
+        self, request: Request, requests: Sequence[TokenRequest], answer_sizes: Sequence[int]
+    ) -> list[RequestLogprobs]:
+        """Returns the log-probabilities of scoring requests, whose sizes go into the metrics and the log line.
+
+        Args:
+            request: of HTTP.
+            requests: what it asks for; a bounded number of them are in the queue together.
+            answer_sizes: of each, see `Dispatcher.submit`.
 
         Raises:
             ApiError: see `Dispatcher.submit`.
             ClientGoneError: the client did not wait; the request has left the queue.
         """
-        answer = asyncio.ensure_future(self.dispatcher.submit(tokens))
+        answer = asyncio.ensure_future(self._all_scored(requests, answer_sizes))
         gone = asyncio.ensure_future(request.receive())  # nothing more comes but a disconnect
         try:
             await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
                 raise ClientGoneError
-            result = answer.result()
+            results = answer.result()
         finally:
             gone.cancel()
             if not answer.done():
                 answer.cancel()
                 await asyncio.gather(answer, return_exceptions=True)
-        self.metrics.observe_scored(tokens, result)
-        request.scope["state"]["log"] |= {"items": len(tokens.items), "tokens": tokens.num_tokens}
-        return result
+        for tokens, result in zip(requests, results, strict=True):
+            self.metrics.observe_scored(tokens, result)
+        request.scope["state"]["log"] |= {
+            "items": sum(len(tokens.items) for tokens in requests),
+            "tokens": sum(tokens.num_tokens for tokens in requests),
+        }
+        return results
+
+    async def _all_scored(
+        self, requests: Sequence[TokenRequest], answer_sizes: Sequence[int]
+    ) -> list[RequestLogprobs]:
+        """Scores requests side by side; the first failure ends them all."""
+        if len(requests) == 1:
+            return [await self.dispatcher.submit(requests[0], answer_sizes[0])]
+        room = asyncio.Semaphore(AT_ONCE)
+
+        async def scored(tokens: TokenRequest, answer_size: int) -> RequestLogprobs:
+            async with room:
+                return await self.dispatcher.submit(tokens, answer_size)
+
+        both = zip(requests, answer_sizes, strict=True)
+        tasks = [asyncio.ensure_future(scored(tokens, size)) for tokens, size in both]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -6,12 +6,17 @@ as JSON.
 
 import dataclasses
 import ipaddress
+import re
 from typing import Any, Literal
 
 from isoprefill.modes import AlgorithmChoice, Backend, Delimiter, Isolation
 from isoprefill.settings import check_api_key, check_bounds, setting
 
 LogFormat = Literal["text", "json"]
+RerankPreset = Literal[
+    "auto", "chat", "qwen3-reranker", "mxbai-v2", "bge-gemma", "query-likelihood", "none"
+]
+UntrustedText = Literal["rerank", "always", "never"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,32 +137,59 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RerankSettings:
-    """How /v1/rerank asks the model whether a document is relevant."""
+    """How /v1/rerank asks the model whether a document is relevant: a preset, or a template of one's own.
 
-    template: str = setting(
-        "Question: Is the following text about {query}?\nText: {document}\nAnswer:",
-        "Prompt of /v1/rerank, with {query} and, after it, {document}.",
+    Attributes:
+        yes, no: the labels that were set, as text or token ids; None leaves the preset's.
+    """
+
+    preset: RerankPreset = setting(
+        "auto",
+        "How the model is asked (docs/rerank.md); what auto chooses, and why, is logged. none refuses to rerank.",
+        flag="rerank-preset",
+    )
+    template: str | None = setting(
+        None,
+        "Prompt instead of a preset's, in Jinja's language, with {{ query }} and {{ document }}.",
         flag="rerank-template",
     )
-    relevant: str = setting(" Yes", "Label of a relevant document, one token.", flag="rerank-yes")
-    irrelevant: str = setting(
-        " No", "Label of an irrelevant document, one token.", flag="rerank-no"
+    yes_text: str | None = setting(
+        None, "Label of a relevant document, one token. Default: the preset's.", flag="rerank-yes"
+    )
+    no_text: str | None = setting(
+        None, "Label of an irrelevant document, one token. Default: the preset's.", flag="rerank-no"
+    )
+    yes_id: int | None = setting(
+        None, "Token id of the label of a relevant document.", flag="rerank-yes-id", ge=0
+    )
+    no_id: int | None = setting(
+        None, "Token id of the label of an irrelevant document.", flag="rerank-no-id", ge=0
     )
 
     def __post_init__(self) -> None:
-        for name in ("{query}", "{document}"):
-            if self.template.count(name) != 1:
-                raise ValueError(
-                    f"rerank-template must contain {name} exactly once, found it {self.template.count(name)} times"
-                )
-        if self.template.index("{query}") > self.template.index("{document}"):
+        check_bounds(self)
+        if self.template is not None and self.preset != "auto":
+            raise ValueError("give either rerank-template or rerank-preset, not both")
+        for name in ("yes", "no"):
+            if None not in (getattr(self, f"{name}_text"), getattr(self, f"{name}_id")):
+                raise ValueError(f"give either rerank-{name} or rerank-{name}-id, not both")
+        if self.yes is not None and self.yes == self.no:
+            raise ValueError(f"rerank-yes and rerank-no must differ, both are {self.yes!r}")
+        if self.preset in ("query-likelihood", "none") and (self.yes, self.no) != (None, None):
             raise ValueError(
-                "rerank-template must have {query} before {document}: what is before the document is computed once"
+                f"rerank-yes and rerank-no have no meaning with rerank-preset {self.preset}"
             )
-        if self.relevant == self.irrelevant:
-            raise ValueError(f"rerank-yes and rerank-no must differ, both are {self.relevant!r}")
+
+    @property
+    def yes(self) -> str | int | None:
+        return self.yes_text if self.yes_id is None else self.yes_id
+
+    @property
+    def no(self) -> str | int | None:
+        return self.no_text if self.no_id is None else self.no_id
 
 
+_MODEL_NAME = re.compile(r"[!-~]{1,256}")
 CAUSAL_ALGORITHMS = ("auto", "packed")  # those with all items in one prefill
 
 
@@ -170,6 +202,11 @@ class ServerSettings:
     """
 
     engine: EngineSettings
+    served_model_name: tuple[str, ...] = setting(
+        (),
+        "Name of the model in answers; give it several times for further names that requests may use. Default: the "
+        "model's own.",
+    )
     host: str = setting("127.0.0.1", "Address to listen on.")
     port: int = setting(30000, "Port to listen on; 0 picks a free one.", ge=0, le=65_535)
     api_key: str | None = dataclasses.field(default=None, repr=False)
@@ -185,6 +222,11 @@ class ServerSettings:
         "Whether a delimiter token is placed between items, and which tokens see it (docs/design.md).",
     )
     delimiter_token_id: int | None = setting(None, "The delimiter's token id.")
+    untrusted_text: UntrustedText = setting(
+        "rerank",
+        "Where special tokens that a request's texts spell out are ordinary text, unless the request says: in rerank, "
+        "always, never.",
+    )
     require_labels: bool = setting(
         False, "Refuse requests without labels, as SGLang does, instead of scoring likelihoods."
     )
@@ -195,6 +237,11 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        for name in self.served_model_name:
+            if not _MODEL_NAME.fullmatch(name):
+                raise ValueError(
+                    f"served-model-name must be 1 to 256 printable characters without spaces, got {name!r}"
+                )
         if self.api_key is not None:
             check_api_key(self.api_key)
         if self.api_key is None and not self.allow_anonymous and not is_loopback(self.host):

@@ -9,9 +9,8 @@ import pydantic_core
 from pydantic_core import ErrorDetails
 
 from isoprefill.request.errors import MESSAGES, RequestError
-from isoprefill.server.api_models import RerankRequest, ScoreRequest
 
-Body = TypeVar("Body", ScoreRequest, RerankRequest)
+Body = TypeVar("Body", bound=pydantic.BaseModel)
 
 LONGEST_NAME = 64  # characters of an unknown field that are compared with the known ones
 
@@ -36,20 +35,22 @@ _OTHER_RULES = {
     "tokenization": "invalid_tokenization",
     "top_n": "invalid_top_n",
 }
+_ITEMS = ("documents", "texts")  # other names of the items
 # What a field must hold, and what each element of it must be.
 _EXPECTED = {
     "query": ("text or a list of token ids", "an integer"),
     "items": ("text or a list of texts or token lists", "text or a list of token ids"),
     "documents": ("a list of texts", "text, or an object with a text"),
+    "texts": ("a list of texts", "text"),
     "label_token_ids": ("a list of token ids, or one such list for each item", "an integer"),
 }
 
 
-def parse(kind: type[Body], body: bytes) -> Body:
-    """Returns the request in a body.
+def read_object(body: bytes) -> dict[str, Any]:
+    """Returns the JSON object that a body holds.
 
     Raises:
-        RequestError: with the first thing that is wrong.
+        RequestError: it is none.
     """
     try:
         raw = pydantic_core.from_json(body, allow_inf_nan=False, cache_strings=False)
@@ -58,6 +59,15 @@ def parse(kind: type[Body], body: bytes) -> Body:
         raise RequestError("invalid_json", why=error) from None
     if not isinstance(raw, dict):
         raise RequestError("invalid_body_type", got=_kind(raw))
+    return raw
+
+
+def validate(kind: type[Body], raw: dict[str, Any]) -> Body:
+    """Returns an object as a request of this kind.
+
+    Raises:
+        RequestError: with the first thing that is wrong.
+    """
     try:
         return kind.model_validate(raw)
     except pydantic.ValidationError as error:
@@ -74,7 +84,7 @@ def _request_error(error: ErrorDetails, known: Iterable[str]) -> RequestError:
     if error["type"] == "extra_forbidden":
         return _unknown(str(name), known)
     index = [place for place in rest if isinstance(place, int)]
-    field = "items" if name == "documents" else str(name)
+    field = "items" if name in _ITEMS else str(name)
     value = error["input"]
     what = _what(error, index)
     if field == "labels":

@@ -1,0 +1,65 @@
+"""At which rows of a pack items are read as a whole: for labels, for classes, for their hidden states."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int32
+
+from isoprefill.attention.layout import PackedLayout
+from isoprefill.execution.packing import ItemGroup, Pack
+
+# Takes the indices of a group's items, and a row of values for each.
+Take = Callable[[Int32[np.ndarray, "n"], Float[np.ndarray, "n N"]], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class ItemReadout:
+    """The rows of a pack at which some of its groups are read.
+
+    Attributes:
+        groups: those that are read.
+        rows: of the pack, one for each of their items: its last.
+    """
+
+    groups: Pack
+    rows: Int32[np.ndarray, "M"]
+
+    @classmethod
+    def of(
+        cls,
+        pack: Pack,
+        layout: PackedLayout,
+        wanted: Callable[[ItemGroup], bool] = lambda group: True,
+    ) -> "ItemReadout":
+        """Returns the read-out of a pack with this layout, of those groups that are wanted."""
+        groups, rows = [], [np.zeros(0, np.int32)]
+        for group, first_rows in first_rows_of(pack, layout):
+            if wanted(group):
+                groups.append(group)
+                rows.append(last_rows(group, first_rows))
+        return cls(tuple(groups), np.concatenate(rows))
+
+    def scatter(self, values: Float[np.ndarray, "M N"], takers: Sequence[Take]) -> None:
+        """Hands what was read to the taker of each group's request."""
+        begin = 0
+        for group in self.groups:
+            end = begin + len(group.items)
+            takers[group.request_index](group.indices, values[begin:end])
+            begin = end
+
+
+def first_rows_of(pack: Pack, layout: PackedLayout) -> Iterator[tuple[ItemGroup, Any]]:
+    """Returns each group with the first rows of its items."""
+    begin = 0
+    for group in pack:
+        end = begin + len(group.items)
+        yield group, layout.item_first_rows[begin:end]
+        begin = end
+
+
+def last_rows(group: ItemGroup, first_rows: Int32[np.ndarray, "n"]) -> Int32[np.ndarray, "n"]:
+    """Returns the rows that have seen all of an item, and nothing behind it."""
+    lens = np.asarray([item.size for item in group.items], np.int32)
+    return np.asarray(first_rows + lens - 1, np.int32)
