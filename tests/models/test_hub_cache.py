@@ -112,7 +112,18 @@ def test_an_adapter_is_found_by_its_name(cache):
 
 @pytest.mark.parametrize(
     "text",
-    ["name", "/a/b", "a/../b", "o/m@../x", "o/m@/x", "o/m/../../x", "o m/x", ".hidden/m", "", "dir/x.gguf"],
+    [
+        "name",
+        "/a/b",
+        "a/../b",
+        "o/m@../x",
+        "o/m@/x",
+        "o/m/../../x",
+        "o m/x",
+        ".hidden/m",
+        "",
+        "dir/x.gguf",
+    ],
 )
 def test_other_texts_are_no_names(text):
     """They must not lead out of the cache."""
