@@ -25,6 +25,9 @@ class ScoreOptions:
         tokenization: "separate" tokenises the query and each item on its own; "joint" tokenises query + item
             as one text, so that a word may cross the border (docs/scoring.md).
         return_token_logprobs: also return the log-probability of every token of the items.
+        extraction_token_id: read labels or classes not after an item but at every such token in it, each of which has
+            seen the item up to itself: several candidates in one item are then compared by one prefill. None: after
+            the item.
         return_pooled_hidden_states: also return the hidden states after the final norm at the rows where labels or
             classes are read.
     """
@@ -38,6 +41,7 @@ class ScoreOptions:
     delimiter_id: int | None = None
     tokenization: Tokenization = "separate"
     return_token_logprobs: bool = False
+    extraction_token_id: int | None = None
     return_pooled_hidden_states: bool = False
 
     def __post_init__(self) -> None:
@@ -59,6 +63,8 @@ class ScoreOptions:
                 delimiter=repr(self.delimiter),
                 got=self.delimiter_id,
             )
+        if self.extraction_token_id is not None and self.item_first:
+            raise RequestError("invalid_extraction_token.item_first", "extraction_token_id")
         if self.temperature is not None:
             self._check_temperature(self.temperature)
 

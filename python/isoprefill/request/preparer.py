@@ -13,7 +13,8 @@ from isoprefill.models.tokenizer import Tokenizer
 from isoprefill.request.errors import RequestError
 from isoprefill.request.labels import LabelSets
 from isoprefill.request.options import ScoreOptions
-from isoprefill.request.token_request import TextOrTokens, TokenRequest, Tokens
+from isoprefill.request.token_request import TextOrTokens, TokenRequest, Tokens, Vectors
+from isoprefill.request.vectors import EmbedOverrides, VectorTable, is_vectors
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Preparer:
         items: Iterable[TextOrTokens],
         options: ScoreOptions | None = None,
         *,
+        overrides: EmbedOverrides | None = None,
         request_id: str = "",
     ) -> TokenRequest:
         """Returns a request that the model can score.
@@ -50,9 +52,10 @@ class Preparer:
         each item. It is never added to token ids.
 
         Args:
-            query: text or token ids.
-            items: text or token ids each.
+            query: text, token ids, or embedding vectors [vectors, E].
+            items: text, token ids, or embedding vectors each.
             options: how to score them; None is `ScoreOptions()`.
+            overrides: vectors that take the places of a token in text or token ids.
             request_id: what to call the request in errors.
 
         Raises:
@@ -61,15 +64,22 @@ class Preparer:
         check_items_type(items)
         options = options or ScoreOptions()
         context_lens = None
+        table = VectorTable(self.hidden_size)
         if options.tokenization == "joint":
             query_tokens, item_tokens, context_lens = self._joint(query, list(items))
         else:
-            query_tokens = self._tokens(query, not options.item_first, "query")
+            query_tokens = self._tokens(query, table, not options.item_first, "query")
             item_tokens = tuple(
-                self._tokens(item, options.item_first, "items", index)
+                self._tokens(item, table, options.item_first, "items", index)
                 for index, item in enumerate(items)
             )
-        request = TokenRequest(query_tokens, item_tokens, options, context_lens, request_id)
+        if overrides is not None:
+            if options.tokenization == "joint":
+                raise RequestError("invalid_embed_overrides.joint", "embed_override_token_id")
+            query_tokens, item_tokens = _overridden(query_tokens, item_tokens, overrides, table)
+        request = TokenRequest(
+            query_tokens, item_tokens, options, context_lens, request_id, table.vectors
+        )
         self.check(request)
         return request
 
@@ -80,8 +90,9 @@ class Preparer:
             RequestError: naming the argument, its value and the limit.
         """
         options = request.options
-        self._check_head(options)
-        place = request.first_place(lambda tokens: (tokens < 0) | (tokens >= self.vocab_size))
+        self._check_head(request)
+        lowest = 0 if request.vectors is None else -len(request.vectors)
+        place = request.first_place(lambda tokens: (tokens < lowest) | (tokens >= self.vocab_size))
         if place is not None:
             field, *index = place
             tokens = request.query if field == "query" else request.items[index[0]]
@@ -114,8 +125,9 @@ class Preparer:
         if sum(parts) > self.max_positions:
             self._raise_too_long(" + ".join(map(str, parts)), longest)
 
-    def _check_head(self, options: ScoreOptions) -> None:
+    def _check_head(self, request: TokenRequest) -> None:
         """Checks that the model can say what is asked of it."""
+        options = request.options
         if self.classes is not None:
             if options.labels is not None:
                 raise RequestError("classification_model", "label_token_ids")
@@ -126,6 +138,30 @@ class Preparer:
                 raise RequestError("missing_label_token_ids", "label_token_ids")
             if options.return_pooled_hidden_states:
                 raise RequestError("missing_label_token_ids.pooled", "return_pooled_hidden_states")
+            if options.extraction_token_id is not None:
+                raise RequestError("invalid_extraction_token.labels", "extraction_token_id")
+        if request.vectors is not None:
+            self._check_vectors(request, request.vectors)
+
+    def _check_vectors(self, request: TokenRequest, vectors: Vectors) -> None:
+        if vectors.shape[1] != self.hidden_size:
+            raise RequestError(
+                "invalid_embed_overrides.width",
+                "vectors",
+                limit=self.hidden_size,
+                value=vectors.shape[1],
+            )
+        options = request.options
+        by_likelihood = self.classes is None and options.labels is None
+        if not by_likelihood and not options.return_token_logprobs:
+            return
+        if options.item_first:
+            if (request.query < 0).any():
+                raise RequestError("invalid_embed_overrides.likelihood", "query")
+            return
+        for index, item in enumerate(request.items):
+            if (item < 0).any():
+                raise RequestError("invalid_embed_overrides.likelihood", "items", index)
 
     def item_answer_size(self, options: ScoreOptions) -> int:
         """Returns how many numbers come back for an item, beside log-probabilities of its tokens."""
@@ -172,7 +208,11 @@ class Preparer:
 
         return LabelSets.parse(ids(texts))
 
-    def _tokens(self, value: TextOrTokens, begins_text: bool, field: str, *index: int) -> Tokens:
+    def _tokens(
+        self, value: TextOrTokens, table: VectorTable, begins_text: bool, field: str, *index: int
+    ) -> Tokens:
+        if is_vectors(value):
+            return table.add(value, field, *index)
         if isinstance(value, str):
             tokens = self._encode(value, field, *index)
             return np.asarray([*(self._bos() if tokens and begins_text else []), *tokens], np.int32)
@@ -248,6 +288,26 @@ class Preparer:
     def _outside(self, token: int, field: str, *index: int) -> RequestError:
         rule = "negative_token_id.vocabulary" if token < 0 else "token_id_exceeds_vocab"
         return RequestError(rule, field, *index, limit=self.vocab_size, value=token)
+
+
+def _overridden(
+    query: Tokens, items: tuple[Tokens, ...], overrides: EmbedOverrides, table: VectorTable
+) -> tuple[Tokens, tuple[Tokens, ...]]:
+    """Returns query and items with vectors in the places of the override token."""
+    token = overrides.token_id
+    if overrides.query is not None:
+        query = table.override(query, token, overrides.query, "query_embed_overrides")
+    if overrides.items is None:
+        return query, items
+    field = "item_embed_overrides"
+    if len(overrides.items) != len(items):
+        raise RequestError(
+            "invalid_embed_overrides.items", field, limit=len(items), value=len(overrides.items)
+        )
+    return query, tuple(
+        item if vectors is None else table.override(item, token, vectors, field, index)
+        for index, (item, vectors) in enumerate(zip(items, overrides.items, strict=True))
+    )
 
 
 def check_items_type(items: Any) -> None:
