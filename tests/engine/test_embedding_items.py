@@ -15,6 +15,7 @@ import torch
 import small_models
 from isoprefill import EmbedOverrides, LabelSets, RequestError, ScoreOptions, ScoringEngine
 from isoprefill.modes import Algorithm
+from isoprefill.request.result import RequestLogprobs
 
 RANDOM = np.random.default_rng(0)
 QUERY = RANDOM.integers(1, 250, 40).tolist()
@@ -228,3 +229,22 @@ def test_reads_that_mean_nothing_are_refused(given, param):
     with pytest.raises(RequestError) as refused:
         engine().score(query, items, labels, extraction_token_id=TOKEN, **given)
     assert (refused.value.code, refused.value.param) == ("invalid_extraction_token", param)
+
+
+@pytest.mark.parametrize("head", ["labels", "classes"])
+def test_slices_of_a_request_join_to_the_whole(head):
+    """The server scores a long request in slices: reads, states and vectors must stay with their items."""
+    scorer = engine(head)
+    items = [[4, TOKEN, 5, TOKEN], [TOKEN - 1, TOKEN], [TOKEN, 2], [TOKEN]]
+    options = ScoreOptions(
+        labels=None if head == "classes" else LabelSets.per_item([[3], [7, 9], [3], [1, 2]]),
+        extraction_token_id=TOKEN,
+        return_pooled_hidden_states=True,
+    )
+    overrides = EmbedOverrides(token_id=TOKEN - 1, items=[None, rows(head, [9]), None, None])
+    request = scorer.preparer.request(QUERY, items, options, overrides=overrides)
+    (whole,) = scorer.score_batch([request], algorithm="packed")
+    parts = scorer.score_batch([request.slice(0, 2), request.slice(2, 4)], algorithm="packed")
+    joined = RequestLogprobs.joined(parts)
+    for name in ("logprobs", "num_labels", "num_reads", "num_tokens", "pooled_hidden_states"):
+        np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))

@@ -128,4 +128,4 @@ async def _prepared(
                 limits.check_answer(tokens, width)
         except TimeoutError:
             raise request_timeout(settings.limits, "parsed and tokenised") from None
-    return body, tokens, len(tokens.items) * width
+    return body, tokens, int(tokens.reads.sum()) * width
