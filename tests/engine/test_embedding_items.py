@@ -8,12 +8,14 @@ import tempfile
 from pathlib import Path
 from typing import get_args
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
 import small_models
 from isoprefill import EmbedOverrides, LabelSets, RequestError, ScoreOptions, ScoringEngine
+from isoprefill.models.decoder import decode
 from isoprefill.modes import Algorithm
 from isoprefill.request.result import RequestLogprobs
 
@@ -86,6 +88,23 @@ def test_overrides_take_the_places_of_their_token(item_first):
     )
     found = scorer.score(query, items, LABELS, item_first=item_first, overrides=overrides)
     np.testing.assert_array_equal(found.scores, expected)
+
+
+def test_own_embeddings_without_packed_weights():
+    """The plain decoder, which runs on every other device than a CPU, looks vectors up too."""
+    model = engine().model
+    params = small_models.unpacked(model.params)
+
+    def hidden(tokens, vectors=None):
+        def attend(q, k, v, _):
+            return q + jnp.repeat(k + v, 2, axis=1)
+
+        ids, positions = jnp.asarray(tokens, jnp.int32), jnp.arange(len(tokens))
+        return decode(params, model.config, ids, positions, attend, vectors=vectors)[0]
+
+    vectors = jnp.asarray(rows("labels", [QUERY[3], QUERY[1]]))
+    mixed = [QUERY[0], -2, QUERY[2], -1]
+    np.testing.assert_array_equal(hidden(mixed, vectors), hidden(QUERY[:4]))
 
 
 @pytest.mark.parametrize("algorithm", ["packed", "packed_extend"])
