@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float, Float32, Int32
 
 from isoprefill.attention import multi_item_attention
 from isoprefill.attention.layout import Ints, PackedLayout
@@ -30,6 +30,7 @@ class PackInputs(NamedTuple):
     token_ids: Int32[Ints, "*D T"]
     num_rows: Int32[Ints, "*D"]  # the others are padding
     layout: PackedLayout
+    vectors: Float32[Ints, "*D R E"] | None = None  # what the token ids below 0 stand for
 
 
 class PrefixState(NamedTuple):
@@ -152,6 +153,7 @@ class Forward:
             attend,
             None if prefix is None else (prefix.keys, prefix.values),
             num_rows=jnp.asarray(pack.num_rows),
+            vectors=None if pack.vectors is None else jnp.asarray(pack.vectors),
             return_kv=return_kv,
             all_reduce=None if self.tensor_shards == 1 else self._all_reduce,
         )
