@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from isoprefill.request.options import ScoreOptions as ScoreOptions
     from isoprefill.request.result import ScoreResult as ScoreResult
     from isoprefill.request.result import Usage as Usage
+    from isoprefill.request.vectors import EmbedOverrides as EmbedOverrides
 
 _HOMES = {
+    "EmbedOverrides": "isoprefill.request.vectors",
     "LabelSets": "isoprefill.request.labels",
     "MeshShape": "isoprefill.execution.mesh",
     "MissingLogprobError": "isoprefill.request.errors",

@@ -18,8 +18,3 @@ def to_bits(array: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
 def from_bits(array: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """Returns bits as bfloat16, anything else unchanged."""
     return lax.bitcast_convert_type(array, jnp.bfloat16) if array.dtype == jnp.uint16 else array
-
-
-def dtype_name(array: Shaped[Array, "..."]) -> str:
-    """Returns the name of the dtype of `from_bits(array)`."""
-    return "bfloat16" if array.dtype == jnp.uint16 else array.dtype.name

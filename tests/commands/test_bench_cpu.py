@@ -3,6 +3,7 @@
 If one of these fails, a published ratio may compare work with no work, or AMX with AVX2.
 """
 
+import dataclasses
 import os
 import pathlib
 import platform
@@ -17,6 +18,7 @@ import small_models
 from bench_cpu import comparison, gguf_copy
 from bench_cpu.instructions import INSTRUCTIONS, environment
 from bench_cpu.measurement import Measured, MeasurementError, Task
+from bench_cpu.ours import Ours
 from bench_cpu.rows import row_of, with_ratios
 from bench_cpu.weights_read import WeightsRead
 from bench_cpu.workloads import WORKLOADS, RandomRequest, all_weights
@@ -141,3 +143,16 @@ def test_the_copy_for_llamacpp_has_the_same_weights_and_metadata(dtype, tmp_path
         assert copied.tensor_type == kind
         values = gguf.quants.dequantize(copied.data, kind)
         np.testing.assert_allclose(values, expected, rtol=0 if dtype == "float32" else 2**-8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_items_of_vectors_score_as_their_tokens(dtype, tmp_path):
+    """The workload E measures the same work as its peers' tokens, over a query that is kept."""
+    directory = small_models.save_directory(small_models.random_model("llama"), tmp_path)
+    ours = Ours("packed_extend", dtype, str(directory), warm=True)
+    request = dataclasses.replace(WORKLOADS["E"], query_len=40, item_lens=(1,) * 5)
+    query, items = request.tokens(small_models.VOCAB_SIZE)
+    vectors = ours.as_vectors(items)
+    assert all(one.shape == (1, 64) and one.dtype == np.float32 for one in vectors)
+    found, expected = (ours.score(query, one, "labels") for one in (vectors, items))
+    np.testing.assert_array_equal(found, expected)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ import torch
 import pairwise
 import small_models
 from isoprefill import LabelSets, RequestError, ScoreOptions, ScoringEngine
+from isoprefill.models.head import class_logits_at
 from isoprefill.modes import Algorithm
 
 RANDOM = np.random.default_rng(0)
@@ -157,6 +159,20 @@ def test_probabilities(head):
         scaled = logits / temperature
         wanted = torch.softmax(scaled, 1) if head == "two classes, bias" else torch.sigmoid(scaled)
         np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_head_without_packed_weights(dtype):
+    """On every other device than a CPU, XLA multiplies: the same logits, bias included."""
+    scorer = engine("qwen2", "two classes, bias", dtype=dtype)
+    params = scorer.model.params
+    states = scorer.score(QUERY, ITEMS, return_pooled_hidden_states=True).pooled_hidden_states
+    hidden, at = jnp.asarray(states, jnp.dtype(dtype)), jnp.asarray([6, 0, 3], jnp.int32)
+    packed, plain = (
+        class_logits_at(one, hidden, at) for one in (params, small_models.unpacked(params))
+    )
+    np.testing.assert_allclose(packed, plain, atol=1e-5)
+    np.testing.assert_array_equal(packed, scorer.score(QUERY, ITEMS).scores[[6, 0, 3]])
 
 
 def test_bfloat16_is_near_float32_on_the_same_weights():

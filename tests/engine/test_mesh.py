@@ -91,12 +91,14 @@ def test_norms_after_a_sum_and_scales_on_two_devices(tmp_path, family):
 
 
 def test_a_mesh_reads_classes_as_one_device(tmp_path):
-    """Every device has the whole head: its logits must not be added up over the devices."""
+    """Every device has the whole head: its logits must not be added up over the devices. One pack has vectors."""
     random = small_models.random_classifier("qwen2", True, num_hidden_layers=1, num_labels=3)
     loaded = ScoringEngine.from_pretrained(small_models.save_directory(random, tmp_path)).model
     one = ScoringEngine(loaded).score(QUERY, ITEMS, return_pooled_hidden_states=True)
     mesh = ScoringEngine(loaded, mesh=MeshShape(data=2, tensor=2), pack_tokens=len(QUERY) + 16)
-    many = mesh.score(QUERY, ITEMS, return_pooled_hidden_states=True)
+    weights = random.get_input_embeddings().weight.detach().numpy()
+    items = [weights[ITEMS[0]], *ITEMS[1:]]
+    many = mesh.score(QUERY, items, return_pooled_hidden_states=True)
     np.testing.assert_allclose(many.scores, one.scores, atol=TOLERANCE)
     np.testing.assert_allclose(many.pooled_hidden_states, one.pooled_hidden_states, atol=TOLERANCE)
 

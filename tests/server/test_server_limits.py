@@ -87,6 +87,7 @@ def test_much_text_is_not_tokenised_on_the_event_loop(model_directory):
 
     class Recorder:
         labels = classes = None
+        hidden_size = 64
 
         def num_characters(self, job):
             return 20 * len(job.documents)

@@ -171,6 +171,11 @@ def test_settings_that_do_not_go_with_the_model_stop_the_start(model_directory):
             "by a filter",
         ),
         ({"rerank": RerankSettings(template="{{ query")}, ValueError, "cannot be rendered"),
+        (
+            {"rerank": RerankSettings(template="{{ query }}\\n{{ document }}")},
+            ValueError,
+            "a backslash and an n",
+        ),
         ({"rerank": RerankSettings(preset="chat")}, ValueError, "no chat template"),
         (
             {"rerank": RerankSettings(preset="bge-gemma", yes_id=300)},

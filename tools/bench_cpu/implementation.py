@@ -11,6 +11,7 @@ from isoprefill.models.config import ModelConfig
 
 MATMULS = 8
 Dtype = Literal["float32", "bfloat16"]
+Item = list[int] | np.ndarray
 DTYPES: list[Dtype] = ["float32", "bfloat16"]
 
 
@@ -27,8 +28,11 @@ class Implementation(Protocol):
     batch_sizes: tuple[int, ...]
     batch_size: int | None
 
-    def score(self, query: list[int], items: list[list[int]], kind: Kind) -> np.ndarray:
+    def score(self, query: list[int], items: list[Item], kind: Kind) -> np.ndarray:
         """Returns log-probabilities: items by labels, or items."""
+
+    def as_vectors(self, items: list[list[int]]) -> list[Item]:
+        """Returns the embeddings of items' tokens, or the tokens if it takes no embeddings: the same work."""
 
     def matmuls(self, rows: int, outer: int, inner: int) -> Callable[[], Any] | None:
         """Returns a call that multiplies [rows, inner] by [outer, inner]^T, and that by [inner, outer]^T, in turn.

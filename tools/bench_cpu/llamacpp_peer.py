@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench_cpu import gguf_copy
-from bench_cpu.implementation import Dtype
+from bench_cpu.implementation import Dtype, Item
 from bench_cpu.workloads import LABELS, Kind
 from isoprefill.threads import usable_threads
 
@@ -53,7 +53,11 @@ class LlamaCppPeer:
         if not self._model:
             raise ValueError(f"llama.cpp cannot load {model}")
 
-    def score(self, query: list[int], items: list[list[int]], kind: Kind) -> np.ndarray:
+    def as_vectors(self, items: list[list[int]]) -> list[Item]:
+        """Does as `Implementation` says: it takes tokens."""
+        return [*items]
+
+    def score(self, query: list[int], items: list[Item], kind: Kind) -> np.ndarray:
         """Returns log-probabilities: items by labels, or items.
 
         Raises:

@@ -19,7 +19,7 @@ from absl import app, flags
 
 import callers_directory
 from bench_cpu.comparison import REFERENCE, compare
-from bench_cpu.contestants import LLAMACPP, NAMES, OF_SMALL, is_present
+from bench_cpu.contestants import LLAMACPP, NAMES, OF_SMALL, WARM, is_present
 from bench_cpu.implementation import DTYPES, Dtype
 from bench_cpu.instructions import INSTRUCTIONS, in_use
 from bench_cpu.measurement import Task
@@ -101,7 +101,7 @@ def main(argv: list[str]) -> int:
             *REFERENCE,
             _MODEL.value,
             [WORKLOADS[workload]],
-            kinds,
+            ["labels"] if WORKLOADS[workload].vectors else kinds,  # vectors have no likelihood
             _SECONDS.value,
             _LIMIT.value,
             clock=_CLOCK.value,
@@ -146,6 +146,8 @@ def implementations() -> list[str]:
 def _measured_of(workload: RandomRequest, names: list[str]) -> list[str]:
     if workload.small or _IMPLEMENTATION.present:
         return names
+    if workload.vectors:
+        return [name for name in names if name in WARM]
     return [name for name in names if name not in OF_SMALL]
 
 

@@ -109,7 +109,8 @@ def measure(task: Task) -> list[Measured]:
     for whole, following in itertools.zip_longest(workloads, workloads[1:]):
         for kind in task.kinds:
             workload = _scaled(one, whole, kind, task)
-            query, items = workload.tokens(one.config.vocab_size)
+            query, tokens = workload.tokens(one.config.vocab_size)
+            items = one.as_vectors(tokens) if workload.vectors else [*tokens]
             run = functools.partial(one.score, query, items, kind)
             seconds, logprobs = _repeat(one, run, workload, task)
             results.append(
@@ -173,7 +174,7 @@ def _choose_batch_size(one: Implementation, workload: RandomRequest, task: Task)
         return
     sizes = _batch_sizes(one, workload, task)
     query, items = workload.first(sizes[-1]).tokens(one.config.vocab_size)
-    score = functools.partial(one.score, query, items, "labels")
+    score = functools.partial(one.score, query, [*items], "labels")
     times: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(2 if len(sizes) > 1 else 0):
         for size in sizes:
@@ -199,7 +200,7 @@ def _scaled(one: Implementation, workload: RandomRequest, kind: Kind, task: Task
     if task.implementation not in ITEM_BY_ITEM:
         return workload
     query, items = workload.first(8).tokens(one.config.vocab_size)
-    score = functools.partial(one.score, query, items, kind)
+    score = functools.partial(one.score, query, [*items], kind)
     score()
     each = timed(score, task.clock)[0] / len(items)
     if each * len(workload.item_lens) <= task.limit:

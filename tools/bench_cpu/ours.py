@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bench_cpu.implementation import MATMULS, Dtype
+from bench_cpu.implementation import MATMULS, Dtype, Item
 from bench_cpu.workloads import LABELS, Kind
 
 
@@ -23,7 +23,19 @@ class Ours:
         self.batch_sizes: tuple[int, ...] = ()
         self.batch_size: int | None = None
 
-    def score(self, query: list[int], items: list[list[int]], kind: Kind) -> np.ndarray:
+    def as_vectors(self, items: list[list[int]]) -> list[Item]:
+        """Does as `Implementation` says."""
+        from isoprefill.models.packed_weights import PackedWeights, unpack
+
+        weights: Any = self._engine.model.params.embedding
+        if isinstance(weights, PackedWeights):
+            weights = unpack(weights)
+        rows = np.asarray(weights)
+        if rows.dtype == np.uint16:  # the bits of bfloat16
+            rows = (rows.astype(np.uint32) << 16).view(np.float32)
+        return [rows[item].astype(np.float32) for item in items]
+
+    def score(self, query: list[int], items: list[Item], kind: Kind) -> np.ndarray:
         """Returns log-probabilities: items by labels, or items."""
         if not self._warm:
             self._engine.clear_prefix_cache()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench_cpu.implementation import MATMULS, Dtype
+from bench_cpu.implementation import MATMULS, Dtype, Item
 from bench_cpu.workloads import LABELS, Kind
 from isoprefill.threads import usable_threads
 
@@ -64,7 +64,11 @@ class TorchPeer:
         self.batch_sizes: tuple[int, ...] = _BATCH_SIZES.get(way, ())
         self.batch_size: int | None = None
 
-    def score(self, query: list[int], items: list[list[int]], kind: Kind) -> np.ndarray:
+    def as_vectors(self, items: list[list[int]]) -> list[Item]:
+        """Does as `Implementation` says: it takes tokens."""
+        return [*items]
+
+    def score(self, query: list[int], items: list[Item], kind: Kind) -> np.ndarray:
         """Returns log-probabilities: items by labels, or items."""
         labels = list(LABELS) if kind == "labels" else None
         return self._scorer.logprobs(

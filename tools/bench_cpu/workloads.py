@@ -14,12 +14,17 @@ LABELS = (100, 200)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RandomRequest:
-    """One query and items of random tokens."""
+    """One query and items of random tokens.
+
+    With `vectors` items come as the embeddings of their tokens, to who takes such, and the query is that of the request
+    before.
+    """
 
     name: str
     query_len: int
     item_lens: tuple[int, ...]
     small: bool = False  # a request takes milliseconds, so a measurement repeats it many times
+    vectors: bool = False
 
     def first(self, count: int) -> "RandomRequest":
         """Returns the same query with the first `count` items; the name says so."""
@@ -86,5 +91,6 @@ WORKLOADS = {
         RandomRequest("mid", 1000, (20,) * 100),
         RandomRequest("W", 2000, (20,) * 500),
         RandomRequest("G", 2000, (20,) * 499 + (4000,)),
+        RandomRequest("E", 2000, (1,) * 500, vectors=True),
     )
 }

@@ -29,6 +29,7 @@ from isoprefill.request.preparer import Preparer, check_items_type
 from isoprefill.request.result import RequestLogprobs, ScoreResult
 from isoprefill.request.scores import score_result
 from isoprefill.request.token_request import TextOrTokens, TokenRequest
+from isoprefill.request.vectors import EmbedOverrides
 from isoprefill.threads import use_threads
 
 # Rows of a prefill, and of a chunk over a cached prefix, if memory has room for so many (isoprefill.execution.memory).
@@ -167,7 +168,9 @@ class ScoringEngine:
         delimiter_id: int | None = None,
         tokenization: Tokenization = "separate",
         return_token_logprobs: bool = False,
+        extraction_token_id: int | None = None,
         return_pooled_hidden_states: bool = False,
+        overrides: EmbedOverrides | None = None,
         options: ScoreOptions | None = None,
     ) -> ScoreResult:
         """Scores every item against the query.
@@ -176,13 +179,14 @@ class ScoringEngine:
         on its own. An item that continues a sentence should therefore begin with its space.
 
         Args:
-            query: text or token ids.
-            items: text or token ids each.
+            query: text, token ids, or embedding vectors: a floating-point array [vectors, hidden size], which the model
+                takes instead of embeddings of tokens. They are read as float32.
+            items: text, token ids, or embedding vectors each. Items with vectors need labels or a classification model.
             label_token_ids: score P(label | query, item) for these labels; without, log P(item | query). One list
                 for all items, one list for each, or `LabelSets`, in which a label may be several token ids. A
                 classification model takes none, and gives the logits of its classes.
             apply_softmax, item_first, temperature, delimiter, delimiter_id, tokenization, return_token_logprobs,
-                return_pooled_hidden_states: see `ScoreOptions`.
+                extraction_token_id, return_pooled_hidden_states: see `ScoreOptions`.
             isolation: "isolated"; "causal" lets items see the items before them, which changes their scores. All of
                 them must then fit into one pack.
             algorithm: "packed" computes the query and as many items as fit in one prefill. "packed_extend" computes
@@ -190,6 +194,7 @@ class ScoringEngine:
                 them; "prefill_extend" does the same with batches of items padded to one length. "serial" scores
                 query + item one by one. "auto" chooses; the result says what and why.
             on_progress: called with (items done, items in all) at the start and after each pack.
+            overrides: vectors that take the places of a token in query and items.
             options: the labels and all other options in one object, instead of the keywords.
 
         Raises:
@@ -206,9 +211,10 @@ class ScoringEngine:
             delimiter_id=delimiter_id,
             tokenization=tokenization,
             return_token_logprobs=return_token_logprobs,
+            extraction_token_id=extraction_token_id,
             return_pooled_hidden_states=return_pooled_hidden_states,
         )
-        return self._score(query, items, made, algorithm, on_progress)
+        return self._score(query, items, made, algorithm, on_progress, overrides)
 
     def score_stream(
         self,
@@ -296,8 +302,9 @@ class ScoringEngine:
         options: ScoreOptions,
         algorithm: AlgorithmChoice,
         on_progress: ProgressCallback | None,
+        overrides: EmbedOverrides | None = None,
     ) -> ScoreResult:
-        request = self._preparer.request(query, items, options)
+        request = self._preparer.request(query, items, options, overrides=overrides)
         (logprobs,) = self._executor.run([request], algorithm, on_progress)
         return score_result(request, logprobs, model=self._model.name)
 

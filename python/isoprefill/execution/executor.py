@@ -13,7 +13,7 @@ from isoprefill.attention.padding import bucket_size
 from isoprefill.execution.algorithms import PLANS, Choice, choose_algorithm
 from isoprefill.execution.item_readout import ItemReadout
 from isoprefill.execution.model_runner import ModelRunner
-from isoprefill.execution.packing import ItemGroup, Pack, Tokens, item_groups
+from isoprefill.execution.packing import ItemGroup, Pack, Rows, item_groups, pack_rows
 from isoprefill.execution.prefix_cache import CachedPrefix, PrefixCache
 from isoprefill.execution.readout import LogprobCollector, Readout
 from isoprefill.modes import Algorithm, AlgorithmChoice, check_choice
@@ -78,13 +78,16 @@ class Executor:
     def automatic_choice(self, request: TokenRequest, seen_before: bool | None = None) -> Choice:
         """Returns what "auto" chooses; `seen_before` says instead of the cache whether the query came lately."""
         prefix = item_groups([request])[0].cacheable_prefix
+        fits = self.cache.has_room_for(self.runner.prefix_bytes(prefix.size))
+        if (prefix < 0).any():  # vectors, which the cache does not know
+            seen_before = fits = False
         if seen_before is None:
             seen_before = self.cache.seen_before(prefix)
         return choose_algorithm(
             request,
             cached=self.cache.holds(prefix),
             seen_before=seen_before,
-            fits_cache=self.cache.has_room_for(self.runner.prefix_bytes(prefix.size)),
+            fits_cache=fits,
             pack_tokens=self.pack_tokens,
         )
 
@@ -126,16 +129,21 @@ class Executor:
             yield from self._score_packs(self.packs(algorithm, groups), None, collectors)
             return
         for group in groups:
-            prefix, reused = self._prefix(group.cacheable_prefix)
+            prefix, reused = self._prefix(Rows(group.cacheable_prefix, group.request.vectors))
             collectors[group.request_index].cached_tokens += reused
             yield from self._score_packs(self.packs(algorithm, [group]), prefix, collectors)
 
-    def _prefix(self, tokens: Tokens) -> tuple[CachedPrefix, int]:
-        """Returns a prefix, computed as far as the cache does not have it, and how many tokens the cache had."""
-        found, reused = self.cache.find(tokens)
-        if found is not None and reused == tokens.size:
+    def _prefix(self, rows: Rows) -> tuple[CachedPrefix, int]:
+        """Returns a prefix, computed as far as the cache does not have it, and how many tokens the cache had.
+
+        The cache knows prefixes by their tokens: one with vectors in it is never there.
+        """
+        if (rows.tokens < 0).any():
+            return self.runner.prefix(rows), 0
+        found, reused = self.cache.find(rows.tokens)
+        if found is not None and reused == rows.tokens.size:
             return found, reused
-        prefix = self.runner.prefix(tokens, found, reused)
+        prefix = self.runner.prefix(rows, found, reused)
         self.cache.keep(prefix)
         return prefix, reused
 
@@ -147,11 +155,11 @@ class Executor:
     ) -> Iterator[int]:
         """Scores packs, as many side by side as there are data shards; yields how many items each had."""
         while side_by_side := list(itertools.islice(packs, self.runner.data_shards)):
-            tokens = [np.concatenate([group.tokens for group in pack]) for pack in side_by_side]
-            rows = bucket_size(max(of_pack.size for of_pack in tokens))
-            columns = None if prefix is None else prefix.num_columns + rows
-            layouts = [_layout(pack, rows, columns) for pack in side_by_side]
-            hidden = self.runner.hidden_states(tokens, layouts, prefix)
+            rows = [pack_rows(pack) for pack in side_by_side]
+            padded = bucket_size(max(of_pack.tokens.size for of_pack in rows))
+            columns = None if prefix is None else prefix.num_columns + padded
+            layouts = [_layout(pack, padded, columns) for pack in side_by_side]
+            hidden = self.runner.hidden_states(rows, layouts, prefix)
             self._read(hidden, side_by_side, layouts, collectors)
             yield from (sum(len(group.items) for group in pack) for pack in side_by_side)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float, Float32, Int32
 
 from isoprefill.attention import multi_item_attention
 from isoprefill.attention.layout import Ints, PackedLayout
@@ -32,6 +32,7 @@ class PackInputs(NamedTuple):
     num_rows: Int32[Ints, "*D"]  # the others are padding
     layout: PackedLayout
     windowed: PackedLayout | None = None  # for the windowed layers, if others have no window
+    vectors: Float32[Ints, "*D R E"] | None = None  # what the token ids below 0 stand for
 
 
 class PrefixState(NamedTuple):
@@ -182,6 +183,7 @@ class Forward:
             attend,
             (None if prefix is None else (prefix.keys, prefix.values), in_window),
             num_rows=jnp.asarray(pack.num_rows),
+            vectors=None if pack.vectors is None else jnp.asarray(pack.vectors),
             return_kv=return_kv,
             all_reduce=None if self.tensor_shards == 1 else self._all_reduce,
         )

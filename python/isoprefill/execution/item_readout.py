@@ -10,8 +10,8 @@ from jaxtyping import Float, Int32
 from isoprefill.attention.layout import PackedLayout
 from isoprefill.execution.packing import ItemGroup, Pack
 
-# Takes the indices of a group's items, and a row of values for each.
-Take = Callable[[Int32[np.ndarray, "n"], Float[np.ndarray, "n N"]], None]
+# Takes the indices of a group's items, and the values of the rows at which they are read, item after item.
+Take = Callable[[Int32[np.ndarray, "n"], Float[np.ndarray, "r N"]], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -20,7 +20,7 @@ class ItemReadout:
 
     Attributes:
         groups: those that are read.
-        rows: of the pack, one for each of their items: its last.
+        rows: of the pack: of each of their items the last, or its extraction tokens.
     """
 
     groups: Pack
@@ -38,14 +38,14 @@ class ItemReadout:
         for group, first_rows in first_rows_of(pack, layout):
             if wanted(group):
                 groups.append(group)
-                rows.append(last_rows(group, first_rows))
+                rows.append(item_rows(group, first_rows))
         return cls(tuple(groups), np.concatenate(rows))
 
     def scatter(self, values: Float[np.ndarray, "M N"], takers: Sequence[Take]) -> None:
         """Hands what was read to the taker of each group's request."""
         begin = 0
         for group in self.groups:
-            end = begin + len(group.items)
+            end = begin + int(group.reads.sum())
             takers[group.request_index](group.indices, values[begin:end])
             begin = end
 
@@ -59,7 +59,14 @@ def first_rows_of(pack: Pack, layout: PackedLayout) -> Iterator[tuple[ItemGroup,
         begin = end
 
 
-def last_rows(group: ItemGroup, first_rows: Int32[np.ndarray, "n"]) -> Int32[np.ndarray, "n"]:
-    """Returns the rows that have seen all of an item, and nothing behind it."""
-    lens = np.asarray([item.size for item in group.items], np.int32)
-    return np.asarray(first_rows + lens - 1, np.int32)
+def item_rows(group: ItemGroup, first_rows: Int32[np.ndarray, "n"]) -> Int32[np.ndarray, "r"]:
+    """Returns the rows at which items are read: their last, which have seen all of them, or their extraction tokens."""
+    token = group.request.options.extraction_token_id
+    if token is None:
+        lens = np.asarray([item.size for item in group.items], np.int32)
+        return np.asarray(first_rows + lens - 1, np.int32)
+    rows = [
+        first + np.flatnonzero(item == token)
+        for first, item in zip(first_rows, group.items, strict=True)
+    ]
+    return np.concatenate(rows).astype(np.int32)

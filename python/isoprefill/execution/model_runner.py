@@ -12,12 +12,11 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Int32, Shaped
+from jaxtyping import Array, Float, Float32, Int32, Shaped
 
 from isoprefill.attention import AttentionHeads
 from isoprefill.attention.layout import PackedLayout, with_schedules
 from isoprefill.attention.padding import bucket_size, next_power_of_two
-from isoprefill.bits import dtype_name
 from isoprefill.execution.forward import Forward, PackInputs, PrefixState, ReadoutInputs
 from isoprefill.execution.mesh import (
     DATA,
@@ -28,7 +27,7 @@ from isoprefill.execution.mesh import (
     param_specs,
     shard_params,
 )
-from isoprefill.execution.packing import Tokens
+from isoprefill.execution.packing import Rows, joined_rows
 from isoprefill.execution.prefix_cache import CachedPrefix
 from isoprefill.execution.readout import Readout
 from isoprefill.models.config import ModelConfig
@@ -112,40 +111,42 @@ class ModelRunner:
 
     def hidden_states(
         self,
-        tokens: Sequence[Tokens],
+        rows: Sequence[Rows],
         layouts: Sequence[PackedLayout],
         prefix: CachedPrefix | None,
     ) -> Float[Array, "D T E"] | Float[Array, "D T+1 E"]:
         """Computes the hidden states of up to D packs.
 
         Args:
-            tokens: of each pack's rows, without padding.
+            rows: of each pack, without padding.
             layouts: of the packs, padded alike. Over a prefix S = P + T.
             prefix: what the packs follow, if it is cached. Its last row is then appended to each pack's.
         """
         state, length = (None, 0) if prefix is None else (prefix.state, prefix.tokens.size)
-        packs = _stack(self._packs(tokens, layouts), self.data_shards)
+        packs = _stack(self._packs(rows, layouts), self.data_shards)
         return self.functions.hidden_states(self.params, packs, state, np.int32(length))
 
     def prefix(
-        self, tokens: Tokens, begun: CachedPrefix | None = None, reused: int = 0
+        self, prefix: Rows, begun: CachedPrefix | None = None, reused: int = 0
     ) -> CachedPrefix:
         """Computes a prefix, or what follows its first `reused` tokens, which `begun` has."""
-        new = tokens[reused:]
-        rows = bucket_size(new.size)
+        tokens = prefix.tokens
+        new = joined_rows([prefix._replace(tokens=tokens[reused:])])
+        size = new.tokens.size
+        rows = bucket_size(size)
         if begun is None:
             state, layout = None, PackedLayout.from_lengths(tokens.size, [], pad_to=rows)
         else:
             state = begun.state
             layout = PackedLayout.from_lengths(
                 reused,
-                [new.size],
+                [size],
                 cached_prefix=True,
                 pad_to=rows,
                 pad_columns_to=begun.num_columns + rows,
             )
         (pack,) = self._packs([new], [layout])
-        last_row, columns = np.int32(new.size - 1), bucket_size(tokens.size)
+        last_row, columns = np.int32(size - 1), bucket_size(tokens.size)
         state = self.functions.prefix(self.params, pack, state, np.int32(reused), last_row, columns)
         return CachedPrefix(tokens, state)
 
@@ -154,7 +155,7 @@ class ModelRunner:
         config = self.config
         column = 2 * config.num_layers * config.num_kv_heads * config.head_dim
         numbers = column * bucket_size(num_tokens) + config.hidden_size
-        return numbers * self.params.final_norm.dtype.itemsize
+        return numbers * self.params.dtype.itemsize
 
     def read(
         self, hidden: Float[Array, "D T E"], readouts: Sequence[Readout]
@@ -200,14 +201,14 @@ class ModelRunner:
         found = np.asarray(function(self.params, hidden, _stack(padded, self.data_shards)))
         return [of[: of_pack.size] for of_pack, of in zip(rows, found, strict=False)]
 
-    def _packs(self, tokens: Sequence[Tokens], layouts: Sequence[PackedLayout]) -> list[PackInputs]:
+    def _packs(self, rows: Sequence[Rows], layouts: Sequence[PackedLayout]) -> list[PackInputs]:
         """Returns packs with the schedules that the attention of one device needs, all of one kind."""
         tensor_shards = 1 if self.mesh is None else self.mesh.shape[TENSOR]
         heads = AttentionHeads(
             self.config.num_query_heads // tensor_shards,
             self.config.num_kv_heads // tensor_shards,
             self.config.head_dim,
-            dtype_name(self.params.final_norm),
+            self.params.dtype.name,
         )
         scheduled = [
             with_schedules(
@@ -217,19 +218,33 @@ class ModelRunner:
             )
             for window in self.config.windows
         ]
+        width = self.config.hidden_size
+        counts = [0 if one.vectors is None else len(one.vectors) for one in rows]
+        number = bucket_size(max(counts))
         return [
             PackInputs(
-                _padded(of_pack, of_kinds[0].num_rows),
-                np.asarray(of_pack.size, np.int32),
+                _padded(one.tokens, of_kinds[0].num_rows),
+                np.asarray(one.tokens.size, np.int32),
                 *of_kinds,
+                vectors=_padded_vectors(one.vectors, number, width) if number else None,
             )
-            for of_pack, *of_kinds in zip(tokens, *scheduled, strict=True)
+            for one, *of_kinds in zip(rows, *scheduled, strict=True)
         ]
 
 
 def _padded(array: Int32[np.ndarray, "..."], *shape: int) -> Int32[np.ndarray, "..."]:
     """Returns the array with zeros at the end of each axis."""
     return np.pad(array, [(0, size - have) for size, have in zip(shape, array.shape, strict=True)])
+
+
+def _padded_vectors(
+    vectors: Float32[np.ndarray, "r E"] | None, number: int, width: int
+) -> Float32[np.ndarray, "R E"]:
+    """Returns vectors with zeros after them."""
+    out = np.zeros((number, width), np.float32)
+    if vectors is not None:
+        out[: len(vectors)] = vectors
+    return out
 
 
 def _stack(trees: Sequence[_Tree], shards: int) -> _Tree:

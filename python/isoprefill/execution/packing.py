@@ -2,13 +2,26 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float32, Int32, Int64
 
 from isoprefill.request.token_request import TokenRequest
 
 Tokens = Int32[np.ndarray, "tokens"]
+
+
+class Rows(NamedTuple):
+    """What stands in the rows of a pack.
+
+    Attributes:
+        tokens: of each row; below 0, -1 - i, it is `vectors[i]`.
+        vectors: [R, E]; None: there are none.
+    """
+
+    tokens: Tokens
+    vectors: Float32[np.ndarray, "R E"] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +67,14 @@ class ItemGroup:
         return lens + np.int32(self.request.options.delimiter != "none")
 
     @property
+    def reads(self) -> Int64[np.ndarray, "n"]:
+        """At how many rows each item is read for labels or classes."""
+        token = self.request.options.extraction_token_id
+        if token is None:
+            return np.ones(len(self.items), np.int64)
+        return np.asarray([(item == token).sum() for item in self.items], np.int64)
+
+    @property
     def packed_items(self) -> tuple[Tokens, ...]:
         """The items, with zeros at their ends if they are padded."""
         if not self.padded:
@@ -85,6 +106,27 @@ class ItemGroup:
 
 
 Pack = tuple[ItemGroup, ...]
+
+
+def pack_rows(pack: Pack) -> Rows:
+    """Returns the rows of a pack, with the vectors that they need and no others."""
+    return joined_rows([Rows(group.tokens, group.request.vectors) for group in pack])
+
+
+def joined_rows(parts: Sequence[Rows]) -> Rows:
+    """Returns rows after one another, each with vectors of its own, as rows with vectors in common."""
+    tokens, vectors, number = [], [], 0
+    for part in parts:
+        places = np.flatnonzero(part.tokens < 0)
+        own = part.tokens
+        if places.size:
+            assert part.vectors is not None
+            vectors.append(part.vectors[-1 - own[places]])
+            own = own.copy()
+            own[places] = -1 - np.arange(number, number + places.size)
+            number += places.size
+        tokens.append(own)
+    return Rows(np.concatenate(tokens), np.concatenate(vectors) if vectors else None)
 
 
 def item_groups(requests: Sequence[TokenRequest]) -> list[ItemGroup]:

@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int32
+from jaxtyping import Bool, Float, Float32, Float64, Int32, Int64
 
 from isoprefill.attention.layout import PackedLayout
 from isoprefill.execution.algorithms import Choice
-from isoprefill.execution.item_readout import first_rows_of, last_rows
+from isoprefill.execution.item_readout import first_rows_of, item_rows
 from isoprefill.execution.packing import ItemGroup, Pack
 from isoprefill.models.classes import Classes
 from isoprefill.models.head import LARGEST_LOGPROB, LARGEST_TOKEN
@@ -59,8 +59,9 @@ class Readout:
                     ids = np.hstack([ids, np.tile(_LARGEST, (ids.shape[0], 1))])
                 tokens.append((rows, ids))
             if group.request.options.labels is not None:
-                ids = _label_ids(group).reshape(lens.size, -1)
-                labels.append((last_rows(group, first_rows), np.maximum(ids, 0)))
+                ids = _label_ids(group)
+                ids = ids.reshape(ids.shape[0], -1)
+                labels.append((item_rows(group, first_rows), np.maximum(ids, 0)))
         rows = np.concatenate([rows for rows, _ in (*tokens, *labels)]).astype(np.int32)
         width = max(ids.shape[1] for _, ids in (*tokens, *labels))
         token_ids = [
@@ -106,6 +107,10 @@ class LogprobCollector:
             classes: of the model, if that is what is read.
         """
         num_items = len(request.items)
+        # Items have as many rows of results as they are read at; the first of each, and the end.
+        self._reads = request.reads
+        self._begins = np.concatenate([[0], np.cumsum(self._reads)])
+        num_reads = int(self._begins[-1])
         self.cached_tokens = 0
         self._request = request
         self._classes = classes
@@ -117,7 +122,7 @@ class LogprobCollector:
             width: tuple[int, ...] = (len(classes.names),)
         else:
             width = () if labels is None else (labels.token_ids.shape[1],)
-        self._logprobs = np.full((num_items, *width), np.nan)
+        self._logprobs = np.full((num_reads, *width), np.nan)
 
     def add_tokens(
         self, indices: Int32[np.ndarray, "n"], logprobs: Sequence[Float64[np.ndarray, "tokens"]]
@@ -144,22 +149,30 @@ class LogprobCollector:
         self, indices: Int32[np.ndarray, "n"], logprobs: Float64[np.ndarray, "n L"]
     ) -> None:
         """Takes the log-probabilities of some items' labels."""
-        self._logprobs[indices] = logprobs
+        self._logprobs[self._places(indices)] = logprobs
 
     def add_class_logits(
         self, indices: Int32[np.ndarray, "n"], logits: Float[np.ndarray, "n C"]
     ) -> None:
         """Takes the logits of all classes for some items."""
-        self._logprobs[indices] = logits
+        self._logprobs[self._places(indices)] = logits
 
     def add_states(
         self, indices: Int32[np.ndarray, "n"], states: Float32[np.ndarray, "n E"]
     ) -> None:
         """Takes the hidden states of some items."""
         if self._states is None:
-            num_items = len(self._request.items)
-            self._states = np.full((num_items, states.shape[1]), np.nan, np.float32)
-        self._states[indices] = states
+            shape = (int(self._begins[-1]), states.shape[1])
+            self._states = np.full(shape, np.nan, np.float32)
+        self._states[self._places(indices)] = states
+
+    def _places(self, indices: Int32[np.ndarray, "n"]) -> Int64[np.ndarray, "r"]:
+        """Returns the rows of the results of some items."""
+        if self._request.options.extraction_token_id is None:
+            return indices.astype(np.int64)
+        return np.concatenate(
+            [np.arange(self._begins[index], self._begins[index + 1]) for index in indices]
+        )
 
     def result(self, choice: Choice) -> RequestLogprobs:
         """Returns everything, if nothing is missing.
@@ -169,13 +182,13 @@ class LogprobCollector:
         """
         request, options = self._request, self._request.options
         num_items = len(request.items)
-        missing = np.isnan(self._logprobs.reshape(num_items, -1)).any(axis=1)
+        missing = self._missing(self._logprobs)
         token_logprobs = None
         if options.return_token_logprobs:
             token_logprobs = tuple(of for of in self._token_logprobs if of is not None)
             missing |= [of is None or bool(np.isnan(of).any()) for of in self._token_logprobs]
         if self._states is not None:
-            missing |= np.isnan(self._states).any(axis=1)
+            missing |= self._missing(self._states)
         if missing.any():
             what = "log-probability" if self._classes is None else "class logits"
             name = f"request {request.request_id!r}: " if request.request_id else ""
@@ -207,17 +220,25 @@ class LogprobCollector:
             else None,
             classes=self._classes,
             pooled_hidden_states=self._states,
+            num_reads=None if options.extraction_token_id is None else self._reads.astype(np.int32),
         )
+
+    def _missing(self, values: Float[np.ndarray, "R *N"]) -> Bool[np.ndarray, "N"]:
+        """Returns which items have something that is not a number."""
+        rows = np.isnan(values.reshape(len(values), -1)).any(axis=1)
+        missing = np.zeros(len(self._request.items), bool)
+        missing[np.repeat(np.arange(missing.size), self._reads)[rows]] = True
+        return missing
 
 
 def _needs_tokens(request: TokenRequest) -> bool:
     return request.options.labels is None or request.options.return_token_logprobs
 
 
-def _label_ids(group: ItemGroup) -> Int32[np.ndarray, "n L S"]:
-    """Returns the tokens of each item's labels; -1 where there is none."""
+def _label_ids(group: ItemGroup) -> Int32[np.ndarray, "r L S"]:
+    """Returns the tokens of the labels at each row at which items are read; -1 where there is none."""
     assert group.request.options.labels is not None
-    return group.request.options.labels.for_items(group.indices)
+    return np.repeat(group.request.options.labels.for_items(group.indices), group.reads, axis=0)
 
 
 def _log_sum(logprobs: Float64[np.ndarray, "n L S"]) -> Float64[np.ndarray, "n L"]:

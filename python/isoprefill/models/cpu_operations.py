@@ -182,7 +182,7 @@ def norm(
     head: PackedWeights,
 ) -> Float[Array, "T E"]:
     """Returns the normed stream, in the dtype of the head that it is for."""
-    out = jax.ShapeDtypeStruct(stream.shape, head.data.dtype)
+    out = jax.ShapeDtypeStruct(stream.shape, _stored(head.dtype))
     (normed,) = _call("norm", (out,), num_rows, stream, weight, eps=np.float32(eps))
     return from_bits(normed)
 

@@ -46,6 +46,7 @@ def decode(
     cache: Any = None,
     *,
     num_rows: Int[Array, ""] | None = None,
+    vectors: Float[Array, "R E"] | None = None,
     return_kv: bool = False,
     all_reduce: AllReduce = None,
 ) -> tuple[Float[Array, "T E"], KeysAndValues | None]:
@@ -55,12 +56,13 @@ def decode(
         params: weights. The matrices' dtype is that of what matmuls read and of the keys and values; what is added up
             between them stays in float32.
         config: sizes and switches (static under jit).
-        token_ids: one a row.
+        token_ids: one a row. Below 0, -1 - i, they stand for `vectors[i]`.
         positions: each in [0, config.max_positions).
         attend: of q, k, v and the layer's slice of the cache. q and k are after RoPE; q is not scaled. The result may
             be of any float dtype.
         cache: any pytree whose leaves have a leading layer axis, or None.
         num_rows: how many rows matter; None: all. With packed weights the others are not computed.
+        vectors: what rows have instead of an embedding of a token, float32; None: no row has.
         return_kv: return the keys and values of these rows.
         all_reduce: sums over the devices that hold parts of the heads and of the feed-forward width, if there are.
 
@@ -72,15 +74,18 @@ def decode(
     indices = jnp.arange(config.num_layers, dtype=jnp.int32)
     if isinstance(params.embedding, PackedWeights):
         rows = jnp.asarray(token_ids.shape[0] if num_rows is None else num_rows, jnp.int32)
-        stream = cpu_operations.embed(params.embedding, token_ids.astype(jnp.int32), rows)
+        known = jnp.maximum(token_ids, 0).astype(jnp.int32)
+        stream = cpu_operations.embed(params.embedding, known, rows)
+        stream = _with_vectors(stream, token_ids, vectors)
         stream = scaled_embeddings(stream, config, params.embedding.dtype)
         layer = _packed_layer(params.layers, config, rotations, rows, attend, all_reduce)
         stream, keys_and_values = _scan(layer, stream, (indices, cache), return_kv)
         assert isinstance(head, PackedWeights)
         hidden = cpu_operations.norm(stream, params.final_norm, rows, config.rms_norm_eps, head)
         return hidden, keys_and_values
-    embeddings = from_bits(params.embedding[token_ids])
-    stream = scaled_embeddings(embeddings.astype(jnp.float32), config, embeddings.dtype)
+    embeddings = from_bits(params.embedding[jnp.maximum(token_ids, 0)])
+    stream = _with_vectors(embeddings.astype(jnp.float32), token_ids, vectors)
+    stream = scaled_embeddings(stream, config, embeddings.dtype)
     layer = _layer(config, rotations, attend, all_reduce)
     stream, keys_and_values = _scan(layer, stream, (params.layers, indices, cache), return_kv)
     hidden = rms_norm(stream, params.final_norm, config.rms_norm_eps)
@@ -117,6 +122,17 @@ class Rotations:
         kind = jnp.asarray(self.layers)[layer]
         cosine, sine = (jnp.stack(arrays)[kind] for arrays in zip(*self.kinds, strict=True))
         return cosine, sine
+
+
+def _with_vectors(
+    embedded: Float[Array, "T E"],
+    token_ids: Int[Array, "T"],
+    vectors: Float[Array, "R E"] | None,
+) -> Float[Array, "T E"]:
+    """Returns the embeddings with vectors where there is no token."""
+    if vectors is None:
+        return embedded
+    return jnp.where(token_ids[:, None] < 0, vectors[jnp.maximum(-1 - token_ids, 0)], embedded)
 
 
 def scaled_embeddings(

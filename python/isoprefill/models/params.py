@@ -8,6 +8,7 @@ are float32, whatever the matrices are. Layers are stacked on axis 0.
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from isoprefill.models.packed_weights import PackedWeights
@@ -49,6 +50,12 @@ class Params(NamedTuple):
     head: Float[Array, "V E"] | PackedWeights | None = None
     class_head: Float[Array, "C E"] | PackedWeights | None = None
     class_bias: Float[Array, "C"] | None = None
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of the matrices, and so of what is multiplied with them and of keys and values."""
+        dtype: jnp.dtype = self.embedding.dtype
+        return dtype if dtype != jnp.uint16 else jnp.dtype(jnp.bfloat16)  # bits
 
     @classmethod
     def from_fields(cls, weights: Mapping[str, Array | PackedWeights]) -> "Params":

@@ -48,6 +48,24 @@ MESSAGES = {
     "invalid_algorithm": _CHOICE,
     "invalid_label": "{at} must be a single token, got {value}",
     "invalid_top_n": "{at} must be an integer of at least 1",
+    "invalid_extraction_token.item_first": "{at} is for tokens of {items}: it has no meaning with item_first, which "
+    "reads after the query",
+    "invalid_extraction_token.labels": "{at} needs label_token_ids, or a classification model",
+    "invalid_extraction_token.top_n": "{at} has no meaning with several numbers of each {item}: leave it out with an "
+    "extraction token",
+    "invalid_extraction_token.query": "{at} must not hold the extraction token {value}, which is read in {items} only",
+    "invalid_extraction_token.item": "{at} must hold the extraction token {value} at least once, got 0",
+    "invalid_embed_overrides.token": "{at} is needed with embedding overrides, and has no meaning without",
+    "invalid_embed_overrides.joint": "{at} has no meaning with tokenization 'joint'",
+    "invalid_embed_overrides.items": "{at} must hold a list of vectors or null for each of the {limit} {items}, got "
+    "{value}",
+    "invalid_embed_overrides.count": "{at} must hold a vector for each of the {limit} override tokens of its text, got "
+    "{value}",
+    "invalid_embed_overrides.width": "{at} must be a vector of {limit} numbers, the width of the model's embeddings, "
+    "got {value}",
+    "invalid_embed_overrides.finite": "{at} must hold finite numbers of float32, got one that is not",
+    "invalid_embed_overrides.bytes": "{at} must be base64 of whole vectors of {limit} numbers of {dtype}",
+    "invalid_embed_overrides.likelihood": "{at} holds vectors, of which there is no likelihood: give label_token_ids",
     "delimiter_in_text": "{at} is the delimiter token {value}, which may occur only between {items}",
     "context_length_exceeded": "query and {at} must have at most {limit} tokens together (the model's context "
     "length), got {value}",

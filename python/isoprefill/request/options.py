@@ -27,6 +27,9 @@ class ScoreOptions:
         untrusted_text: special tokens that query and items spell out are ordinary text.
         return_token_logprobs: also return the log-probability of every token of the items.
         return_largest: with it, also return the likeliest token in the place of every token of the items.
+        extraction_token_id: read labels or classes not after an item but at every such token in it, each of which has
+            seen the item up to itself: several candidates in one item are then compared by one prefill. None: after
+            the item.
         return_pooled_hidden_states: also return the hidden states after the final norm at the rows where labels or
             classes are read.
     """
@@ -42,6 +45,7 @@ class ScoreOptions:
     untrusted_text: bool = False
     return_token_logprobs: bool = False
     return_largest: bool = False
+    extraction_token_id: int | None = None
     return_pooled_hidden_states: bool = False
 
     def __post_init__(self) -> None:
@@ -63,6 +67,8 @@ class ScoreOptions:
                 delimiter=repr(self.delimiter),
                 got=self.delimiter_id,
             )
+        if self.extraction_token_id is not None and self.item_first:
+            raise RequestError("invalid_extraction_token.item_first", "extraction_token_id")
         if self.temperature is not None:
             self._check_temperature(self.temperature)
 

@@ -14,7 +14,8 @@ from isoprefill.models.untrusted_text import Span, encode_spans
 from isoprefill.request.errors import RequestError
 from isoprefill.request.labels import LabelSets
 from isoprefill.request.options import ScoreOptions
-from isoprefill.request.token_request import TextOrTokens, TokenRequest, Tokens
+from isoprefill.request.token_request import TextOrTokens, TokenRequest, Tokens, Vectors
+from isoprefill.request.vectors import EmbedOverrides, VectorTable, is_vectors
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Preparer:
         items: Iterable[TextOrTokens],
         options: ScoreOptions | None = None,
         *,
+        overrides: EmbedOverrides | None = None,
         request_id: str = "",
     ) -> TokenRequest:
         """Returns a request that the model can score.
@@ -53,9 +55,10 @@ class Preparer:
         expects it or only has it: something must predict an item's first token.
 
         Args:
-            query: text or token ids.
-            items: text or token ids each.
+            query: text, token ids, or embedding vectors [vectors, E].
+            items: text, token ids, or embedding vectors each.
             options: how to score them; None is `ScoreOptions()`.
+            overrides: vectors that take the places of a token in text or token ids.
             request_id: what to call the request in errors.
 
         Raises:
@@ -65,19 +68,26 @@ class Preparer:
         options = options or ScoreOptions()
         context_lens = None
         no_query = _is_empty(query) and not options.item_first
+        table = VectorTable(self.hidden_size)
         if options.tokenization == "joint" and not no_query:
             query_tokens, item_tokens, context_lens = self._joint(query, list(items), options)
         else:
             query_tokens = (
                 self._bos_alone()
                 if no_query
-                else self._tokens(query, not options.item_first, options, "query")
+                else self._tokens(query, table, not options.item_first, options, "query")
             )
             item_tokens = tuple(
-                self._tokens(item, options.item_first, options, "items", index)
+                self._tokens(item, table, options.item_first, options, "items", index)
                 for index, item in enumerate(items)
             )
-        request = TokenRequest(query_tokens, item_tokens, options, context_lens, request_id)
+        if overrides is not None:
+            if options.tokenization == "joint":
+                raise RequestError("invalid_embed_overrides.joint", "embed_override_token_id")
+            query_tokens, item_tokens = _overridden(query_tokens, item_tokens, overrides, table)
+        request = TokenRequest(
+            query_tokens, item_tokens, options, context_lens, request_id, table.vectors
+        )
         self.check(request)
         return request
 
@@ -88,8 +98,9 @@ class Preparer:
             RequestError: naming the argument, its value and the limit.
         """
         options = request.options
-        self._check_head(options)
-        place = request.first_place(lambda tokens: (tokens < 0) | (tokens >= self.vocab_size))
+        self._check_head(request)
+        lowest = 0 if request.vectors is None else -len(request.vectors)
+        place = request.first_place(lambda tokens: (tokens < lowest) | (tokens >= self.vocab_size))
         if place is not None:
             field, *index = place
             tokens = request.query if field == "query" else request.items[index[0]]
@@ -133,8 +144,9 @@ class Preparer:
         except ValueError as error:
             raise RequestError("invalid_parameter_type", field, why=str(error)) from error
 
-    def _check_head(self, options: ScoreOptions) -> None:
+    def _check_head(self, request: TokenRequest) -> None:
         """Checks that the model can say what is asked of it."""
+        options = request.options
         if self.classes is not None:
             if options.labels is not None:
                 raise RequestError("classification_model", "label_token_ids")
@@ -145,6 +157,30 @@ class Preparer:
                 raise RequestError("missing_label_token_ids", "label_token_ids")
             if options.return_pooled_hidden_states:
                 raise RequestError("missing_label_token_ids.pooled", "return_pooled_hidden_states")
+            if options.extraction_token_id is not None:
+                raise RequestError("invalid_extraction_token.labels", "extraction_token_id")
+        if request.vectors is not None:
+            self._check_vectors(request, request.vectors)
+
+    def _check_vectors(self, request: TokenRequest, vectors: Vectors) -> None:
+        if vectors.shape[1] != self.hidden_size:
+            raise RequestError(
+                "invalid_embed_overrides.width",
+                "vectors",
+                limit=self.hidden_size,
+                value=vectors.shape[1],
+            )
+        options = request.options
+        by_likelihood = self.classes is None and options.labels is None
+        if not by_likelihood and not options.return_token_logprobs:
+            return
+        if options.item_first:
+            if (request.query < 0).any():
+                raise RequestError("invalid_embed_overrides.likelihood", "query")
+            return
+        for index, item in enumerate(request.items):
+            if (item < 0).any():
+                raise RequestError("invalid_embed_overrides.likelihood", "items", index)
 
     def item_answer_size(self, options: ScoreOptions) -> int:
         """Returns how many numbers come back for an item, beside log-probabilities of its tokens."""
@@ -196,11 +232,14 @@ class Preparer:
     def _tokens(
         self,
         value: TextOrTokens,
+        table: VectorTable,
         begins_text: bool,
         options: ScoreOptions,
         field: str,
         *index: int,
     ) -> Tokens:
+        if is_vectors(value):
+            return table.add(value, field, *index)
         if isinstance(value, str):
             tokens = self._encode(value, options, field, *index, continues=not begins_text)
             return np.asarray([*(self._bos() if tokens and begins_text else []), *tokens], np.int32)
@@ -292,6 +331,26 @@ class Preparer:
 
 def _is_empty(query: Any) -> bool:
     return isinstance(query, str | Sequence | np.ndarray) and len(query) == 0
+
+
+def _overridden(
+    query: Tokens, items: tuple[Tokens, ...], overrides: EmbedOverrides, table: VectorTable
+) -> tuple[Tokens, tuple[Tokens, ...]]:
+    """Returns query and items with vectors in the places of the override token."""
+    token = overrides.token_id
+    if overrides.query is not None:
+        query = table.override(query, token, overrides.query, "query_embed_overrides")
+    if overrides.items is None:
+        return query, items
+    field = "item_embed_overrides"
+    if len(overrides.items) != len(items):
+        raise RequestError(
+            "invalid_embed_overrides.items", field, limit=len(items), value=len(overrides.items)
+        )
+    return query, tuple(
+        item if vectors is None else table.override(item, token, vectors, field, index)
+        for index, (item, vectors) in enumerate(zip(items, overrides.items, strict=True))
+    )
 
 
 def check_items_type(items: Any) -> None:

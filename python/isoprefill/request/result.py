@@ -36,6 +36,8 @@ class RequestLogprobs:
         largest: for each item, in the place of each of its tokens, the largest log-probability of any token and that
             token (the first of several), if requested.
         classes: what the model tells apart, if it is a classification model; `classes.names` are the columns.
+        num_reads: with an extraction token, how many rows of `logprobs` each item has, which then has R >= N rows;
+            None: each has one.
         pooled_hidden_states: [N, E] what the head read: the hidden states after the final norm, if requested.
     """
 
@@ -49,6 +51,7 @@ class RequestLogprobs:
     largest: tuple[LargestLogprobs, ...] | None = None
     classes: Classes | None = None
     pooled_hidden_states: States | None = None
+    num_reads: Int32[np.ndarray, "N"] | None = None
 
     @classmethod
     def joined(cls, parts: Sequence["RequestLogprobs"]) -> "RequestLogprobs":
@@ -57,7 +60,11 @@ class RequestLogprobs:
         if len(parts) == 1:
             return first
         logprobs = [part.logprobs for part in parts]
-        num_labels = token_logprobs = pooled = None
+        num_labels = token_logprobs = pooled = num_reads = None
+        if first.num_reads is not None:
+            num_reads = np.concatenate(
+                [part.num_reads for part in parts if part.num_reads is not None]
+            )
         if first.num_labels is not None:
             num_labels = np.concatenate(
                 [part.num_labels for part in parts if part.num_labels is not None]
@@ -88,6 +95,7 @@ class RequestLogprobs:
             num_labels=num_labels,
             token_logprobs=token_logprobs,
             pooled_hidden_states=pooled,
+            num_reads=num_reads,
         )
 
 
@@ -108,8 +116,8 @@ class ScoreResult(RequestLogprobs):
     """Scores of N items, in the order in which they were given, with the log-probabilities that they are made of.
 
     Attributes:
-        scores: with labels [N, L] probabilities, 0 after an item's last label; without, [N] log-likelihoods
-            (natural log). Of a classification model [N, C] logits, or with apply_softmax probabilities.
+        scores: as many as `logprobs`: with labels [N, L] probabilities, 0 after an item's last label; without, [N]
+            log-likelihoods (natural log). Of a classification model [N, C] logits, or with apply_softmax probabilities.
         model: name of the model.
         isolation: "isolated", or "causal" if items saw each other.
         usage: token counts.
@@ -125,6 +133,8 @@ class ScoreResult(RequestLogprobs):
 
         Of a classification model: by the probability of the class `Classes.relevant`, or of the first.
         """
+        if self.num_reads is not None:
+            raise ValueError("best_first is for one row of scores an item; these have several")
         if self.classes is not None:
             ranking = class_log_odds(self.logprobs, self.classes)
         else:
@@ -138,6 +148,13 @@ class ScoreResult(RequestLogprobs):
         if self.classes is not None:
             return class_probabilities(self.logprobs, self.classes)[:, self.classes.relevant or 0]
         return np.exp(self.scores) if self.scores.ndim == 1 else self.scores[:, 0]
+
+    def rows_of(self, index: int) -> slice:
+        """Returns which rows of `scores`, `logprobs` and `pooled_hidden_states` are those of an item."""
+        if self.num_reads is None:
+            return slice(index, index + 1)
+        begin = int(self.num_reads[:index].sum())
+        return slice(begin, begin + int(self.num_reads[index]))
 
     @property
     def mean_logprobs(self) -> Float64[np.ndarray, "N"]:

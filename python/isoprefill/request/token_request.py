@@ -5,19 +5,23 @@ from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Bool, Float, Float32, Int32, Int64
 
 from isoprefill.request.errors import RequestError
 from isoprefill.request.options import ScoreOptions
 
-TextOrTokens = str | Sequence[int]
+# Text, token ids, or an array of floating-point vectors [vectors, E].
+TextOrTokens = str | Sequence[int] | Float[np.ndarray, "vectors E"]
 # Annotated: msgspec, which decodes requests, would take 5 us to check the bare type of an item.
 Tokens = Annotated[np.ndarray, Int32[np.ndarray, "tokens"]]
+Vectors = Annotated[np.ndarray, Float32[np.ndarray, "vectors E"]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class TokenRequest:
     """A query and its items as token ids; none of them is empty.
+
+    An id below 0, -1 - i, is no token but `vectors[i]`, which the model takes instead of a token's embedding.
 
     Attributes:
         query: what every item sees, with BOS if the text had one.
@@ -26,6 +30,7 @@ class TokenRequest:
         item_context_lens: for each item how many of its leading tokens belong to the query (they differ from item
             to item when query and item are tokenised as one text) and do not count in its likelihood; None is 0.
         request_id: what to call the request in errors.
+        vectors: [vectors, E] what ids below 0 stand for; None: there are none.
     """
 
     query: Tokens
@@ -33,6 +38,7 @@ class TokenRequest:
     options: ScoreOptions = dataclasses.field(default_factory=ScoreOptions)
     item_context_lens: Int32[np.ndarray, "N"] | None = None
     request_id: str = ""
+    vectors: Vectors | None = None
 
     def __post_init__(self) -> None:
         if any(part.dtype != np.int32 or part.ndim != 1 for part in (self.query, *self.items)):
@@ -53,6 +59,27 @@ class TokenRequest:
             self.options.labels.check_count(len(self.items))
         if self.item_context_lens is not None:
             self._check_context(self.item_context_lens, lens)
+        if self.vectors is not None:
+            self._check_vectors(self.vectors)
+        if self.options.extraction_token_id is not None:
+            self._check_extraction(self.options.extraction_token_id)
+
+    def _check_vectors(self, vectors: Float32[np.ndarray, "vectors E"]) -> None:
+        if vectors.dtype != np.float32 or vectors.ndim != 2:
+            raise ValueError(
+                f"vectors must be float32 [vectors, width], got {vectors.dtype} {list(vectors.shape)}"
+            )
+        most = int(-min(part.min() for part in (self.query, *self.items)))
+        if most > len(vectors):
+            raise ValueError(f"query and items need {most} vectors, got {len(vectors)}")
+
+    def _check_extraction(self, token: int) -> None:
+        """Every item must have the token, or there is nothing to read; the query must not."""
+        if (self.query == token).any():
+            raise RequestError("invalid_extraction_token.query", "query", value=token)
+        empty = np.flatnonzero(self.reads == 0)
+        if empty.size:
+            raise RequestError("invalid_extraction_token.item", "items", int(empty[0]), value=token)
 
     def _check_context(self, context: Int32[np.ndarray, "N"], lens: Int64[np.ndarray, "N"]) -> None:
         if context.shape != lens.shape:
@@ -69,6 +96,14 @@ class TokenRequest:
     def item_lens(self) -> Int64[np.ndarray, "N"]:
         """How many tokens each item has."""
         return np.asarray([item.size for item in self.items], np.int64)
+
+    @property
+    def reads(self) -> Int64[np.ndarray, "N"]:
+        """At how many of its tokens each item is read for labels or classes: once, or at every extraction token."""
+        token = self.options.extraction_token_id
+        if token is None:
+            return np.ones(len(self.items), np.int64)
+        return np.asarray([(item == token).sum() for item in self.items], np.int64)
 
     @property
     def num_tokens(self) -> int:

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 from isoprefill.modes import Isolation, Tokenization
 from isoprefill.request.errors import RequestError
+from isoprefill.server.embed_overrides import Vectors
 from isoprefill.server.limits import Extent
 
 _NOT_EMPTY: Any = Field(min_length=1, fail_fast=True)  # the first error is enough to refuse
@@ -112,6 +113,20 @@ class ScoreRequest(Request):
     return_item_logprobs: bool = Field(
         False, description="Also return the log-probability of every token of the items."
     )
+    embed_override_token_id: TokenId | None = Field(
+        None, description="The token whose places in query and items vectors take, in order."
+    )
+    query_embed_overrides: Vectors | None = Field(
+        None, description="Vectors for that token in the query: lists of numbers, or base64."
+    )
+    item_embed_overrides: list[Vectors | None] | None = Field(
+        None, description="The same for each item; null: there it is an ordinary token."
+    )
+    score_extraction_token: str | None = Field(
+        None,
+        description="Read labels or classes at every such token in an item instead of after the item: "
+        "`scores` then has a row for each.",
+    )
     return_pooled_hidden_states: bool = Field(
         False,
         description="Also return what the head reads of each item: its last hidden state, after the final norm.",
@@ -173,15 +188,17 @@ class ScoreResponse(BaseModel):
     object: Literal["scoring"]
     created: int
     model: str
-    scores: list[list[float]] | list[ItemScore]
+    scores: list[list[float]] | list[list[list[float]]] | list[ItemScore]
     indices: list[int] | None = None
-    logprobs: list[list[float | None]] | list[float | None] | None = None
+    logprobs: (
+        list[list[float | None]] | list[list[list[float | None]]] | list[float | None] | None
+    ) = None
     token_logprobs: list[list[float | None]] | None = None
     item_logprobs: list[list[float | None]] | None = None
     classes: list[str] | None = Field(
         None, description="Of a classification model, in the order of the numbers in `scores`."
     )
-    pooled_hidden_states: list[list[float]] | None = None
+    pooled_hidden_states: list[list[float]] | list[list[list[float]]] | None = None
     algorithm: str
     isolation: Isolation
     usage: Usage

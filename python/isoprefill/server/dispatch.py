@@ -12,6 +12,10 @@ from isoprefill.server.errors import ApiError
 from isoprefill.server.metrics import Metrics
 from isoprefill.server.settings import Limits
 
+VECTOR_BYTES = (
+    64  # of embedding vectors that count as much as a token: what waits is bounded in bytes too
+)
+
 
 def request_timeout(limits: Limits, done: str = "scored") -> ApiError:
     return ApiError(
@@ -84,7 +88,7 @@ class Dispatcher:
         channel = self._channel
         if channel is None:
             raise ApiError("model_not_loaded", "The model is being loaded.")
-        tokens = request.num_computed_tokens + answer_size
+        tokens = queue_cost(request, answer_size)
         if self._full(tokens):
             raise ApiError(
                 "queue_full",
@@ -136,3 +140,9 @@ class Dispatcher:
             or bool(self._in_flight and self._tokens + tokens > limits.max_queue_tokens)
             or bool(self._owed and sum(self._owed.values()) + tokens > 2 * limits.max_queue_tokens)
         )
+
+
+def queue_cost(request: TokenRequest, answer_size: int) -> int:
+    """Returns as how many tokens a request waits: those that are computed, numbers that come back, vectors."""
+    vectors = 0 if request.vectors is None else request.vectors.nbytes // VECTOR_BYTES
+    return request.num_computed_tokens + answer_size + vectors

@@ -36,6 +36,8 @@ CODES: dict[str, tuple[int, ErrorType]] = {
     "invalid_label": (400, "invalid_value_error"),
     "invalid_top_n": (400, "invalid_value_error"),
     "delimiter_in_text": (400, "invalid_value_error"),
+    "invalid_embed_overrides": (400, "invalid_value_error"),
+    "invalid_extraction_token": (400, "invalid_value_error"),
     "context_length_exceeded": (400, "invalid_value_error"),
     "too_many_items": (400, "invalid_value_error"),
     "too_many_tokens": (400, "invalid_value_error"),

@@ -84,8 +84,6 @@ def check_tokens(limits: Limits, request: TokenRequest) -> None:
 
 def check_answer(request: TokenRequest, width: int) -> None:
     """Raises RequestError if so many numbers for each item are too many in one answer."""
-    most = MOST_NUMBERS // max(1, width)
-    if len(request.items) > most:
-        raise RequestError(
-            "too_many_items.answer", "items", limit=most, value=len(request.items), width=width
-        )
+    most, number = MOST_NUMBERS // max(1, width), int(request.reads.sum())
+    if number > most:
+        raise RequestError("too_many_items.answer", "items", limit=most, value=number, width=width)

@@ -13,6 +13,7 @@ from isoprefill.request.preparer import Preparer
 from isoprefill.request.result import ScoreResult
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server.api_models import ScoreRequest, ScoreResponse
+from isoprefill.server.embed_overrides import decoded_overrides
 from isoprefill.server.errors import ApiError
 from isoprefill.server.limits import Extent
 from isoprefill.server.rerank.bodies import PairScoreRequest, PairScoreResponse
@@ -24,6 +25,17 @@ from isoprefill.server.settings import ServerSettings
 
 
 def _prepare(
+    body: ScoreRequest, preparer: Preparer, settings: ServerSettings, request_id: str
+) -> TokenRequest:
+    try:
+        return _request(body, preparer, settings, request_id)
+    except RequestError as error:
+        if error.field == "extraction_token_id":  # which the body has as text
+            raise RequestError(error.rule, "score_extraction_token", **error.data) from None
+        raise
+
+
+def _request(
     body: ScoreRequest, preparer: Preparer, settings: ServerSettings, request_id: str
 ) -> TokenRequest:
     labels = None
@@ -42,6 +54,9 @@ def _prepare(
     isolation = body.isolation or settings.isolation
     if isolation == "causal" and not settings.allows_causal:
         raise RequestError("invalid_isolation.server", "isolation")
+    extraction = body.score_extraction_token
+    if extraction is not None and body.top_n is not None:
+        raise RequestError("invalid_extraction_token.top_n", "top_n")
     options = ScoreOptions(
         labels=labels,
         apply_softmax=body.apply_softmax,
@@ -57,13 +72,24 @@ def _prepare(
             else body.untrusted_text
         ),
         return_token_logprobs=body.return_item_logprobs,
+        extraction_token_id=None
+        if extraction is None
+        else preparer.label_id(extraction, "score_extraction_token"),
         return_pooled_hidden_states=body.return_pooled_hidden_states,
     )
-    return preparer.request(body.query or "", body.item_list, options, request_id=request_id)
+    overrides = decoded_overrides(
+        body.embed_override_token_id,
+        body.query_embed_overrides,
+        body.item_embed_overrides,
+        preparer.hidden_size,
+    )
+    return preparer.request(
+        body.query or "", body.item_list, options, overrides=overrides, request_id=request_id
+    )
 
 
 def _respond(body: ScoreRequest, result: ScoreResult) -> dict[str, Any]:
-    order = list(range(len(result.scores)))
+    order = list(range(result.num_tokens.size))
     if body.top_n is not None:
         order = result.best_first()[: body.top_n]
     response: dict[str, Any] = {
@@ -83,9 +109,8 @@ def _respond(body: ScoreRequest, result: ScoreResult) -> dict[str, Any]:
     if result.classes is not None:
         response["classes"] = result.classes.names
     if result.pooled_hidden_states is not None:
-        response["pooled_hidden_states"] = [
-            result.pooled_hidden_states[index].tolist() for index in order
-        ]
+        states = result.pooled_hidden_states
+        response["pooled_hidden_states"] = [_of_item(states, result, index) for index in order]
     return response
 
 
@@ -104,7 +129,13 @@ def _row(values: np.ndarray, result: ScoreResult, index: int) -> Any:
     """An item's value, or its values for as many labels as it has."""
     if result.num_labels is None:
         return float(values[index])
-    return values[index, : result.num_labels[index]].tolist()
+    return _of_item(values[:, : result.num_labels[index]], result, index)
+
+
+def _of_item(values: np.ndarray, result: ScoreResult, index: int) -> Any:
+    """An item's row, or its rows if it is read at several tokens."""
+    rows = values[result.rows_of(index)].tolist()
+    return rows[0] if result.num_reads is None else rows
 
 
 class ScoreExchange:

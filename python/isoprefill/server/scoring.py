@@ -115,7 +115,9 @@ async def answer(service: Service, choose: Choose, request: Request) -> Response
     prepared = await _prepared(service, choose, request, request_id)
     preparer = service.preparer
     assert preparer is not None
-    sizes = [len(one.items) * preparer.item_answer_size(one.options) for one in prepared.requests]
+    sizes = [
+        int(one.reads.sum()) * preparer.item_answer_size(one.options) for one in prepared.requests
+    ]
     logprobs = await service.scored(request, prepared.requests, sizes)
 
     def respond() -> Response:
