@@ -225,8 +225,9 @@ class ModelRunner:
             PackInputs(
                 _padded(one.tokens, of_kinds[0].num_rows),
                 np.asarray(one.tokens.size, np.int32),
-                *of_kinds,
-                vectors=_padded_vectors(one.vectors, number, width) if number else None,
+                of_kinds[0],
+                of_kinds[1] if len(of_kinds) > 1 else None,
+                _padded_vectors(one.vectors, number, width) if number else None,
             )
             for one, *of_kinds in zip(rows, *scheduled, strict=True)
         ]

@@ -102,7 +102,9 @@ def assemble(
     # The largest first: what they take beside their own size is gone before the others are read.
     alone = [(field,) for field in arrays if all(field not in fields for fields in _TOGETHER)]
     sizes = {
-        fields: sum(part.array.nbytes for of in parts.values() for part in of if part.field in fields)
+        fields: sum(
+            part.array.nbytes for of in parts.values() for part in of if part.field in fields
+        )
         for fields in (*_TOGETHER, *alone)
     }
     with ThreadPoolExecutor(usable_threads()) as threads:
@@ -112,7 +114,9 @@ def assemble(
                 filled.result()
             for tensor in tensors:
                 del parts[tensor]  # it holds what `in_parts` gives up
-            matrix = {name: one for name in fields if isinstance(one := arrays[name], PackedWeights)}
+            matrix = {
+                name: one for name in fields if isinstance(one := arrays[name], PackedWeights)
+            }
             arrays.update(zip(matrix, in_parts(list(matrix.values())), strict=True))
     return Params.from_fields(jax.device_put(arrays))
 
@@ -136,4 +140,3 @@ class _Part:
             isoprefill_csrc.pack_weights(values, self.array)
         else:
             self.array[...] = values
-
