@@ -21,7 +21,7 @@ from isoprefill.audit.json_report import to_json
 from isoprefill.audit.markdown_report import to_markdown
 from isoprefill.audit.run import AuditReport, ProgressCallback, run_audit
 from isoprefill.audit.settings import AuditSettings
-from isoprefill.cli.inputs import read_api_key
+from isoprefill.cli.api_key import read_api_key
 from isoprefill.cli.setting_flags import define_flags, integers
 
 _SETTINGS = define_flags(AuditSettings)
@@ -80,7 +80,7 @@ def _audit() -> AuditReport:
         raise ValueError("give the server with --server-url")
     settings = _SETTINGS()
     labels = _label_token_ids()
-    key = read_api_key(Path(_API_KEY_FILE.value)) if _API_KEY_FILE.value else None
+    key = read_api_key(_API_KEY_FILE.value) if _API_KEY_FILE.value else None
 
     def client(url: str) -> contextlib.closing[ScoreClient]:
         scale = None if _SCALE.value == "auto" else _SCALE.value

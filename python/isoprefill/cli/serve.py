@@ -1,11 +1,10 @@
 """Serves POST /v1/score and /v1/rerank over HTTP: docs/api.md has the API, docs/operations.md the flags and metrics."""
 
 import os
-from pathlib import Path
 
 from absl import flags
 
-from isoprefill.cli.inputs import read_api_key
+from isoprefill.cli.api_key import read_api_key
 from isoprefill.cli.setting_flags import define_flags
 from isoprefill.server.settings import ServerSettings
 
@@ -35,7 +34,7 @@ def main(arguments: list[str]) -> int:
 
 def _api_key() -> str | None:
     if _API_KEY_FILE.value:
-        return read_api_key(Path(_API_KEY_FILE.value))
+        return read_api_key(_API_KEY_FILE.value)
     key = os.environ.get("ISOPREFILL_API_KEY")
     if key is None:
         return None
