@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 from isoprefill.cli.item_files import Item, RefusedItem
-from isoprefill.cli.score_rows import Order, Row, in_order, rows_of
+from isoprefill.cli.score_rows import Order, Row, rows_of
 from isoprefill.execution.engine import STREAM_ITEMS, ScoringEngine
 from isoprefill.execution.executor import ProgressCallback
 from isoprefill.modes import AlgorithmChoice
@@ -56,16 +56,18 @@ class ScoringJob:
         Raises:
             ValueError, RequestError: as `ranked`, when it comes to the items.
         """
-        done, total, any_left = 0, len(items), False
-        for start in range(0, total, STREAM_ITEMS):
+        any_left = False
+        for start in range(0, len(items), STREAM_ITEMS):
             some, request = self._prepared(items[start : start + STREAM_ITEMS])
             if request is not None:
                 any_left = True
-                result = self._result(request, lambda now, _: self.on_progress(done + now, total))
-                yield list(in_order(rows_of(some, request, result, None), "input", None))
-            done = min(start + STREAM_ITEMS, total)
+                result = self._result(request, self._progress_from(start, len(items)))
+                yield rows_of(some, request, result, None)
         if not any_left:
             raise ValueError("no item is left that can be scored")
+
+    def _progress_from(self, start: int, total: int) -> ProgressCallback:
+        return lambda done, _: self.on_progress(start + done, total)
 
     def _prepared(self, items: Sequence[Item]) -> tuple[Sequence[Item], TokenRequest | None]:
         """Returns the items that can be scored, and the request of these."""
