@@ -147,7 +147,7 @@ def test_settings_that_do_not_go_with_the_model_stop_the_start(model_directory):
             ValueError,
             "less than the model's vocabulary of 300, got 300",
         ),
-        ({"rerank": RerankSettings(relevant="yes", irrelevant="n")}, StartError, "'yes'"),
+        ({"rerank": RerankSettings(relevant="yes", irrelevant="n")}, ValueError, "'yes'"),
     ]
     for change, kind, reason in unusable:
         with pytest.raises(kind, match=reason):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from absl import flags
 
+from isoprefill.cli.failures import require_output
 from isoprefill.cli.item_files import InputFormat, Item, RefusedItem, item_of, read_items
 from isoprefill.cli.score_formats import (
     FORMATS,
@@ -106,6 +107,7 @@ _TOP = flags.DEFINE_integer("top", None, "Print only so many of the best items."
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns the exit status. Raises an error on bad input."""
+    require_output()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if arguments:
         raise ValueError(

@@ -35,7 +35,7 @@ def table_lines(
 ) -> Iterator[str]:
     """Yields the lines of the table.
 
-    An item that is too long loses its middle. Where the numbers leave no room for items, each item has lines of its own.
+    An item that is too long loses its middle. Where the numbers leave no room for items, each has lines of its own.
 
     Args:
         rows: at least one, in their order.

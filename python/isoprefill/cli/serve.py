@@ -1,10 +1,15 @@
-"""Serves POST /v1/score and /v1/rerank over HTTP: docs/api.md has the API, docs/operations.md the flags and metrics."""
+"""Serves POST /v1/score and /v1/rerank over HTTP: docs/api.md has the API, docs/operations.md the flags and metrics.
+
+Exit status: 0 told to stop, 1 failed (memory, the model's numbers), 2 wrong use (a flag, a model, an address), 130
+interrupted before it served.
+"""
 
 import os
 
 from absl import flags
 
 from isoprefill.cli.api_key import read_api_key
+from isoprefill.cli.failures import CommandFailed
 from isoprefill.cli.setting_flags import define_flags
 from isoprefill.server.settings import ServerSettings
 
@@ -28,7 +33,7 @@ def main(arguments: list[str]) -> int:
     try:
         serve(settings)
     except StartError as error:
-        raise ValueError(str(error)) from error
+        raise CommandFailed(str(error)) from error
     return 0
 
 

@@ -8,12 +8,17 @@ from typing import Any, Literal
 
 from isoprefill.execution import compilation_cache
 from isoprefill.execution.executor import Executor, ProgressCallback
-from isoprefill.execution.memory import free_bytes, rows_that_fit
+from isoprefill.execution.failures import NotEnoughMemoryError, is_memory, shown_bytes
+from isoprefill.execution.memory import check_weights_fit, free_bytes, row_bytes, rows_that_fit
 from isoprefill.execution.mesh import MeshShape
 from isoprefill.execution.model_runner import ModelRunner
 from isoprefill.execution.prefix_cache import PrefixCache, PrefixCacheStats
 from isoprefill.execution.warm_up import Workload, warm_up
+from isoprefill.models.finite import first_not_finite
+from isoprefill.models.pinned import FetchError
 from isoprefill.models.pretrained import Pretrained, load_pretrained
+from isoprefill.models.size import number_of_weights
+from isoprefill.models.source import ModelSource, find_model
 from isoprefill.modes import (
     AlgorithmChoice,
     Backend,
@@ -22,7 +27,7 @@ from isoprefill.modes import (
     Tokenization,
     check_choice,
 )
-from isoprefill.request.errors import RequestError
+from isoprefill.request.errors import MissingLogprobError, RequestError
 from isoprefill.request.labels import LabelSets
 from isoprefill.request.options import ScoreOptions
 from isoprefill.request.preparer import Preparer, check_items_type
@@ -99,9 +104,21 @@ class ScoringEngine:
 
         Raises:
             ValueError: if there is no such model, or it is of an unsupported kind; says what is missing.
+            NotEnoughMemoryError: (a MemoryError) the weights do not fit; says how much they need.
         """
         compilation_cache.enable()
-        return cls(load_pretrained(source, dtype), **options)
+        found = find_model(source)
+        weight_bytes = number_of_weights(found) * (2 if dtype == "bfloat16" else 4)
+        check_weights_fit(found.name, dtype, weight_bytes)
+        try:
+            return cls(_loaded(found, source, dtype), **options)
+        except Exception as error:
+            if not is_memory(error):
+                raise
+            raise NotEnoughMemoryError(
+                f"not enough memory for model {found.name}, which needs about {shown_bytes(weight_bytes)} for its "
+                f"weights in {dtype}, and more to load them: {error}"
+            ) from error
 
     @property
     def model(self) -> Pretrained:
@@ -253,11 +270,12 @@ class ScoringEngine:
 
         Raises:
             RequestError: naming the request, the argument, its value and the limit.
-            MissingLogprobError: naming the request and the item.
+            MissingLogprobError: naming the request and the item, and the tensor if one is NaN or infinite.
+            NotEnoughMemoryError: (a MemoryError) saying how much a pack needs.
         """
         for request in requests:
             self._preparer.check(request)
-        return self._executor.run(requests, algorithm, on_progress)
+        return self._run(requests, algorithm, on_progress)
 
     @property
     def pack_tokens(self) -> int:
@@ -281,8 +299,52 @@ class ScoringEngine:
         on_progress: ProgressCallback | None,
     ) -> ScoreResult:
         request = self._preparer.request(query, items, options)
-        (logprobs,) = self._executor.run([request], algorithm, on_progress)
+        (logprobs,) = self._run([request], algorithm, on_progress)
         return score_result(request, logprobs, model=self._model.name)
+
+    def _run(
+        self,
+        requests: Sequence[TokenRequest],
+        algorithm: AlgorithmChoice,
+        on_progress: ProgressCallback | None,
+    ) -> list[RequestLogprobs]:
+        try:
+            return self._executor.run(requests, algorithm, on_progress)
+        except MissingLogprobError as error:
+            tensor = first_not_finite(self._executor.runner.params)
+            why = (
+                f"tensor {tensor} has a weight that is NaN or infinite"
+                if tensor is not None
+                else "all weights are finite, so a number overflowed"
+            )
+            raise MissingLogprobError(f"{error}; {why}") from error
+        except Exception as error:
+            if not is_memory(error):
+                raise
+            needed = shown_bytes(self.pack_tokens * row_bytes(self._model.config))
+            raise NotEnoughMemoryError(
+                f"not enough memory to score: a prefill of {self.pack_tokens} tokens needs about {needed} beside the "
+                f"weights: {error}"
+            ) from error
+
+
+def _loaded(
+    found: ModelSource, source: str | Path, dtype: Literal["float32", "bfloat16"]
+) -> Pretrained:
+    """Loads a model. Its files may say anything: whatever that leads to is a ValueError that names the model."""
+    try:
+        return load_pretrained(source, dtype)
+    except (FetchError, ImportError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        if is_memory(error):
+            raise
+        reason = str(error)
+        if not isinstance(error, ValueError):
+            reason = f"a file of it is damaged: {type(error).__name__}: {error}"
+        elif str(found.path) in reason:
+            raise
+        raise ValueError(f"model {found.path}: {reason}") from error
 
 
 def _options(

@@ -16,7 +16,7 @@ from isoprefill.server.front_end import make_app
 from isoprefill.server.routes_rerank import unusable_label
 from isoprefill.server.service import Service
 from isoprefill.server.settings import RerankSettings, ServerSettings
-from isoprefill.server.supervisor import SCHEDULER_COMMAND, StartError, Supervisor
+from isoprefill.server.supervisor import SCHEDULER_COMMAND, Supervisor
 
 SPARE_FILES = 64  # beside those of connections
 
@@ -29,10 +29,10 @@ def serve(settings: ServerSettings, scheduler_command: Sequence[str] = SCHEDULER
         scheduler_command: the scheduler's program.
 
     Raises:
-        ValueError: a setting is wrong or does not go with the others; says which.
+        ValueError: a setting is wrong or does not go with the others, or the address is taken or not this machine's;
+            says which.
         FetchError: a pinned model could not be fetched.
         StartError: the model could not be started; says why.
-        OSError: the address is taken or not this machine's.
     """
     logs.configure(settings.log_format, "front-end")
     model_name = find_model(settings.engine.model).name
@@ -66,7 +66,7 @@ async def _serve(
         if label is not None:
             reason = f"the model has no single token for the label {label!r} of /v1/rerank"
             if settings.rerank != RerankSettings():
-                raise StartError(f"{reason}: set --rerank-yes and --rerank-no")
+                raise ValueError(f"{reason}: set --rerank-yes and --rerank-no")
             logs.event("rerank_unavailable", reason=reason)
 
     supervisor = Supervisor(service, on_ready, scheduler_command)
@@ -130,9 +130,9 @@ def _listening_socket(settings: ServerSettings) -> socket.socket:
         listener.bind((settings.host, settings.port))
     except OSError as error:
         listener.close()
-        raise OSError(
-            error.errno,
-            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}",
+        reason = error.strerror or error  # of a name that does not resolve, too
+        raise ValueError(
+            f"cannot listen on {settings.host} port {settings.port}: {reason}"
         ) from None
     return listener
 

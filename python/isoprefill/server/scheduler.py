@@ -21,6 +21,7 @@ import msgspec
 import zmq
 
 from isoprefill.execution.algorithms import PLANS
+from isoprefill.execution.failures import failure_of
 from isoprefill.execution.packing import item_groups
 from isoprefill.execution.warm_up import batches_of_sizes
 from isoprefill.models.pinned import FetchError
@@ -72,13 +73,15 @@ def run(make_engine: Callable[[EngineSettings], Engine]) -> None:
         try:
             engine = make_engine(start.engine)
             warm_up(engine, start.engine.warmup_tokens)
-        except (ValueError, FetchError, OSError) as error:
-            socket.send(protocol.encode(protocol.NotStarted(str(error))))
-            return
         except Exception as error:
-            logs.event("engine_failed", **logs.exception_fields(error))
-            reason = f"the engine could not be started: {type(error).__name__}"
-            socket.send(protocol.encode(protocol.NotStarted(reason)))
+            reason = failure_of(error)
+            if reason is None and isinstance(error, ValueError | FetchError | OSError):
+                reason = str(error)
+            if reason is None:
+                logs.event("engine_failed", **logs.exception_fields(error))
+                reason = f"the engine could not be started: {type(error).__name__}"
+            by_settings = isinstance(error, ValueError)
+            socket.send(protocol.encode(protocol.NotStarted(reason, by_settings)))
             return
         ready = protocol.Ready(
             vocab_size=engine.vocab_size,

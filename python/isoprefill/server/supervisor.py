@@ -25,7 +25,7 @@ STOP_S = 5.0
 
 
 class StartError(RuntimeError):
-    """The scheduler cannot start from these settings; the message is the reason."""
+    """The scheduler cannot start; the message is the reason."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -47,6 +47,7 @@ class Supervisor:
         """Runs until it is cancelled.
 
         Raises:
+            ValueError: the settings do not go with the model; says which.
             StartError: the scheduler ended before it was ever ready.
         """
         pause = FIRST_PAUSE_S
@@ -121,7 +122,7 @@ class Supervisor:
                 self.service.dispatcher.connect(channel)
             elif isinstance(message, protocol.NotStarted):
                 if not self._was_ready:
-                    raise StartError(message.reason)
+                    raise (ValueError if message.by_settings else StartError)(message.reason)
                 logs.event("scheduler_not_started", reason=message.reason)
             else:
                 self.service.dispatcher.receive(message)
