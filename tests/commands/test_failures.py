@@ -264,7 +264,9 @@ def test_caches_that_cannot_be_used(model, monkeypatch, tmp_path):
             assert "Traceback" not in done.stderr
 
 
-def start(*arguments, python=sys.executable, program=("-m", "isoprefill"), **options) -> subprocess.Popen:
+def start(
+    *arguments, python=sys.executable, program=("-m", "isoprefill"), **options
+) -> subprocess.Popen:
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
     return subprocess.Popen(
         [python, *program, *arguments],
@@ -288,7 +290,7 @@ def test_output_that_cannot_be_written(model):
         process = start("--help", stdout=full)
         assert process.communicate()[1].startswith("isoprefill: standard output: No space left")
         assert process.returncode == FAILED
-    closed = ("-c", f"exec {sys.executable} -m isoprefill \"$@\" >&-", "sh")
+    closed = ("-c", f'exec {sys.executable} -m isoprefill "$@" >&-', "sh")
     process = start(*arguments, python="/bin/sh", program=closed)
     said = process.communicate()[1]
     assert (process.returncode, "standard output is closed" in said) == (FAILED, True)

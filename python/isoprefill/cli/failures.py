@@ -62,7 +62,9 @@ def described(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError):
         return FAILED, one_line(_of_system(error))
     if isinstance(error, ImportError):
-        return FAILED, one_line(f"a package cannot be loaded: {error}: is it installed, and is there memory for it?")
+        return FAILED, one_line(
+            f"a package cannot be loaded: {error}: is it installed, and is there memory for it?"
+        )
     if isinstance(error, ValueError):
         return WRONG_USE, one_line(str(error))
     frame = traceback.extract_tb(error.__traceback__)[-1]
