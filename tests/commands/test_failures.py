@@ -193,11 +193,10 @@ def test_low_limits_are_refused_before_a_library_crashes(monkeypatch):
         (resource.RLIMIT_NOFILE, 10, "ulimit -n 32"),
         (resource.RLIMIT_AS, 10**9, "ulimit -v 1953125"),
     ):
-        high = (resource.RLIM_INFINITY,) * 2
         monkeypatch.setattr(
             failures.resource,
             "getrlimit",
-            lambda one, low=limit, value=value: (value, value) if one == low else high,
+            lambda one, low=limit, most=value: (most if one == low else resource.RLIM_INFINITY,) * 2,
         )
         with pytest.raises(failures.CommandFailed, match=part) as raised:
             failures.check_limits()

@@ -62,6 +62,7 @@ MESSAGES = {
     "too_many_labels.padded": "{at} must have at most {limit} labels for all {items} together, with every list "
     "padded to the longest, got {value} x {longest}",
     "invalid_json": "The body is not valid JSON: {why}",
+    "invalid_json.duplicate": "The body is not usable JSON: an object has the key {name} twice",
     "invalid_body_type": "The body must be a JSON object, got {got}",
     "invalid_query_type": _TYPE,
     "invalid_query_type.unicode": _UNICODE,
@@ -77,8 +78,8 @@ MESSAGES = {
     "invalid_apply_softmax_type": _BOOLEAN,
     "invalid_item_first_type": _BOOLEAN,
     "invalid_parameter_type": "{at}: {why}",
-    "unknown_parameter": "The body has a field that this route does not accept. It accepts {known}",
-    "unknown_parameter.near": "The body has a field that this route does not accept: did you mean {at}?",
+    "unknown_parameter": "The body has a field that this route does not accept: {name}. It accepts {known}",
+    "unknown_parameter.near": "The body has a field that this route does not accept: {name}. Did you mean {at}?",
     "rerank_unavailable": "The model has no single token for the labels of this server's rerank prompt",
 }
 

@@ -68,7 +68,7 @@ class ScoreRequest(_Request):
     )
     apply_softmax: bool = Field(False, description="Normalise over the labels.")
     item_first: bool = Field(False, description="Score item + query instead of query + item.")
-    model: str = Field("default", description="The served model's name, or `default`.")
+    model: str | None = Field("default", description="The served model's name, or `default`.")
     labels: Labels | None = Field(
         None, description="Labels as text instead of `label_token_ids`; one token each."
     )

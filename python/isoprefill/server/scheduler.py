@@ -3,7 +3,8 @@
     python -m isoprefill.server.scheduler
 
 The front end starts it, writes one line of JSON (`StartMessage`) to its standard input and keeps that open: when it
-closes, however the front end ended, this process ends too, within `LAST_SECONDS` even if it is computing.
+closes, however the front end ended, this process ends too, within `LAST_SECONDS` even if it is computing. It writes a
+byte to its standard output every `BEAT_S`, also while it computes, so that a process that is stopped is noticed.
 """
 
 import contextlib
@@ -31,6 +32,7 @@ from isoprefill.server import logs, protocol
 from isoprefill.server.batching import Line, Slice
 from isoprefill.server.settings import BatchSettings, EngineSettings, LogFormat
 
+BEAT_S = 0.5
 LAST_SECONDS = 2.0  # for an orderly end: a device that is let go, measurements that are written
 
 
@@ -66,6 +68,7 @@ def run(make_engine: Callable[[EngineSettings], Engine]) -> None:
     end_with = threading.Thread(target=_end_with, args=(stdin.fileno(), start.address), daemon=True)
     end_with.start()
     logs.configure(start.log_format, "scheduler")
+    threading.Thread(target=_beat, args=(sys.stdout.fileno(),), daemon=True).start()
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.setsockopt(zmq.LINGER, 1000)
         socket.connect(start.address)
@@ -194,6 +197,13 @@ def warm_up(engine: Engine, sizes: Sequence[int]) -> None:
             )
     for batch in batches_of_sizes(sizes, engine.vocab_size):
         engine.score(batch)
+
+
+def _beat(stdout: int) -> None:
+    with contextlib.suppress(OSError):  # the front end is gone
+        while True:
+            os.write(stdout, b".")
+            time.sleep(BEAT_S)
 
 
 def _end_with(stdin: int, address: str) -> None:

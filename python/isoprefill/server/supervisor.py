@@ -71,14 +71,17 @@ class Supervisor:
         process = await asyncio.create_subprocess_exec(
             *self.command,
             stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": _python_path()},
             start_new_session=True,  # a terminal's Ctrl-C is for the front end
         )
         logs.event("scheduler_started", pid=process.pid)
         receiving = asyncio.create_task(self._receive(channel))
         ended = asyncio.create_task(process.wait())
+        assert process.stdin is not None
+        assert process.stdout is not None
+        listening = asyncio.create_task(self._listen(process.stdout))
         try:
-            assert process.stdin is not None
             start = StartMessage(
                 address=address,
                 engine=self.service.settings.engine,
@@ -104,7 +107,12 @@ class Supervisor:
             self.service.dispatcher.disconnect()
             receiving.cancel()
             await _stop(process)
-            await asyncio.gather(receiving, ended, return_exceptions=True)
+            listening.cancel()
+            await asyncio.gather(receiving, ended, listening, return_exceptions=True)
+
+    async def _listen(self, beats: asyncio.StreamReader) -> None:
+        while await beats.read(4096):
+            self.service.dispatcher.beat()
 
     async def _receive(self, channel: Channel) -> None:
         while True:
