@@ -105,7 +105,9 @@ DAMAGED = {
     "no tokenizer": (lambda directory: (directory / "tokenizer.json").unlink(), WRONG_USE, "tokenizer.json"),
     "tokenizer of nothing": (written("tokenizer.json", b"{}"), WRONG_USE, "tokenizer.json"),
     "a directory in a file's place": (
-        lambda directory: ((directory / "tokenizer.json").unlink(), (directory / "tokenizer.json").mkdir()), WRONG_USE, ""
+        lambda directory: ((directory / "tokenizer.json").unlink(), (directory / "tokenizer.json").mkdir()),
+        WRONG_USE,
+        "tokenizer.json",
     ),
     "an index that names nothing": (
         written("model.safetensors.index.json", b'{"weight_map": {"a": "b"}}'), WRONG_USE, "b"
@@ -196,7 +198,9 @@ def test_low_limits_are_refused_before_a_library_crashes(monkeypatch):
         monkeypatch.setattr(
             failures.resource,
             "getrlimit",
-            lambda one, low=limit, most=value: (most if one == low else resource.RLIM_INFINITY,) * 2,
+            lambda one, low=limit, most=value: (
+                (most if one == low else resource.RLIM_INFINITY,) * 2
+            ),
         )
         with pytest.raises(failures.CommandFailed, match=part) as raised:
             failures.check_limits()

@@ -164,3 +164,14 @@ def test_an_escape_in_a_query_is_pointed_out(scored):
     r"""In single quotes a shell leaves \n as two characters, and the scores are those of another text."""
     assert "--query holds the two characters \\n" in scored("--query=a\\nb", "--item=c").stderr
     assert not scored("--query=a\nb", "--item=c").stderr
+
+
+def test_arguments_are_utf_8_in_every_locale(scored, monkeypatch):
+    """In the C locale Python reads them as bytes that stand for themselves."""
+    want = results(scored("--query=é", "--item=日", "--json"))
+    monkeypatch.setattr("os.fsencode", lambda text: text.encode("ascii", "surrogateescape"))
+    as_bytes = [
+        text.encode().decode("ascii", "surrogateescape") for text in ("--query=é", "--item=日")
+    ]
+    assert results(scored(*as_bytes, "--json")) == want
+    assert "standard input contains no items" in scored("--query=q", "--items-file=-").stderr

@@ -40,6 +40,7 @@ def rows(texts, labels=0):
             index + 1,
             tuple(2.907e-05 / (place + 1) for place in range(labels)) or (-12345.6789,),
             None if labels else -0.5,
+            0.25,
             12_345,
         )
         for index, text in enumerate(texts)
@@ -53,7 +54,7 @@ def test_the_table_fits_and_no_number_is_cut(width, labels, order):
     """A row that wraps, or a number with its end cut off, is worse than no table."""
     if labels and order == "mean":
         return
-    names = [f" label number {place}" * (place % 3 + 1) for place in range(labels)]
+    names = [f"P(' label number {place}')" * (place % 3 + 1) for place in range(labels)]
     made = rows(TEXTS.values(), labels)
     lines = list(table_lines(made, names, order, width))
     assert max(map(cell_len, lines)) <= width

@@ -9,6 +9,7 @@ Exit status: 0 scored, 1 failed (memory, disk, the model's numbers), 2 wrong use
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, get_args
@@ -28,7 +29,7 @@ from isoprefill.cli.score_formats import (
 )
 from isoprefill.cli.score_rows import Order, Row, in_order
 from isoprefill.cli.setting_flags import define_flags
-from isoprefill.cli.text_files import STDIN, read_text
+from isoprefill.cli.text_files import STDIN, read_text, shown
 from isoprefill.modes import Delimiter, Isolation, Tokenization
 from isoprefill.server.settings import EngineSettings
 
@@ -123,7 +124,7 @@ def main(arguments: list[str]) -> int:
         raise ValueError("--delimiter-token-id needs --delimiter hidden or prefix_first")
     # One list of items that see each other is one request, whatever the order.
     streams = order == "input" and form not in ("table", "json") and _ISOLATION.value != "causal"
-    columns = Columns(items, _LABELS.value, ranked=not streams) if form in ("tsv", "csv") else None
+    columns = Columns(items, _score_names(), ranked=not streams) if form in ("tsv", "csv") else None
 
     # After the cheap checks: importing jax takes a second.
     from isoprefill.cli.progress import progress
@@ -132,7 +133,7 @@ def main(arguments: list[str]) -> int:
 
     with progress("score", "items scored") as on_progress:
         engine = load_engine(settings)
-        options = _options([engine.label_id(label) for label in _LABELS.value])
+        options = _options([engine.label_id(_argument(label)) for label in _LABELS.value])
         on_refused = _report if _SKIP_INVALID.value else None
         job = ScoringJob(engine, query, options, settings.algorithm, on_progress, on_refused)
         if streams:
@@ -185,10 +186,23 @@ def _options(label_ids: list[int]) -> "ScoreOptions":
     )
 
 
+def _score_names() -> list[str]:
+    """Returns what the scores of an item are called; nothing for likelihoods."""
+    return [f"P({label!r})" for label in map(_argument, _LABELS.value)]
+
+
+def _argument(text: str) -> str:
+    """Returns an argument as UTF-8, which a locale such as C does not read it as."""
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeError:
+        return text
+
+
 def _query() -> str:
     given, path = _QUERY.value, _QUERY_FILE.value
     if given is not None and path is None:
-        query = given
+        query = _argument(given)
         if "\\n" in given:
             print(
                 "score: note: --query holds the two characters \\n; a line end is written $'…\\n…' in bash, or in a "
@@ -222,14 +236,14 @@ def _items() -> list[Item]:
         raise ValueError(f"none of {refused} items can be read")
     if not items:
         if _ITEMS_FILE.value:
-            raise ValueError(f"{_ITEMS_FILE.value} contains no items")
+            raise ValueError(f"{shown(_ITEMS_FILE.value)} contains no items")
         raise ValueError("no items: give them with --item or --items-file")
     return items
 
 
 def _given_items() -> Iterator[Item | RefusedItem]:
     for index, text in enumerate(_ITEM.value):
-        yield item_of(text, index, f"--item {index + 1}")
+        yield item_of(_argument(text), index, f"--item {index + 1}")
     if _ITEMS_FILE.value:
         input_format: InputFormat = _INPUT_FORMAT.value  # type: ignore[assignment] # absl has checked it
         yield from read_items(_ITEMS_FILE.value, input_format, len(_ITEM.value))
@@ -250,7 +264,7 @@ def _lines(
 def _table(rows: list[Row], order: Order, result: "ScoreResult") -> Iterator[str]:
     from isoprefill.cli.score_table import shortened, table_lines, terminal_width
 
-    yield from table_lines(rows, _LABELS.value, order)
+    yield from table_lines(rows, _score_names(), order)
     tokens = result.usage.prompt_tokens
     yield shortened(
         f"{result.model}, {result.algorithm}, {result.isolation}, {tokens} tokens", terminal_width()

@@ -18,13 +18,13 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 class Columns:
     """The columns of TSV and CSV: what a row has, then what the items' JSON objects hold."""
 
-    def __init__(self, items: Sequence[Item], labels: Sequence[str], ranked: bool) -> None:
-        """Takes what will be printed.
+    def __init__(self, items: Sequence[Item], score_names: Sequence[str], ranked: bool) -> None:
+        """Takes what will be printed; `score_names` is empty for likelihoods.
 
         Raises:
             ValueError: there are too many columns.
         """
-        scores = [f"P({label!r})" for label in labels] or ["score", "mean", "probability"]
+        scores = [*score_names] or ["score", "mean", "probability"]
         self._ours = [*(["rank"] if ranked else []), "index", "item", *scores, "num_tokens"]
         self._fields = list(dict.fromkeys(name for item in items for name in item.fields))
         if len(self.names) > MOST_COLUMNS:

@@ -22,6 +22,7 @@ class Row:
         rank: from 1; None if the rows come in the order of the input before all are scored.
         scores: with labels the probability of each; else one log-likelihood (natural log).
         mean: log-likelihood per token; None with labels.
+        probability: of the first label, or of the item.
         num_tokens: whose log-probabilities a likelihood sums; with labels the item's own.
     """
 
@@ -29,12 +30,8 @@ class Row:
     rank: int | None
     scores: tuple[float, ...]
     mean: float | None
+    probability: float
     num_tokens: int
-
-    @property
-    def probability(self) -> float:
-        """Of the first label, or of the item."""
-        return self.scores[0] if self.mean is None else float(np.exp(self.scores[0]))
 
     def record(self) -> dict[str, Any]:
         """Returns the row as a JSON object; a field of the input that has a name of ours gets "input_" before it."""
@@ -72,11 +69,12 @@ def rows_of(
     # Whole columns at once: an array's element is slow to reach.
     scores = (result.scores if by_label else result.scores[:, None]).tolist()
     means = [None] * len(items) if by_label else result.mean_logprobs.tolist()
+    probabilities = result.scores[:, 0] if by_label else np.exp(result.scores)
     tokens = [one.size for one in request.items] if by_label else result.num_tokens.tolist()
     return [
-        Row(item, rank, tuple(of_item), mean, number)
-        for item, rank, of_item, mean, number in zip(
-            items, ranks, scores, means, tokens, strict=True
+        Row(item, rank, tuple(of_item), mean, probability, number)
+        for item, rank, of_item, mean, probability, number in zip(
+            items, ranks, scores, means, probabilities.tolist(), tokens, strict=True
         )
     ]
 

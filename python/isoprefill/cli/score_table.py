@@ -31,7 +31,7 @@ class _Column:
 
 
 def table_lines(
-    rows: Sequence[Row], labels: Sequence[str], order: Order, width: int | None = None
+    rows: Sequence[Row], score_names: Sequence[str], order: Order, width: int | None = None
 ) -> Iterator[str]:
     """Yields the lines of the table.
 
@@ -39,12 +39,12 @@ def table_lines(
 
     Args:
         rows: at least one, in their order.
-        labels: as text.
+        score_names: what an item's scores are called; empty for likelihoods.
         order: what the rows are sorted by.
         width: of the terminal, in cells; None asks it.
     """
     width = terminal_width() if width is None else max(NARROWEST, width)
-    columns = _columns(rows, labels, order)
+    columns = _columns(rows, score_names, order)
     longest = max(cell_len(_start(row.item.text)) for row in rows)
     wanted = max(len("item"), min(longest, 2 * SHORTEST_ITEM))
     for column in reversed([one for one in columns if one.optional]):
@@ -52,7 +52,7 @@ def table_lines(
             columns.remove(column)
     room = width - _taken(columns)
     if room < min(wanted, SHORTEST_ITEM):
-        yield from _records(rows, _columns(rows, labels, order), width)
+        yield from _records(rows, _columns(rows, score_names, order), width)
         return
     item_width = max(len("item"), min(room, longest))
     items = [shortened(row.item.text, item_width) for row in rows]
@@ -96,7 +96,7 @@ def shortened(text: str, width: int) -> str:
     return shown
 
 
-def _columns(rows: Sequence[Row], labels: Sequence[str], order: Order) -> list[_Column]:
+def _columns(rows: Sequence[Row], score_names: Sequence[str], order: Order) -> list[_Column]:
     """Returns the columns beside the item's; of the optional ones the last goes first."""
     made = []
     if rows[0].rank is not None:
@@ -106,13 +106,13 @@ def _columns(rows: Sequence[Row], labels: Sequence[str], order: Order) -> list[_
         given = (row.item.fields.get("id") for row in rows)
         ids = ["" if one is None else shortened(str(one), LONGEST_NAME) for one in given]
         made.append(_Column("id", ids, optional=True, left=True))
-    if labels:
+    if score_names:
         made += [
             _Column(
-                shortened(f"P({label!r})", LONGEST_NAME),
+                shortened(name, LONGEST_NAME),
                 [f"{row.scores[place]:.4g}" for row in rows],
             )
-            for place, label in enumerate(labels)
+            for place, name in enumerate(score_names)
         ]
     else:
         mean = order == "mean"
