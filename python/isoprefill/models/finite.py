@@ -10,7 +10,7 @@ _EXPONENT = np.uint16(0x7F80)  # of bfloat16; all ones in NaN and infinity
 
 
 def first_not_finite(params: Params) -> str | None:
-    """Returns the Hugging Face name of the first tensor with a weight that is NaN or infinite; None if all are finite."""
+    """Returns the Hugging Face name of the first tensor with a NaN or infinite weight; None if all are finite."""
     fields = {**params.layers._asdict(), **params._asdict()}
     for field, parameter in PARAMETERS.items():
         weights = fields[field]
