@@ -81,8 +81,8 @@ class ScoreClient:
             scale: of the scores; detected in the first answer if None.
 
         Raises:
-            ValueError: the address is not an HTTP address, the key does not fit into a header, or the environment's proxy
-                is no address.
+            ValueError: the address is not an HTTP address, the key does not fit into a header, or the environment's
+                proxy is no address.
         """
         _check_url(server_url)
         if math.isnan(timeout):
@@ -221,7 +221,7 @@ class ScoreClient:
 
 
 def retry_after(value: str | None) -> float | None:
-    """Returns the seconds that a Retry-After header asks to wait, from now; None if there is none, or no sense in it."""
+    """Returns the seconds that a Retry-After header asks to wait, from now; None if there is none or no sense in it."""
     if value is None:
         return None
     if value.strip().isdecimal():
