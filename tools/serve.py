@@ -1,7 +1,7 @@
 """bazel run //tools:serve -- --port 30000."""
 
 import callers_directory
-from isoprefill.cli.main import run
+from isoprefill.cli.entry import run
 
 if __name__ == "__main__":
     callers_directory.enter()

@@ -1,6 +1,6 @@
 """`python -m isoprefill`: the same as the console script."""
 
-from isoprefill.cli.main import main
+from isoprefill.cli.entry import main
 
 if __name__ == "__main__":
     main()

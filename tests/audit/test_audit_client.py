@@ -1,6 +1,7 @@
 """The auditor's client: servers that misbehave, answers that are no scores, addresses and keys."""
 
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -40,9 +41,8 @@ from local_server import serving
         ('{"scores": [[0.1], [0.1, 0.2], [1]]}', 200, "the same number of scores"),
         ('{"scores": [-1, 1, 3]}', 200, "got -1 to 3"),
         ('{"error": {"message": "no labels"}}', 400, "refuses an ordinary request: .*no labels"),
-        ("", 307, "answered HTTP 307"),
+        ("", 307, "answered HTTP 307, a redirect that does not say where to"),
         ('{"detail": "Not Found"}', 404, "answered HTTP 404: Not Found"),
-        ('{"error": {"message": "come again"}}', 429, "answered HTTP 429: come again"),
     ],
 )
 def test_a_misbehaving_server_is_an_error_with_the_reason(content, status, message):
@@ -84,12 +84,84 @@ def test_a_server_that_answers_too_late_or_too_much_is_an_error(monkeypatch):
             pytest.raises(ServerError, match="did not answer in time"),
         ):
             client.score("a", ["b"])
-        monkeypatch.setattr("isoprefill.audit.client.MAX_RESPONSE_BYTES", 1000)
+        monkeypatch.setattr("isoprefill.audit.client.MAX_BYTES", -24)
         with (
             contextlib.closing(ScoreClient(url)) as client,
             pytest.raises(ServerError, match="more than 1000 bytes"),
         ):
             client.score("a", ["b"])
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("https://other:8443/v1/score", "a redirect to 'https://other:8443/v1/score': if that is the server, "
+         "give --server-url https://other:8443$"),
+        ("https://me:secret@other/v1/score", "give --server-url https://other$"),
+        ("/v2/score", "a redirect to '/v2/score' of the same server"),
+    ],
+)  # fmt: skip
+def test_a_redirect_says_where_it_leads(location, message):
+    """Followed it might send the key elsewhere; not named it leaves people guessing."""
+    app = FastAPI()
+
+    @app.post("/v1/score")
+    def score() -> Response:
+        return Response("", 308, headers={"location": location})
+
+    with pytest.raises(ServerError, match=message) as raised:
+        audit(app)
+    assert "secret" not in str(raised.value)
+
+
+def busy(times: int, status: int, headers: dict[str, str]) -> FastAPI:
+    """A server that asks so many times to come again."""
+    app, left = FastAPI(), iter(range(times))
+
+    @app.post("/v1/score")
+    def score() -> Response:
+        if next(left, None) is not None:
+            return Response('{"error": {"message": "too many"}}', status, headers=headers)
+        return Response('{"scores": [-1]}')
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (429, {"retry-after": "0"}),
+        (503, {"retry-after": "0"}),
+        (429, {}),
+        (429, {"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}),
+        (429, {"retry-after": "soon"}),
+    ],
+)
+def test_a_busy_server_is_asked_again(monkeypatch, status, headers):
+    """A rate limit is no fault: an audit of ninety requests runs into it."""
+    monkeypatch.setattr("isoprefill.audit.client.FIRST_PAUSE_S", 0.01)
+    with (
+        serving(busy(3, status, headers)) as url,
+        contextlib.closing(ScoreClient(url)) as client,
+    ):
+        assert client.score("a", ["b"]).log_scores.tolist() == [[-1]]
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "message"),
+    [
+        (429, {"retry-after": "300"}, r"HTTP 429: too many \(it asks to wait 300 seconds.* --timeout 5 leaves"),
+        (429, {"retry-after": "Thu, 01 Jan 2100 00:00:00 GMT"}, "asks to wait"),
+        (503, {}, "HTTP 503: too many"),
+    ],
+)  # fmt: skip
+def test_a_server_that_stays_busy_is_an_error_at_once(status, headers, message):
+    with (
+        serving(busy(10**6, status, headers)) as url,
+        contextlib.closing(ScoreClient(url, timeout=5)) as client,
+        pytest.raises(ServerError, match=message),
+    ):
+        client.score("a", ["b"])
 
 
 @pytest.mark.parametrize("dripping", ["headers", "body"])
@@ -155,3 +227,28 @@ def test_a_key_that_cannot_travel_is_refused_without_being_repeated(key):
     with pytest.raises(ValueError, match="the API key ") as error:
         ScoreClient("http://x", api_key=key)
     assert "cret" not in str(error.value)
+
+
+def test_the_limit_of_an_answer_follows_from_what_was_asked():
+    """60 MB of JSON take gigabytes when they are parsed, and minutes."""
+    app = FastAPI()
+
+    @app.post("/v1/score")
+    def score(body: dict) -> Response:
+        many = [-1.2345678901234567] * 20
+        return Response(json.dumps({"scores": [{"scores": many, "text": "x" * 800}] * 2000}))
+
+    with serving(app) as url:
+        with contextlib.closing(ScoreClient(url, label_token_ids=list(range(20)))) as client:
+            assert client.score("a", ["b"] * 2000).log_scores.shape == (2000, 20)
+        with (
+            contextlib.closing(ScoreClient(url)) as client,
+            pytest.raises(ServerError, match="more than 1049600 bytes"),
+        ):
+            client.score("a", ["b"])
+
+
+def test_a_proxy_that_is_none_is_named(monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "ftp://x:y")
+    with pytest.raises(ValueError, match="proxy"):
+        ScoreClient("http://x")

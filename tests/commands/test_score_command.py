@@ -9,9 +9,13 @@ import sys
 import numpy as np
 import pytest
 
+import command_line
 import isoprefill
+from isoprefill.cli import score
+from isoprefill.server import device
 from small_models import byte_tokenizer, random_classifier, random_model, save_directory
 
+LOADED: dict[object, object] = {}  # engines, by their settings
 COMMAND = [sys.executable, "-m", "isoprefill", "score"]
 FRANCE = ["--query", "The capital of France is"]
 CITIES = [" Paris", " London", " Berlin"]
@@ -19,10 +23,30 @@ LIKELIHOODS = [-0.2581, -4.3844, -6.9207]
 DELIMITER_FLAGS = ["--delimiter-token-id", "--delimiter-id"]  # two names of one
 
 
-def run(*arguments, cwd=None) -> subprocess.CompletedProcess:
+@pytest.fixture(autouse=True)
+def each_model_is_loaded_once(monkeypatch):
+    load = device.load_engine
+
+    def load_once(settings):
+        if settings not in LOADED:
+            LOADED[settings] = load(settings)
+        engine = LOADED[settings]
+        engine.clear_prefix_cache()
+        return engine
+
+    monkeypatch.setattr(device, "load_engine", load_once)
+
+
+def run(*arguments) -> command_line.Done:
+    """Runs the command in this process."""
+    return command_line.run(score, *arguments)
+
+
+def start(*arguments, cwd=None) -> subprocess.CompletedProcess:
+    """Runs the command as a user does."""
     # The tests' own path, so that the command also finds its packages when it is started in another directory.
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
-    environment = os.environ | {"PYTHONPATH": path, "COLUMNS": "100"}
+    environment = os.environ | {"PYTHONPATH": path}
     environment.pop("BUILD_WORKING_DIRECTORY", None)
     return subprocess.run(
         [*COMMAND, *arguments], env=environment, cwd=cwd, capture_output=True, text=True
@@ -33,18 +57,22 @@ def items(*texts):
     return [argument for text in texts for argument in ("--item", text)]
 
 
-def test_table_is_ranked():
-    done = run(*FRANCE, *items(*CITIES[::-1]))
+def test_rows_are_ranked():
+    done = start(*FRANCE, *items(*CITIES[::-1]))
     assert done.returncode == 0, done.stderr
-    assert not done.stderr, "a log beside the table"
-    lines = [line.split() for line in done.stdout.splitlines()]
-    assert lines[0] == ["rank", "item", "score", "probability"]
-    assert [line[:2] for line in lines[1:4]] == [["1", "Paris"], ["2", "London"], ["3", "Berlin"]]
-    np.testing.assert_allclose([float(line[2]) for line in lines[1:4]], LIKELIHOODS, atol=1e-3)
+    assert not done.stderr, "a log beside the rows"
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert lines[0] == ["rank", "index", "item", "score", "mean", "probability", "num_tokens"]
+    assert [line[:3] for line in lines[1:]] == [
+        ["1", "2", " Paris"],
+        ["2", "1", " London"],
+        ["3", "0", " Berlin"],
+    ]
+    np.testing.assert_allclose([float(line[3]) for line in lines[1:]], LIKELIHOODS, atol=1e-3)
 
 
 def test_json_is_one_object_in_input_order_and_nothing_else():
-    done = run(*FRANCE, *items(" London", " Paris", " Berlin"), "--json", "--verbosity=0")
+    done = start(*FRANCE, *items(" London", " Paris", " Berlin"), "--json", "--verbosity=0")
     assert done.returncode == 0, done.stderr
     assert "packed, because" in done.stderr, (
         "the log does not say which algorithm was chosen and why"
@@ -64,8 +92,9 @@ def test_json_is_one_object_in_input_order_and_nothing_else():
     assert report["usage"] == {"prompt_tokens": 8, "completion_tokens": 0, "total_tokens": 8}
 
 
-def test_files_and_labels(tmp_path):
+def test_files_and_labels(tmp_path, monkeypatch):
     """A byte order mark and Windows line ends belong to the file and not to the text."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "query.txt").write_text("The capital of France is\n")
     (tmp_path / "items.txt").write_bytes(b"\xef\xbb\xbf Paris\r\n London\r\n")
     (tmp_path / "items.jsonl").write_text('{"item": " Paris"}\n" London"\n')
@@ -82,15 +111,15 @@ def test_files_and_labels(tmp_path):
             ",",
             "--json",
         ]
-        done = run(*flags, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        done = run(*flags)
+        assert done.status == 0, done.stderr
         reports.append(json.loads(done.stdout)["results"])
     assert reports[0] == reports[1]
     for result in reports[0]:
         assert len(result["scores"]) == 2
         assert result["probability"] == result["scores"][0]
         assert 0 < sum(result["scores"]) < 1
-    normalised = json.loads(run(*flags, "--softmax", cwd=tmp_path).stdout)["results"]
+    normalised = json.loads(run(*flags, "--softmax").stdout)["results"]
     assert [sum(result["scores"]) for result in normalised] == pytest.approx([1.0, 1.0])
 
 
@@ -127,7 +156,7 @@ def test_every_option_reaches_the_engine():
 
 
 def test_square_brackets_in_an_item_are_printed_as_they_are():
-    done = run(*FRANCE, *items(" [red]Paris[/red]"))
+    done = run(*FRANCE, *items(" [red]Paris[/red]"), "--format=table")
     assert "[red]Paris[/red]" in done.stdout
 
 
@@ -140,10 +169,19 @@ def test_square_brackets_in_labels_and_the_models_name_are_printed_as_they_are(t
     done = run(
         *("--model", str(directory), "--query", "a", *items(" b")),
         *(argument for label in labels for argument in ("--labels", label)),
+        "--format=table",
     )
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.stderr
     header, *_, footer = done.stdout.splitlines()
-    assert header.split() == ["rank", "item", "P('[i]')", "P('[/b]')", "P(':cat:')"]
+    assert header.split() == [
+        "rank",
+        "index",
+        "item",
+        "P('[i]')",
+        "P('[/b]')",
+        "P(':cat:')",
+        "tokens",
+    ]
     assert footer.startswith("[i]model, ")
 
 
@@ -151,7 +189,7 @@ BAD_INPUT = {
     "no query": (items(" a"), "exactly one of --query and --query-file"),
     "empty query": (["--query", "", *items(" a")], "the query is empty"),
     "no items": (FRANCE, "no items: give them with --item or --items-file"),
-    "empty item": ([*FRANCE, *items(" a", "")], "item 2 is empty"),
+    "empty item": ([*FRANCE, *items(" a", "")], "--item 2: the item is empty"),
     "no such file": (
         [*FRANCE, "--items-file", "absent.txt"],
         "cannot read absent.txt: No such file",
@@ -201,42 +239,43 @@ BAD_INPUT = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_INPUT.values(), ids=BAD_INPUT.keys())
-def test_bad_input_is_one_line_and_a_status(arguments, message, tmp_path):
+def test_bad_input_is_one_line_and_a_status(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "deep.jsonl").write_text("[" * 100_000)
     (tmp_path / "blank.txt").write_text(" a\n\n b\n")
     (tmp_path / "bad.jsonl").write_text("{\n")
     (tmp_path / "key.jsonl").write_text('{"text": "a"}\n')
     (tmp_path / "latin.txt").write_bytes(b" \xe9t\xe9\n")
-    done = run(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
+    done = run(*arguments)
+    assert done.status == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not done.stdout
 
 
 def test_control_characters_cannot_forge_rows():
-    done = run(*FRANCE, *items(" Paris\n   1   Rome"))
+    done = run(*FRANCE, *items(" Paris\n   1   Rome"), "--format=table")
     assert len(done.stdout.splitlines()) == 3
     assert "Paris\\n" in done.stdout
 
 
 def test_help_lists_the_flags():
-    done = run("--help")
+    done = start("--help")
     assert done.returncode == 0
     assert "--items-file" in done.stdout
     assert "Scores items against a query" in done.stdout
 
 
 def test_unknown_flag_is_named():
-    done = run(*FRANCE, "--itemz", "a")
+    done = start(*FRANCE, "--itemz", "a")
     assert done.returncode == 2
     assert "itemz" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_flag_of_a_wrong_value_is_named():
-    done = run(*FRANCE, "--item", "a", "--algorithm", "fast")
+    done = start(*FRANCE, "--item", "a", "--algorithm", "fast")
     assert done.returncode == 2
     assert "--algorithm=fast" in done.stderr
     assert "packed_extend" in done.stderr  # what it may be

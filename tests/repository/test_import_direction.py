@@ -43,6 +43,7 @@ ROOMS: dict[str, set[str]] = {
         "isoprefill.audit",
         "isoprefill.execution",
         "isoprefill.models",
+        "isoprefill.request",
         "isoprefill.server",
         *LOOSE,
     },

@@ -17,9 +17,10 @@ import httpx
 import msgspec
 import pytest
 
+import faulty_server
 from api_answers import code_of
 from isoprefill.models.source import load_tokenizer
-from isoprefill.server import launch
+from isoprefill.server import dispatch, launch
 from isoprefill.server.front_end import make_app
 from isoprefill.server.scheduler import StartMessage
 from isoprefill.server.service import Service
@@ -98,6 +99,66 @@ def test_a_second_signal_ends_it_at_once(flags):
             server.wait_for_event("draining", number)
         assert code_of(sent.result()) == "model_not_loaded"
         assert server.process.wait(60) == 0
+
+
+def test_a_stopped_scheduler_is_not_ready(server):
+    """Else a load balancer goes on sending for `--stall-timeout`; when it goes on it is ready again."""
+
+    def status() -> int:
+        return httpx.get(f"{server.url}/ready").status_code
+
+    server.wait_until_ready()
+    with server.scheduler_stopped():
+        wait_for(lambda: status() == 503)
+        assert server.metric("scheduler_ready") == 0
+        assert httpx.get(f"{server.url}/health").status_code == 200
+    wait_for(lambda: status() == 200)
+    assert server.metric("scheduler_restarts_total") == len(server.events("scheduler_restart"))
+
+
+def test_a_long_batch_is_not_taken_for_a_stop(model_directory):
+    """It takes longer than the longest silence, and the scheduler is ready all the time."""
+    program = pathlib.Path(__file__).parent.parent / "support" / "faulty_server.py"
+    assert faulty_server.SLOW_S > dispatch.LONGEST_SILENCE_S + 1
+    body = {"query": [1], "items": [[faulty_server.SLOW]]}
+    with (
+        running(sys.executable, str(program), model_directory) as server,
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+    ):
+        answer = pool.submit(server.post, "/v1/score", **body)
+        server.wait_for_in_flight(1)
+        while not answer.done():
+            assert httpx.get(f"{server.url}/ready").status_code == 200
+            time.sleep(0.2)
+        assert answer.result().status_code == 200
+
+
+FILES = {
+    "room for all": (10**6, 1024, None, 2112, 1024),
+    "room for fewer": (1000, 1024, None, 1000, 468),
+    "fewer were set": (1000, 400, None, 864, 400),
+    "more were set": (1000, 500, "max-connections must be at most 468", 0, 0),
+    "hardly any": (70, 1024, "a server needs at least 80 open files, but this process may open 70", 0, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("hard", "wanted", "refused", "soft", "connections"), FILES.values(), ids=FILES.keys()
+)
+def test_the_default_fits_the_limit_of_open_files(
+    monkeypatch, hard, wanted, refused, soft, connections
+):
+    """`ulimit -n 1024`, which many systems have, must not refuse a server without flags."""
+    set_to = []
+    monkeypatch.setattr(launch.resource, "getrlimit", lambda limit: (64, hard))
+    monkeypatch.setattr(launch.resource, "setrlimit", lambda limit, to: set_to.append(to))
+    settings = ServerSettings(engine=EngineSettings(), limits=Limits(max_connections=wanted))
+    if refused is not None:
+        with pytest.raises(ValueError, match=refused):
+            launch._fitted(settings)
+        return
+    assert launch._fitted(settings).limits.max_connections == connections
+    assert set_to == [(soft, hard)]
 
 
 def test_a_scheduler_that_cannot_start_again_is_tried_again(flags, model_directory, tmp_path):

@@ -119,14 +119,28 @@ def test_a_label_is_refused_without_being_repeated(server):
     assert "secret" not in response.text
 
 
-def test_an_unknown_field_is_answered_with_known_ones(server):
-    """With the one that was meant, or with all; never with the name that was sent."""
+def test_an_unknown_field_is_named_with_known_ones(server):
+    """With the one that was meant, or with all; a name that is none is only counted."""
     near = server.post("/v1/score", **GOOD, tempereture=0.5).json()["error"]["message"]
-    assert near.endswith(": did you mean temperature?")
-    for field in ("secret", "secret" * 100_000):
+    assert near.endswith(": 'tempereture'. Did you mean temperature?")
+    for field, shown in (
+        ("seed", "'seed'"),
+        ("secret" * 100_000, "(a name of 600000 characters)"),
+        ("a secret\n\u202e", "(a name of 10 characters)"),
+        ("", "(a name of 0 characters)"),
+    ):
         far = server.post("/v1/score", **GOOD, **{field: 1}).json()["error"]["message"]
-        assert "It accepts query, items, label_token_ids, " in far
+        assert f": {shown}. It accepts query, items, label_token_ids, " in far
         assert "secret" not in far
+
+
+@pytest.mark.parametrize("path", ["/v1/score", "/v1/rerank"])
+def test_the_model_may_be_null_everywhere(server, path):
+    """Clients send null for what was not set."""
+    body = GOOD if path == "/v1/score" else {"query": "a", "documents": ["b"]}
+    answers = [server.post(path, **body, **model) for model in ({}, {"model": None})]
+    assert answers[0].status_code == answers[1].status_code == 200
+    assert code_of(server.post(path, **body, model=3)) == "invalid_parameter_type"
 
 
 @pytest.mark.parametrize(
@@ -138,6 +152,9 @@ def test_an_unknown_field_is_answered_with_known_ones(server):
         (b"\xff\xfe", "invalid_json"),
         (b'{"query": "\\ud800", "items": ["a"]}', "invalid_json"),
         (b"[" * 100_000, "invalid_json"),
+        (b'{"query": "a", "query": "b", "items": ["a"]}', "invalid_json"),
+        (b'{"query": "a", "\\u0071uery": "b", "items": ["a"]}', "invalid_json"),
+        (b'{"query": "a", "items": ["a"], "x": {"y": 1, "y": 1}}', "invalid_json"),
         (b"[]", "invalid_body_type"),
         (b'"text"', "invalid_body_type"),
     ],

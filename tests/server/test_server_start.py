@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from api_answers import code_of
+from command_line import parsed_flags
 from isoprefill.server import launch
 from isoprefill.server.settings import EngineSettings, RerankSettings, ServerSettings
 from isoprefill.server.supervisor import StartError
@@ -87,19 +88,11 @@ BAD_FLAGS = {
 
 def last_words(capsys, *arguments: str) -> str:
     """The last line on stderr of a start that is refused."""
-    from absl import flags
-
     from isoprefill.cli import serve
     from isoprefill.cli.main import execute
 
-    values = flags.FLAGS.flag_values_dict()
-    try:
-        rest = flags.FLAGS([*SERVE[3:], *arguments])
+    with parsed_flags(serve, (*SERVE[4:], *arguments)) as rest:
         status = execute(serve, rest)
-    finally:
-        flags.FLAGS.unparse_flags()
-        for name, value in values.items():
-            flags.FLAGS[name].value = value
     assert status == 2
     last: str = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("serve: ")

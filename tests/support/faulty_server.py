@@ -4,11 +4,12 @@
     python faulty_server.py                     its scheduler
 
 An item's score is minus its number of tokens. The engine raises on a batch that holds token 13; token 14 moves the
-scores of the requests beside it.
+scores of the requests beside it. Token 15 takes `SLOW_S`.
 """
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ from isoprefill.server.settings import BatchSettings, EngineSettings, Limits, Se
 
 POISON = 13
 LEAK = 14
+SLOW, SLOW_S = 15, 7.0
 
 
 class FaultyEngine:
@@ -35,6 +37,8 @@ class FaultyEngine:
         for request in requests:
             if any(POISON in item for item in request.items):
                 raise RuntimeError("the content of /home/somebody/secret")
+        if any(SLOW in item for request in requests for item in request.items):
+            time.sleep(SLOW_S)
         leaking = [any(LEAK in item for item in request.items) for request in requests]
         return [
             self._scores(request, 1e-6 * any(leaking[:place] + leaking[place + 1 :]))

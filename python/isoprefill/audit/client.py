@@ -2,7 +2,10 @@
 
 import asyncio
 import dataclasses
+import datetime
+import email.utils
 import json
+import math
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -21,8 +24,12 @@ from isoprefill.settings import check_api_key
 
 PATH = "/v1/score"
 CONNECT_S = 10.0
-MAX_RESPONSE_BYTES = 64 << 20
+# Of an answer: what a generous server says, and no more than can be parsed at once and in little memory.
+MAX_BYTES = 1 << 20
+MAX_BYTES_OF_ITEM = 1 << 10
+MAX_BYTES_OF_SCORE = 64
 MAX_ERROR_CHARS = 300
+FIRST_PAUSE_S = 1.0  # after 429 from a server that does not say how long; doubled each time
 REFUSALS = (400, 413, 422)  # of the input; other codes are faults of the server or the caller
 
 TextOrTokens = str | list[int]
@@ -69,13 +76,17 @@ class ScoreClient:
             model: the name of the model in requests.
             label_token_ids: the labels to score; if None, the server must score items without labels.
             api_key: sent as a bearer token.
-            timeout: seconds from the first byte of a request to the last byte of its answer.
+            timeout: seconds from the first byte of a request to the last byte of its answer. What a busy server asks to
+                wait (429, or 503 with Retry-After) is among them.
             scale: of the scores; detected in the first answer if None.
 
         Raises:
-            ValueError: the address is not an HTTP address, or the key does not fit into a header.
+            ValueError: the address is not an HTTP address, the key does not fit into a header, or the environment's
+                proxy is no address.
         """
         _check_url(server_url)
+        if math.isnan(timeout):
+            raise ValueError("timeout must be a number of seconds, got nan")
         if api_key is not None:
             check_api_key(api_key)
         self.server_url = server_url.rstrip("/")
@@ -88,11 +99,20 @@ class ScoreClient:
         if label_token_ids is not None:
             self._fields["label_token_ids"] = list(label_token_ids)
         self._timeout = timeout
-        self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(None, connect=CONNECT_S),  # `_send` limits the rest
-            headers={} if api_key is None else {"authorization": f"Bearer {api_key}"},
-            follow_redirects=False,
-        )
+        self._num_labels = 0 if label_token_ids is None else len(label_token_ids)
+        headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+        try:
+            self._http = httpx.AsyncClient(
+                timeout=httpx.Timeout(None, connect=CONNECT_S),  # `_send` limits the rest
+                # What is compressed may be a thousand times as long as it seems.
+                headers=headers | {"accept-encoding": "identity"},
+                follow_redirects=False,
+            )
+        except (httpx.InvalidURL, ImportError, OSError, ValueError) as error:
+            raise ValueError(
+                "the proxy or the certificates in the environment (HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE) cannot be "
+                f"used: {error}"
+            ) from error
         # An event loop in a thread, so that a request can be cancelled at any point. The timeouts of httpx limit
         # single reads, and a server that sends a byte now and then never exceeds them.
         self._loop = asyncio.new_event_loop()
@@ -115,7 +135,11 @@ class ScoreClient:
         """
         self.num_requests += 1
         body = {**self._fields, "query": query, "items": list(items)}
-        status, content = self._post(body)
+        status, content, location = self._post(body, len(items))
+        if status // 100 == 3:
+            raise ServerError(
+                f"{self.server_url}{PATH} answered HTTP {status}, {_led_to(location)}"
+            )
         if status in REFUSALS:
             raise Rejected(f"HTTP {status}: {_error_message(content)}")
         if status != 200:
@@ -147,36 +171,82 @@ class ScoreClient:
             to_log(sent, self.scale), tokens, str(answer.get("model", ""))[:MAX_ERROR_CHARS]
         )
 
-    def _post(self, body: dict[str, Any]) -> tuple[int, bytes]:
-        answer = asyncio.run_coroutine_threadsafe(self._send(body), self._loop)
+    def _post(self, body: dict[str, Any], num_items: int) -> tuple[int, bytes, str]:
+        limit = MAX_BYTES + num_items * (MAX_BYTES_OF_ITEM + self._num_labels * MAX_BYTES_OF_SCORE)
+        answer = asyncio.run_coroutine_threadsafe(self._send(body, limit), self._loop)
         try:
             return answer.result()
         except httpx.ConnectTimeout as error:
             raise ServerError(
                 f"{self.server_url} cannot be reached within {CONNECT_S:g} seconds"
             ) from error
-        except httpx.HTTPError as error:
-            raise ServerError(f"{self.server_url} cannot be reached: {error}") from error
         except TimeoutError as error:
             raise ServerError(
                 f"{self.server_url} did not answer in time: {self._timeout:g} seconds"
             ) from error
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
+            reason = str(error) or type(error).__name__
+            raise ServerError(f"{self.server_url} cannot be reached: {reason}") from error
         finally:
             answer.cancel()  # if this thread was interrupted
 
-    async def _send(self, body: dict[str, Any]) -> tuple[int, bytes]:
+    async def _send(self, body: dict[str, Any], limit: int) -> tuple[int, bytes, str]:
+        """Sends a request, again as often as the server asks for it; returns status, content and Location."""
+        pause = FIRST_PAUSE_S
+        async with asyncio.timeout(self._timeout) as time_out:
+            while True:
+                status, content, headers = await self._send_once(body, limit)
+                asked = retry_after(headers.get("retry-after"))
+                if status != 429 and (status != 503 or asked is None):
+                    return status, content, headers.get("location", "")
+                wait = pause if asked is None else asked
+                pause *= 2
+                if self._loop.time() + wait > (time_out.when() or math.inf):
+                    raise ServerError(
+                        f"{self.server_url}{PATH} answered HTTP {status}: {_error_message(content)} (it asks to wait "
+                        f"{wait:g} seconds, which is more than --timeout {self._timeout:g} leaves)"
+                    )
+                await asyncio.sleep(wait)
+
+    async def _send_once(
+        self, body: dict[str, Any], limit: int
+    ) -> tuple[int, bytes, httpx.Headers]:
         content = bytearray()
-        async with (
-            asyncio.timeout(self._timeout),
-            self._http.stream("POST", self.server_url + PATH, json=body) as response,
-        ):
+        async with self._http.stream("POST", self.server_url + PATH, json=body) as response:
             async for chunk in response.aiter_bytes():
                 content += chunk
-                if len(content) > MAX_RESPONSE_BYTES:
-                    raise ServerError(
-                        f"{self.server_url} answered with more than {MAX_RESPONSE_BYTES} bytes"
-                    )
-        return response.status_code, bytes(content)
+                if len(content) > limit:
+                    raise ServerError(f"{self.server_url} answered with more than {limit} bytes")
+        return response.status_code, bytes(content), response.headers
+
+
+def retry_after(value: str | None) -> float | None:
+    """Returns the seconds that a Retry-After header asks to wait, from now; None if there is none or no sense in it."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    return max(0.0, (moment - datetime.datetime.now(datetime.UTC)).total_seconds())
+
+
+def _led_to(location: str) -> str:
+    """Says where a redirect leads, without a password."""
+    try:
+        url = httpx.URL(location).copy_with(username=None, password=None)
+    except (httpx.InvalidURL, ValueError):
+        return "a redirect that does not say where to"
+    if not location:
+        return "a redirect that does not say where to"
+    shown = str(url)[:MAX_ERROR_CHARS]
+    if not url.host:
+        return f"a redirect to {shown!r} of the same server"
+    return f"a redirect to {shown!r}: if that is the server, give --server-url {shown.removesuffix(PATH)}"
 
 
 def _check_url(server_url: str) -> None:

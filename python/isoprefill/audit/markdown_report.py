@@ -18,15 +18,15 @@ def to_markdown(report: AuditReport) -> str:
         f"{report.server_url}, model {report.model or 'unnamed'}, sends {_SCALES[report.scale]}; "
         f"{report.num_requests} requests in {report.seconds:.1f} s from {report.started}.",
         "",
-        f"Repeating a request changes a score by up to {_number(calibration.spread)}, adding items after an item by "
-        f"{_number(calibration.rounding)}. Scores of different items differ by {_number(calibration.signal)}. All "
+        f"Repeating a request changes a score by up to {number(calibration.spread)}, adding items after an item by "
+        f"{number(calibration.rounding)}. Scores of different items differ by {number(calibration.signal)}. All "
         "differences are of natural logarithms.",
         "",
         *table(["probe", "question", "effect", "threshold", "verdict"], map(_row, report.findings)),
     ]
     if conclusion.leaks:
         rows = [
-            [leak.source + 1, leak.target + 1, leak.by, _number(leak.effect)]
+            [leak.source + 1, leak.target + 1, leak.by, number(leak.effect)]
             for leak in conclusion.leaks
         ]
         lines += ["", "## Which item influences which", ""]
@@ -37,7 +37,7 @@ def to_markdown(report: AuditReport) -> str:
 
 
 def _row(finding: Finding) -> list[str]:
-    numbers = [_number(finding.effect), _number(finding.threshold)]
+    numbers = [number(finding.effect), number(finding.threshold)]
     reason = f": {finding.reason}" if finding.reason else ""
     return [finding.name, finding.question, *numbers, finding.verdict + reason]
 
@@ -46,14 +46,14 @@ def _comparison(comparison: Comparison) -> list[str]:
     head = ["query", "place", "item", "log scores", "the other's", "difference", "in probability"]
     rows = [
         [item.query, item.position + 1, item.item, _scores(item.first), _scores(item.second)]
-        + [_number(item.log_diff), _number(item.probability_diff)]
+        + [number(item.log_diff), number(item.probability_diff)]
         for item in comparison.items
     ]
     return [
         f"## Compared with {comparison.server_url}: they {'agree' if comparison.agree else 'differ'}",
         "",
-        f"Log scores differ by up to {_number(comparison.max_log_diff)}; probabilities by up to "
-        f"{_number(comparison.max_probability_diff)}, by {_number(comparison.mean_probability_diff)} on average.",
+        f"Log scores differ by up to {number(comparison.max_log_diff)}; probabilities by up to "
+        f"{number(comparison.max_probability_diff)}, by {number(comparison.mean_probability_diff)} on average.",
         "",
         *table(head, rows),
     ]
@@ -72,7 +72,8 @@ def _cell(value: object) -> str:
     return " ".join(str(value).replace("|", "\\|").split())
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Returns a number as reports show it; nothing for None."""
     return "" if value is None else f"{value:.3g}"
 
 

@@ -4,13 +4,15 @@
     isoprefill audit --analyze first.json second.json
 
 Exit status: 0 ISOLATED, 3 PARTIAL, 4 NO_ISOLATION, 5 INCONCLUSIVE, 6 ISOLATED but with other scores than the
---compare-url server, 2 if a server cannot be reached or does not follow the API.
+--compare-url server, 2 if a server cannot be reached or does not follow the API, 1 if it is ISOLATED but the report
+could not be written, 130 interrupted.
 """
 
 import contextlib
+import functools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from absl import flags
@@ -21,7 +23,8 @@ from isoprefill.audit.json_report import to_json
 from isoprefill.audit.markdown_report import to_markdown
 from isoprefill.audit.run import AuditReport, ProgressCallback, run_audit
 from isoprefill.audit.settings import AuditSettings
-from isoprefill.cli.inputs import read_api_key
+from isoprefill.cli.api_key import read_api_key
+from isoprefill.cli.failures import FAILED, one_line, require_output
 from isoprefill.cli.setting_flags import define_flags, integers
 
 _SETTINGS = define_flags(AuditSettings)
@@ -51,7 +54,10 @@ _SCALE = flags.DEFINE_enum(
     "scale", "auto", ["auto", "log", "probability"], "Scale of the scores that the servers send."
 )
 _TIMEOUT = flags.DEFINE_float(
-    "timeout", 120.0, "Seconds to wait for the complete answer to a request.", lower_bound=0.1
+    "timeout",
+    120.0,
+    "Seconds to wait for the complete answer to a request, pauses that the server asks for included.",
+    lower_bound=0.1,
 )
 _API_KEY_FILE = flags.DEFINE_string(
     "api-key-file", None, "File that holds the API key, sent as a bearer token."
@@ -63,16 +69,20 @@ def main(arguments: list[str]) -> int:
     if _ANALYZE.value:
         if not arguments:
             raise ValueError("--analyze needs the files of stored results as arguments")
+        require_output()
         print(side_by_side([Path(name) for name in arguments]), end="")
         return 0
     if arguments:
         raise ValueError(f"unexpected argument {arguments[0]!r}")
+    _check_files()
     try:
         report = _audit()
     except ServerError as error:
         raise ValueError(str(error)) from error
-    _write(report)
-    return report.exit_code
+    problems = list(_written(report))
+    for problem in problems:
+        print(f"audit: {report.conclusion.verdict}, but {one_line(problem)}", file=sys.stderr)
+    return report.exit_code or (FAILED if problems else 0)
 
 
 def _audit() -> AuditReport:
@@ -80,7 +90,7 @@ def _audit() -> AuditReport:
         raise ValueError("give the server with --server-url")
     settings = _SETTINGS()
     labels = _label_token_ids()
-    key = read_api_key(Path(_API_KEY_FILE.value)) if _API_KEY_FILE.value else None
+    key = read_api_key(_API_KEY_FILE.value) if _API_KEY_FILE.value else None
 
     def client(url: str) -> contextlib.closing[ScoreClient]:
         scale = None if _SCALE.value == "auto" else _SCALE.value
@@ -119,28 +129,81 @@ def _label_token_ids() -> list[int] | None:
     return [ids[0] for ids in encoded.values()]
 
 
-def _write(report: AuditReport) -> None:
-    markdown = to_markdown(report)
-    print(markdown, end="")
-    if _OUTPUT.value:
-        Path(_OUTPUT.value).write_text(
-            json.dumps(to_json(report), indent=2, allow_nan=False) + "\n"
-        )
-    if _MARKDOWN.value:
-        Path(_MARKDOWN.value).write_text(markdown)
-    if _HEAT_MAP.value:
-        # matplotlib is slow to load, and talks on stderr where it cannot write a cache.
-        from isoprefill.audit.heat_map import NothingToDrawError, draw_heat_map
+def _files() -> dict[str, Path]:
+    """Returns the files to write, by their flags."""
+    given = (_OUTPUT, _MARKDOWN, _HEAT_MAP)
+    return {flag.name: Path(flag.value) for flag in given if flag.value}
 
+
+def _check_files() -> None:
+    """Raises ValueError if a file cannot be written: an audit takes minutes, and must not be lost for that."""
+    files = _files()
+    if len({path.resolve() for path in files.values()}) < len(files):
+        raise ValueError("--output, --markdown and --heat-map must name different files")
+    for name, path in files.items():
         try:
-            draw_heat_map(report, Path(_HEAT_MAP.value))
-        except NothingToDrawError as error:
-            print(f"audit: no heat map: {error}", file=sys.stderr)
+            is_new = not path.exists()
+            with path.open("ab"):
+                pass
+            if is_new:
+                path.unlink()
+        except OSError as error:
+            raise ValueError(f"--{name}: cannot write {path}: {error.strerror}") from error
+
+
+def _written(report: AuditReport) -> Iterator[str]:
+    """Prints the report and writes the files; yields what of that could not be done, and why."""
+    for name, write in (("standard output", _print), *_writers()):
+        try:
+            write(report)
+        except (OSError, ValueError) as error:
+            yield f"the report could not be written to {name}: {getattr(error, 'strerror', None) or error}"
+
+
+def _print(report: AuditReport) -> None:
+    if sys.stdout is None:
+        raise ValueError("it is closed")
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        from isoprefill.audit.terminal_report import print_report
+
+        print_report(report, Console())
+    else:
+        print(to_markdown(report), end="")
+    sys.stdout.flush()
+
+
+def _writers() -> Iterator[tuple[str, Callable[[AuditReport], None]]]:
+    kinds = {"output": _write_json, "markdown": _write_markdown, "heat-map": _draw}
+    for name, path in _files().items():
+        yield str(path), functools.partial(kinds[name], path)
+
+
+def _write_json(path: Path, report: AuditReport) -> None:
+    path.write_text(json.dumps(to_json(report), indent=2, allow_nan=False) + "\n")
+
+
+def _write_markdown(path: Path, report: AuditReport) -> None:
+    path.write_text(to_markdown(report), encoding="utf-8", errors="backslashreplace")
+
+
+def _draw(path: Path, report: AuditReport) -> None:
+    # matplotlib is slow to load, and talks on stderr where it cannot write a cache.
+    from isoprefill.audit.heat_map import NothingToDrawError, draw_heat_map
+
+    try:
+        draw_heat_map(report, path)
+    except NothingToDrawError as error:
+        print(f"audit: no heat map: {error}", file=sys.stderr)
 
 
 @contextlib.contextmanager
 def _progress_bar() -> Iterator[ProgressCallback]:
     """Yields a callback that shows which probe runs, if stderr is a terminal."""
+    if sys.stderr is None:
+        yield lambda done, total, name: None
+        return
     from rich.console import Console
     from rich.progress import Progress
 

@@ -9,41 +9,56 @@ from types import ModuleType
 from absl import app, flags
 
 import isoprefill
-from isoprefill.models.pinned import FetchError
+from isoprefill.cli.failures import WRONG_USE, check_limits, guarded, require_output
+from isoprefill.cli.interrupts import acknowledge, raise_interrupts
 
 COMMANDS = {
     "audit": "tell whether a /v1/score server isolates items",
     "score": "score items against a query",
     "serve": "serve /v1/score over HTTP",
 }
+# absl's own show every flag of every library.
+_HELP = {
+    f"{dashes}{name}" for dashes in ("-", "--") for name in ("h", "help", "helpfull", "helpshort")
+}
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Runs the command that `sys.argv` names."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""
-    if command == "--version":
-        print(f"isoprefill {isoprefill.__version__}")
-        return
-    if command not in COMMANDS:
-        lines = "\n".join(f"  {name:10} {purpose}" for name, purpose in COMMANDS.items())
-        wanted = command in ("", "help", "--help", "-h")
-        if not wanted:
-            print(f"isoprefill: unknown command {command!r}", file=sys.stderr)
-        print(
-            f"usage: isoprefill <command> [flags], isoprefill --version\n{lines}",
-            file=sys.stdout if wanted else sys.stderr,
-        )
-        sys.exit(0 if wanted else 2)
-    run(command, sys.argv[1:])
+    if command in COMMANDS:
+        run(command, sys.argv[1:])
+    sys.exit(guarded("isoprefill", functools.partial(_usage, command)))
 
 
 def run(command: str, argv: list[str] | None = None) -> None:
-    """Runs one command; `argv` begins with its name."""
-    module = importlib.import_module(f"isoprefill.cli.{command}")
+    """Runs one command and ends the process; `argv` begins with the command's name."""
     argv = sys.argv if argv is None else argv
-    if {"--help", "-h"} & set(argv[1:]):
+    try:
+        status = guarded(command, functools.partial(_run, command, argv))
+    finally:
+        acknowledge()
+    sys.exit(status)
+
+
+def execute(command: ModuleType, argv: list[str]) -> int:
+    """Runs a command whose flags are parsed; returns the exit status.
+
+    Args:
+        command: its module. It raises ValueError for wrong use; docs/operations.md lists the statuses.
+        argv: what the flags leave of the command line: a name and arguments.
+    """
+    name = command.__name__.rpartition(".")[2]
+    return guarded(name, functools.partial(command.main, argv[1:]))
+
+
+def _run(command: str, argv: list[str]) -> int:
+    check_limits()
+    module = importlib.import_module(f"isoprefill.cli.{command}")
+    if _HELP & set(argv[1:]):
+        require_output()
         print(f"{module.__doc__}{flags.FLAGS.module_help(module)}")
-        return
+        return 0
     # At INFO, which absl shows, jax logs every kind of device that is absent, and httpx every request.
     for library in ("jax", "httpx"):
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -54,24 +69,25 @@ def run(command: str, argv: list[str] | None = None) -> None:
         try:
             return flags.FLAGS(args)
         except flags.Error as error:
-            print(f"{command}: {error} (--help lists the flags)", file=sys.stderr)
-            sys.exit(2)
+            raise ValueError(f"{error} (--help lists the flags)") from error
 
+    if command != "serve":  # whose event loop answers signals
+        raise_interrupts()
     app.run(functools.partial(execute, module), argv=argv, flags_parser=parse)
+    raise AssertionError("absl ends the process")
 
 
-def execute(command: ModuleType, argv: list[str]) -> int:
-    """Runs a command whose flags are parsed; returns the exit status.
-
-    Bad input is one line on stderr and exit status 2: a command raises ValueError, OSError or FetchError for it.
-
-    Args:
-        command: its module.
-        argv: what the flags leave of the command line: a name and arguments.
-    """
-    try:
-        status: int = command.main(argv[1:])
-    except (ValueError, OSError, FetchError) as error:
-        print(f"{command.__name__.rpartition('.')[2]}: {error}", file=sys.stderr)
-        return 2
-    return status
+def _usage(command: str) -> int:
+    require_output()
+    if command == "--version":
+        print(f"isoprefill {isoprefill.__version__}")
+        return 0
+    lines = "\n".join(f"  {name:10} {purpose}" for name, purpose in COMMANDS.items())
+    wanted = command in ("", "help", *_HELP)
+    if not wanted:
+        print(f"isoprefill: unknown command {command!r}", file=sys.stderr)
+    print(
+        f"usage: isoprefill <command> [flags], isoprefill --version\n{lines}",
+        file=sys.stdout if wanted else sys.stderr,
+    )
+    return 0 if wanted else WRONG_USE

@@ -4,23 +4,46 @@ Without --labels an item's score is log P(item | query). With labels it is the p
 query + item, and items are ranked by the first label. A classification model takes no labels: scores are the logits
 of its classes, or with --softmax their probabilities, and items are ranked by the class that says that they are
 relevant.
+
+Exit status: 0 scored, 1 failed (memory, disk, the model's numbers), 2 wrong use (a flag, a file, an item, a model),
+130 interrupted, 141 nobody reads the output any more.
 """
 
+import dataclasses
 import json
+import os
 import sys
-from pathlib import Path
-from typing import Any, get_args
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
 from absl import flags
 
-from isoprefill.cli.inputs import read_items, read_text
+from isoprefill.cli.failures import require_output
+from isoprefill.cli.item_files import InputFormat, Item, RefusedItem, item_of, read_items
+from isoprefill.cli.score_formats import (
+    FORMATS,
+    Columns,
+    Format,
+    csv_lines,
+    json_lines,
+    tsv_lines,
+    write_lines,
+)
+from isoprefill.cli.score_rows import Order, Row, in_order
 from isoprefill.cli.setting_flags import define_flags
+from isoprefill.cli.text_files import STDIN, read_text, shown
 from isoprefill.modes import Delimiter, Isolation, Tokenization
 from isoprefill.server.settings import EngineSettings
 
+if TYPE_CHECKING:
+    from isoprefill.models.classes import Classes
+    from isoprefill.request.options import ScoreOptions
+    from isoprefill.request.result import ScoreResult
+
 _QUERY = flags.DEFINE_string("query", None, "The query: text that every item is scored against.")
-_QUERY_FILE = flags.DEFINE_string("query-file", None, "Read the query from this file.")
+_QUERY_FILE = flags.DEFINE_string(
+    "query-file", None, "Read the query from this file; - is standard input."
+)
 _ITEM = flags.DEFINE_multi_string(
     "item",
     [],
@@ -29,7 +52,19 @@ _ITEM = flags.DEFINE_multi_string(
 _ITEMS_FILE = flags.DEFINE_string(
     "items-file",
     None,
-    'Read items from this file: one per line; in a .jsonl file, {"item": …} per line.',
+    'Read items from this file: one per line, or {"item": …} per line; - is standard input.',
+)
+_INPUT_FORMAT = flags.DEFINE_enum(
+    "input-format",
+    "auto",
+    get_args(InputFormat),
+    "What --items-file holds: lines of text, JSON Lines, or one JSON list. auto: what its name ends in (.txt, .jsonl, "
+    ".ndjson, .json), else JSON Lines if the first line is a JSON object.",
+)
+_SKIP_INVALID = flags.DEFINE_bool(
+    "skip-invalid",
+    False,
+    "Score the other items if some are empty, too long or not JSON; these are listed on stderr.",
 )
 _LABELS = flags.DEFINE_multi_string(
     "labels", [], "Score P(label | query, item) for this label, one token of text; repeat for more."
@@ -62,99 +97,145 @@ _DELIMITER = flags.DEFINE_enum(
 _DELIMITER_ID = flags.DEFINE_integer("delimiter-token-id", None, "The delimiter's token id.")
 flags.DEFINE_alias("delimiter-id", "delimiter-token-id")
 _ENGINE = define_flags(EngineSettings, without={"warmup_tokens"})
-_JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
+_FORMAT = flags.DEFINE_enum(
+    "format", None, FORMATS, "What to print. Default: table on a terminal, else tsv."
+)
+_JSON = flags.DEFINE_bool("json", False, "The same as --format json.")
+_SORT = flags.DEFINE_enum(
+    "sort",
+    None,
+    get_args(Order),
+    "score: the best first (the default; json lists them as they came). mean: by log-likelihood per token. input: as "
+    "they came; tsv, csv and jsonl are then printed while scoring goes on, without ranks.",
+)
+_TOP = flags.DEFINE_integer("top", None, "Print only so many of the best items.", lower_bound=1)
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns the exit status. Raises an error on bad input."""
+    require_output()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if arguments:
         raise ValueError(
             f"unexpected argument {arguments[0]!r}: items are given with --item or --items-file"
         )
-    report = _score()
-    if _JSON.value:
-        print(json.dumps(report))
-    else:
-        _print_table(report)
-    return 0
-
-
-def _score() -> dict[str, Any]:
+    form, order = _output()
     settings, query, items = _ENGINE(), _query(), _items()
     if _TEMPERATURE.value is not None and not _SOFTMAX.value:
         raise ValueError("--temperature needs --softmax")
     if _DELIMITER_ID.value is not None and _DELIMITER.value == "none":
         raise ValueError("--delimiter-token-id needs --delimiter hidden or prefix_first")
+    # One list of items that see each other is one request, whatever the order.
+    streams = order == "input" and form not in ("table", "json") and _ISOLATION.value != "causal"
 
     # After the cheap checks: importing jax takes a second.
-    from isoprefill.cli.progress import progress_bar
+    from isoprefill.cli.progress import progress
+    from isoprefill.cli.scoring import ScoringJob
     from isoprefill.server.device import load_engine
 
-    engine = load_engine(settings)
-    classes = engine.model.config.classes
-    if _SOFTMAX.value and not _LABELS.value and classes is None:
-        raise ValueError("--softmax needs --labels, or a classification model")
-    if _LABELS.value and classes is not None:
+    with progress("score", "items scored") as on_progress:
+        engine = load_engine(settings)
+        classes = engine.model.config.classes
+        _check_labels(classes, order)
+        names = _score_names(classes)
+        columns = Columns(items, names, ranked=not streams) if form in ("tsv", "csv") else None
+        options = _options([engine.label_id(_argument(label)) for label in _LABELS.value])
+        on_refused = _report if _SKIP_INVALID.value else None
+        job = ScoringJob(engine, query, options, settings.algorithm, on_progress, on_refused)
+        if streams:
+            for number, rows in enumerate(job.streamed(items)):
+                write_lines(_lines(rows, form, columns, header=number == 0))
+            return 0
+        rows, result = job.ranked(items, order)
+    rows = list(in_order(rows, order, _TOP.value))
+    if form == "json":
+        write_lines([_json(rows, classes, result)])
+    elif form == "table":
+        write_lines(_table(rows, names, order, result))
+    else:
+        write_lines(_lines(rows, form, columns, header=True))
+    return 0
+
+
+def _output() -> tuple[Format, Order]:
+    """Returns the format and the order of the output."""
+    if _JSON.value and _FORMAT.value not in (None, "json"):
+        raise ValueError(f"--json is --format json, but --format is {_FORMAT.value}")
+    form: Format = "json" if _JSON.value else _FORMAT.value  # type: ignore[assignment] # absl has checked it
+    form = form or ("table" if sys.stdout.isatty() else "tsv")
+    order: Order | None = _SORT.value  # type: ignore[assignment] # the same
+    if order == "mean" and _LABELS.value:
+        raise ValueError("--sort mean is for likelihoods: it has no meaning with --labels")
+    if order == "input" and _TOP.value is not None:
+        raise ValueError("--top needs --sort score or mean: --sort input has no best items")
+    if order is None:
+        order = "input" if form == "json" and _TOP.value is None else "score"
+    return form, order
+
+
+def _options(label_ids: list[int]) -> "ScoreOptions":
+    from isoprefill.request.labels import LabelSets
+    from isoprefill.request.options import ScoreOptions
+
+    modes: dict[str, Any] = {
+        "isolation": _ISOLATION.value,
+        "delimiter": _DELIMITER.value,
+        "tokenization": _TOKENIZATION.value,
+    }
+    return ScoreOptions(
+        labels=LabelSets.parse(label_ids) if label_ids else None,
+        apply_softmax=_SOFTMAX.value,
+        temperature=_TEMPERATURE.value,
+        item_first=_ITEM_FIRST.value,
+        delimiter_id=_DELIMITER_ID.value,
+        **modes,
+    )
+
+
+def _check_labels(classes: "Classes | None", order: Order) -> None:
+    """Raises ValueError if the flags of labels do not fit a model with these classes."""
+    if classes is None:
+        if _SOFTMAX.value and not _LABELS.value:
+            raise ValueError("--softmax needs --labels, or a classification model")
+        return
+    if _LABELS.value:
         raise ValueError(
             "--labels needs a language-model head, which this classification model has not: leave it out, and the "
             "scores are those of the model's classes"
         )
-    options: dict[str, Any] = {
-        "apply_softmax": _SOFTMAX.value,
-        "temperature": _TEMPERATURE.value,
-        "item_first": _ITEM_FIRST.value,
-        "isolation": _ISOLATION.value,
-        "delimiter": _DELIMITER.value,
-        "delimiter_id": _DELIMITER_ID.value,
-        "tokenization": _TOKENIZATION.value,
-    }
-    labels = [engine.label_id(label) for label in _LABELS.value]
-    with progress_bar("items scored") as on_progress:
-        result = engine.score(
-            query,
-            items,
-            labels or None,
-            algorithm=settings.algorithm,
-            on_progress=on_progress,
-            **options,
-        )
-    by_label = result.scores.ndim == 2
-    ranks = np.empty(len(items), int)
-    ranks[result.best_first()] = np.arange(1, len(items) + 1)
-    results = [
-        {
-            "index": index,
-            "item": item,
-            "scores" if by_label else "score": result.scores[index].tolist(),
-            "probability": float(probability),
-            "rank": int(ranks[index]),
-        }
-        for index, (item, probability) in enumerate(
-            zip(items, result.ranking_probabilities, strict=True)
-        )
-    ]
-    columns: dict[str, Any] = {} if classes is None else {"classes": list(classes.names)}
-    return {
-        "model": result.model,
-        **columns,
-        "algorithm": result.algorithm,
-        "isolation": result.isolation,
-        "results": results,
-        "usage": {
-            "prompt_tokens": result.usage.prompt_tokens,
-            "completion_tokens": result.usage.completion_tokens,
-            "total_tokens": result.usage.total_tokens,
-        },
-    }
+    if order == "mean":
+        raise ValueError("--sort mean is for likelihoods: a classification model has none")
+
+
+def _score_names(classes: "Classes | None") -> list[str]:
+    """Returns what the scores of an item are called; nothing for likelihoods."""
+    if classes is None:
+        return [f"P({label!r})" for label in map(_argument, _LABELS.value)]
+    return [f"P({name!r})" if _SOFTMAX.value else name for name in classes.names]
+
+
+def _argument(text: str) -> str:
+    """Returns an argument as UTF-8, which a locale such as C does not read it as."""
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeError:
+        return text
 
 
 def _query() -> str:
     given, path = _QUERY.value, _QUERY_FILE.value
     if given is not None and path is None:
-        query = given
+        query = _argument(given)
+        if "\\n" in given:
+            print(
+                "score: note: --query holds the two characters \\n; a line end is written $'…\\n…' in bash, or in a "
+                "--query-file",
+                file=sys.stderr,
+            )
     elif given is None and path is not None:
-        query = read_text(Path(path))
+        if path == STDIN == _ITEMS_FILE.value:
+            raise ValueError("only one of --query-file and --items-file can be standard input")
+        query = read_text(path)
     else:
         raise ValueError("give the query with exactly one of --query and --query-file")
     if not query:
@@ -162,49 +243,64 @@ def _query() -> str:
     return query
 
 
-def _items() -> list[str]:
-    items = [*_ITEM.value, *(read_items(Path(_ITEMS_FILE.value)) if _ITEMS_FILE.value else [])]
+def _items() -> list[Item]:
+    """Returns the items that can be read; lists the others or, without --skip-invalid, refuses the first."""
+    items, refused = [], 0
+    for one in _given_items():
+        if isinstance(one, Item):
+            items.append(one)
+        elif _SKIP_INVALID.value:
+            refused += 1
+            _report(one)
+        else:
+            hint = " (--skip-invalid scores the other items)" if _ITEMS_FILE.value else ""
+            raise ValueError(f"{one}{hint}")
+    if not items and refused:
+        raise ValueError(f"none of {refused} items can be read")
     if not items:
+        if _ITEMS_FILE.value:
+            raise ValueError(f"{shown(_ITEMS_FILE.value)} contains no items")
         raise ValueError("no items: give them with --item or --items-file")
-    if "" in items:
-        raise ValueError(f"item {items.index('') + 1} is empty")
     return items
 
 
-def _print_table(report: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _given_items() -> Iterator[Item | RefusedItem]:
+    for index, text in enumerate(_ITEM.value):
+        yield item_of(_argument(text), index, f"--item {index + 1}")
+    if _ITEMS_FILE.value:
+        input_format: InputFormat = _INPUT_FORMAT.value  # type: ignore[assignment] # absl has checked it
+        yield from read_items(_ITEMS_FILE.value, input_format, len(_ITEM.value))
 
-    results = sorted(report["results"], key=lambda result: result["rank"])
-    # Text, not markup: items, labels and the model's name may hold square brackets.
-    table = Table(box=None, pad_edge=False)
-    table.add_column("rank", justify="right")
-    table.add_column("item")
-    if "scores" in results[0]:
-        for name in report.get("classes", _LABELS.value):
-            logit = "classes" in report and not _SOFTMAX.value
-            table.add_column(Text(_one_line(name) if logit else f"P({name!r})"), justify="right")
-    else:
-        table.add_column("score", justify="right")
-        table.add_column("probability", justify="right")
-    for result in results:
-        numbers = (
-            [f"{score:.4g}" for score in result["scores"]]
-            if "scores" in result
-            else [f"{result['score']:.4f}", f"{result['probability']:.4g}"]
-        )
-        table.add_row(str(result["rank"]), Text(_one_line(result["item"])), *numbers)
-    # Only a terminal has a width; elsewhere a row is a line, however long.
-    console = Console() if sys.stdout.isatty() else Console(width=1_000_000)
-    console.print(table)
-    footer = (
-        f"{report['model']}, {report['algorithm']}, {report['isolation']}, "
-        f"{report['usage']['prompt_tokens']} tokens"
+
+def _report(refused: RefusedItem) -> None:
+    print(f"score: skipped {refused}", file=sys.stderr)
+
+
+def _lines(
+    rows: Iterable[Row], form: Format, columns: Columns | None, *, header: bool
+) -> Iterator[str]:
+    if columns is None:
+        return json_lines(rows)
+    return (tsv_lines if form == "tsv" else csv_lines)(rows, columns, header)
+
+
+def _table(rows: list[Row], names: list[str], order: Order, result: "ScoreResult") -> Iterator[str]:
+    from isoprefill.cli.score_table import shortened, table_lines, terminal_width
+
+    yield from table_lines(rows, names, order)
+    tokens = result.usage.prompt_tokens
+    yield shortened(
+        f"{result.model}, {result.algorithm}, {result.isolation}, {tokens} tokens", terminal_width()
     )
-    console.print(Text(footer, style="dim"))
 
 
-def _one_line(item: str) -> str:
-    """Returns the item with control characters escaped, so that it cannot break the table."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in item)
+def _json(rows: list[Row], classes: "Classes | None", result: "ScoreResult") -> str:
+    report = {
+        "model": result.model,
+        **({} if classes is None else {"classes": list(classes.names)}),
+        "algorithm": result.algorithm,
+        "isolation": result.isolation,
+        "results": [row.record() for row in rows],
+        "usage": dataclasses.asdict(result.usage) | {"total_tokens": result.usage.total_tokens},
+    }
+    return json.dumps(report)

@@ -1,11 +1,15 @@
-"""Serves POST /v1/score and /v1/rerank over HTTP: docs/api.md has the API, docs/operations.md the flags and metrics."""
+"""Serves POST /v1/score and /v1/rerank over HTTP: docs/api.md has the API, docs/operations.md the flags and metrics.
+
+Exit status: 0 told to stop, 1 failed (memory, the model's numbers), 2 wrong use (a flag, a model, an address), 130
+interrupted before it served.
+"""
 
 import os
-from pathlib import Path
 
 from absl import flags
 
-from isoprefill.cli.inputs import read_api_key
+from isoprefill.cli.api_key import read_api_key
+from isoprefill.cli.failures import CommandFailed
 from isoprefill.cli.setting_flags import define_flags
 from isoprefill.cli.setting_sources import as_toml, flags_of, read_sources
 from isoprefill.server.settings import ServerSettings
@@ -46,13 +50,13 @@ def main(arguments: list[str]) -> int:
     try:
         serve(settings)
     except StartError as error:
-        raise ValueError(str(error)) from error
+        raise CommandFailed(str(error)) from error
     return 0
 
 
 def _api_key() -> str | None:
     if _API_KEY_FILE.value:
-        return read_api_key(Path(_API_KEY_FILE.value))
+        return read_api_key(_API_KEY_FILE.value)
     key = os.environ.get("ISOPREFILL_API_KEY")
     if key is None:
         return None

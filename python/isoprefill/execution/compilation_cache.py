@@ -1,10 +1,11 @@
 """JAX's persistent compilation cache, so that a second start compiles nothing."""
 
+import contextlib
 import warnings
 
 import jax
 
-from isoprefill.models.pinned import cache_directory
+from isoprefill.models.pinned import FetchError, cache_directory
 
 
 def enable() -> None:
@@ -14,5 +15,6 @@ def enable() -> None:
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
-        jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
+        with contextlib.suppress(FetchError):  # no home
+            jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

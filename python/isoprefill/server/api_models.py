@@ -84,7 +84,7 @@ class ScoreRequest(Request):
         description="Normalise over the labels; on a classification model, probabilities of its classes.",
     )
     item_first: bool = Field(False, description="Score item + query instead of query + item.")
-    model: str = Field("default", description="The served model's name, or `default`.")
+    model: str | None = Field("default", description="The served model's name, or `default`.")
     labels: Labels | None = Field(
         None, description="Labels as text instead of `label_token_ids`; one token each."
     )

@@ -15,6 +15,9 @@ from isoprefill.server.settings import Limits
 VECTOR_BYTES = (
     64  # of embedding vectors that count as much as a token: what waits is bounded in bytes too
 )
+LONGEST_SILENCE_S = (
+    5.0  # between beats (`scheduler.BEAT_S`), after which a scheduler counts as stopped
+)
 
 
 def request_timeout(limits: Limits, done: str = "scored") -> ApiError:
@@ -41,8 +44,8 @@ class Dispatcher:
         # Tokens of the requests that the scheduler has and has not answered: in flight, or given up.
         self._owed: dict[int, int] = {}
         self._tokens = 0
-        self._heard = time.monotonic()
-        metrics.scheduler_ready.set_function(lambda: self.connected)
+        self._heard = self._beaten = time.monotonic()
+        metrics.scheduler_ready.set_function(lambda: self.alive)
         metrics.queue_requests.set_function(lambda: len(self._in_flight))
         metrics.queue_tokens.set_function(lambda: self._tokens)
 
@@ -50,9 +53,19 @@ class Dispatcher:
     def connected(self) -> bool:
         return self._channel is not None
 
+    @property
+    def alive(self) -> bool:
+        """Whether there is a scheduler, warm, and heard of lately: it also beats while it computes."""
+        return self.connected and time.monotonic() - self._beaten < LONGEST_SILENCE_S
+
     def connect(self, channel: Channel) -> None:
         """From now on requests go to this scheduler, which is warm."""
         self._channel = channel
+        self.beat()
+
+    def beat(self) -> None:
+        """Notes a sign of life of the scheduler's process."""
+        self._beaten = time.monotonic()
 
     def disconnect(self) -> None:
         """The scheduler is gone: what it had gets an error at once."""

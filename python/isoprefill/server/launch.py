@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import resource
 import signal
 import socket
@@ -15,10 +16,11 @@ from isoprefill.server import logs
 from isoprefill.server.connection import protocol_class
 from isoprefill.server.front_end import make_app
 from isoprefill.server.service import Service
-from isoprefill.server.settings import ServerSettings
+from isoprefill.server.settings import Limits, ServerSettings
 from isoprefill.server.supervisor import SCHEDULER_COMMAND, Supervisor
 
 SPARE_FILES = 64  # beside those of connections
+FEWEST_CONNECTIONS = 8
 
 
 def serve(settings: ServerSettings, scheduler_command: Sequence[str] = SCHEDULER_COMMAND) -> None:
@@ -29,15 +31,15 @@ def serve(settings: ServerSettings, scheduler_command: Sequence[str] = SCHEDULER
         scheduler_command: the scheduler's program.
 
     Raises:
-        ValueError: a setting is wrong or does not go with the others; says which.
+        ValueError: a setting is wrong or does not go with the others, or the address is taken or not this machine's;
+            says which.
         FetchError: a pinned model could not be fetched.
         StartError: the model could not be started; says why.
-        OSError: the address is taken or not this machine's.
     """
     logs.configure(settings.log_format, "front-end")
     model_name = find_model(settings.engine.model).name
     tokenizer = load_tokenizer(settings.engine.model)
-    _check_open_files(settings.limits.max_connections)
+    settings = _fitted(settings)
     service = Service(settings, model_name, tokenizer, describe_model(settings.engine.model))
     with contextlib.closing(service), _listening_socket(settings) as listener:
         asyncio.run(_serve(service, listener, scheduler_command))
@@ -122,21 +124,37 @@ def _listening_socket(settings: ServerSettings) -> socket.socket:
         listener.bind((settings.host, settings.port))
     except OSError as error:
         listener.close()
-        raise OSError(
-            error.errno,
-            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}",
+        reason = error.strerror or error  # of a name that does not resolve, too
+        raise ValueError(
+            f"cannot listen on {settings.host} port {settings.port}: {reason}"
         ) from None
     return listener
 
 
-def _check_open_files(max_connections: int) -> None:
-    """Raises the limit of open files if it is too low for that many connections."""
+def _fitted(settings: ServerSettings) -> ServerSettings:
+    """Raises the limit of open files as far as the connections need; returns settings with fewer if it may not be.
+
+    Raises:
+        ValueError: a number of connections that was set does not fit, or hardly any does.
+    """
+    limits = settings.limits
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 2 * max_connections + SPARE_FILES
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        if hard != resource.RLIM_INFINITY and hard < needed:
-            raise ValueError(
-                f"max-connections must be at most {(hard - SPARE_FILES) // 2} (half the number of files that this "
-                f"process may open), got {max_connections}"
-            )
+    needed = 2 * limits.max_connections + SPARE_FILES
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return settings
+    if hard == resource.RLIM_INFINITY or hard >= needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        return settings
+    most = (hard - SPARE_FILES) // 2
+    files = f"this process may open {hard} files (ulimit -n)"
+    if most < FEWEST_CONNECTIONS:
+        least = 2 * FEWEST_CONNECTIONS + SPARE_FILES
+        raise ValueError(f"a server needs at least {least} open files, but {files}")
+    if limits.max_connections != Limits().max_connections:
+        raise ValueError(
+            f"max-connections must be at most {most}, because {files} and a connection takes two, got "
+            f"{limits.max_connections}"
+        )
+    logs.event("fewer_connections", max_connections=most, reason=files)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return dataclasses.replace(settings, limits=dataclasses.replace(limits, max_connections=most))

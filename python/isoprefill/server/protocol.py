@@ -49,9 +49,15 @@ class Ready(msgspec.Struct, tag="ready", array_like=True, frozen=True):
 
 
 class NotStarted(msgspec.Struct, tag="not_started", array_like=True, frozen=True):
-    """The engine cannot be made from these settings; the process ends after saying so."""
+    """The engine cannot be made; the process ends after saying so.
+
+    Attributes:
+        reason: why not.
+        by_settings: whether other settings would help.
+    """
 
     reason: str
+    by_settings: bool
 
 
 class Scored(msgspec.Struct, tag="scored", array_like=True, frozen=True):

@@ -3,7 +3,8 @@
     python -m isoprefill.server.scheduler
 
 The front end starts it, writes one line of JSON (`StartMessage`) to its standard input and keeps that open: when it
-closes, however the front end ended, this process ends too, within `LAST_SECONDS` even if it is computing.
+closes, however the front end ended, this process ends too, within `LAST_SECONDS` even if it is computing. It writes a
+byte to its standard output every `BEAT_S`, also while it computes, so that a process that is stopped is noticed.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ import msgspec
 import zmq
 
 from isoprefill.execution.algorithms import PLANS
+from isoprefill.execution.failures import failure_of
 from isoprefill.execution.packing import item_groups
 from isoprefill.execution.warm_up import batches_of_sizes
 from isoprefill.models.classes import Classes
@@ -31,6 +33,7 @@ from isoprefill.server import logs, protocol
 from isoprefill.server.batching import Line, Slice
 from isoprefill.server.settings import BatchSettings, EngineSettings, LogFormat
 
+BEAT_S = 0.5
 LAST_SECONDS = 2.0  # for an orderly end: a device that is let go, measurements that are written
 
 
@@ -68,6 +71,7 @@ def run(make_engine: Callable[[EngineSettings], Engine]) -> None:
     end_with = threading.Thread(target=_end_with, args=(stdin.fileno(), start.address), daemon=True)
     end_with.start()
     logs.configure(start.log_format, "scheduler")
+    threading.Thread(target=_beat, args=(sys.stdout.fileno(),), daemon=True).start()
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.setsockopt(zmq.LINGER, 1000)
         socket.connect(start.address)
@@ -75,13 +79,15 @@ def run(make_engine: Callable[[EngineSettings], Engine]) -> None:
         try:
             engine = make_engine(start.engine)
             warm_up(engine, start.engine.warmup_tokens)
-        except (ValueError, FetchError, OSError) as error:
-            socket.send(protocol.encode(protocol.NotStarted(str(error))))
-            return
         except Exception as error:
-            logs.event("engine_failed", **logs.exception_fields(error))
-            reason = f"the engine could not be started: {type(error).__name__}"
-            socket.send(protocol.encode(protocol.NotStarted(reason)))
+            reason = failure_of(error)
+            if reason is None and isinstance(error, ValueError | FetchError | OSError):
+                reason = str(error)
+            if reason is None:
+                logs.event("engine_failed", **logs.exception_fields(error))
+                reason = f"the engine could not be started: {type(error).__name__}"
+            by_settings = isinstance(error, ValueError)
+            socket.send(protocol.encode(protocol.NotStarted(reason, by_settings)))
             return
         ready = protocol.Ready(
             vocab_size=engine.vocab_size,
@@ -196,6 +202,13 @@ def warm_up(engine: Engine, sizes: Sequence[int]) -> None:
             )
     for batch in batches_of_sizes(sizes, engine.vocab_size, labels=engine.classes is None):
         engine.score(batch)
+
+
+def _beat(stdout: int) -> None:
+    with contextlib.suppress(OSError):  # the front end is gone
+        while True:
+            os.write(stdout, b".")
+            time.sleep(BEAT_S)
 
 
 def _end_with(stdin: int, address: str) -> None:

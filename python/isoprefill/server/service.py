@@ -89,7 +89,7 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        return self.dispatcher.connected and not self.draining
+        return self.dispatcher.alive and not self.draining
 
     def check_model(self, name: str | None) -> None:
         """Raises ApiError unless `name` is one of the served model's."""

@@ -25,7 +25,7 @@ STOP_S = 5.0
 
 
 class StartError(RuntimeError):
-    """The scheduler cannot start from these settings; the message is the reason."""
+    """The scheduler cannot start; the message is the reason."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -47,6 +47,7 @@ class Supervisor:
         """Runs until it is cancelled.
 
         Raises:
+            ValueError: the settings do not go with the model; says which.
             StartError: the scheduler ended before it was ever ready.
         """
         pause = FIRST_PAUSE_S
@@ -70,14 +71,17 @@ class Supervisor:
         process = await asyncio.create_subprocess_exec(
             *self.command,
             stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": _python_path()},
             start_new_session=True,  # a terminal's Ctrl-C is for the front end
         )
         logs.event("scheduler_started", pid=process.pid)
         receiving = asyncio.create_task(self._receive(channel))
         ended = asyncio.create_task(process.wait())
+        assert process.stdin is not None
+        assert process.stdout is not None
+        listening = asyncio.create_task(self._listen(process.stdout))
         try:
-            assert process.stdin is not None
             start = StartMessage(
                 address=address,
                 engine=self.service.settings.engine,
@@ -103,7 +107,12 @@ class Supervisor:
             self.service.dispatcher.disconnect()
             receiving.cancel()
             await _stop(process)
-            await asyncio.gather(receiving, ended, return_exceptions=True)
+            listening.cancel()
+            await asyncio.gather(receiving, ended, listening, return_exceptions=True)
+
+    async def _listen(self, beats: asyncio.StreamReader) -> None:
+        while await beats.read(4096):
+            self.service.dispatcher.beat()
 
     async def _receive(self, channel: Channel) -> None:
         while True:
@@ -121,7 +130,7 @@ class Supervisor:
                 self.service.dispatcher.connect(channel)
             elif isinstance(message, protocol.NotStarted):
                 if not self._was_ready:
-                    raise StartError(message.reason)
+                    raise (ValueError if message.by_settings else StartError)(message.reason)
                 logs.event("scheduler_not_started", reason=message.reason)
             else:
                 self.service.dispatcher.receive(message)

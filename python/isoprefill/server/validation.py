@@ -1,6 +1,8 @@
 """Turns the bytes of a request into a checked model, and pydantic's errors into request errors."""
 
 import difflib
+import json
+import re
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -13,6 +15,8 @@ from isoprefill.request.errors import MESSAGES, RequestError
 Body = TypeVar("Body", bound=pydantic.BaseModel)
 
 LONGEST_NAME = 64  # characters of an unknown field that are compared with the known ones
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 # The rules for what `_what` finds wrong with a field, and for everything else if it is not invalid_FIELD_type.
 _RULES = {
@@ -57,6 +61,7 @@ def read_object(body: bytes) -> dict[str, Any]:
     except ValueError as error:
         # pydantic_core says where, and at most which character it expected; never what the body holds.
         raise RequestError("invalid_json", why=error) from None
+    _check_keys(body)
     if not isinstance(raw, dict):
         raise RequestError("invalid_body_type", got=_kind(raw))
     return raw
@@ -124,11 +129,41 @@ def _what(error: ErrorDetails, index: list[int]) -> str:
 
 
 def _unknown(field: str, known: Iterable[str]) -> RequestError:
-    """Names known fields only: the name of the unknown one may be anything that a client sent."""
     near = difflib.get_close_matches(field[:LONGEST_NAME], known, n=1, cutoff=0.75)
+    name = _shown(field)
     if near:
-        return RequestError("unknown_parameter.near", near[0])
-    return RequestError("unknown_parameter", known=", ".join(known))
+        return RequestError("unknown_parameter.near", near[0], name=name)
+    return RequestError("unknown_parameter", name=name, known=", ".join(known))
+
+
+def _shown(name: str) -> str:
+    """Returns the name of a field as a message may hold it: a client may have sent anything."""
+    if len(name) <= LONGEST_NAME and _PLAIN_NAME.fullmatch(name):
+        return repr(name)
+    return f"(a name of {len(name)} characters)"
+
+
+def _check_keys(body: bytes) -> None:
+    """Raises RequestError if an object has a key twice: readers of JSON disagree on which of the values counts."""
+    try:
+        json.loads(body, object_pairs_hook=_object)
+    except _DuplicateKey as error:
+        raise RequestError("invalid_json.duplicate", name=_shown(error.args[0])) from None
+    except (ValueError, RecursionError):
+        return  # pydantic has accepted it
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise _DuplicateKey(twice)
+    return made
+
+
+class _DuplicateKey(Exception):  # noqa: N818 - no error of its own
+    """An object has this key twice."""
 
 
 def _number(value: Any) -> str:
