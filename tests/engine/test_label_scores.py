@@ -117,7 +117,7 @@ def test_scores_of_labels_are_probabilities():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 1.0}, "temperature needs apply_softmax"),
+        ({"temperature": 2.0}, "temperature other than 1 needs apply_softmax"),
         ({"apply_softmax": True, "temperature": 0}, "finite and above 0, got 0"),
         ({"apply_softmax": True, "temperature": float("nan")}, "finite and above 0, got nan"),
         ({"apply_softmax": True, "temperature": True}, "must be a number, got bool"),
