@@ -324,9 +324,10 @@ def test_a_classification_model_prints_its_classes(tmp_path):
         assert result["probability"] == pytest.approx(expected)
         assert result["rank"] == 1 + (probabilities[:, 1] > expected).sum()
     lines = run(*flags, "--softmax").stdout.splitlines()
-    assert lines[0].split("P(")[1:] == ["'off topic')  ", "'on topic')"]
+    row = dict(zip(lines[0].split("\t"), lines[1].split("\t"), strict=True))
     best = probabilities[np.argmax(probabilities[:, 1])]
-    np.testing.assert_allclose([float(number) for number in lines[1].split()[-2:]], best, rtol=1e-2)
+    numbers = [float(row[f"P({name!r})"]) for name in names.values()]
+    np.testing.assert_allclose(numbers, best, rtol=1e-2)
     refused = run(*flags, "--labels", "a")
     assert refused.returncode == 2
     assert "--labels needs a language-model head" in refused.stderr

@@ -13,14 +13,15 @@ from pathlib import Path
 def refusing_damage(path: Path) -> Iterator[None]:
     """Turns what reading a model's files can raise into a ValueError of one line that names the model.
 
-    A ValueError of one line passes as it is, and so does what no file can cause: a full disk, a signal, no memory.
+    A ValueError of one line that names it passes as it is, and so does what no file can cause: a full disk, a signal, no
+    memory.
     """
     try:
         yield
     except (OSError, MemoryError):
         raise
     except ValueError as error:
-        if "\n" not in str(error) and type(error) is ValueError:
+        if "\n" not in str(error) and type(error) is ValueError and str(path) in str(error):
             raise
         raise ValueError(f"{path}: {_one_line(error)}") from error
     except Exception as error:
