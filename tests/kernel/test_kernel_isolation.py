@@ -30,7 +30,7 @@ def test_packs_whose_schedules_are_cut_differently_are_not_computed_side_by_side
     small = functools.partial(KernelSchedule.of, smem_words=700)
     monkeypatch.setattr(KernelSchedule, "of", small)
     sizes = BlockSizes(512, 512, 128, 128, 128, 2, 160, 256)
-    monkeypatch.setattr("isoprefill_pallas.schedule.choose_block_sizes", lambda *_: sizes)
+    monkeypatch.setattr("isoprefill_pallas.schedule.choose_block_sizes", lambda *_, **__: sizes)
     long = PackedLayout.from_lengths(4000, [20] * 200, pad_to=8192)
     short = PackedLayout.concat([PackedLayout.from_lengths(100, [30] * 3)] * 42, pad_to=8192)
     longer = PackedLayout.from_lengths(5000, [20] * 150, pad_to=8192)
