@@ -2,7 +2,8 @@
 
 XLA's CPU compiler does not slice, pad or gather bfloat16: it converts the whole array to float32 first, which for one
 layer of stacked weights is all layers, at every call. So there bfloat16 weights are stored as uint16, their bits, and
-become bfloat16 after they are sliced; what calls C++ hands it bits. An array of uint16 always means that.
+become bfloat16 after they are sliced; what calls C++ hands it bits. An array of uint16 always means
+that, but for packed weights that are parts of float32, which say so (`models.packed_weights`).
 """
 
 import jax.numpy as jnp
