@@ -15,7 +15,13 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 # What each room may import of the product and of PyTorch. Every name stands above the rooms that import it, so there
 # are no circles; the tests below hold the table to that.
-LOOSE = {"isoprefill.bits", "isoprefill.integers", "isoprefill.modes", "isoprefill.settings"}
+LOOSE = {
+    "isoprefill.bits",
+    "isoprefill.integers",
+    "isoprefill.modes",
+    "isoprefill.settings",
+    "isoprefill.threads",
+}
 ROOMS: dict[str, set[str]] = {
     "torch": set(),
     "transformers": set(),
@@ -161,7 +167,7 @@ def test_the_table_has_no_circles():
 def test_few_modules_lie_loose():
     """What lies outside every room has to be looked for."""
     loose = list((ROOT / "python" / "isoprefill").glob("*.py"))
-    assert len(loose) <= 6, sorted(path.name for path in loose)
+    assert len(loose) <= 7, sorted(path.name for path in loose)
 
 
 def test_the_oracle_shares_no_code_with_what_it_judges():
