@@ -44,7 +44,8 @@ class FetchAhead {
   FetchAhead(const PanelGroup<Element>& panels, int64_t steps)
       : ahead_(panels.ahead),
         count_(panels.ahead == nullptr ? 0 : panels.count),
-        step_bytes_((panels.ahead_bytes / steps + kLine) / kLine * kLine),
+        step_bytes_((panels.ahead_bytes / std::max<int64_t>(1, steps) + kLine) /
+                    kLine * kLine),
         bytes_(panels.ahead_bytes) {}
 
   void Step(int64_t step) const {

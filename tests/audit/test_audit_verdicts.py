@@ -132,8 +132,8 @@ def test_batching_without_a_leak_is_cleared(backend):
 class AskingForCausal(ScoreClient):
     """Asks our server to let items see each other."""
 
-    def _post(self, body):
-        return super()._post({**body, "isolation": "causal"})
+    def _post(self, body, num_items):
+        return super()._post({**body, "isolation": "causal"}, num_items)
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_token_ids_and_text_score_alike():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"query": ""}, "query must hold at least 1 token, got 0"),
+        ({"query": "", "item_first": True}, "query must hold at least 1 token, got 0"),
         ({"items": []}, "items must hold at least 1 item, got 0"),
         ({"items": [" a", ""]}, r"items\[1\] must hold at least 1 token, got 0"),
         ({"items": [[1, 49_152]]}, r"items\[0\]\[1\] must be in \[0, 49152\), got 49152"),
@@ -224,8 +224,8 @@ class TokenizerWithBos:
     adds_bos = True
     bos_id = 1
 
-    def encode(self, text):
-        return engine().model.tokenizer.encode(text)
+    def encode(self, text, **options):
+        return engine().model.tokenizer.encode(text, **options)
 
 
 @pytest.mark.parametrize("item_first", [False, True])
