@@ -257,7 +257,7 @@ def test_caches_that_cannot_be_used(model, monkeypatch, tmp_path):
     ):
         with monkeypatch.context() as patch:
             for name, value in variables.items():
-                patch.setenv(name, value) if value is not None else patch.delenv(name)
+                patch.setenv(name, value) if value is not None else patch.delenv(name, False)
             patch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
             patch.setattr(pinned.importlib.util, "find_spec", lambda name: None)
             assert run(score, f"--model={model}", *ITEM).status == 0
