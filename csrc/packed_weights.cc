@@ -132,6 +132,7 @@ int64_t PartsOfPanels(const float* packed, int64_t num_panels, int64_t inner) {
 void SplitPanels(const float* packed, int64_t num_panels, int64_t inner,
                  int64_t parts, Bfloat16* to) {
   const int64_t size = PanelSize(inner);
+  if (size == 0) return;
   std::vector<float> panel(size);  // what is written may lie where it was
   for (int64_t p = 0; p < num_panels; ++p) {
     std::memcpy(panel.data(), packed + p * size, size * sizeof(float));
