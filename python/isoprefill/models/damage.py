@@ -13,8 +13,8 @@ from pathlib import Path
 def refusing_damage(path: Path) -> Iterator[None]:
     """Turns what reading a model's files can raise into a ValueError of one line that names the model.
 
-    A ValueError of one line that names it passes as it is, and so does what no file can cause: a full disk, a signal, no
-    memory.
+    A ValueError of one line that names it passes as it is, and so does what no file can cause: a full disk, a signal,
+    no memory.
     """
     try:
         yield
