@@ -14,6 +14,7 @@ from engine_cases import ITEMS, QUERY, TOLERANCE, make_model_and_oracle
 from isoprefill import ScoringEngine
 from isoprefill.execution import memory
 from isoprefill.execution.model_runner import ModelRunner
+from isoprefill.host import control_groups
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +108,8 @@ def test_memory_of_a_cpu_is_at_most_its_containers(monkeypatch, tmp_path, own, f
         path.write_text(text)
     if own is not None:
         (tmp_path / "own").write_text(own)
-    monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "own")
-    monkeypatch.setattr(memory, "_GROUPS", groups)
+    monkeypatch.setattr(control_groups, "_OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(control_groups, "_GROUPS", groups)
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     cpu = types.SimpleNamespace(memory_stats=lambda: None)
     monkeypatch.setattr("jax.local_devices", lambda: [cpu])

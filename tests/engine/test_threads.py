@@ -10,11 +10,11 @@ import sys
 
 import pytest
 
-from isoprefill import threads
+from isoprefill.host import control_groups, threads
 
 POOL = """
 import pathlib
-from isoprefill.threads import use_threads
+from isoprefill.host.threads import use_threads
 print(use_threads({count}))
 import jax
 jax.devices()
@@ -92,13 +92,15 @@ def test_another_number_is_refused_later(monkeypatch):
         ({}, []),
     ],
 )
-def test_quotas_of_control_groups(tmp_path, files, expected):
+def test_quotas_of_control_groups(monkeypatch, tmp_path, files, expected):
     """Both versions, in every group that the process lies in; a container sees its own as the root."""
     for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert list(threads._quotas(tmp_path)) == expected
+    monkeypatch.setattr(control_groups, "_OWN_GROUPS", tmp_path / "proc/self/cgroup")
+    monkeypatch.setattr(control_groups, "_GROUPS", tmp_path / "sys/fs/cgroup")
+    assert list(threads._quotas()) == expected
 
 
 def test_usable_threads_are_within_affinity_and_quota(monkeypatch):

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-from isoprefill.threads import usable_threads
+from isoprefill.host.threads import usable_threads
 
 Clock = Literal["wall", "cpu"]  # cpu: processor time of all threads, divided by the cores
 

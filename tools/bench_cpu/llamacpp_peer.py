@@ -12,7 +12,7 @@ import numpy as np
 from bench_cpu import gguf_copy
 from bench_cpu.implementation import Dtype, Item
 from bench_cpu.workloads import LABELS, Kind
-from isoprefill.threads import usable_threads
+from isoprefill.host.threads import usable_threads
 
 
 class LlamaCppPeer:

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench_cpu.implementation import MATMULS, Dtype, Item
 from bench_cpu.workloads import LABELS, Kind
-from isoprefill.threads import usable_threads
+from isoprefill.host.threads import usable_threads
 
 # The method of `isoprefill_torch.TorchScorer`, where the way is not called by it.
 _METHODS = {"dense": "isolated-dense", "compiled": "isolated-dense", "warm_query": "extend"}

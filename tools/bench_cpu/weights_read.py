@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 
 from bench_cpu.clock import Clock, timed
-from isoprefill.threads import usable_threads
+from isoprefill.host.threads import usable_threads
 
 REPEATS = 9
 

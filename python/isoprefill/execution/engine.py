@@ -14,6 +14,7 @@ from isoprefill.execution.mesh import MeshShape
 from isoprefill.execution.model_runner import ModelRunner
 from isoprefill.execution.prefix_cache import PrefixCache, PrefixCacheStats
 from isoprefill.execution.warm_up import Workload, warm_up
+from isoprefill.host.threads import use_threads
 from isoprefill.models.pretrained import Pretrained, load_pretrained
 from isoprefill.models.size import weight_bytes
 from isoprefill.models.source import find_model
@@ -33,7 +34,6 @@ from isoprefill.request.result import RequestLogprobs, ScoreResult
 from isoprefill.request.scores import score_result
 from isoprefill.request.token_request import TextOrTokens, TokenRequest
 from isoprefill.request.vectors import EmbedOverrides
-from isoprefill.threads import use_threads
 
 # Rows of a prefill, and of a chunk over a cached prefix, if memory has room for so many (isoprefill.execution.memory).
 PACK_TOKENS = 16_384
@@ -109,8 +109,8 @@ class ScoringEngine:
             source: which model; ORG/NAME, with @REVISION or not, is one of the Hub's that lies in its local cache.
             dtype: of the weights.
             adapter: the directory of a LoRA adapter of the `peft` package, or its ORG/NAME, to add to the weights.
-            threads: how many compute on a CPU, if JAX has not used its CPU device yet (`isoprefill.threads`). None: as
-                many as this process may use.
+            threads: how many compute on a CPU, if JAX has not used its CPU device yet (`isoprefill.host.threads`). None:
+                as many as this process may use.
             **options: see `ScoringEngine`.
 
         Raises:

@@ -8,14 +8,13 @@ from pathlib import Path
 import jax
 
 from isoprefill.execution.failures import NotEnoughMemoryError, shown_bytes
+from isoprefill.host.control_groups import control_groups
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.params import Params
 
 # Of the memory that the weights leave; the rest is for the prefix cache, logits and other programs.
 SHARE = 1 / 8
 FEWEST_ROWS = 512
-_OWN_GROUPS = Path("/proc/self/cgroup")
-_GROUPS = Path("/sys/fs/cgroup")
 
 
 def rows_that_fit(config: ModelConfig, free_bytes: int) -> int:
@@ -101,29 +100,10 @@ def _address_space_left() -> list[int]:
 
 
 def _control_group_limits() -> list[int]:
-    """Returns the memory limits, in bytes, of the process's control groups (versions 1 and 2) and those above them."""
-    try:
-        lines = _OWN_GROUPS.read_text().splitlines()
-    except OSError:  # not Linux
-        return []
+    """Returns the memory limits, in bytes, of the process's control groups."""
+    names = {1: "memory.limit_in_bytes", 2: "memory.max"}
     limits = []
-    for line in lines:
-        _, controllers, group = line.split(":", 2)  # "4:memory:/docker/1f2e", or "0::/docker/1f2e"
-        if not controllers:
-            limits += _limits_upwards(_GROUPS, group, "memory.max")
-        elif "memory" in controllers.split(","):
-            limits += _limits_upwards(_GROUPS / "memory", group, "memory.limit_in_bytes")
-    return limits
-
-
-def _limits_upwards(root: Path, group: str, name: str) -> list[int]:
-    """Returns the numbers in the files of that name from the group up to the root.
-
-    In a container the root may be the process's own group, under a path that only the machine knows.
-    """
-    own = Path(os.path.normpath(group)).relative_to("/")
-    limits = []
-    for folder in (own, *own.parents):
+    for version, folder in control_groups("memory"):
         with contextlib.suppress(OSError, ValueError):  # no such file; "max", which is no limit
-            limits.append(int((root / folder / name).read_text()))
+            limits.append(int((folder / names[version]).read_text()))
     return limits

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import isoprefill_csrc
+from isoprefill.host.threads import usable_threads
 from isoprefill.models.config import ModelConfig
 from isoprefill.models.packed_weights import PackedWeights, aligned_empty, in_parts, packed_shape
 from isoprefill.models.parameters import parameters_of
 from isoprefill.models.params import Params
 from isoprefill.models.stored_tensors import FileFormat, stored_tensors
-from isoprefill.threads import usable_threads
 
 ParamsDtype = Literal["float32", "bfloat16"]
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Shaped
 
 import isoprefill_csrc
-from isoprefill.threads import usable_threads
+from isoprefill.host.threads import usable_threads
 
 _ALIGNMENT = 64  # bytes
 

@@ -4,9 +4,11 @@ XLA's CPU device has one pool of threads, on which our operations in C++ run too
 NPROC when it is made, which is when JAX first computes something or is asked for its devices.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
+
+from isoprefill.host.control_groups import control_groups
 
 VARIABLE = "ISOPREFILL_THREADS"
 _XLA = "NPROC"
@@ -64,39 +66,15 @@ def _checked(name: str, value: int | str) -> int:
     return int(text)
 
 
-def _quotas(root: Path = Path("/"), limit: int = 64) -> Iterator[float]:
-    """Yields, in processors, the quotas of this process's control group and of those that it lies in."""
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":  # version 2
-            mount, read = root / "sys/fs/cgroup", _quota_2
-        elif "cpu" in controllers.split(","):
-            mount, read = root / "sys/fs/cgroup/cpu", _quota_1
-        else:
-            continue
-        group = mount / path.lstrip("/")
-        for directory in [group, *group.parents][:limit]:
-            quota = read(directory)
-            if quota is not None:
-                yield quota
-            if directory == mount:
-                break
-
-
-def _quota_2(directory: Path) -> float | None:
-    quota, _, period = _read(directory / "cpu.max").partition(" ")
-    return int(quota) / int(period) if quota.isdecimal() else None  # "max": none
-
-
-def _quota_1(directory: Path) -> float | None:
-    quota, period = (
-        _read(directory / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
-    )
-    return int(quota) / int(period) if quota.isdecimal() else None  # -1: none
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
+def _quotas() -> Iterator[float]:
+    """Yields, in processors, the quotas of this process's control groups."""
+    for version, folder in control_groups("cpu"):
+        with contextlib.suppress(OSError):  # no such file
+            if version == 2:
+                quota, _, period = (folder / "cpu.max").read_text().partition(" ")
+            else:
+                quota, period = (
+                    (folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
+                )
+            if quota.strip().isdecimal():  # not "max" or -1: no quota
+                yield int(quota) / int(period)
