@@ -109,8 +109,8 @@ class ScoringEngine:
             source: which model; ORG/NAME, with @REVISION or not, is one of the Hub's that lies in its local cache.
             dtype: of the weights.
             adapter: the directory of a LoRA adapter of the `peft` package, or its ORG/NAME, to add to the weights.
-            threads: how many compute on a CPU, if JAX has not used its CPU device yet (`isoprefill.host.threads`). None:
-                as many as this process may use.
+            threads: how many compute on a CPU, if JAX has not used its CPU device yet (`isoprefill.host.threads`).
+                None: as many as this process may use.
             **options: see `ScoringEngine`.
 
         Raises:

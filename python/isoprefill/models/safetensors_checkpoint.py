@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,38 @@ import numpy as np
 import safetensors
 
 from isoprefill.models.checkpoint import Checkpoint, LazyTensor
+from isoprefill.models.json_file import read_json_object
 
 # Dtypes that the library leaves to NumPy, which does not have them.
 _EIGHT_BITS = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+
+
+def weight_files(directory: Path) -> Iterator[Path]:
+    """Yields the files that hold the weights of a Hugging Face directory.
+
+    Raises:
+        ValueError: the index is damaged, or a file is missing; names it.
+    """
+    index = directory / _INDEX
+    if not index.is_file():
+        if not (directory / _SINGLE).is_file():
+            raise ValueError(f"{directory} has neither {_SINGLE} nor {_INDEX}")
+        yield directory / _SINGLE
+        return
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ValueError(f"{index} has no weight_map")
+    if not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise ValueError(f"{index}: weight_map must hold the name of a file for each tensor")
+    for shard in sorted(set(weight_map.values())):
+        path = directory / shard
+        # A name with a folder in it could lead outside the directory.
+        if Path(shard).name != shard or not path.is_file():
+            raise ValueError(f"shard {shard} is missing from {directory}, but {_INDEX} names it")
+        yield path
 
 
 def open_safetensors(paths: Sequence[Path], files: contextlib.ExitStack) -> Checkpoint:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -17,13 +16,11 @@ from isoprefill.models.lora import LoraAdapter
 from isoprefill.models.parameters import PARAMETERS
 from isoprefill.models.params import Params
 from isoprefill.models.quantised_checkpoint import widened
-from isoprefill.models.safetensors_checkpoint import open_safetensors
+from isoprefill.models.safetensors_checkpoint import open_safetensors, weight_files
 from isoprefill.models.size_limits import check_sizes
 
 # Frequencies that follow from config.json, in old checkpoints; a head that is the embedding.
 _UNUSED = r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq|lm_head\.weight"
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
 
 
 def load_safetensors(
@@ -45,7 +42,7 @@ def load_safetensors(
     check_sizes(settings)
     config = config_from_huggingface(settings)
     with contextlib.ExitStack() as files:
-        stored = open_safetensors(list(_weight_files(directory)), files)
+        stored = open_safetensors(list(weight_files(directory)), files)
         checkpoint = widened(stored, quantization)
         if adapter is not None:
             checkpoint = adapter.merged_into(checkpoint)
@@ -66,23 +63,3 @@ def load_safetensors(
             tied = np.array_equal(read(head), read(embedding))
             config = dataclasses.replace(config, tied_head=tied)
         return config, assemble(config, "huggingface", _UNUSED, shapes, read, dtype)
-
-
-def _weight_files(directory: Path) -> Iterator[Path]:
-    index = directory / _INDEX
-    if not index.is_file():
-        if not (directory / _SINGLE).is_file():
-            raise ValueError(f"{directory} has neither {_SINGLE} nor {_INDEX}")
-        yield directory / _SINGLE
-        return
-    weight_map = read_json_object(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise ValueError(f"{index} has no weight_map")
-    if not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise ValueError(f"{index}: weight_map must hold the name of a file for each tensor")
-    for shard in sorted(set(weight_map.values())):
-        path = directory / shard
-        # A name with a folder in it could lead outside the directory.
-        if Path(shard).name != shard or not path.is_file():
-            raise ValueError(f"shard {shard} is missing from {directory}, but {_INDEX} names it")
-        yield path
