@@ -14,17 +14,6 @@ namespace {
 template <typename Element>
 constexpr int64_t kDepth = sizeof(float) / sizeof(Element);
 
-// Calls use(part, place in the panel's parts) for the parts of element i of
-// column c, as long as there are.
-template <typename Use>
-void ForParts(int64_t c, int64_t i, int64_t parts, const Use& use) {
-  constexpr int64_t kTile = kPanelColumns * kInnerStep;
-  const int64_t in_tile = (i % kInnerStep / 2 * kPanelColumns + c) * 2 + i % 2;
-  for (int64_t part = 0; part < parts; ++part) {
-    use(part, (i / kInnerStep * parts + part) * kTile + in_tile);
-  }
-}
-
 uint32_t BitsOf(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
@@ -45,19 +34,19 @@ void UnpackParts(const PackedWeights<float>& weights, int64_t column,
       reinterpret_cast<const char*>(weights.panel(column / kPanelColumns));
   for (int64_t i = 0; i < weights.inner; ++i) {
     float sum = 0;
-    ForParts(column % kPanelColumns, i, weights.parts,
-             [&](int64_t part, int64_t place) {
-               Bfloat16 one;
-               std::memcpy(&one, panel + place * int64_t{sizeof(one)},
-                           sizeof(one));
-               // -0 is -0 and no second part: their sum would be 0.
-               const float value = ToFloat(one);
-               if (part == 0) {
-                 sum = value;
-               } else if (value != 0) {
-                 sum += value;
-               }
-             });
+    for (int64_t part = 0; part < weights.parts; ++part) {
+      Bfloat16 one;
+      const int64_t place =
+          PartPlace(column % kPanelColumns, i, part, weights.parts);
+      std::memcpy(&one, panel + place * int64_t{sizeof(one)}, sizeof(one));
+      // -0 is -0 and no second part: their sum would be 0.
+      const float value = ToFloat(one);
+      if (part == 0) {
+        sum = value;
+      } else if (value != 0) {
+        sum += value;
+      }
+    }
     out[i] = sum;
   }
 }
@@ -140,8 +129,9 @@ void SplitPanels(const float* packed, int64_t num_panels, int64_t inner,
     for (int64_t i = 0; i < PaddedInner(inner); ++i) {
       for (int64_t c = 0; c < kPanelColumns; ++c) {
         float rest = panel[i * kPanelColumns + c];
-        ForParts(c, i, parts,
-                 [&](int64_t, int64_t place) { out[place] = TakePart(&rest); });
+        for (int64_t part = 0; part < parts; ++part) {
+          out[PartPlace(c, i, part, parts)] = TakePart(&rest);
+        }
       }
     }
   }

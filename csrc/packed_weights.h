@@ -43,6 +43,12 @@ inline int64_t PanelSize(int64_t inner) {
   return PaddedInner(inner) * kPanelColumns;
 }
 
+// Where a part of element i of a panel's column c lies among the panel's parts.
+inline int64_t PartPlace(int64_t c, int64_t i, int64_t part, int64_t parts) {
+  return (i / kInnerStep * parts + part) * kPanelColumns * kInnerStep +
+         (i % kInnerStep / 2 * kPanelColumns + c) * 2 + i % 2;
+}
+
 // Bytes of a panel of Element, or of so many parts.
 template <typename Element>
 int64_t PanelBytes(int64_t inner, int64_t parts) {

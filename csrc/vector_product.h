@@ -61,12 +61,11 @@ struct VectorProduct {
   }
 
   static void Multiply(const PreparedRows& x, int64_t first,
-                       const PanelGroup<Element>& panels, const char* loaded,
+                       const PanelGroup<Element>& panels, const char*,
                        const SumBlock& sums) {
     if constexpr (std::is_same_v<Element, float>) {
       if (panels.parts > 0) return MultiplyParts(x, first, panels, sums);
     }
-    (void)loaded;
     FetchAhead(panels, 1).Step(0);
     constexpr int64_t kPerWord = sizeof(float) / sizeof(Element);
     const int64_t words = (x.inner + kPerWord - 1) / kPerWord;
@@ -119,15 +118,12 @@ struct VectorProduct {
   // Makes a panel of floats of a panel of parts.
   static void Widen(const char* panel, int64_t inner, int64_t parts,
                     float* to) {
-    constexpr int64_t kTile = kPanelColumns * kInnerStep;
     for (int64_t i = 0; i < PaddedInner(inner); ++i) {
       for (int64_t c = 0; c < kPanelColumns; ++c) {
         float sum = 0;
         for (int64_t part = parts; part-- > 0;) {
           Bfloat16 one;
-          const int64_t place = (i / kInnerStep * parts + part) * kTile +
-                                (i % kInnerStep / 2 * kPanelColumns + c) * 2 +
-                                i % 2;
+          const int64_t place = PartPlace(c, i, part, parts);
           std::memcpy(&one, panel + place * int64_t{sizeof(one)}, sizeof(one));
           sum += ToFloat(one);
         }
