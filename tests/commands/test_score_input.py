@@ -4,11 +4,7 @@ import json
 
 import pytest
 
-from command_line import run
-from isoprefill.cli import score
-from isoprefill.server.device import load_engine
-from isoprefill.server.settings import EngineSettings
-from small_models import random_model, save_directory
+pytest_plugins = ["score_command_fixtures"]
 
 TEXT = "Fragen Sie\nnach Käse"
 LINES = [" Brötchen", "x ", " "]
@@ -20,22 +16,6 @@ WRITERS = {
     "UTF-16, big": lambda text: b"\xfe\xff" + text.replace("\n", "\r\n").encode("utf-16-be"),
     "UTF-32": lambda text: text.encode("utf-32"),
 }
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    model = random_model("llama", num_hidden_layers=2)
-    return load_engine(
-        EngineSettings(model=str(save_directory(model, tmp_path_factory.mktemp("model"))))
-    )
-
-
-@pytest.fixture
-def scored(engine, monkeypatch, tmp_path):
-    """Runs the command in a directory of its own."""
-    monkeypatch.setattr("isoprefill.server.device.load_engine", lambda settings: engine)
-    monkeypatch.chdir(tmp_path)
-    return lambda *arguments, **more: run(score, *arguments, **more)
 
 
 def results(done) -> list[dict]:

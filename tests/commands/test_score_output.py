@@ -1,6 +1,7 @@
 """What the score command prints: tables that fit, formats that programs read back, progress."""
 
 import csv
+import functools
 import io
 import json
 import re
@@ -10,14 +11,12 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 
-from command_line import run
-from isoprefill.cli import progress, score
+from isoprefill.cli import progress
 from isoprefill.cli.item_files import Item
 from isoprefill.cli.score_rows import Row
 from isoprefill.cli.score_table import shortened, table_lines
-from isoprefill.server.device import load_engine
-from isoprefill.server.settings import EngineSettings
-from small_models import random_model, save_directory
+
+pytest_plugins = ["score_command_fixtures"]
 
 TEXTS = {
     "short": " Paris",
@@ -31,6 +30,12 @@ TEXTS = {
     "half": "\ud800",
 }
 WIDTHS = (20, 40, 80, 200)
+
+
+@pytest.fixture
+def asked(scored):
+    """Runs the command with a query."""
+    return functools.partial(scored, "--query=q")
 
 
 def rows(texts, labels=0):
@@ -99,21 +104,6 @@ def test_a_shortened_item_keeps_its_ends(text, width):
         assert short[0] + short[-1] == "\u2068\u2069", "it would turn the numbers beside it around"
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    model = random_model("llama", num_hidden_layers=2)
-    return load_engine(
-        EngineSettings(model=str(save_directory(model, tmp_path_factory.mktemp("model"))))
-    )
-
-
-@pytest.fixture
-def scored(engine, monkeypatch, tmp_path):
-    monkeypatch.setattr("isoprefill.server.device.load_engine", lambda settings: engine)
-    monkeypatch.chdir(tmp_path)
-    return lambda *arguments, **more: run(score, "--query=q", *arguments, **more)
-
-
 INPUT = [
     {"item": "ab", "id": "x-1", "score": 7, "tags": ["a", "b"]},
     {"item": "a\tb\\n\nc,\"d\"", "id": None},
@@ -149,13 +139,13 @@ def read_back(form: str, text: str) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("form", ["tsv", "csv", "jsonl"])
 @pytest.mark.parametrize("labels", [[], ["--labels=a", "--labels=b"]])
-def test_every_format_says_the_same(scored, items_file, form, labels):
+def test_every_format_says_the_same(asked, items_file, form, labels):
     """Items, indices, ids and further fields come back whole, and numbers as the JSON object has them."""
-    want = json.loads(scored(items_file, "--json", *labels).stdout)["results"]
+    want = json.loads(asked(items_file, "--json", *labels).stdout)["results"]
     assert [one["index"] for one in want] == [0, 1, 2, 3]
     for order in ("score", "input"):
         rows = read_back(
-            form, scored(items_file, f"--format={form}", f"--sort={order}", *labels).stdout
+            form, asked(items_file, f"--format={form}", f"--sort={order}", *labels).stdout
         )
         ranked = sorted(want, key=lambda one: one["rank"]) if order == "score" else want
         assert ("rank" in rows[0]) == (order == "score")
@@ -179,12 +169,12 @@ def test_every_format_says_the_same(scored, items_file, form, labels):
                 assert float(row["mean"]) == pytest.approx(one["score"] / one["num_tokens"])
 
 
-def test_a_pipe_gets_lines_and_a_terminal_a_table(scored, items_file, monkeypatch):
+def test_a_pipe_gets_lines_and_a_terminal_a_table(asked, items_file, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    piped = scored(items_file)
+    piped = asked(items_file)
     assert piped.lines[0].startswith("rank\tindex\titem\tscore")
     assert len(piped.lines) == 1 + len(INPUT)
-    shown = scored(items_file, terminal=True)
+    shown = asked(items_file, terminal=True)
     assert shown.lines[0].split() == [
         "rank",
         "index",
@@ -199,13 +189,13 @@ def test_a_pipe_gets_lines_and_a_terminal_a_table(scored, items_file, monkeypatc
     assert "\u001b" not in shown.stdout
 
 
-def test_order_and_number_of_rows(scored, items_file):
+def test_order_and_number_of_rows(asked, items_file):
     """The best by sum and by mean are other items: a long one always loses by its sum."""
-    everything = json.loads(scored(items_file, "--json").stdout)["results"]
+    everything = json.loads(asked(items_file, "--json").stdout)["results"]
     for order, key in (("score", "score"), ("mean", "mean")):
         best = sorted(everything, key=lambda one: -one[key])[:2]
         for form in ("tsv", "jsonl", "json"):
-            done = scored(items_file, f"--format={form}", f"--sort={order}", "--top=2")
+            done = asked(items_file, f"--format={form}", f"--sort={order}", "--top=2")
             got = (
                 json.loads(done.stdout)["results"]
                 if form == "json"
@@ -213,7 +203,7 @@ def test_order_and_number_of_rows(scored, items_file):
             )
             assert [int(one["index"]) for one in got] == [one["index"] for one in best]
             assert [int(one["rank"]) for one in got] == [1, 2]
-    assert len(scored(items_file, "--top=99").lines) == 1 + len(INPUT)
+    assert len(asked(items_file, "--top=99").lines) == 1 + len(INPUT)
 
 
 REFUSED = {
@@ -224,22 +214,22 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED.keys())
-def test_orders_and_formats_that_contradict_each_other(scored, arguments, message):
-    done = scored("--item=a", *arguments)
+def test_orders_and_formats_that_contradict_each_other(asked, arguments, message):
+    done = asked("--item=a", *arguments)
     assert (done.status, message in done.stderr) == (2, True)
 
 
-def test_too_many_columns_are_refused_for_tables_only(scored, tmp_path):
+def test_too_many_columns_are_refused_for_tables_only(asked, tmp_path):
     """100,000 lines with keys of their own would fill the disk with empty cells."""
     (tmp_path / "x.jsonl").write_text(
         "\n".join(f'{{"item": "a", "k{number}": 1}}' for number in range(99))
     )
-    assert "use --format jsonl" in scored("--items-file=x.jsonl").stderr
-    assert len(scored("--items-file=x.jsonl", "--format=jsonl").lines) == 99
+    assert "use --format jsonl" in asked("--items-file=x.jsonl").stderr
+    assert len(asked("--items-file=x.jsonl", "--format=jsonl").lines) == 99
 
 
-def test_rows_are_printed_while_scoring_goes_on(scored, tmp_path, monkeypatch, engine):
-    """Whoever reads the pipe has the first rows before the last are scored."""
+def test_rows_are_printed_while_scoring_goes_on(asked, tmp_path, monkeypatch, engine):
+    """Whoever reads the pipe has the first rows before the last are asked."""
     monkeypatch.setattr("isoprefill.cli.scoring.STREAM_ITEMS", 2)
     (tmp_path / "x").write_text("\n".join("abcdefg"))
     written, inner = [], type(engine).score_batch
@@ -251,15 +241,15 @@ def test_rows_are_printed_while_scoring_goes_on(scored, tmp_path, monkeypatch, e
         return inner(self, requests, **options)
 
     monkeypatch.setattr(type(engine), "score_batch", score_batch)
-    done = scored("--items-file=x", "--sort=input")
+    done = asked("--items-file=x", "--sort=input")
     assert written == [0, 3, 5, 7]
     assert [line.split("\t")[1] for line in done.lines] == ["item", *"abcdefg"]
     written.clear()
-    assert len(scored("--items-file=x", "--sort=score").lines) == 8
+    assert len(asked("--items-file=x", "--sort=score").lines) == 8
     assert written == [0]
 
 
-def test_a_line_of_progress_where_stderr_is_no_terminal(scored, monkeypatch, engine):
+def test_a_line_of_progress_where_stderr_is_no_terminal(asked, monkeypatch, engine):
     """Two minutes without a word look like a program that hangs."""
     monkeypatch.setattr(progress, "LINE_S", 0.01)
     inner = type(engine).score_batch
@@ -270,6 +260,6 @@ def test_a_line_of_progress_where_stderr_is_no_terminal(scored, monkeypatch, eng
         return done
 
     monkeypatch.setattr(type(engine), "score_batch", score_batch)
-    done = scored("--item=a", "--item=b")
+    done = asked("--item=a", "--item=b")
     assert re.search(r"^score: 2 of 2 items scored, \d+ s$", done.stderr, re.M), done.stderr
     assert len(done.lines) == 3
