@@ -40,9 +40,9 @@ def describe_model(source: str | Path) -> ModelDescription:
     # A snapshot in the Hugging Face cache is models--OWNER--NAME/snapshots/HASH.
     folders = found.path.resolve().parts[-3:]
     if found.kind == "gguf":
-        from isoprefill.models.gguf_header import read_header
+        from isoprefill.models.gguf_split import read_headers
 
-        metadata = read_header(found.path).metadata
+        metadata = read_headers(found.path).metadata
         return ModelDescription(
             names=(*folders, *_texts(metadata, "general.name", "general.basename")),
             architecture=str(metadata.get("general.architecture", "")),
