@@ -229,7 +229,7 @@ def test_too_many_columns_are_refused_for_tables_only(asked, tmp_path):
 
 
 def test_rows_are_printed_while_scoring_goes_on(asked, tmp_path, monkeypatch, engine):
-    """Whoever reads the pipe has the first rows before the last are asked."""
+    """Whoever reads the pipe has the first rows before the last are scored."""
     monkeypatch.setattr("isoprefill.cli.scoring.STREAM_ITEMS", 2)
     (tmp_path / "x").write_text("\n".join("abcdefg"))
     written, inner = [], type(engine).score_batch
