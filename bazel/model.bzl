@@ -1,4 +1,4 @@
-"""@smollm2: the embedded default model, fetched and checked by python/isoprefill/models/pinned.py."""
+"""@smollm2: the embedded default model, fetched and checked by python/isoprefill/models/sources/pinned.py."""
 
 _BUILD = """
 load("@rules_python//python:defs.bzl", "py_library")
@@ -39,7 +39,7 @@ _pinned_model = repository_rule(
     attrs = {
         "model": attr.string(mandatory = True, doc = "a name that pinned.py knows"),
         "target": attr.string(mandatory = True),
-        "_fetcher": attr.label(default = "//python:isoprefill/models/pinned.py", allow_single_file = True),
+        "_fetcher": attr.label(default = "//python:isoprefill/models/sources/pinned.py", allow_single_file = True),
         "_interpreter": attr.label(default = "@pypi//:interpreter.txt", allow_single_file = True),
     },
     environ = ["ISOPREFILL_CACHE", "XDG_CACHE_HOME"],

@@ -15,7 +15,7 @@ from absl import app, flags
 import callers_directory
 from benchmark import write_json
 from isoprefill import ScoringEngine
-from isoprefill.models.pinned import FetchError
+from isoprefill.models.sources.pinned import FetchError
 
 _MODEL = flags.DEFINE_string(
     "model", "smollm2-135m", "A pinned model's name, a .gguf file, or a directory with safetensors."

@@ -14,8 +14,8 @@ import uvicorn
 from absl import app, flags
 
 import callers_directory
-from isoprefill.models.pinned import FetchError
-from isoprefill.models.source import load_tokenizer
+from isoprefill.models.sources.pinned import FetchError
+from isoprefill.models.sources.source import load_tokenizer
 from isoprefill_torch import METHODS, TorchScorer, flashinfer_cuda, load_model
 from isoprefill_torch.server import Backend, create_app
 

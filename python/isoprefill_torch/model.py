@@ -10,7 +10,7 @@ import transformers
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from isoprefill.models.source import find_model
+from isoprefill.models.sources.source import find_model
 
 Dtype = Literal["float32", "bfloat16"]
 

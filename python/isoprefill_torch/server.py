@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from isoprefill.models.tokenizer import Tokenizer
+from isoprefill.models.tokenizers.tokenizer import Tokenizer
 from isoprefill_torch.packing import Delimiter
 from isoprefill_torch.scorer import Method, TorchScorer
 

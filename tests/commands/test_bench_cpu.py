@@ -22,7 +22,7 @@ from bench_cpu.ours import Ours
 from bench_cpu.rows import row_of, with_ratios
 from bench_cpu.weights_read import WeightsRead
 from bench_cpu.workloads import WORKLOADS, RandomRequest, all_weights
-from isoprefill.models.config import ModelConfig
+from isoprefill.models.config.config import ModelConfig
 
 MODEL = ModelConfig("llama", 100, 8, 24, 2, 4, 2, 2, 1e-5, 1e4, 64)
 

@@ -20,7 +20,7 @@ from isoprefill.cli.entry import INTERRUPTED
 from isoprefill.cli.failures import FAILED, NOBODY_READS, WRONG_USE, described, guarded
 from isoprefill.execution import engine, memory
 from isoprefill.execution.engine import ScoringEngine
-from isoprefill.models import pinned
+from isoprefill.models.sources import pinned
 from small_models import random_model, save_directory
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import isoprefill_csrc
-from isoprefill.models import cpu_operations
-from isoprefill.models.packed_weights import (
+from isoprefill.models.decoder import cpu_operations
+from isoprefill.models.weights.packed_weights import (
     PackedWeights,
     in_parts,
     pack,

@@ -18,7 +18,7 @@ import torch
 import pairwise
 import small_models
 from isoprefill import LabelSets, RequestError, ScoreOptions, ScoringEngine
-from isoprefill.models.head import class_logits_at
+from isoprefill.models.decoder.head import class_logits_at
 from isoprefill.modes import Algorithm
 
 RANDOM = np.random.default_rng(0)

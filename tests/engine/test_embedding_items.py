@@ -15,7 +15,7 @@ import torch
 
 import small_models
 from isoprefill import EmbedOverrides, LabelSets, RequestError, ScoreOptions, ScoringEngine
-from isoprefill.models.decoder import decode
+from isoprefill.models.decoder.decoder import decode
 from isoprefill.modes import Algorithm
 from isoprefill.request.result import RequestLogprobs
 

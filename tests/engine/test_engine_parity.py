@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from isoprefill import ScoringEngine
-from isoprefill.models import pinned
+from isoprefill.models.sources import pinned
 from isoprefill.request.errors import RequestError
 
 QUERIES = {

@@ -14,11 +14,11 @@ from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 from transformers.integrations.gguf import convert_gguf_tokenizer
 
-from isoprefill.models import pinned
-from isoprefill.models.gguf_header import read_header
-from isoprefill.models.source import load_tokenizer
-from isoprefill.models.tokenizer import Tokenizer
-from isoprefill.models.tokenizer_gguf import tokenizer_from_gguf
+from isoprefill.models.files.gguf_header import read_header
+from isoprefill.models.sources import pinned
+from isoprefill.models.sources.source import load_tokenizer
+from isoprefill.models.tokenizers.tokenizer import Tokenizer
+from isoprefill.models.tokenizers.tokenizer_gguf import tokenizer_from_gguf
 from tokenizer_texts import FRAGMENTS, TEXT, sweep
 
 

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from isoprefill.models.classes import Classes, classes_from_gguf, classes_from_huggingface
+from isoprefill.models.config.classes import Classes, classes_from_gguf, classes_from_huggingface
 from isoprefill.models.pretrained import load_pretrained
 from small_models import assert_refused, random_classifier, random_model, save_directory, save_gguf
 

@@ -14,7 +14,7 @@ import gguf
 import pytest
 
 from damaged_models import MOST_BYTES, damage, load_and_tokenise, make_models, outcome
-from isoprefill.models.source import load_tokenizer
+from isoprefill.models.sources.source import load_tokenizer
 from pairwise import FULL
 from small_models import byte_tokenizer
 

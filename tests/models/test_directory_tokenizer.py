@@ -14,10 +14,10 @@ from tokenizers import models, normalizers, processors
 from transformers import AutoTokenizer
 
 from isoprefill.models.pretrained import load_pretrained
-from isoprefill.models.source import load_tokenizer
-from isoprefill.models.tokenizer import Tokenizer
-from isoprefill.models.tokenizer_gguf import tokenizer_from_gguf
-from isoprefill.models.tokenizer_json import tokenizer_from_directory
+from isoprefill.models.sources.source import load_tokenizer
+from isoprefill.models.tokenizers.tokenizer import Tokenizer
+from isoprefill.models.tokenizers.tokenizer_gguf import tokenizer_from_gguf
+from isoprefill.models.tokenizers.tokenizer_json import tokenizer_from_directory
 from small_models import byte_tokenizer, random_model, save_directory, save_gguf
 from tokenizer_texts import SENTENCES, sentencepiece_metadata, sweep
 
@@ -67,7 +67,7 @@ def test_load_tokenizer_gives_the_models_tokenizer(tmp_path):
 def test_loading_a_tokenizer_does_not_import_jax():
     """A server's front end tokenises; it must never touch a device."""
     program = (
-        "import sys; from isoprefill.models.source import load_tokenizer; "
+        "import sys; from isoprefill.models.sources.source import load_tokenizer; "
         "load_tokenizer('smollm2-135m'); sys.exit('jax' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

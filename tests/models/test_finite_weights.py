@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from isoprefill.models.finite import check_finite
+from isoprefill.models.files.finite import check_finite
 from isoprefill.models.pretrained import load_pretrained
 from small_models import assert_refused, random_model, save_directory, save_gguf
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 
-from isoprefill.models import gguf_header, pinned
+from isoprefill.models.files import gguf_header
 from isoprefill.models.pretrained import load_pretrained
+from isoprefill.models.sources import pinned
 from small_models import assert_refused, random_model, save_gguf
 
 

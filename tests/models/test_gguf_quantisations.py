@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
-from isoprefill.models.gguf_file import _dequantise
-from isoprefill.models.gguf_header import TensorInfo
+from isoprefill.models.files.gguf_file import _dequantise
+from isoprefill.models.files.gguf_header import TensorInfo
 
 
 def can_be_undone(kind: GGMLQuantizationType) -> bool:

@@ -10,9 +10,9 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from isoprefill.models.hub_cache import HubName, cache_directory
 from isoprefill.models.pretrained import load_pretrained
-from isoprefill.models.source import find_adapter, find_model, load_tokenizer
+from isoprefill.models.sources.hub_cache import HubName, cache_directory
+from isoprefill.models.sources.source import find_adapter, find_model, load_tokenizer
 from small_models import assert_refused, random_model, save_directory, save_gguf
 
 OLD, NEW = "a" * 40, "b" * 40

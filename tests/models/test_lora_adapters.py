@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from isoprefill.models.packed_weights import PackedWeights, unpack
 from isoprefill.models.pretrained import load_pretrained
+from isoprefill.models.weights.packed_weights import PackedWeights, unpack
 from small_models import assert_refused, random_model, save_directory, save_gguf
 
 LAYERS = 2

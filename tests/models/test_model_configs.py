@@ -8,9 +8,9 @@ import math
 
 import pytest
 
-from isoprefill.models.config import ModelConfig
-from isoprefill.models.config_gguf import config_from_gguf
-from isoprefill.models.config_huggingface import config_from_huggingface
+from isoprefill.models.config.config import ModelConfig
+from isoprefill.models.config.config_gguf import config_from_gguf
+from isoprefill.models.config.config_huggingface import config_from_huggingface
 
 CONFIG = {
     "model_type": "llama",

@@ -7,12 +7,12 @@ import typing
 
 import pytest
 
-from isoprefill.models.architectures import ARCHITECTURES
-from isoprefill.models.config_huggingface import config_from_huggingface
-from isoprefill.models.packed_weights import PackedWeights
-from isoprefill.models.parameters import PARAMETERS, parameters_of
-from isoprefill.models.params import LayerParams, Params
-from isoprefill.models.stored_tensors import FileFormat, stored_tensors
+from isoprefill.models.config.architectures import ARCHITECTURES
+from isoprefill.models.config.config_huggingface import config_from_huggingface
+from isoprefill.models.config.parameters import PARAMETERS, parameters_of
+from isoprefill.models.weights.packed_weights import PackedWeights
+from isoprefill.models.weights.params import LayerParams, Params
+from isoprefill.models.weights.stored_tensors import FileFormat, stored_tensors
 from small_models import GGUF_VARIANTS, VARIANTS, small_config
 
 FIELDS = typing.get_type_hints(LayerParams) | typing.get_type_hints(Params)

@@ -17,13 +17,13 @@ import safetensors.numpy
 import torch
 from transformers import AutoModelForCausalLM
 
-from isoprefill.models import pinned
-from isoprefill.models.config import ModelConfig
-from isoprefill.models.config_huggingface import config_from_huggingface
-from isoprefill.models.decoder import decode, head_weights, project, scaled_embeddings
-from isoprefill.models.head import logits_of
-from isoprefill.models.params import Params
+from isoprefill.models.config.config import ModelConfig
+from isoprefill.models.config.config_huggingface import config_from_huggingface
+from isoprefill.models.decoder.decoder import decode, head_weights, project, scaled_embeddings
+from isoprefill.models.decoder.head import logits_of
 from isoprefill.models.pretrained import Pretrained, load_pretrained
+from isoprefill.models.sources import pinned
+from isoprefill.models.weights.params import Params
 from small_models import (
     GGUF_VARIANTS,
     LLAMA3_ROPE,

@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from isoprefill.models import pinned
+from isoprefill.models.sources import pinned
 
 REQUIREMENT = "tiny-model==1.0"
 

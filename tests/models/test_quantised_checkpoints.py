@@ -16,8 +16,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from isoprefill.models.packed_weights import PackedWeights, unpack
 from isoprefill.models.pretrained import load_pretrained
+from isoprefill.models.weights.packed_weights import PackedWeights, unpack
 from small_models import assert_refused, random_model, save_directory
 
 Tensors = dict[str, torch.Tensor]

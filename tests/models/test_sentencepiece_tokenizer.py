@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers.integrations.gguf import convert_gguf_tokenizer
 
-from isoprefill.models.tokenizer_gguf import tokenizer_from_gguf
+from isoprefill.models.tokenizers.tokenizer_gguf import tokenizer_from_gguf
 from tokenizer_texts import SENTENCES, sentencepiece_metadata, sweep
 
 

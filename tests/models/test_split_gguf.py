@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from isoprefill.models.gguf_header import read_header
+from isoprefill.models.files.gguf_header import read_header
 from isoprefill.models.pretrained import load_pretrained
-from isoprefill.models.source import load_tokenizer
+from isoprefill.models.sources.source import load_tokenizer
 from small_models import assert_refused, random_model, save_gguf
 
 

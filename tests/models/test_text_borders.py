@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers, pre_tokenizers
 
-from isoprefill.models.source import load_tokenizer
-from isoprefill.models.tokenizer import Tokenizer
-from isoprefill.models.tokenizer_gguf import tokenizer_from_gguf
+from isoprefill.models.sources.source import load_tokenizer
+from isoprefill.models.tokenizers.tokenizer import Tokenizer
+from isoprefill.models.tokenizers.tokenizer_gguf import tokenizer_from_gguf
 from isoprefill.request.options import ScoreOptions
 from isoprefill.request.preparer import Preparer
 from small_models import byte_tokenizer

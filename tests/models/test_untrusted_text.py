@@ -4,8 +4,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from isoprefill.models.source import load_tokenizer
-from isoprefill.models.untrusted_text import Span, encode_spans
+from isoprefill.models.sources.source import load_tokenizer
+from isoprefill.models.tokenizers.untrusted_text import Span, encode_spans
 from tokenizer_texts import SENTENCES, SPECIAL
 
 TOKENIZER = load_tokenizer("smollm2-135m")

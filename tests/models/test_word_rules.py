@@ -10,10 +10,10 @@ import pytest
 import regex
 from hypothesis import example, given, settings
 
-from isoprefill.models import pinned
-from isoprefill.models.gguf_header import read_header
-from isoprefill.models.tokenizer_gguf import tokenizer_from_gguf
-from isoprefill.models.word_rules import find_rule
+from isoprefill.models.files.gguf_header import read_header
+from isoprefill.models.sources import pinned
+from isoprefill.models.tokenizers.tokenizer_gguf import tokenizer_from_gguf
+from isoprefill.models.tokenizers.word_rules import find_rule
 from tokenizer_texts import TEXT, sweep
 
 # As the models were published with them. The `regex` package cuts here, Oniguruma in the product.

@@ -13,7 +13,7 @@ import zipfile
 import mypy.api
 import pytest
 
-from isoprefill.models import pinned
+from isoprefill.models.sources import pinned
 
 ROOT = pathlib.Path(__file__).parents[2]
 ROOMS = {"isoprefill": "python", "isoprefill_sglang_jax": "python", "isoprefill_pallas": "pallas"}

@@ -7,7 +7,7 @@ import pytest
 
 from api_answers import likelihoods
 from http_oracle import VOCAB
-from isoprefill.models.source import load_tokenizer
+from isoprefill.models.sources.source import load_tokenizer
 from running_server import running_server
 
 pytest_plugins = ["server_fixtures"]

@@ -12,7 +12,7 @@ import torch
 import small_models
 from api_answers import code_of
 from http_oracle import tokens_of
-from isoprefill.models.classes import Classes
+from isoprefill.models.config.classes import Classes
 from isoprefill.request.errors import RequestError
 from isoprefill.request.options import ScoreOptions
 from isoprefill.request.token_request import TokenRequest

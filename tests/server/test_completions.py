@@ -8,7 +8,7 @@ from api_answers import code_of
 from http_oracle import MODEL, log_probabilities, tokens_of
 from in_process_service import Client, in_process_service
 from isoprefill.execution.engine import ScoringEngine
-from isoprefill.models.tokenizer import Tokenizer
+from isoprefill.models.tokenizers.tokenizer import Tokenizer
 from isoprefill.server import completions
 
 SHARED = "The same beginning of several prompts"
@@ -164,7 +164,7 @@ def test_the_first_of_equal_tokens_is_the_likeliest(client):
     logits = np.zeros((2, 4), np.float32)
     import jax
 
-    from isoprefill.models.head import LARGEST_LOGPROB, LARGEST_TOKEN, _by_xla
+    from isoprefill.models.decoder.head import LARGEST_LOGPROB, LARGEST_TOKEN, _by_xla
 
     ids = np.asarray([[LARGEST_TOKEN, LARGEST_LOGPROB, 3]] * 2, np.int32)
     read = np.asarray(jax.jit(_by_xla)(logits, ids))

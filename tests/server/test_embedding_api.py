@@ -11,7 +11,7 @@ import pytest
 
 from api_answers import code_of
 from http_oracle import MODEL, oracle_labels, tokens_of
-from isoprefill.models.source import load_tokenizer
+from isoprefill.models.sources.source import load_tokenizer
 from isoprefill.request.options import ScoreOptions
 from isoprefill.request.preparer import Preparer
 from isoprefill.server.dispatch import VECTOR_BYTES, queue_cost

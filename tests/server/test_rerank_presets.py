@@ -8,11 +8,11 @@ import tokenizers
 from tokenizers import models
 
 import small_models
-from isoprefill.models.byte_level_bpe import byte_level_bpe
-from isoprefill.models.description import ModelDescription, describe_model
-from isoprefill.models.source import load_tokenizer
-from isoprefill.models.tokenizer import Tokenizer
-from isoprefill.models.word_rules import find_rule
+from isoprefill.models.sources.description import ModelDescription, describe_model
+from isoprefill.models.sources.source import load_tokenizer
+from isoprefill.models.tokenizers.byte_level_bpe import byte_level_bpe
+from isoprefill.models.tokenizers.tokenizer import Tokenizer
+from isoprefill.models.tokenizers.word_rules import find_rule
 from isoprefill.request.preparer import Preparer
 from isoprefill.server.rerank.choice import choose_preset
 from isoprefill.server.rerank.job import RerankJob

@@ -19,7 +19,7 @@ import pytest
 
 import faulty_server
 from api_answers import code_of
-from isoprefill.models.source import load_tokenizer
+from isoprefill.models.sources.source import load_tokenizer
 from isoprefill.server import dispatch, launch
 from isoprefill.server.front_end import make_app
 from isoprefill.server.scheduler import StartMessage

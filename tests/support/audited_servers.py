@@ -12,7 +12,7 @@ from fastapi import FastAPI, Response
 
 import small_models
 from isoprefill.audit import AuditSettings, ScoreClient, run_audit
-from isoprefill.models.source import load_tokenizer
+from isoprefill.models.sources.source import load_tokenizer
 from isoprefill_torch import TorchScorer, load_model
 from isoprefill_torch.server import Backend, create_app
 from local_server import serving

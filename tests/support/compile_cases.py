@@ -160,7 +160,7 @@ def step(chip: str, case: dict) -> dict:
     from isoprefill import PackedLayout
     from isoprefill.execution.forward import PackInputs, ReadoutInputs
     from isoprefill.execution.model_runner import compiled_functions
-    from isoprefill.models.config import ModelConfig
+    from isoprefill.models.config.config import ModelConfig
     from isoprefill_pallas.heads import Heads
 
     config = ModelConfig(**MODELS[case["model"]], rms_norm_eps=1e-6, tied_head=True)
@@ -195,8 +195,8 @@ def step(chip: str, case: dict) -> dict:
 
 def parameters(config: Any, dtype: Any) -> Any:
     """The shapes of a model's weights."""
-    from isoprefill.models.parameters import parameters_of
-    from isoprefill.models.params import Params
+    from isoprefill.models.config.parameters import parameters_of
+    from isoprefill.models.weights.params import Params
 
     parameters = parameters_of(config).items()
     return Params.from_fields({field: shape(row.shape(config), dtype) for field, row in parameters})

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 
 from isoprefill.execution.engine import ScoringEngine
-from isoprefill.models.description import describe_model
+from isoprefill.models.sources.description import describe_model
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import protocol

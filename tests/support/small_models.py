@@ -21,10 +21,10 @@ import transformers
 from tokenizers import decoders, models, pre_tokenizers
 
 import pairwise
-from isoprefill.models.architectures import ARCHITECTURES
-from isoprefill.models.packed_weights import PackedWeights, unpack
-from isoprefill.models.params import Params
+from isoprefill.models.config.architectures import ARCHITECTURES
 from isoprefill.models.pretrained import load_pretrained
+from isoprefill.models.weights.packed_weights import PackedWeights, unpack
+from isoprefill.models.weights.params import Params
 
 VOCAB_SIZE = 300  # 256 bytes, one special token, the rest unused
 

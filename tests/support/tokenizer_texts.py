@@ -5,8 +5,8 @@ import re
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from isoprefill.models import pinned
-from isoprefill.models.gguf_header import read_header
+from isoprefill.models.files.gguf_header import read_header
+from isoprefill.models.sources import pinned
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<jupyter_code>"]
 FRAGMENTS = [

@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 
 import small_models
-from isoprefill.models.classes import Classes
-from isoprefill.models.source import load_tokenizer
+from isoprefill.models.config.classes import Classes
+from isoprefill.models.sources.source import load_tokenizer
 from isoprefill.request.preparer import Preparer
 from isoprefill.server.front_end import make_app
 from isoprefill.server.rerank.start import make_reranker

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from bench_cpu.workloads import Kind
-from isoprefill.models.config import ModelConfig
+from isoprefill.models.config.config import ModelConfig
 
 MATMULS = 8
 Dtype = Literal["float32", "bfloat16"]

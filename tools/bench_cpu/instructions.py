@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Literal
 
-from isoprefill.models.pinned import cache_directory
+from isoprefill.models.sources.pinned import cache_directory
 
 Instructions = Literal["amx", "avx512_bf16", "avx512", "avx2", "portable"]
 

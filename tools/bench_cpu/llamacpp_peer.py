@@ -26,9 +26,9 @@ class LlamaCppPeer:
         """
         import llama_cpp
 
-        from isoprefill.models.config_gguf import config_from_gguf
-        from isoprefill.models.gguf_header import read_header
-        from isoprefill.models.source import find_model
+        from isoprefill.models.config.config_gguf import config_from_gguf
+        from isoprefill.models.files.gguf_header import read_header
+        from isoprefill.models.sources.source import find_model
 
         found = find_model(model)
         if found.kind != "gguf":

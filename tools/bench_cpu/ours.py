@@ -25,7 +25,7 @@ class Ours:
 
     def as_vectors(self, items: list[list[int]]) -> list[Item]:
         """Does as `Implementation` says."""
-        from isoprefill.models.packed_weights import PackedWeights, unpack
+        from isoprefill.models.weights.packed_weights import PackedWeights, unpack
 
         weights: Any = self._engine.model.params.embedding
         if isinstance(weights, PackedWeights):
@@ -47,8 +47,8 @@ class Ours:
         import jax
         import jax.numpy as jnp
 
-        from isoprefill.models.decoder import project
-        from isoprefill.models.packed_weights import PackedWeights, pack
+        from isoprefill.models.decoder.decoder import project
+        from isoprefill.models.weights.packed_weights import PackedWeights, pack
 
         @jax.jit
         def multiply(x: jax.Array, up: PackedWeights, down: PackedWeights) -> jax.Array:

@@ -38,7 +38,7 @@ class TorchPeer:
         """
         import torch
 
-        from isoprefill.models.config_huggingface import config_from_huggingface
+        from isoprefill.models.config.config_huggingface import config_from_huggingface
         from isoprefill_torch.model import load_model
         from isoprefill_torch.scorer import TorchScorer
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from isoprefill.models.config import ModelConfig
+from isoprefill.models.config.config import ModelConfig
 
 Kind = Literal["labels", "likelihoods"]
 KINDS: tuple[Kind, ...] = ("labels", "likelihoods")

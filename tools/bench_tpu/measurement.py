@@ -15,11 +15,11 @@ import numpy as np
 from bench_tpu.rows import Row, make_row
 from benchmark import alternating_seconds, error_line
 from isoprefill import PackedLayout, multi_item_attention
-from isoprefill.models.config import ModelConfig
-from isoprefill.models.decoder import decode
-from isoprefill.models.head import logprobs_at
-from isoprefill.models.parameters import parameters_of
-from isoprefill.models.params import Params
+from isoprefill.models.config.config import ModelConfig
+from isoprefill.models.config.parameters import parameters_of
+from isoprefill.models.decoder.decoder import decode
+from isoprefill.models.decoder.head import logprobs_at
+from isoprefill.models.weights.params import Params
 from isoprefill_tpu_lab.estimate import SPLASH_BLOCKS, splash_attention
 from isoprefill_tpu_lab.packs import PACKS, Pack
 

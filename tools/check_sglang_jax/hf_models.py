@@ -15,13 +15,13 @@ import safetensors.numpy
 import tokenizers
 from tokenizers import decoders, pre_tokenizers, trainers
 
-from isoprefill.models import pinned
-from isoprefill.models.config import ModelConfig
-from isoprefill.models.gguf_file import load_gguf
-from isoprefill.models.gguf_split import read_headers
-from isoprefill.models.parameters import PARAMETERS, parameters_of
-from isoprefill.models.params import Params
-from isoprefill.models.tokenizer_gguf import tokenizer_from_gguf
+from isoprefill.models.config.config import ModelConfig
+from isoprefill.models.config.parameters import PARAMETERS, parameters_of
+from isoprefill.models.files.gguf_file import load_gguf
+from isoprefill.models.files.gguf_split import read_headers
+from isoprefill.models.sources import pinned
+from isoprefill.models.tokenizers.tokenizer_gguf import tokenizer_from_gguf
+from isoprefill.models.weights.params import Params
 
 QWEN3 = ModelConfig(
     architecture="qwen3",

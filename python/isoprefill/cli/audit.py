@@ -119,7 +119,7 @@ def _label_token_ids() -> list[int] | None:
         raise ValueError("give labels with one of --labels and --label-token-ids, not both")
     if _TOKENIZER.value is None:
         raise ValueError("--labels needs --tokenizer")
-    from isoprefill.models.source import load_tokenizer
+    from isoprefill.models.sources.source import load_tokenizer
 
     tokenizer = load_tokenizer(_TOKENIZER.value)
     encoded = {label: tokenizer.encode(label, continues=True) for label in _LABELS.value}

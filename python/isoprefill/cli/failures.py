@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from isoprefill.cli.entry import INTERRUPTED
 from isoprefill.execution.failures import failure_of
-from isoprefill.models.pinned import FetchError
+from isoprefill.models.sources.pinned import FetchError
 
 FAILED = 1
 WRONG_USE = 2

@@ -36,7 +36,7 @@ from isoprefill.modes import Delimiter, Isolation, Tokenization
 from isoprefill.server.settings import EngineSettings
 
 if TYPE_CHECKING:
-    from isoprefill.models.classes import Classes
+    from isoprefill.models.config.classes import Classes
     from isoprefill.request.options import ScoreOptions
     from isoprefill.request.result import ScoreResult
 

@@ -5,7 +5,7 @@ import warnings
 
 import jax
 
-from isoprefill.models.pinned import FetchError, cache_directory
+from isoprefill.models.sources.pinned import FetchError, cache_directory
 
 
 def enable() -> None:

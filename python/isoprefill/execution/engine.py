@@ -16,8 +16,8 @@ from isoprefill.execution.prefix_cache import PrefixCache, PrefixCacheStats
 from isoprefill.execution.warm_up import Workload, warm_up
 from isoprefill.host.threads import use_threads
 from isoprefill.models.pretrained import Pretrained, load_pretrained
-from isoprefill.models.size import weight_bytes
-from isoprefill.models.source import find_model
+from isoprefill.models.sources.size import weight_bytes
+from isoprefill.models.sources.source import find_model
 from isoprefill.modes import (
     AlgorithmChoice,
     Backend,

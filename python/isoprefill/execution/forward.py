@@ -18,10 +18,10 @@ from isoprefill.attention import multi_item_attention
 from isoprefill.attention.layout import Ints, PackedLayout
 from isoprefill.bits import from_bits, to_bits
 from isoprefill.execution.mesh import TENSOR
-from isoprefill.models.config import ModelConfig
-from isoprefill.models.decoder import decode
-from isoprefill.models.head import class_logits_at, logprobs_at, states_at
-from isoprefill.models.params import Params
+from isoprefill.models.config.config import ModelConfig
+from isoprefill.models.decoder.decoder import decode
+from isoprefill.models.decoder.head import class_logits_at, logprobs_at, states_at
+from isoprefill.models.weights.params import Params
 from isoprefill.modes import Backend
 
 

@@ -9,8 +9,8 @@ import jax
 
 from isoprefill.execution.failures import NotEnoughMemoryError, shown_bytes
 from isoprefill.host.control_groups import control_groups
-from isoprefill.models.config import ModelConfig
-from isoprefill.models.params import Params
+from isoprefill.models.config.config import ModelConfig
+from isoprefill.models.weights.params import Params
 
 # Of the memory that the weights leave; the rest is for the prefix cache, logits and other programs.
 SHARE = 1 / 8

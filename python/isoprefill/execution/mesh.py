@@ -13,10 +13,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from isoprefill.models.config import ModelConfig
-from isoprefill.models.packed_weights import PackedWeights, pack, unpack
-from isoprefill.models.parameters import PARAMETERS
-from isoprefill.models.params import Params
+from isoprefill.models.config.config import ModelConfig
+from isoprefill.models.config.parameters import PARAMETERS
+from isoprefill.models.weights.packed_weights import PackedWeights, pack, unpack
+from isoprefill.models.weights.params import Params
 
 DATA, TENSOR = "data", "tensor"
 

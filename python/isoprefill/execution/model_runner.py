@@ -30,9 +30,9 @@ from isoprefill.execution.mesh import (
 from isoprefill.execution.packing import Rows, joined_rows
 from isoprefill.execution.prefix_cache import CachedPrefix
 from isoprefill.execution.readout import Readout
-from isoprefill.models.config import ModelConfig
-from isoprefill.models.params import Params
-from isoprefill.models.storage import as_stored
+from isoprefill.models.config.config import ModelConfig
+from isoprefill.models.weights.params import Params
+from isoprefill.models.weights.storage import as_stored
 from isoprefill.modes import Backend
 
 SHARDED, REPLICATED = PartitionSpec(DATA), PartitionSpec()

@@ -10,8 +10,8 @@ from isoprefill.attention.layout import PackedLayout
 from isoprefill.execution.algorithms import Choice
 from isoprefill.execution.item_readout import first_rows_of, item_rows
 from isoprefill.execution.packing import ItemGroup, Pack
-from isoprefill.models.classes import Classes
-from isoprefill.models.head import LARGEST_LOGPROB, LARGEST_TOKEN
+from isoprefill.models.config.classes import Classes
+from isoprefill.models.decoder.head import LARGEST_LOGPROB, LARGEST_TOKEN
 from isoprefill.request.errors import MissingLogprobError
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
@@ -28,7 +28,7 @@ class Readout:
     Attributes:
         pack: the items.
         rows: rows of the pack; -1 is the last row of a cached prefix.
-        token_ids: the tokens at each row, or what stands for the largest (`models/head.py`); what a row does not need
+        token_ids: the tokens at each row, or what stands for the largest (`models/decoder/head.py`); what a row does not need
             is 0.
         num_token_rows: how many of the rows are for items' tokens.
     """

@@ -3,18 +3,18 @@
 import dataclasses
 from pathlib import Path
 
-from isoprefill.models.assembly import ParamsDtype
-from isoprefill.models.config import ModelConfig
-from isoprefill.models.damage import refusing_damage
-from isoprefill.models.gguf_file import load_gguf
-from isoprefill.models.gguf_split import read_headers
-from isoprefill.models.lora import read_adapter
-from isoprefill.models.params import Params
-from isoprefill.models.safetensors_files import load_safetensors
-from isoprefill.models.source import find_adapter, find_model
-from isoprefill.models.tokenizer import Tokenizer
-from isoprefill.models.tokenizer_gguf import tokenizer_from_gguf
-from isoprefill.models.tokenizer_json import tokenizer_from_directory
+from isoprefill.models.config.config import ModelConfig
+from isoprefill.models.files.damage import refusing_damage
+from isoprefill.models.files.gguf_file import load_gguf
+from isoprefill.models.files.gguf_split import read_headers
+from isoprefill.models.files.lora import read_adapter
+from isoprefill.models.files.safetensors_files import load_safetensors
+from isoprefill.models.sources.source import find_adapter, find_model
+from isoprefill.models.tokenizers.tokenizer import Tokenizer
+from isoprefill.models.tokenizers.tokenizer_gguf import tokenizer_from_gguf
+from isoprefill.models.tokenizers.tokenizer_json import tokenizer_from_directory
+from isoprefill.models.weights.assembly import ParamsDtype
+from isoprefill.models.weights.params import Params
 from isoprefill.modes import check_choice
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Int32
 
 from isoprefill.integers import common_prefix, flat_integers, shortened
-from isoprefill.models.classes import Classes
-from isoprefill.models.tokenizer import Tokenizer
-from isoprefill.models.untrusted_text import Span, encode_spans
+from isoprefill.models.config.classes import Classes
+from isoprefill.models.tokenizers.tokenizer import Tokenizer
+from isoprefill.models.tokenizers.untrusted_text import Span, encode_spans
 from isoprefill.request.errors import RequestError
 from isoprefill.request.labels import LabelSets
 from isoprefill.request.options import ScoreOptions

@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 from jaxtyping import Float32, Float64, Int32
 
-from isoprefill.models.classes import Classes
+from isoprefill.models.config.classes import Classes
 from isoprefill.modes import Algorithm, Isolation
 from isoprefill.request.softmax import class_log_odds, class_probabilities
 

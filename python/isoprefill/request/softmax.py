@@ -6,7 +6,7 @@ On the host because the front-end process of a server must not touch the device 
 import numpy as np
 from jaxtyping import Float, Float64
 
-from isoprefill.models.classes import Classes
+from isoprefill.models.config.classes import Classes
 
 
 def softmax(

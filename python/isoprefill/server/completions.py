@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from isoprefill.integers import common_prefix
-from isoprefill.models.tokenizer import Tokenizer
+from isoprefill.models.tokenizers.tokenizer import Tokenizer
 from isoprefill.request.errors import RequestError
 from isoprefill.request.options import ScoreOptions
 from isoprefill.request.result import ScoreResult

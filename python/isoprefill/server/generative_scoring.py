@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
-from isoprefill.models.tokenizer import Tokenizer
+from isoprefill.models.tokenizers.tokenizer import Tokenizer
 from isoprefill.request.result import ScoreResult
 from isoprefill.server.api_models import Items, LabelIds, Lenient, Query, ScoreRequest
 from isoprefill.server.errors import ApiError

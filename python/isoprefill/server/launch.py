@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import uvicorn
 
-from isoprefill.models.description import describe_model
-from isoprefill.models.source import find_model, load_tokenizer
+from isoprefill.models.sources.description import describe_model
+from isoprefill.models.sources.source import find_model, load_tokenizer
 from isoprefill.server import logs
 from isoprefill.server.connection import protocol_class
 from isoprefill.server.front_end import make_app

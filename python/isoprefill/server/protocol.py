@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from isoprefill.models.classes import Classes
+from isoprefill.models.config.classes import Classes
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
 

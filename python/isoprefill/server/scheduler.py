@@ -25,8 +25,8 @@ from isoprefill.execution.algorithms import PLANS
 from isoprefill.execution.failures import failure_of
 from isoprefill.execution.packing import item_groups
 from isoprefill.execution.warm_up import batches_of_sizes
-from isoprefill.models.classes import Classes
-from isoprefill.models.pinned import FetchError
+from isoprefill.models.config.classes import Classes
+from isoprefill.models.sources.pinned import FetchError
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import logs, protocol

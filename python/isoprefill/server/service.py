@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from isoprefill.models.description import ModelDescription
-from isoprefill.models.tokenizer import Tokenizer
+from isoprefill.models.sources.description import ModelDescription
+from isoprefill.models.tokenizers.tokenizer import Tokenizer
 from isoprefill.request.preparer import Preparer
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest

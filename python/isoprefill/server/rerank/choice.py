@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from isoprefill.models.description import ModelDescription
+from isoprefill.models.sources.description import ModelDescription
 from isoprefill.server.rerank.preset import HEAD, NAMES, Preset, load_preset
 from isoprefill.server.rerank.template import from_placeholders
 from isoprefill.server.settings import RerankSettings

@@ -1,7 +1,7 @@
 """Turns rerank jobs into scoring requests, and their scores into relevances.
 
 With labels a document's relevance is P(yes) / (P(yes) + P(no)) after the prompt; of a classification model it is the
-probability of the class that says so (`isoprefill.models.classes`). Otherwise it is the geometric mean of the
+probability of the class that says so (`isoprefill.models.config.classes`). Otherwise it is the geometric mean of the
 probabilities of the query's tokens after the document (Ponte and Croft, A language modeling approach to information
 retrieval, SIGIR 1998). Either way no document sees another: its relevance does not depend on the others.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from isoprefill.models.tokenizer import Tokenizer
+from isoprefill.models.tokenizers.tokenizer import Tokenizer
 from isoprefill.request.errors import RequestError
 from isoprefill.request.labels import LabelSets
 from isoprefill.request.options import ScoreOptions

@@ -1,6 +1,6 @@
 """Makes the reranker of a server when its model is known, and logs which preset it is."""
 
-from isoprefill.models.description import ModelDescription
+from isoprefill.models.sources.description import ModelDescription
 from isoprefill.request.preparer import Preparer
 from isoprefill.server import logs
 from isoprefill.server.rerank.choice import choose_preset

@@ -1,0 +1,202 @@
+"""Reads a model's configuration from a Hugging Face config.json."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from isoprefill.models.config.architectures import Architecture, Switch, find_architecture
+from isoprefill.models.config.classes import classes_from_huggingface
+from isoprefill.models.config.config import (
+    Activation,
+    LayerRope,
+    ModelConfig,
+    required,
+    required_layers,
+)
+from isoprefill.models.config.rope_huggingface import rope_from_huggingface
+from isoprefill.models.config.windows import effective_windows
+
+ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+_LAYER_TYPES = {"full_attention": False, "sliding_attention": True}
+
+
+def config_from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
+    """Builds the configuration from the contents of a Hugging Face config.json.
+
+    Args:
+        config: the parsed file, in the form that transformers 4 or 5 writes.
+
+    Raises:
+        ValueError: the architecture is not supported, a needed key is missing, or the model uses something that the
+            decoder does not compute (an unknown RoPE scaling, another activation, quantised weights).
+    """
+    name: Any = config.get("model_type")
+    architecture = find_architecture(name)
+    # An absent key is transformers' default; only null means that there is no such thing.
+    config = {**architecture.defaults, **config}
+    if config.get("quantization_config"):
+        raise ValueError(
+            "quantization_config: quantised Hugging Face checkpoints are not supported"
+        )
+    if config.get("mlp_bias"):
+        raise ValueError(
+            "mlp_bias = true is not supported: the feed-forward projections have no bias here"
+        )
+    if config.get("use_bidirectional_attention"):
+        raise ValueError(
+            "use_bidirectional_attention = true is not supported: a query's rows would differ from item to item"
+        )
+
+    hidden_size = required(config, "hidden_size", int)
+    num_layers = required_layers(config, "num_hidden_layers")
+    num_query_heads = required(config, "num_attention_heads", int)
+    head_dim = config.get("head_dim")
+    if head_dim is None:
+        head_dim = hidden_size // (num_query_heads or 1)
+    rope = rope_from_huggingface(config, architecture, head_dim)
+    unrotated = _unrotated_layers(config, architecture, num_layers)
+    sliding = _sliding_layers(config, architecture, unrotated, num_layers)
+    window, windowed_layers = effective_windows(
+        config.get("sliding_window") if _is_on(config, architecture.window_switch) else None,
+        sliding,
+        rope.max_positions,
+    )
+    layer_ropes: tuple[LayerRope, ...] | None = None
+    if any(unrotated):
+        layer_ropes = tuple("none" if off else "global" for off in unrotated)
+    elif architecture.local_rope:
+        layer_ropes = tuple("local" if on else "global" for on in sliding)
+    return ModelConfig(
+        architecture=name,
+        vocab_size=required(config, "vocab_size", int),
+        hidden_size=hidden_size,
+        intermediate_size=required(config, "intermediate_size", int),
+        num_layers=num_layers,
+        num_query_heads=num_query_heads,
+        num_kv_heads=config.get("num_key_value_heads") or num_query_heads,
+        head_dim=head_dim,
+        rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        rope_theta=rope.theta,
+        max_positions=rope.max_positions,
+        rope_frequency_divisors=rope.divisors,
+        tied_head=bool(config.get("tie_word_embeddings", False)),
+        qkv_bias=_is_on(config, architecture.qkv_bias),
+        output_bias=_is_on(config, architecture.output_bias),
+        qk_norm=architecture.qk_norm,
+        sliding_window=window,
+        windowed_layers=windowed_layers,
+        rotated=rope.rotated,
+        rope_attention_factor=rope.attention_factor,
+        local_rope_theta=rope.local_theta,
+        layer_ropes=layer_ropes,
+        projection_norm=architecture.projection_norm,
+        pre_norms=architecture.pre_norms,
+        post_norms=architecture.post_norms,
+        activation=_activation(config, architecture),
+        **_scales(config, architecture, hidden_size, head_dim),
+        classes=classes_from_huggingface(config),
+    )
+
+
+def _is_on(config: Mapping[str, Any], switch: Switch) -> bool:
+    return bool(config.get(switch)) if isinstance(switch, str) else switch
+
+
+def _activation(config: Mapping[str, Any], architecture: Architecture) -> Activation:
+    key = architecture.activation_key
+    name = config.get(key, architecture.activation)
+    if name == "gelu" and architecture.gelu_by_tanh:
+        name = "gelu_pytorch_tanh"
+    if name not in ACTIVATIONS:
+        raise ValueError(f"{key} {name!r} is not supported; supported: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def _unrotated_layers(
+    config: Mapping[str, Any], architecture: Architecture, num_layers: int
+) -> list[bool]:
+    """Returns which layers are without RoPE."""
+    if architecture.no_rope_interval is None:
+        return [False] * num_layers
+    listed = config.get("no_rope_layers")
+    if listed is None:
+        interval = config.get("no_rope_layer_interval", architecture.no_rope_interval)
+        if type(interval) is not int or interval < 1:
+            raise ValueError(f"no_rope_layer_interval must be a positive integer, got {interval!r}")
+        return [(layer + 1) % interval == 0 for layer in range(num_layers)]
+    if not isinstance(listed, list) or len(listed) < num_layers:
+        raise ValueError(f"no_rope_layers must hold a number for each of {num_layers} layers")
+    return [not rotates for rotates in listed[:num_layers]]
+
+
+def _sliding_layers(
+    config: Mapping[str, Any],
+    architecture: Architecture,
+    unrotated: list[bool],
+    num_layers: int,
+) -> list[bool]:
+    """Returns which layers are of the kind that a sliding window is for."""
+    if not _is_on(config, architecture.window_switch):
+        by_rule = [False] * num_layers
+    elif architecture.window_rule == "every":
+        by_rule = [True] * num_layers
+    elif architecture.window_rule == "unrotated":
+        by_rule = unrotated
+    elif architecture.window_rule == "upper":
+        first = required(config, "max_window_layers", int)
+        by_rule = [layer >= first for layer in range(num_layers)]
+    else:
+        period = required(config, "sliding_window_pattern", int)
+        if period < 1:
+            raise ValueError(f"sliding_window_pattern must be at least 1, got {period}")
+        by_rule = [(layer + 1) % period != 0 for layer in range(num_layers)]
+    layer_types = config.get("layer_types")
+    if not layer_types:
+        return by_rule
+    if not isinstance(layer_types, list) or len(layer_types) != num_layers:
+        raise ValueError(f"layer_types must hold a name for each of {num_layers} layers")
+    for layer_type in layer_types:
+        if layer_type not in _LAYER_TYPES:
+            raise ValueError(
+                f"layer_types must be of {', '.join(_LAYER_TYPES)}, got {layer_type!r}"
+            )
+    listed = [_LAYER_TYPES[layer_type] for layer_type in layer_types]
+    # Where transformers has windows without layer_types, or has none, it does not look at it.
+    if architecture.window_rule == "every" or not any(by_rule):
+        if any(listed) and listed != by_rule:
+            raise ValueError(
+                f"layer_types has 'sliding_attention' where a {config['model_type']} model of this configuration has "
+                "no sliding window"
+            )
+        return by_rule
+    return listed
+
+
+def _scales(
+    config: Mapping[str, Any], architecture: Architecture, hidden_size: int, head_dim: int
+) -> dict[str, Any]:
+    """Returns the fields of ModelConfig that multiply or cap something."""
+    scales: dict[str, Any] = {}
+
+    def number(key: str) -> float | None:
+        return None if config.get(key) is None else required(config, key, float)
+
+    if architecture.embedding_scaled:
+        scales["embedding_scale"] = hidden_size**0.5
+    if architecture.soft_caps:
+        scalar = required(config, "query_pre_attn_scalar", float)
+        if not scalar > 0.0:
+            raise ValueError(f"query_pre_attn_scalar must be positive, got {scalar}")
+        scales["query_scale"] = None if scalar == head_dim else scalar**-0.5
+        scales["logit_softcap"] = number("final_logit_softcapping")
+        cap = number("attn_logit_softcapping")
+        if cap is not None and not architecture.score_softcap:
+            raise ValueError(
+                f"attn_logit_softcapping must be null in a {config['model_type']} model, got {cap}"
+            )
+        scales["score_softcap"] = cap
+    if architecture.multipliers:
+        scales["query_scale"] = number("attention_multiplier") or 1.0
+        scales["embedding_scale"] = number("embedding_multiplier") or 1.0
+        scales["residual_scale"] = number("residual_multiplier") or 1.0
+        scales["logit_scale"] = 1.0 / (number("logits_scaling") or 1.0)
+    return scales

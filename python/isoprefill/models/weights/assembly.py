@@ -1,0 +1,147 @@
+"""Puts a checkpoint's tensors together as the decoder's parameters.
+
+A checkpoint holds one tensor per layer under a name of its own; the decoder wants all layers of a kind stacked. Each
+file format reads one tensor at a time; this does the rest. On a CPU it packs matrices as it reads them, so that there
+is never a second copy of them all.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import isoprefill_csrc
+from isoprefill.host.threads import usable_threads
+from isoprefill.models.config.config import ModelConfig
+from isoprefill.models.config.parameters import parameters_of
+from isoprefill.models.weights.packed_weights import (
+    PackedWeights,
+    aligned_empty,
+    in_parts,
+    packed_shape,
+)
+from isoprefill.models.weights.params import Params
+from isoprefill.models.weights.stored_tensors import FileFormat, stored_tensors
+
+ParamsDtype = Literal["float32", "bfloat16"]
+
+# Fields that are read together: they may be rows of one tensor, and gate and up are multiplied together.
+_TOGETHER = (("gate", "up"), ("query", "key", "value"))
+# By field: what may be done about a tensor that is missing.
+_REMEDIES = {
+    "head": ", and the configuration says that the head is not the embedding: get the file that holds it, or, if the "
+    "model was trained with a tied head, set tie_word_embeddings to true in config.json"
+}
+
+
+def assemble(
+    config: ModelConfig,
+    file_format: FileFormat,
+    unused: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    read: Callable[[str], np.ndarray],
+    dtype: ParamsDtype,
+) -> Params:
+    """Reads all parameters of a model.
+
+    Args:
+        config: sizes and switches; they say which tensors there must be, and of what shape.
+        file_format: which says how tensors are named.
+        unused: regular expression of further names that a file may have and no parameter is read from.
+        shapes: of every tensor in the checkpoint, by name.
+        read: reads a tensor's values, of any floating-point dtype. Called from several threads at once.
+        dtype: dtype of the matrices. Vectors are float32.
+
+    Raises:
+        ValueError: a tensor is missing, has another shape than the configuration says, or has no place in the model;
+            names it.
+    """
+    packed = jax.default_backend() == "cpu"
+    arrays: dict[str, np.ndarray | PackedWeights] = {}
+    parts: dict[str, list[_Part]] = {}  # by the tensor to fill them from
+    stored = stored_tensors(config, file_format)
+    for field, parameter in parameters_of(config).items():
+        shape, source = parameter.shape(config), stored[field]
+        tensors = []
+        # One by one: a damaged file may claim thousands of layers, and the first is missing.
+        for layer in range(config.num_layers if parameter.stacked else 1):
+            tensor = source.name.format(layer=layer)
+            if tensor not in shapes:
+                raise ValueError(f"tensor {tensor} is missing{_REMEDIES.get(field, '')}")
+            if shapes[tensor] != source.shape:
+                raise ValueError(
+                    f"tensor {tensor} must have shape {list(source.shape)}, as the model's configuration says, "
+                    f"got {list(shapes[tensor])}"
+                )
+            tensors.append(tensor)
+        packs = packed and parameter.is_matrix
+        values_dtype = jnp.dtype(dtype if parameter.is_matrix else np.float32)
+        # On a CPU, bfloat16 is stored as its bits (`isoprefill.bits`).
+        bits = packed and values_dtype == jnp.bfloat16
+        array = aligned_empty(
+            packed_shape(shape) if packs else shape, np.dtype(np.uint16) if bits else values_dtype
+        )
+        arrays[field] = PackedWeights(array, *shape[-2:]) if packs else array
+        for part, tensor in zip(array if parameter.stacked else [array], tensors, strict=True):
+            parts.setdefault(tensor, []).append(
+                _Part(field, part, source.rows, source.offset, values_dtype, packs)
+            )
+    for tensor in shapes:
+        # Ignoring a bias or a scale would compute a different model.
+        if tensor not in parts and not re.fullmatch(unused, tensor):
+            raise ValueError(
+                f"tensor {tensor} is not supported: a {config.architecture} model with this configuration has no "
+                "such parameter"
+            )
+
+    def fill(tensor: str) -> None:
+        values = read(tensor)
+        for part in parts[tensor]:
+            part.fill(values[part.rows])
+
+    # The largest first: what they take beside their own size is gone before the others are read.
+    alone = [(field,) for field in arrays if all(field not in fields for fields in _TOGETHER)]
+    sizes = {
+        fields: sum(
+            part.array.nbytes for of in parts.values() for part in of if part.field in fields
+        )
+        for fields in (*_TOGETHER, *alone)
+    }
+    with ThreadPoolExecutor(usable_threads()) as threads:
+        for fields in sorted(sizes, key=lambda fields: sizes[fields], reverse=True):
+            tensors = [tensor for tensor, of in parts.items() if of[0].field in fields]
+            for filled in [threads.submit(fill, tensor) for tensor in tensors]:
+                filled.result()
+            for tensor in tensors:
+                del parts[tensor]  # it holds what `in_parts` gives up
+            matrix = {
+                name: one for name in fields if isinstance(one := arrays[name], PackedWeights)
+            }
+            arrays.update(zip(matrix, in_parts(list(matrix.values())), strict=True))
+    return Params.from_fields(jax.device_put(arrays))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """One parameter, or one layer's of it, and which rows of a tensor are to fill it."""
+
+    field: str
+    array: np.ndarray
+    rows: slice
+    offset: float
+    dtype: np.dtype
+    packs: bool
+
+    def fill(self, values: np.ndarray) -> None:
+        if self.offset:
+            values = values.astype(np.float32) + np.float32(self.offset)
+        values = np.ascontiguousarray(values, self.dtype).view(self.array.dtype)
+        if self.packs:
+            isoprefill_csrc.pack_weights(values, self.array)
+        else:
+            self.array[...] = values
