@@ -28,8 +28,8 @@ class Readout:
     Attributes:
         pack: the items.
         rows: rows of the pack; -1 is the last row of a cached prefix.
-        token_ids: the tokens at each row, or what stands for the largest (`models/decoder/head.py`); what a row does not need
-            is 0.
+        token_ids: the tokens at each row, or what stands for the largest (`models/decoder/head.py`); what a row does
+            not need is 0.
         num_token_rows: how many of the rows are for items' tokens.
     """
 
