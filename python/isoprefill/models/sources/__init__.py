@@ -1,1 +1,1 @@
-"""Where a model comes from (a path, the Hub's cache, the default model), and what is known of it before it is loaded."""
+"""Where a model comes from: a path, the Hub's cache, the default model; and what is known of it unloaded."""
