@@ -3,14 +3,13 @@
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "csrc/array.h"
 #include "csrc/bfloat16.h"
 #include "csrc/block_product.h"
 #include "csrc/decoder_kernels.h"
+#include "csrc/feed_forward_columns.h"
 #include "csrc/micro_kernels.h"
 
 namespace isoprefill {
@@ -18,11 +17,6 @@ namespace {
 
 const float* Offset(const float* values, int64_t by) {
   return values == nullptr ? nullptr : values + by;
-}
-
-template <typename Element>
-int64_t RowBytes(const DecoderKernels<Element>& kernels, int64_t inner) {
-  return kernels.working_bytes(kRowsTogether, inner) / kRowsTogether;
 }
 
 // Prepares `count` normed rows from `first` on as the first rows of `store`.
@@ -180,45 +174,6 @@ struct HeadColumns {
   }
 };
 
-// Gate and up, of which a group has as many panels each.
-template <typename Element>
-struct GatedColumns {
-  const DecoderKernels<Element>& kernels;
-  const FeedForward<Element>& problem;
-  const PreparedRows& gated;
-  // Two of each, because then no two threads write to one cache line of
-  // bfloat16; but no more than a block's, of those that are loaded.
-  const int64_t panels_each = kernels.load == nullptr || problem.gate.parts > 0
-                                  ? 2
-                                  : kernels.block_panels / 2;
-
-  int64_t NumGroups() const {
-    return CeilDivide(problem.gate.num_panels(), panels_each);
-  }
-  int64_t Panels(int64_t group) const { return 2 * Half(group); }
-  const Element* Panel(int64_t group, int64_t i) const {
-    const int64_t half = Half(group);
-    return i < half ? problem.gate.panel(group * panels_each + i)
-                    : problem.up.panel(group * panels_each + i - half);
-  }
-  int64_t Parts(int64_t) const { return problem.gate.parts; }
-  int64_t Columns(int64_t group) const { return Panels(group) * kPanelColumns; }
-  void Ahead(int64_t, int64_t, int64_t) const {}
-  void Finish(int64_t group, int64_t row, const SumBlock& sums) const {
-    const int64_t column = group * panels_each * kPanelColumns;
-    kernels.gate(sums, problem.activation,
-                 std::min(panels_each * kPanelColumns,
-                          problem.gate.num_columns - column),
-                 gated, row, column);
-  }
-
- private:
-  int64_t Half(int64_t group) const {
-    return std::min(panels_each,
-                    problem.gate.num_panels() - group * panels_each);
-  }
-};
-
 template <typename Element>
 DecoderKernels<Element> KernelsFor(Instructions instructions) {
   return MicroKernelsFor<Element>(instructions).decoder;
@@ -288,11 +243,7 @@ template <typename Element>
 void ComputeFeedForward(const FeedForward<Element>& problem,
                         Instructions instructions,
                         const ParallelFor& parallel) {
-  if (problem.gate.parts != problem.up.parts) {
-    throw std::invalid_argument("gate and up must be of as many parts, got " +
-                                std::to_string(problem.gate.parts) + " and " +
-                                std::to_string(problem.up.parts));
-  }
+  CheckGateAndUp(problem.gate, problem.up);
   const auto kernels = KernelsFor<Element>(instructions);
   const NormedRows& rows = problem.rows;
   const int64_t width = problem.gate.num_columns;
@@ -302,7 +253,9 @@ void ComputeFeedForward(const FeedForward<Element>& problem,
              RowStore<Element> normed(kernels, count, rows.inner);
              PrepareNormed(kernels, rows, first, count, normed.rows(), inside);
              RowStore<Element> gated(kernels, count, width);
-             const GatedColumns<Element> gate{kernels, problem, gated.rows()};
+             const GatedColumns<Element> gate{kernels, problem.gate, problem.up,
+                                              problem.activation,
+                                              gated.rows()};
              MultiplyGroups(kernels, normed.rows(), count, gate.NumGroups(),
                             gate, inside);
              const int64_t place = first * rows.inner;

@@ -26,6 +26,7 @@
 #include "csrc/bindings/bindings.h"
 #include "csrc/bindings/thread_pool.h"
 #include "csrc/decoder.h"
+#include "csrc/experts.h"
 #include "csrc/instructions.h"
 #include "csrc/packed_weights.h"
 #include "csrc/token_logprobs.h"
@@ -420,6 +421,73 @@ ffi::Error FeedForwardOfLayer(float eps, int64_t width, bool adds, bool narrow,
   });
 }
 
+// Weights of a layer's experts, [L, X, M, N], packed.
+template <typename Element>
+Shaped PackedExperts(const char* name, const ffi::AnyBuffer& array,
+                     int64_t columns, int64_t inner) {
+  Shaped shaped = Packed<Element>(name, array, columns, inner, true);
+  shaped.dimensions.insert(shaped.dimensions.begin() + 1, "X");
+  return shaped;
+}
+
+// Elements are float32, or bfloat16 if `narrow`.
+ffi::Error ExpertsOfLayer(float eps, int64_t width, int64_t chosen,
+                          bool normalised, bool adds, bool narrow, bool gelu,
+                          float scale, Layer layer, Rows rows, Floats stream,
+                          Floats norm, ffi::AnyBuffer router,
+                          ffi::AnyBuffer gate, ffi::AnyBuffer up,
+                          ffi::AnyBuffer down,
+                          ffi::ResultBuffer<ffi::F32> out,
+                          ffi::ThreadPool pool) {
+  return Compute(narrow, [&](auto element) {
+    using Element = decltype(element);
+    const auto dimension = [](const auto& array, size_t index) {
+      const auto shape = array.dimensions();
+      return shape.size() > index ? shape[index] : 0;
+    };
+    const int64_t inner = dimension(stream, 1);
+    const int64_t num_experts = dimension(gate, 1);
+    const Shaped shapes[] = {
+        {"stream", stream.dimensions(), {"T", "E"}},
+        {"norm", norm.dimensions(), {"L", "E"}},
+        Packed<Element>("router", router, num_experts, inner, true),
+        PackedExperts<Element>("gate", gate, width, inner),
+        PackedExperts<Element>("up", up, width, inner),
+        PackedExperts<Element>("down", down, inner, width),
+        {"out", out->dimensions(), {"T", "E"}}};
+    CheckShapes(shapes);
+    const int64_t l = Scalar(layer, "layer", norm.dimensions()[0] - 1);
+    // They lie one after another, and so do the layers.
+    const auto weights_of = [&](const ffi::AnyBuffer& array, int64_t expert,
+                                int64_t columns, int64_t columns_inner) {
+      const int64_t index = l * num_experts + expert;
+      const auto* bytes = static_cast<const char*>(array.untyped_data());
+      const auto size = static_cast<int64_t>(array.size_bytes()) /
+                        (norm.dimensions()[0] * num_experts);
+      return PackedWeights<Element>{
+          reinterpret_cast<const Element*>(bytes + index * size), columns,
+          columns_inner, PartsOf<Element>(array)};
+    };
+    Experts<Element> problem;
+    problem.rows = ReadRows(stream, norm, l,
+                            Scalar(rows, "rows", stream.dimensions()[0]), eps);
+    problem.router = WeightsOfLayer<Element>(router, l, num_experts, inner);
+    for (int64_t x = 0; x < num_experts; ++x) {
+      problem.experts.push_back({weights_of(gate, x, width, inner),
+                                 weights_of(up, x, width, inner),
+                                 weights_of(down, x, inner, width)});
+    }
+    problem.chosen = chosen;
+    problem.normalised = normalised;
+    problem.activation = gelu ? Activation::kGeluTanh : Activation::kSilu;
+    problem.scale = scale;
+    problem.residual = adds ? stream.typed_data() : nullptr;
+    problem.out = out->typed_data();
+    ComputeExperts(problem, BestInstructions(), OnThreads(pool));
+    ClearAfter<float>(problem.rows.num_rows, *out);
+  });
+}
+
 ffi::Error Norm(float eps, Rows rows, Floats stream, Floats norm,
                 ffi::Result<ffi::AnyBuffer> out, ffi::ThreadPool pool) {
   return ComputeElements("out", {*out}, [&](auto element) {
@@ -583,6 +651,26 @@ XLA_FFI_DEFINE_HANDLER(kFeedForward, FeedForwardOfLayer,
                            .Arg<ffi::AnyBuffer>()
                            .Ret<Floats>()
                            .Ctx<ffi::ThreadPool>());
+XLA_FFI_DEFINE_HANDLER(kExperts, ExpertsOfLayer,
+                       ffi::Ffi::Bind()
+                           .Attr<float>("eps")
+                           .Attr<int64_t>("width")
+                           .Attr<int64_t>("chosen")
+                           .Attr<bool>("normalised")
+                           .Attr<bool>("adds")
+                           .Attr<bool>("narrow")
+                           .Attr<bool>("gelu")
+                           .Attr<float>("scale")
+                           .Arg<ffi::Buffer<ffi::S32>>()
+                           .Arg<ffi::Buffer<ffi::S32>>()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Ret<Floats>()
+                           .Ctx<ffi::ThreadPool>());
 XLA_FFI_DEFINE_HANDLER(kNorm, Norm,
                        ffi::Ffi::Bind()
                            .Attr<float>("eps")
@@ -632,6 +720,7 @@ py::dict FfiTargets() {
   add("isoprefill_attention_inputs", kAttentionInputs);
   add("isoprefill_projection", kProjection);
   add("isoprefill_feed_forward", kFeedForward);
+  add("isoprefill_experts", kExperts);
   add("isoprefill_add_normed", kAddNormed);
   add("isoprefill_norm", kNorm);
   add("isoprefill_embedding", kEmbedding);

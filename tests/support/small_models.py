@@ -85,6 +85,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "logits_scaling": 0.7,
     },
     "smollm3": {"num_hidden_layers": 5, "no_rope_layer_interval": 4},
+    "qwen3_moe": _ODD
+    | {
+        "moe_intermediate_size": 35,
+        "num_experts": 7,
+        "num_experts_per_tok": 3,
+        "norm_topk_prob": True,
+    },
+    "mixtral": _ODD | {"num_local_experts": 5, "num_experts_per_tok": 2},
 }
 
 
@@ -128,6 +136,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             }
         },
     ),
+    "qwen3_moe, shares as they are": ("qwen3_moe", {"norm_topk_prob": False}),
+    "qwen3_moe, biases, even sizes": ("qwen3_moe", _EVEN | {"attention_bias": True}),
+    "qwen3_moe, every expert": ("qwen3_moe", {"num_experts_per_tok": 7}),
+    "mixtral, one expert a row": ("mixtral", {"num_experts_per_tok": 1}),
+    "mixtral, its window": ("mixtral", {"sliding_window": 20, "tie_word_embeddings": True}),
     "phi3, partial rope": ("phi3", {"head_dim": 16, "partial_rotary_factor": 0.5}),
     "phi3, longrope": (
         "phi3",
@@ -184,7 +197,10 @@ if pairwise.FULL in os.environ:
     VARIANTS |= FULL_VARIANTS
 # What llama.cpp has no keys for, or no converter.
 _NOT_IN_GGUF = ("query_pre_attn_scalar", "no_rope_layers", "use_sliding_window")
-_NAMES_NOT_IN_GGUF = ("llama3 rope", "of its own", "gemma, untied head", "gemma2, untied head")
+_NAMES_NOT_IN_GGUF = (
+    *("llama3 rope", "of its own", "gemma, untied head", "gemma2, untied head"),
+    *("shares as they are", "its window"),
+)
 # The same from a GGUF file.
 GGUF_VARIANTS = {
     name: (family, overrides)
@@ -192,7 +208,12 @@ GGUF_VARIANTS = {
     if not set(overrides) & set(_NOT_IN_GGUF) and not name.endswith(_NAMES_NOT_IN_GGUF)
 }
 # What is of llama.cpp's converter here is not from the table, which this judges.
-GGUF_NAMES = {"mistral": "llama", "gemma3_text": "gemma3"}
+GGUF_NAMES = {
+    "mistral": "llama",
+    "mixtral": "llama",
+    "qwen3_moe": "qwen3moe",
+    "gemma3_text": "gemma3",
+}
 # GGUF's architectures whose rows of q and k it reorders, and those whose norms it adds 1 to.
 INTERLEAVED = ("llama", "granite", "smollm3")
 NORMS_FROM_ONE = ("gemma", "gemma2", "gemma3")
@@ -228,7 +249,7 @@ def small_config(family: str, **overrides: Any) -> transformers.PreTrainedConfig
 def random_model(family: str, **overrides: Any) -> torch.nn.Module:
     """Makes a random model of `small_config`, float32."""
     config = small_config(family, **overrides)
-    config._attn_implementation = "eager"
+    config._attn_implementation = config._experts_implementation = "eager"
     return _randomised(transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32))
 
 
@@ -241,7 +262,7 @@ def random_classifier(family: str, bias: bool = False, **overrides: Any) -> torc
         **overrides: arguments of the configuration, `num_labels`, `id2label` and `problem_type` among them.
     """
     config = small_config(family, **overrides)
-    config._attn_implementation = "eager"
+    config._attn_implementation = config._experts_implementation = "eager"
     kind = transformers.AutoModelForSequenceClassification
     model = kind.from_config(config, dtype=torch.float32)
     if bias:
@@ -357,8 +378,8 @@ def save_gguf(
     for name, values in (_gguf_tensors(model, arch) | (extra_tensors or {})).items():
         if name == leave_out:
             continue
-        matrix = values.ndim == 2
-        kind = quantization if matrix else gguf.GGMLQuantizationType.F32
+        narrow = values.ndim > 1 and "ffn_gate_inp" not in name  # the router stays wide
+        kind = quantization if narrow else gguf.GGMLQuantizationType.F32
         writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -399,6 +420,9 @@ def _gguf_scales(config: transformers.PreTrainedConfig) -> dict[str, Any]:
         "embedding_multiplier": "embedding_scale",
         "residual_multiplier": "residual_scale",
         "logits_scaling": "logit_scale",
+        "num_local_experts": "expert_count",
+        "num_experts_per_tok": "expert_used_count",
+        "moe_intermediate_size": "expert_feed_forward_length",
     }
     values = {key: getattr(config, name, None) for name, key in names.items()}
     return {key: value for key, value in values.items() if value is not None}
@@ -421,6 +445,15 @@ def _gguf_tensors(model: torch.nn.Module, arch: str) -> dict[str, np.ndarray]:
             values = _interleave(values, config.num_key_value_heads)
         if name.startswith("score."):
             tensors[name.replace("score", "cls.output")] = values
+            continue
+        if name.endswith(".experts.gate_up_proj"):
+            gate, up = np.split(values, 2, axis=1)
+            layer = name.split(".")[2]
+            tensors[f"blk.{layer}.ffn_gate_exps.weight"] = gate
+            tensors[f"blk.{layer}.ffn_up_exps.weight"] = up
+            continue
+        if name.endswith(".experts.down_proj"):
+            tensors[f"blk.{name.split('.')[2]}.ffn_down_exps.weight"] = values
             continue
         tensors[names.get_name(name, try_suffixes=(".weight", ".bias")) or name] = values
     rope = config.rope_parameters

@@ -33,7 +33,9 @@ def row_bytes(config: ModelConfig) -> int:
     heads = config.num_query_heads + 2 * config.num_kv_heads
     stream = 4 * config.hidden_size  # before, normalised, added, after
     attention = (2 * heads + config.num_query_heads) * config.head_dim  # projected, rotated; result
-    feed_forward = 3 * config.intermediate_size
+    feed_forward = 3 * config.feed_forward_width
+    if config.experts is not None:  # and what goes to and comes from each expert
+        feed_forward = config.experts.chosen * (feed_forward + 2 * config.hidden_size)
     return 4 * (stream + attention + feed_forward)
 
 

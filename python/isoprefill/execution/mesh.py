@@ -1,7 +1,7 @@
 """Several devices: how the work and the weights are distributed over them.
 
 Packs are distributed along the axis "data". Along "tensor" each device has some of the heads and of the feed-forward
-width, as in Megatron-LM (Shoeybi et al., 2019): two sums over the devices a layer. The embedding is whole on every
+width, of each expert too, as in Megatron-LM (Shoeybi et al., 2019): two sums over the devices a layer. The embedding is whole on every
 device; the head's rows are sharded.
 """
 
@@ -57,13 +57,17 @@ def make_mesh(shape: MeshShape, config: ModelConfig) -> Mesh:
     Raises:
         ValueError: if there are fewer devices, or the model cannot be shared out among so many; with the numbers.
     """
-    for name in ("num_query_heads", "num_kv_heads", "intermediate_size"):
-        value = getattr(config, name)
+    width = "intermediate_size" if config.experts is None else "expert_width"
+    for name, value in (
+        ("num_query_heads", config.num_query_heads),
+        ("num_kv_heads", config.num_kv_heads),
+        (width, config.feed_forward_width),
+    ):
         if value % shape.tensor:
             raise ValueError(
                 f"mesh tensor={shape.tensor} must divide the model's {name} = {value}; its "
-                f"{config.num_query_heads} query heads, {config.num_kv_heads} KV heads and intermediate size "
-                f"{config.intermediate_size} allow "
+                f"{config.num_query_heads} query heads, {config.num_kv_heads} KV heads and {width.replace('_', ' ')} "
+                f"{config.feed_forward_width} allow "
                 + ", ".join(map(str, _possible_tensor_sizes(config)))
             )
     if config.projection_norm and shape.tensor > 1:
@@ -81,7 +85,7 @@ def make_mesh(shape: MeshShape, config: ModelConfig) -> Mesh:
 
 def _possible_tensor_sizes(config: ModelConfig) -> list[int]:
     sizes = range(1, config.num_kv_heads + 1)  # query heads are a multiple of KV heads
-    return [n for n in sizes if config.num_kv_heads % n == 0 and config.intermediate_size % n == 0]
+    return [n for n in sizes if config.num_kv_heads % n == 0 and config.feed_forward_width % n == 0]
 
 
 def param_specs(params: Params) -> Params:

@@ -33,6 +33,10 @@ class Architecture:
         gelu_by_tanh: "gelu" in config.json is what other architectures call "gelu_pytorch_tanh".
         embedding_scaled: embeddings are multiplied by sqrt(hidden_size), rounded to the weights' dtype.
         fused_projections: query, key and value are one tensor, and so are gate and up.
+        mixture: the feed-forward part is a mixture of experts.
+        expert_width_key: the key of config.json with the width of an expert.
+        shares_normalised: the shares of a row's experts are divided by their sum. Always in a GGUF file.
+        block_sparse_names: a Hugging Face checkpoint calls the mixture's tensors by Mixtral's names.
         soft_caps: config.json's query_pre_attn_scalar and final_logit_softcapping count.
         score_softcap: so does its attn_logit_softcapping.
         multipliers: so do its attention_multiplier, embedding_multiplier, residual_multiplier and logits_scaling.
@@ -42,7 +46,7 @@ class Architecture:
         window_switch: config.json's sliding_window counts.
         window_rule: for which layers, if layer_types does not say.
         defaults: what absent keys of config.json mean, if other than what `config_huggingface` takes.
-        gguf_name: general.architecture of a GGUF file, if other than model_type.
+        gguf_name: general.architecture of a GGUF file, if other than model_type. Of two with one name, one is a mixture.
         gguf_windows: a GGUF file may have a sliding window.
         gguf_wide_scale_layers: a model of so many layers scales queries by sqrt(heads / hidden_size), not by
             sqrt(1 / head_dim). GGUF has no key for it, and llama.cpp knows the one such model by its layers.
@@ -62,6 +66,10 @@ class Architecture:
     gelu_by_tanh: bool = False
     embedding_scaled: bool = False
     fused_projections: bool = False
+    mixture: bool = False
+    expert_width_key: str = "moe_intermediate_size"
+    shares_normalised: Switch = True
+    block_sparse_names: bool = False
     soft_caps: bool = False
     score_softcap: bool = False
     multipliers: bool = False
@@ -122,6 +130,25 @@ ARCHITECTURES = {
         window_switch="use_sliding_window",
         window_rule="upper",
         defaults={"head_dim": 128, "sliding_window": 4096, "max_window_layers": 28},
+    ),
+    "qwen3_moe": Architecture(
+        qkv_bias="attention_bias",
+        output_bias="attention_bias",
+        qk_norm=True,
+        mixture=True,
+        shares_normalised="norm_topk_prob",
+        window_switch="use_sliding_window",
+        defaults={"sliding_window": 4096, "moe_intermediate_size": 768, "num_experts_per_tok": 8},
+        gguf_name="qwen3moe",
+    ),
+    "mixtral": Architecture(
+        mixture=True,
+        expert_width_key="intermediate_size",
+        block_sparse_names=True,
+        window_switch=True,
+        defaults={"rms_norm_eps": 1e-5, "num_experts_per_tok": 2},
+        gguf_name="llama",
+        gguf_interleaves_heads=True,
     ),
     "gemma": dataclasses.replace(_GEMMA, gelu_by_tanh=True),
     "gemma2": dataclasses.replace(
@@ -196,12 +223,24 @@ def find_architecture(name: object) -> Architecture:
     raise _unsupported(name, list(ARCHITECTURES))
 
 
-def gguf_model_type(name: object) -> str:
-    """Returns the model_type of a GGUF file's general.architecture; ValueError unless it is supported."""
-    model_types = {row.gguf_name or key: key for key, row in ARCHITECTURES.items()}
-    if isinstance(name, str) and name in model_types:
-        return model_types[name]
-    raise _unsupported(name, list(model_types))
+def gguf_model_type(metadata: Mapping[str, Any]) -> str:
+    """Returns the model_type of a GGUF file's metadata; ValueError unless its architecture is supported."""
+    name = metadata.get("general.architecture")
+    named = {key: row for key, row in ARCHITECTURES.items() if (row.gguf_name or key) == name}
+    if not named:
+        raise _unsupported(
+            name, list(dict.fromkeys(row.gguf_name or key for key, row in ARCHITECTURES.items()))
+        )
+    mixture = bool(metadata.get(f"{name}.expert_count"))
+    for key, row in named.items():
+        if row.mixture == mixture:
+            return key
+    if mixture:
+        raise ValueError(
+            f"{name}.expert_count must be 0, got {metadata[f'{name}.expert_count']}: a mixture of experts of this "
+            "architecture is not supported"
+        )
+    raise ValueError(f"{name}.expert_count must be at least 1, got 0 or nothing")
 
 
 def _unsupported(name: object, supported: list[str]) -> ValueError:

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from isoprefill.models.config.architectures import find_architecture
 from isoprefill.models.config.classes import Classes
+from isoprefill.models.config.experts import Experts
 
 # Of the feed-forward part's gate: x * sigmoid(x), or Gaussian error linear units as tanh approximates them.
 Activation = Literal["silu", "gelu_tanh"]
@@ -49,6 +50,7 @@ class ModelConfig:
         pre_norms: what the attention and the feed-forward part get is RMS-normalised.
         post_norms: what they add to the stream is.
         activation: of the feed-forward part.
+        experts: the feed-forward part is a mixture of these, and `intermediate_size` has no meaning; None: it is one.
         embedding_scale: embeddings are multiplied by it.
         residual_scale: what the attention and the feed-forward part add to the stream is multiplied by it.
         logit_scale: logits are multiplied by it.
@@ -89,6 +91,7 @@ class ModelConfig:
     pre_norms: bool = True
     post_norms: bool = False
     activation: Activation = "silu"
+    experts: Experts | None = None
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     logit_scale: float = 1.0
@@ -181,6 +184,21 @@ class ModelConfig:
         """The different ones of them: None first, if some layers have none."""
         window = self.sliding_window
         return tuple(one for one in dict.fromkeys((None, window)) if one in self.layer_windows)
+
+    @property
+    def mixture(self) -> bool:
+        """Whether the feed-forward part is a mixture of experts."""
+        return self.experts is not None
+
+    @property
+    def single_feed_forward(self) -> bool:
+        """Whether it is one, with weights of its own."""
+        return self.experts is None
+
+    @property
+    def feed_forward_width(self) -> int:
+        """The width of the feed-forward part, or of that of one expert."""
+        return self.intermediate_size if self.experts is None else self.experts.width
 
     @property
     def own_head(self) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 from isoprefill.models.config.architectures import ARCHITECTURES, Architecture, gguf_model_type
 from isoprefill.models.config.config import LayerRope, ModelConfig, required, required_layers
 from isoprefill.models.config.config_huggingface import ACTIVATIONS
+from isoprefill.models.config.experts import Experts
 from isoprefill.models.config.parameters import PARAMETERS
 from isoprefill.models.config.rope_gguf import rope_from_gguf
 from isoprefill.models.config.windows import effective_windows
@@ -27,7 +28,7 @@ def config_from_gguf(
         ValueError: as for `config_from_huggingface`.
     """
     gguf_name = metadata.get("general.architecture")
-    name = gguf_model_type(gguf_name)
+    name = gguf_model_type(metadata)
     architecture = ARCHITECTURES[name]
 
     def key(suffix: str) -> str:
@@ -47,10 +48,6 @@ def config_from_gguf(
     num_layers = required_layers(metadata, key("block_count"))
     num_query_heads = required(metadata, key("attention.head_count"), int)
     head_dim = get("attention.key_length") or hidden_size // (num_query_heads or 1)
-    if experts := get("expert_count"):
-        raise ValueError(
-            f"{key('expert_count')} must be 0, got {experts}: mixtures of experts are not supported"
-        )
     if (found := get("attention.value_length") or head_dim) != head_dim:
         raise ValueError(
             f"{key('attention.value_length')} must equal the key length {head_dim}, got {found}"
@@ -102,12 +99,47 @@ def config_from_gguf(
         pre_norms=architecture.pre_norms,
         post_norms=architecture.post_norms,
         activation=ACTIVATIONS[architecture.activation],
+        experts=_experts(metadata, architecture, str(gguf_name)),
         embedding_scale=hidden_size**0.5
         if architecture.embedding_scaled
         else number("embedding_scale") or 1.0,
         residual_scale=number("residual_scale") or 1.0,
         logit_scale=1.0 / (number("logit_scale") or 1.0),
         logit_softcap=number("final_logit_softcapping"),
+    )
+
+
+# Keys of other mixtures of experts, and what they may be: these are not computed, or not by llama.cpp.
+_OTHER_MIXTURES: dict[str, tuple[Any, ...]] = {
+    "expert_shared_count": (None, 0),
+    "expert_shared_feed_forward_length": (None, 0),
+    "expert_weights_scale": (None, 0.0, 1.0),
+    "expert_weights_norm": (None, True),
+    "expert_gating_func": (None, 0, 1),  # softmax
+    "expert_group_count": (None, 0, 1),
+    "interleave_moe_layer_step": (None, 0, 1),
+    "leading_dense_block_count": (None, 0),
+}
+
+
+def _experts(
+    metadata: Mapping[str, Any], architecture: Architecture, gguf_name: str
+) -> Experts | None:
+    """Returns the mixture of experts, if the model is one: the shares of those chosen always add up to 1."""
+    if not architecture.mixture:
+        return None
+    for suffix, allowed in _OTHER_MIXTURES.items():
+        if (value := metadata.get(f"{gguf_name}.{suffix}")) not in allowed:
+            raise ValueError(
+                f"{gguf_name}.{suffix} must be {allowed[-1]}, got {value!r}: such a mixture of experts is not supported"
+            )
+    own_width = architecture.expert_width_key != "intermediate_size"
+    width = "expert_feed_forward_length" if own_width else "feed_forward_length"
+    return Experts(
+        number=required(metadata, f"{gguf_name}.expert_count", int),
+        chosen=required(metadata, f"{gguf_name}.expert_used_count", int),
+        width=required(metadata, f"{gguf_name}.{width}", int),
+        normalised=True,
     )
 
 

@@ -12,6 +12,7 @@ from isoprefill.models.config.config import (
     required,
     required_layers,
 )
+from isoprefill.models.config.experts import Experts
 from isoprefill.models.config.rope_huggingface import rope_from_huggingface
 from isoprefill.models.config.windows import effective_windows
 
@@ -92,6 +93,7 @@ def config_from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
         pre_norms=architecture.pre_norms,
         post_norms=architecture.post_norms,
         activation=_activation(config, architecture),
+        experts=_experts(config, architecture, num_layers),
         **_scales(config, architecture, hidden_size, head_dim),
         classes=classes_from_huggingface(config),
     )
@@ -109,6 +111,45 @@ def _activation(config: Mapping[str, Any], architecture: Architecture) -> Activa
     if name not in ACTIVATIONS:
         raise ValueError(f"{key} {name!r} is not supported; supported: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
+
+
+def _experts(
+    config: Mapping[str, Any], architecture: Architecture, num_layers: int
+) -> Experts | None:
+    """Returns the mixture of experts of all layers; None if no layer has one."""
+    if not architecture.mixture:
+        return None
+    # transformers 5 has another name for the number than the files of transformers 4.
+    keys = [key for key in ("num_experts", "num_local_experts") if config.get(key) is not None]
+    numbers = {required(config, key, int) for key in keys or ["num_experts"]}
+    if len(numbers) > 1:
+        raise ValueError(f"num_experts and num_local_experts must be equal, got {sorted(numbers)}")
+    (number,) = numbers
+    if number == 0 or not any(sparse := _sparse_layers(config, num_layers)):
+        return None
+    if not all(sparse):
+        dense = [layer for layer, mixed in enumerate(sparse) if not mixed]
+        raise ValueError(
+            "decoder_sparse_step and mlp_only_layers must make mixtures of experts of all layers or of none, but "
+            f"layers {dense} are none"[:200]
+        )
+    return Experts(
+        number=number,
+        chosen=required(config, "num_experts_per_tok", int),
+        width=required(config, architecture.expert_width_key, int),
+        normalised=_is_on(config, architecture.shares_normalised),
+    )
+
+
+def _sparse_layers(config: Mapping[str, Any], num_layers: int) -> list[bool]:
+    """Returns which layers are mixtures of experts."""
+    step = config.get("decoder_sparse_step", 1)
+    if type(step) is not int or step < 1:
+        raise ValueError(f"decoder_sparse_step must be a positive integer, got {step!r}")
+    dense = config.get("mlp_only_layers") or []
+    if not isinstance(dense, list):
+        raise ValueError(f"mlp_only_layers must be a list of layers, got {dense!r}"[:200])
+    return [layer not in dense and (layer + 1) % step == 0 for layer in range(num_layers)]
 
 
 def _unrotated_layers(

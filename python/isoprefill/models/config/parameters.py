@@ -3,7 +3,7 @@
 Shapes, and which axis is sharded over the devices of a mesh, follow from the axes.
 
 Letters as in `decoder`: V vocab_size, C classes, E hidden_size, F intermediate_size, L layers, Hq query heads, Hkv key
-and value heads, D head_dim.
+and value heads, D head_dim, X experts, Fx width of an expert.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import dataclasses
 from isoprefill.models.config.config import ModelConfig
 
 # Axes that the devices along a mesh's tensor axis share out: heads, and the feed-forward width.
-_SHARDED_AXES = ("Hq*D", "Hkv*D", "F")
+_SHARDED_AXES = ("Hq*D", "Hkv*D", "F", "Fx")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -21,7 +21,8 @@ class Parameter:
     Attributes:
         axes: its axes, in letters. With L it is a stack of all layers' tensors, else one tensor.
         gguf: name of the tensor in a GGUF file, with "{layer}" in the layer's place.
-        huggingface: the same for a Hugging Face checkpoint.
+        huggingface: the same for a Hugging Face checkpoint. With "{expert}" every expert has a tensor of its own.
+        block_sparse: its name in a Hugging Face checkpoint with Mixtral's names, if that is another.
         before_post_norm: its name in a Hugging Face checkpoint of a model with post_norms, if that is another.
         only_if: the switch of `ModelConfig` that models with this parameter have on; None: all models have it.
     """
@@ -31,6 +32,7 @@ class Parameter:
     huggingface: str
     only_if: str | None = None
     before_post_norm: str | None = None
+    block_sparse: str | None = None
 
     @property
     def stacked(self) -> bool:
@@ -40,7 +42,7 @@ class Parameter:
     @property
     def is_matrix(self) -> bool:
         """Whether rows are multiplied with it."""
-        return len(self.axes.removeprefix("L ").split()) == 2
+        return len(self.axes.removeprefix("L ").split()) >= 2
 
     @property
     def is_norm(self) -> bool:
@@ -60,6 +62,8 @@ class Parameter:
             "C": 0 if config.classes is None else len(config.classes.names),
             "E": config.hidden_size,
             "F": config.intermediate_size,
+            "X": 0 if config.experts is None else config.experts.number,
+            "Fx": config.feed_forward_width,
             "L": config.num_layers,
             "D": config.head_dim,
             "Hq*D": config.num_query_heads * config.head_dim,
@@ -74,13 +78,26 @@ def _layer(
     huggingface: str,
     only_if: str | None = None,
     before_post_norm: str | None = None,
+    block_sparse: str | None = None,
 ) -> Parameter:
+    layer = "model.layers.{layer}."
     return Parameter(
         f"L {axes}",
         "blk.{layer}." + gguf,
-        "model.layers.{layer}." + huggingface,
+        layer + huggingface,
         only_if,
-        before_post_norm and "model.layers.{layer}." + before_post_norm,
+        before_post_norm and layer + before_post_norm,
+        block_sparse and layer + block_sparse,
+    )
+
+
+def _experts(axes: str, gguf: str, huggingface: str, block_sparse: str) -> Parameter:
+    return _layer(
+        f"X {axes}",
+        gguf,
+        "mlp.experts.{expert}." + huggingface,
+        "mixture",
+        block_sparse="block_sparse_moe.experts.{expert}." + block_sparse,
     )
 
 
@@ -105,9 +122,19 @@ PARAMETERS = {
     "post_feed_forward_norm": _layer(
         "E", "post_ffw_norm.weight", "post_feedforward_layernorm.weight", "post_norms"
     ),
-    "gate": _layer("F E", "ffn_gate.weight", "mlp.gate_proj.weight"),
-    "up": _layer("F E", "ffn_up.weight", "mlp.up_proj.weight"),
-    "down": _layer("E F", "ffn_down.weight", "mlp.down_proj.weight"),
+    "gate": _layer("F E", "ffn_gate.weight", "mlp.gate_proj.weight", "single_feed_forward"),
+    "up": _layer("F E", "ffn_up.weight", "mlp.up_proj.weight", "single_feed_forward"),
+    "down": _layer("E F", "ffn_down.weight", "mlp.down_proj.weight", "single_feed_forward"),
+    "router": _layer(
+        "X E",
+        "ffn_gate_inp.weight",
+        "mlp.gate.weight",
+        "mixture",
+        block_sparse="block_sparse_moe.gate.weight",
+    ),
+    "expert_gate": _experts("Fx E", "ffn_gate_exps.weight", "gate_proj.weight", "w1.weight"),
+    "expert_up": _experts("Fx E", "ffn_up_exps.weight", "up_proj.weight", "w3.weight"),
+    "expert_down": _experts("E Fx", "ffn_down_exps.weight", "down_proj.weight", "w2.weight"),
     "query_bias": _layer("Hq*D", "attn_q.bias", "self_attn.q_proj.bias", "qkv_bias"),
     "key_bias": _layer("Hkv*D", "attn_k.bias", "self_attn.k_proj.bias", "qkv_bias"),
     "value_bias": _layer("Hkv*D", "attn_v.bias", "self_attn.v_proj.bias", "qkv_bias"),

@@ -8,6 +8,8 @@ _HUGE = 1 << 24
 _LIMITS = {
     **dict.fromkeys(("num_hidden_layers", "block_count"), (1, 10_000)),
     **dict.fromkeys(("hidden_size", "embedding_length", "intermediate_size"), (1, _HUGE)),
+    **dict.fromkeys(("moe_intermediate_size", "expert_feed_forward_length"), (0, _HUGE)),
+    **dict.fromkeys(("num_experts_per_tok", "expert_used_count"), (0, 65_536)),
     **dict.fromkeys(("vocab_size", "max_position_embeddings", "context_length"), (1, 2**31 - 1)),
     **dict.fromkeys(("num_attention_heads", "attention.head_count"), (1, 65_536)),
     **dict.fromkeys(("num_key_value_heads", "attention.head_count_kv"), (0, 65_536)),

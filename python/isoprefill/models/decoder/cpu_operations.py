@@ -24,6 +24,7 @@ _TARGETS = (
     "add_normed",
     "attention_inputs",
     "embedding",
+    "experts",
     "feed_forward",
     "norm",
     "projection",
@@ -151,6 +152,39 @@ def feed_forward(
     return out
 
 
+def experts(
+    layers: LayerParams,
+    layer: Scalar,
+    stream: Float[Array, "T E"],
+    num_rows: Scalar,
+    config: ModelConfig,
+    *,
+    add_residual: bool,
+) -> Float[Array, "T E"]:
+    """Returns the same of a mixture of experts (csrc/experts.h)."""
+    assert config.experts is not None
+    weights = (layers.router, layers.expert_gate, layers.expert_up, layers.expert_down)
+    (out,) = _call(
+        "experts",
+        (jax.ShapeDtypeStruct(stream.shape, jnp.float32),),
+        layer,
+        num_rows,
+        stream,
+        _or_nothing(layers.feed_forward_norm, layers),
+        *(_packed(one).data for one in weights),
+        aliases={2: 0} if add_residual else None,
+        eps=np.float32(config.rms_norm_eps),
+        width=_packed(layers.expert_gate).columns,
+        chosen=config.experts.chosen,
+        normalised=config.experts.normalised,
+        adds=add_residual,
+        narrow=_packed(layers.expert_gate).dtype == jnp.bfloat16,
+        gelu=config.activation == "gelu_tanh",
+        scale=np.float32(config.residual_scale if add_residual else 1.0),
+    )
+    return out
+
+
 def add_normed(
     residual: Float[Array, "T E"],
     x: Float[Array, "T E"],
@@ -216,7 +250,7 @@ def token_logprobs(
     return out
 
 
-def _packed(weights: Float[Array, "..."] | PackedWeights) -> PackedWeights:
+def _packed(weights: Float[Array, "..."] | PackedWeights | None) -> PackedWeights:
     """Returns weights that are packed, as those of a model are either all or not at all."""
     assert isinstance(weights, PackedWeights)
     return weights

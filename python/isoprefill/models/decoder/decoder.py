@@ -1,4 +1,4 @@
-"""The decoder: RMSNorm, RoPE, grouped-query attention, a gated feed-forward part.
+"""The decoder: RMSNorm, RoPE, grouped-query attention, a gated feed-forward part or a mixture of such experts.
 
 It is Llama's, with the switches of `ModelConfig` for what other families do otherwise. The decoder knows nothing of
 items or masks: the caller passes the attention. A row's arithmetic is the same wherever in the array the row stands, so
@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 from isoprefill.bits import from_bits, to_bits
 from isoprefill.models.config.architectures import find_architecture
 from isoprefill.models.config.config import Activation, LayerRope, ModelConfig
-from isoprefill.models.decoder import cpu_operations, rope
+from isoprefill.models.decoder import cpu_operations, mixture, rope
 from isoprefill.models.weights.packed_weights import PackedWeights
 from isoprefill.models.weights.params import LayerParams, Params
 
@@ -177,10 +177,17 @@ def _layer(
         output = norm(output, weights.post_attention_norm)
         stream = stream + output * config.residual_scale
         normed = norm(stream, weights.feed_forward_norm).astype(dtype)
-        gated = activation(project(normed, weights.gate)) * project(normed, weights.up)
-        down = _reduced(project(gated.astype(dtype), weights.down), all_reduce)
+        down = _reduced(feed_forward(normed, weights), all_reduce)
         down = norm(down, weights.post_feed_forward_norm)
         return stream + down * config.residual_scale, (k, v)
+
+    def feed_forward(x: Float[Array, "T E"], weights: LayerParams) -> Float[Array, "T E"]:
+        if config.experts is None:
+            gated = activation(project(x, weights.gate)) * project(x, weights.up)
+            return project(gated.astype(x.dtype), weights.down)
+        logits = project(x, weights.router)
+        matrices = (weights.expert_gate, weights.expert_up, weights.expert_down)
+        return mixture.mix(x, logits, *matrices, config.experts, activation)
 
     activation = _ACTIVATIONS[config.activation]
     return layer
@@ -207,6 +214,8 @@ def _packed_layer(
     assert isinstance(layers.output, PackedWeights)
     dtype, output_weights = layers.output.dtype, layers.output
     adds = all_reduce is None and not config.post_norms
+    single = config.experts is None
+    feed_forward = cpu_operations.feed_forward if single else cpu_operations.experts
 
     def added(
         stream: Float[Array, "T E"],
@@ -229,7 +238,7 @@ def _packed_layer(
             cpu_operations.projection, attended, output_weights, layer=index, num_rows=rows
         )
         forward = functools.partial(
-            cpu_operations.feed_forward, layers, index, num_rows=rows, config=config
+            feed_forward, layers, index, num_rows=rows, config=config
         )
         if adds:
             stream = output(layers.output_bias, residual=stream, scale=config.residual_scale)

@@ -27,7 +27,11 @@ from isoprefill.models.weights.params import Params
 _NOT_USED_BY_LLAMA_CPP = r"blk\.\d+\.attn_rot_embd(\.weight)?"
 _CLASS_HEAD = PARAMETERS["class_head"].gguf
 _ROWS_JOINED = 16
-_GGUF_NAMES = {parameter.huggingface: parameter.gguf for parameter in PARAMETERS.values()}
+_GGUF_NAMES = {
+    parameter.huggingface: parameter.gguf
+    for parameter in PARAMETERS.values()
+    if "{expert}" not in parameter.huggingface  # of which a GGUF file has one tensor for all
+}
 _HUB_NAMES = {stored: name for name, stored in _GGUF_NAMES.items()}
 
 
@@ -46,7 +50,7 @@ def load_gguf(
             the wrong shape, has no place in the model, is stored in a quantisation that cannot be undone or is not
             finite; names it.
     """
-    architecture = ARCHITECTURES[gguf_model_type(header.metadata.get("general.architecture"))]
+    architecture = ARCHITECTURES[gguf_model_type(header.metadata)]
     paths = {info.path for info in header.tensors.values()}
     stored = {path: np.memmap(path, np.uint8, mode="r") for path in paths}
     rope_tensors = {

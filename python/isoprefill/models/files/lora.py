@@ -6,6 +6,7 @@ the weights. A merged model scores as fast as without an adapter.
 
 import contextlib
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,9 @@ _FACTORS = {
     ".lora_embedding_B": ("B", True),
 }
 _BELOW_FACTORS = ".base_layer.weight"
+# Of mixtures: adapters leave them alone whatever their settings name, as they are no linear modules of transformers 5.
+_EXPERTS = re.compile(r"\.experts\b|_exps\b")
+_ROUTERS = (".mlp.gate", ".block_sparse_moe.gate")
 _EMBEDDING_MODULE = "model.embed_tokens"
 _EMBEDDING, _HEAD = f"{_EMBEDDING_MODULE}.weight", "lm_head.weight"
 
@@ -83,6 +87,10 @@ class LoraAdapter:
                 )
             tensors[name] = LazyTensor(values.shape, _Constant(values))
         for module, factors in self.factors.items():
+            if _EXPERTS.search(module):
+                raise ValueError(
+                    f"{self.path} changes {module}: adapters of experts are not supported"
+                )
             name = f"{module}.weight"
             if name not in tensors:
                 raise ValueError(
@@ -102,6 +110,8 @@ class LoraAdapter:
         for name, tensor in checkpoint.items():
             module = name.removesuffix(".weight")
             if len(tensor.shape) != 2 or module == name or module in self.factors:
+                continue
+            if _EXPERTS.search(module) or module.endswith(_ROUTERS):
                 continue
             if self.config.targets(module):
                 raise ValueError(

@@ -7,7 +7,7 @@ is never a second copy of them all.
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
@@ -15,23 +15,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import isoprefill_csrc
 from isoprefill.host.threads import usable_threads
 from isoprefill.models.config.config import ModelConfig
-from isoprefill.models.config.parameters import parameters_of
+from isoprefill.models.config.parameters import Parameter, parameters_of
 from isoprefill.models.weights.packed_weights import (
     PackedWeights,
     aligned_empty,
     in_parts,
+    pack_into,
     packed_shape,
 )
 from isoprefill.models.weights.params import Params
-from isoprefill.models.weights.stored_tensors import FileFormat, stored_tensors
+from isoprefill.models.weights.stored_tensors import FileFormat, StoredTensor, stored_tensors
 
 ParamsDtype = Literal["float32", "bfloat16"]
 
 # Fields that are read together: they may be rows of one tensor, and gate and up are multiplied together.
-_TOGETHER = (("gate", "up"), ("query", "key", "value"))
+_TOGETHER = (("gate", "up"), ("expert_gate", "expert_up"), ("query", "key", "value"))
 # By field: what may be done about a tensor that is missing.
 _REMEDIES = {
     "head": ", and the configuration says that the head is not the embedding: get the file that holds it, or, if the "
@@ -69,8 +69,7 @@ def assemble(
         shape, source = parameter.shape(config), stored[field]
         tensors = []
         # One by one: a damaged file may claim thousands of layers, and the first is missing.
-        for layer in range(config.num_layers if parameter.stacked else 1):
-            tensor = source.name.format(layer=layer)
+        for tensor in _tensor_names(config, parameter, source.name):
             if tensor not in shapes:
                 raise ValueError(f"tensor {tensor} is missing{_REMEDIES.get(field, '')}")
             if shapes[tensor] != source.shape:
@@ -87,7 +86,7 @@ def assemble(
             packed_shape(shape) if packs else shape, np.dtype(np.uint16) if bits else values_dtype
         )
         arrays[field] = PackedWeights(array, *shape[-2:]) if packs else array
-        for part, tensor in zip(array if parameter.stacked else [array], tensors, strict=True):
+        for part, tensor in zip(_split(array, len(tensors), source, shape), tensors, strict=True):
             parts.setdefault(tensor, []).append(
                 _Part(field, part, source.rows, source.offset, values_dtype, packs)
             )
@@ -120,10 +119,23 @@ def assemble(
             for tensor in tensors:
                 del parts[tensor]  # it holds what `in_parts` gives up
             matrix = {
-                name: one for name in fields if isinstance(one := arrays[name], PackedWeights)
+                name: one for name in fields if isinstance(one := arrays.get(name), PackedWeights)
             }
             arrays.update(zip(matrix, in_parts(list(matrix.values())), strict=True))
     return Params.from_fields(jax.device_put(arrays))
+
+
+def _tensor_names(config: ModelConfig, parameter: Parameter, name: str) -> Iterator[str]:
+    """Yields the names of a parameter's tensors: one, or one a layer, or one an expert of a layer."""
+    experts = config.experts.number if config.experts is not None and "{expert}" in name else 1
+    for layer in range(config.num_layers if parameter.stacked else 1):
+        for expert in range(experts):
+            yield name.format(layer=layer, expert=expert)
+
+
+def _split(array: np.ndarray, parts: int, source: StoredTensor, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns an array as the parts that its tensors fill, along a new first axis in the place of those split."""
+    return array.reshape(parts, *array.shape[len(shape) - len(source.shape) :])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -142,6 +154,6 @@ class _Part:
             values = values.astype(np.float32) + np.float32(self.offset)
         values = np.ascontiguousarray(values, self.dtype).view(self.array.dtype)
         if self.packs:
-            isoprefill_csrc.pack_weights(values, self.array)
+            pack_into(values, self.array)
         else:
             self.array[...] = values

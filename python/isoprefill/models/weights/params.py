@@ -1,7 +1,7 @@
 """The decoder's weights as two tuples of arrays: those of every layer, and the others.
 
 Letters: V vocab_size, C classes, E hidden_size, F intermediate_size, L layers, Hq query heads, Hkv key and value heads,
-D head_dim. Matrices are [out, in], as in both checkpoint formats; on a CPU they are packed (`packed_weights`). Vectors
+D head_dim, X experts, Fx width of an expert. Matrices are [out, in], as in both checkpoint formats; on a CPU they are packed (`packed_weights`). Vectors
 are float32, whatever the matrices are. Layers are stacked on axis 0.
 """
 
@@ -21,9 +21,13 @@ class LayerParams(NamedTuple):
     key: Float[Array, "L Hkv*D E"] | PackedWeights
     value: Float[Array, "L Hkv*D E"] | PackedWeights
     output: Float[Array, "L E Hq*D"] | PackedWeights
-    gate: Float[Array, "L F E"] | PackedWeights
-    up: Float[Array, "L F E"] | PackedWeights
-    down: Float[Array, "L E F"] | PackedWeights
+    gate: Float[Array, "L F E"] | PackedWeights | None = None
+    up: Float[Array, "L F E"] | PackedWeights | None = None
+    down: Float[Array, "L E F"] | PackedWeights | None = None
+    router: Float[Array, "L X E"] | PackedWeights | None = None
+    expert_gate: Float[Array, "L X Fx E"] | PackedWeights | None = None
+    expert_up: Float[Array, "L X Fx E"] | PackedWeights | None = None
+    expert_down: Float[Array, "L X E Fx"] | PackedWeights | None = None
     attention_norm: Float[Array, "L E"] | None = None
     post_attention_norm: Float[Array, "L E"] | None = None
     feed_forward_norm: Float[Array, "L E"] | None = None

@@ -33,7 +33,7 @@ class StoredTensor:
     """The tensors, one or one a layer, that hold a parameter, or some rows of which do.
 
     Attributes:
-        name: with "{layer}" in the layer's place.
+        name: with "{layer}" in the layer's place, and "{expert}" in the expert's if each has a tensor.
         shape: of each.
         rows: which of its rows.
         offset: what to add to its values.
@@ -53,9 +53,10 @@ def stored_tensors(config: ModelConfig, file_format: FileFormat) -> dict[str, St
         shape = parameter.shape(config)
         # GGUF has the sum.
         offset = architecture.norm_offset if file_format == "huggingface" else 0.0
+        name = tensor_name(parameter, config, file_format)
         stored[field] = StoredTensor(
-            tensor_name(parameter, config, file_format),
-            shape[1:] if parameter.stacked else shape,
+            name,
+            shape[parameter.stacked + ("{expert}" in name) :],
             slice(None),
             offset if parameter.is_norm else 0.0,
         )
@@ -73,6 +74,8 @@ def tensor_name(parameter: Parameter, config: ModelConfig, file_format: FileForm
     """Returns the name of a parameter that has tensors of its own."""
     if file_format == "gguf":
         return parameter.gguf
+    if find_architecture(config.architecture).block_sparse_names and parameter.block_sparse:
+        return parameter.block_sparse
     if config.post_norms and parameter.before_post_norm:
         return parameter.before_post_norm
     return parameter.huggingface
