@@ -254,8 +254,7 @@ void ComputeFeedForward(const FeedForward<Element>& problem,
              PrepareNormed(kernels, rows, first, count, normed.rows(), inside);
              RowStore<Element> gated(kernels, count, width);
              const GatedColumns<Element> gate{kernels, problem.gate, problem.up,
-                                              problem.activation,
-                                              gated.rows()};
+                                              problem.activation, gated.rows()};
              MultiplyGroups(kernels, normed.rows(), count, gate.NumGroups(),
                             gate, inside);
              const int64_t place = first * rows.inner;

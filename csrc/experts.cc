@@ -82,9 +82,9 @@ class SortedChoices {
   // All of them in pieces that threads end together with, the largest first.
   std::vector<ExpertRows> Pieces(int64_t threads) const {
     const auto all = static_cast<int64_t>(sorted_.size());
-    const int64_t most =
-        threads == 1 ? std::max<int64_t>(all, 1)
-                     : std::max(kFewRows, CeilDivide(all, 4 * threads));
+    const int64_t most = threads == 1
+                             ? std::max<int64_t>(all, 1)
+                             : std::max(kFewRows, CeilDivide(all, 4 * threads));
     std::vector<ExpertRows> pieces;
     for (size_t x = 0; x + 1 < ends_.size(); ++x) {
       const int64_t count = ends_[x + 1] - ends_[x];
@@ -134,11 +134,10 @@ struct SharedColumns {
   void Finish(int64_t group, int64_t row, const SumBlock& sums) const {
     for (int64_t r = 0; r < sums.rows; ++r) {
       const int64_t choice = sorted[row + r];
-      kernels.add(
-          {sums.data + r * sums.stride, sums.stride, 1, sums.columns}, nullptr,
-          choices[choice].share, nullptr,
-          results + choice * weights.num_columns + FirstColumn(group),
-          weights.num_columns);
+      kernels.add({sums.data + r * sums.stride, sums.stride, 1, sums.columns},
+                  nullptr, choices[choice].share, nullptr,
+                  results + choice * weights.num_columns + FirstColumn(group),
+                  weights.num_columns);
     }
   }
 
@@ -159,27 +158,27 @@ void ComputePiece(const DecoderKernels<Element>& kernels,
   const Expert<Element>& expert = problem.experts[piece.expert];
   const int64_t inner = problem.rows.inner;
   const int64_t width = expert.gate.num_columns;
-  InChunks(
-      piece.count, RowBytes(kernels, width) + RowBytes(kernels, inner),
-      parallel, [&](int64_t first, int64_t count, const ParallelFor& inside) {
-        const int64_t* sorted = by_expert.sorted() + piece.begin + first;
-        RowStore<Element> x(kernels, count, inner);
-        x.Fill(count, inside, [&](int64_t row, int64_t some) {
-          for (int64_t r = row; r < row + some; ++r) {
-            const int64_t from = sorted[r] / problem.chosen;
-            kernels.prepare(normed + from * inner, 1, x.rows(), r);
-          }
-        });
-        RowStore<Element> gated(kernels, count, width);
-        const GatedColumns<Element> gate{kernels, expert.gate, expert.up,
-                                         problem.activation, gated.rows()};
-        MultiplyGroups(kernels, x.rows(), count, gate.NumGroups(), gate,
-                       inside);
-        const SharedColumns<Element> down{kernels, expert.down, choices, sorted,
-                                          results};
-        MultiplyGroups(kernels, gated.rows(), count, down.NumGroups(), down,
-                       inside);
-      });
+  InChunks(piece.count, RowBytes(kernels, width) + RowBytes(kernels, inner),
+           parallel,
+           [&](int64_t first, int64_t count, const ParallelFor& inside) {
+             const int64_t* sorted = by_expert.sorted() + piece.begin + first;
+             RowStore<Element> x(kernels, count, inner);
+             x.Fill(count, inside, [&](int64_t row, int64_t some) {
+               for (int64_t r = row; r < row + some; ++r) {
+                 const int64_t from = sorted[r] / problem.chosen;
+                 kernels.prepare(normed + from * inner, 1, x.rows(), r);
+               }
+             });
+             RowStore<Element> gated(kernels, count, width);
+             const GatedColumns<Element> gate{kernels, expert.gate, expert.up,
+                                              problem.activation, gated.rows()};
+             MultiplyGroups(kernels, x.rows(), count, gate.NumGroups(), gate,
+                            inside);
+             const SharedColumns<Element> down{kernels, expert.down, choices,
+                                               sorted, results};
+             MultiplyGroups(kernels, gated.rows(), count, down.NumGroups(),
+                            down, inside);
+           });
 }
 
 // Adds up the results of each row, in the order in which they were chosen.

@@ -199,18 +199,16 @@ void TestAll() {
   RowsAreIndependent<Mixed>({1, 33, 47, 5, 2, true, Mixed::kInPlace});
   RowsOfAnExpertAreIndependent<Element>();
   for (const Instructions instructions : testing::AllInstructions()) {
-    CHECK(Mixed({0, 5, 3, 2, 1})
-              .Run(instructions, testing::one_by_one)
-              .empty());
+    CHECK(
+        Mixed({0, 5, 3, 2, 1}).Run(instructions, testing::one_by_one).empty());
   }
 }
 
 void TestErrors() {
   for (const int64_t chosen : {0, 3}) {
     ExpertsCase<float> one({2, 5, 3, 2, chosen});
-    CHECK_THROWS(
-        one.Run(Instructions::kPortable, ParallelFor::Alone()),
-        "chosen must be from 1 to 2, got " + std::to_string(chosen));
+    CHECK_THROWS(one.Run(Instructions::kPortable, ParallelFor::Alone()),
+                 "chosen must be from 1 to 2, got " + std::to_string(chosen));
   }
 }
 

@@ -40,9 +40,8 @@ struct GatedColumns {
   const PreparedRows& gated;
   // Two of each, because then no two threads write to one cache line of
   // bfloat16; but no more than a block's, of those that are loaded.
-  const int64_t panels_each = kernels.load == nullptr || gate.parts > 0
-                                  ? 2
-                                  : kernels.block_panels / 2;
+  const int64_t panels_each =
+      kernels.load == nullptr || gate.parts > 0 ? 2 : kernels.block_panels / 2;
 
   int64_t NumGroups() const {
     return CeilDivide(gate.num_panels(), panels_each);

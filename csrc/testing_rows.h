@@ -3,8 +3,8 @@
 //
 // A case is an operation with random rows and weights. Run returns the outputs,
 // one after another; Expected the same by the definition, in double; Widths how
-// many values of a row each output has; Surrounded a case with the one row among
-// others, NaN or infinite.
+// many values of a row each output has; Surrounded a case with the one row
+// among others, NaN or infinite.
 
 #ifndef CSRC_TESTING_ROWS_H_
 #define CSRC_TESTING_ROWS_H_
@@ -125,8 +125,7 @@ void EqualsTheDefinition(std::vector<typename Case::Sizes> all_sizes) {
       CHECK(most < kMost<Element>);
       CHECK(total / static_cast<double>(out.size()) < kMean<Element>);
       for (const ParallelFor& parallel :
-           {ParallelFor::Alone(), backwards, AsIfOn(64),
-            on_three_threads}) {
+           {ParallelFor::Alone(), backwards, AsIfOn(64), on_three_threads}) {
         CHECK(Same(one.Run(instructions, parallel), out));
       }
     }
@@ -139,8 +138,7 @@ template <typename Case>
 void RowsAreIndependent(typename Case::Sizes sizes) {
   sizes.rows = 1;
   const Case one(sizes);
-  const ParallelFor parallels[] = {AsIfOn(1), AsIfOn(2),
-                                   backwards, AsIfOn(3),
+  const ParallelFor parallels[] = {AsIfOn(1), AsIfOn(2), backwards, AsIfOn(3),
                                    AsIfOn(64)};
   const auto check = [&](Instructions instructions,
                          const std::vector<float>& alone, int64_t rows,

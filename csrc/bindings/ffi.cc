@@ -436,8 +436,7 @@ ffi::Error ExpertsOfLayer(float eps, int64_t width, int64_t chosen,
                           float scale, Layer layer, Rows rows, Floats stream,
                           Floats norm, ffi::AnyBuffer router,
                           ffi::AnyBuffer gate, ffi::AnyBuffer up,
-                          ffi::AnyBuffer down,
-                          ffi::ResultBuffer<ffi::F32> out,
+                          ffi::AnyBuffer down, ffi::ResultBuffer<ffi::F32> out,
                           ffi::ThreadPool pool) {
   return Compute(narrow, [&](auto element) {
     using Element = decltype(element);

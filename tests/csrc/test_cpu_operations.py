@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import isoprefill_csrc
-from isoprefill.models.decoder import cpu_operations
+from isoprefill.models.config.config import ModelConfig
+from isoprefill.models.config.experts import Experts
+from isoprefill.models.decoder import cpu_operations, mixture
 from isoprefill.models.weights.packed_weights import (
     PackedWeights,
     in_parts,
@@ -20,6 +22,7 @@ from isoprefill.models.weights.packed_weights import (
     packed_shape,
     unpack,
 )
+from isoprefill.models.weights.params import LayerParams
 
 # Rows, columns, inner: whole tiles, parts of them, one of everything that may be one.
 SIZES = [(1, 1, 1), (6, 64, 32), (385, 65, 66), (50, 200, 576)]
@@ -126,6 +129,62 @@ def test_projections_equal_the_oracle(sizes, dtype):
     np.testing.assert_allclose(out[:count], expected[:count], atol=2e-4)
     assert not np.any(out[count:])
     np.testing.assert_allclose(run(x, weights), exact_product(x, weight), atol=2e-4)
+
+
+def exact_mixture(x, router, gate, up, down, chosen, normalised):
+    """One row at a time, in float64; of equal shares the first."""
+    results = []
+    for row in np.asarray(x, np.float64):
+        shares = np.exp((router * row).sum(axis=1))  # the same for equal weights
+        shares /= shares.sum()
+        best = np.argsort(-shares, kind="stable")[:chosen]
+        total = shares[best].sum() if normalised else 1.0
+        result = 0.0
+        for expert in best:
+            gated = gate[expert] @ row
+            gated = gated / (1 + np.exp(-gated)) * (up[expert] @ row)
+            result = result + shares[expert] / total * (down[expert] @ gated)
+        results.append(result)
+    return np.asarray(results)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+def test_mixtures_of_experts_equal_the_oracle(tied, normalised):
+    """In C++ and by XLA, of the layer asked for; the first of experts that the router cannot tell apart."""
+    rng = np.random.default_rng(3)
+    experts = Experts(number=5, chosen=2, width=35, normalised=normalised)
+    shapes = {"router": (5, 66), "gate": (5, 35, 66), "up": (5, 35, 66), "down": (5, 66, 35)}
+    weights = {name: rng.standard_normal(shape) / 6 for name, shape in shapes.items()}
+    if tied:
+        weights["router"][[1, 4]] = weights["router"][[0, 3]]
+    weights = {name: values.astype(np.float32) for name, values in weights.items()}
+    stream = rng.standard_normal((70, 66), np.float32)
+    norm = 1 + rng.standard_normal(66, np.float32) / 4
+    config = ModelConfig("qwen3_moe", 9, 66, 35, 2, 1, 1, 66, 1e-5, 1e4, 9, experts=experts)
+    packed = {name: pack(np.stack([values * 0, values])) for name, values in weights.items()}
+    layers = LayerParams(
+        *[packed["router"]] * 4,
+        feed_forward_norm=jnp.asarray(np.stack([norm, norm])),
+        router=packed["router"],
+        **{f"expert_{name}": packed[name] for name in ("gate", "up", "down")},
+    )
+    run = functools.partial(cpu_operations.experts, config=config, add_residual=True)
+    one, count = jnp.asarray(1, jnp.int32), jnp.asarray(65, jnp.int32)
+    out = jax.jit(run)(layers, one, jnp.asarray(stream), count)
+    wide = np.asarray(stream, np.float64)
+    rms = np.sqrt((wide**2).mean(axis=1, keepdims=True) + config.rms_norm_eps)
+    normed = wide / rms * norm
+    expected = exact_mixture(normed, **weights, chosen=2, normalised=normalised)
+    np.testing.assert_allclose(out[:65], (wide + expected)[:65], atol=1e-5)
+    assert not np.any(out[65:])
+    x = jnp.asarray(normed, jnp.float32)
+    router, *others = map(jnp.asarray, weights.values())
+    logits = x @ router.T
+    if tied:  # to the bit
+        logits = logits.at[:, [1, 4]].set(logits[:, [0, 3]])
+    by_xla = mixture.mix(x, logits, *others, experts, jax.nn.silu)
+    np.testing.assert_allclose(by_xla, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -253,6 +312,14 @@ REFUSED = {
     "residual has shape [3, 5]; it must be [T = 3, E = 4]": (
         "add_normed", shape(3, 4), ONE, TWO, shape(3, 4), shape(2, 4), shape(3, 5),
     ),
+    "down has shape [1, 2, 1, 512]; it must be [L = 1, X = 2, 1, 1, 512]": (
+        "experts", shape(3, 4), np.int32(0), ONE, shape(3, 4), shape(1, 4), shape(1, 1, 1, 512),
+        *[shape(1, 2, 1, 1, 512)] * 2, shape(1, 2, 1, 512),
+    ),
+    "chosen must be from 1 to 2, got 3": (
+        "experts", shape(3, 4), np.int32(0), ONE, shape(3, 4), shape(1, 4), shape(1, 1, 1, 512),
+        *[shape(1, 2, 1, 1, 512)] * 3,
+    ),
     "token_ids[0] is 9": ("embedding", shape(3, 4), TWO, shape(3, dtype=np.int32) + 9, shape(1, 1, 512)),
 }  # fmt: skip
 
@@ -267,6 +334,10 @@ def test_what_does_not_fit_is_refused(message):
         "embedding": {"vocab_size": 5},
         "token_logprobs": {"vocab_size": 5, "scale": np.float32(1), "soft_cap": np.float32(0)},
         "add_normed": {"eps": np.float32(1e-6)},
+        "experts": {
+            **{"eps": np.float32(1e-6), "scale": np.float32(1), "width": 5, "chosen": 3},
+            **dict.fromkeys(("normalised", "adds", "narrow", "gelu"), False),
+        },
     }[target]
     with pytest.raises(jax.errors.JaxRuntimeError) as error:
         jax.block_until_ready(jax.jit(lambda *given: call(*given, **attributes))(*operands))

@@ -15,6 +15,7 @@ import pytest
 import small_models
 from isoprefill import MeshShape, ScoringEngine
 from isoprefill.execution.mesh import make_mesh
+from isoprefill.models.config.experts import Experts
 from isoprefill.request.token_request import TokenRequest
 from isoprefill_pallas.block_sizes import BlockSizes
 from pairwise import cases
@@ -78,12 +79,13 @@ def test_a_mesh_scores_as_one_device(model, case):
         np.testing.assert_allclose(again.logprobs, plain.logprobs, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("family", ["gemma2", "granite"])
+@pytest.mark.parametrize("family", ["gemma2", "granite", "qwen3_moe"])
 def test_norms_after_a_sum_and_scales_on_two_devices(tmp_path, family):
-    """What a part adds is normalised or scaled once, after the sum over the devices."""
-    random = small_models.random_model(
-        family, **{"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96}
-    )
+    """What a part adds is normalised or scaled once, after the sum over the devices. Each has half of every expert."""
+    sizes = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96}
+    if family == "qwen3_moe":
+        sizes["moe_intermediate_size"] = 38
+    random = small_models.random_model(family, **sizes)
     one = ScoringEngine.from_pretrained(small_models.save_directory(random, tmp_path))
     two = ScoringEngine(one.model, mesh=MeshShape(tensor=2))
     scores = [engine.score(QUERY, ITEMS, algorithm="packed").logprobs for engine in (one, two)]
@@ -168,6 +170,9 @@ def test_what_cannot_be_shared_out_is_rejected_with_the_numbers(model):
     odd = dataclasses.replace(config, intermediate_size=98)
     with pytest.raises(ValueError, match=r"tensor=4 must divide .* intermediate_size = 98.* 1, 2"):
         make_mesh(MeshShape(tensor=4), odd)
+    mixture = dataclasses.replace(config, experts=Experts(4, 2, width=98, normalised=True))
+    with pytest.raises(ValueError, match=r"tensor=4 must divide .* expert_width = 98.* 1, 2"):
+        make_mesh(MeshShape(tensor=4), mixture)
     as_one = dataclasses.replace(config, projection_norm=True)
     with pytest.raises(ValueError, match=r"mesh tensor=2 must be 1 .* normalised over all heads"):
         make_mesh(MeshShape(tensor=2), as_one)

@@ -106,10 +106,20 @@ def test_bits_do_not_depend_on_packs_or_on_other_requests(directory, dtype):
 
 
 @pytest.mark.parametrize(
-    ("family", "dtype"), [("gemma2", "bfloat16"), ("olmo2", "float32"), ("granite", "float32")]
+    ("family", "dtype"),
+    [
+        ("gemma2", "bfloat16"),
+        ("olmo2", "float32"),
+        ("granite", "float32"),
+        ("qwen3_moe", "float32"),
+        ("mixtral", "bfloat16"),
+    ],
 )
 def test_bits_of_other_families(family, dtype, tmp_path):
-    """With norms over a projection and after each part, windows, scales and caps: each is a step in C++ of its own."""
+    """With norms over a projection and after each part, windows, scales and caps: each is a step in C++ of its own.
+
+    Rows that choose one expert are computed together, so other rows decide beside which a row is.
+    """
     model = small_models.random_model(family)
     scorer = engine(small_models.save_directory(model, tmp_path), dtype)
     rng = np.random.default_rng(0)

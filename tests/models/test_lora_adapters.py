@@ -290,6 +290,31 @@ def test_an_adapter_of_another_model_is_refused(base, linear, tmp_path):
     )
 
 
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
+def test_adapters_of_experts_are_refused(family, tmp_path):
+    """One of the other modules is added to the weights, though "all-linear" may mean experts and the router, too."""
+    directory = save_directory(random_model(family, num_hidden_layers=1), tmp_path / "base")
+    tensors = safetensors.numpy.load_file(directory / "model.safetensors")
+    shapes = {
+        name.removesuffix(".weight"): values.shape
+        for name, values in tensors.items()
+        if values.ndim == 2
+    }
+    attention = [module for module in shapes if "self_attn" in module]
+    options = {"target_modules": "all-linear"}
+    adapter = tmp_path / "adapter"
+    products = save_adapter(adapter, dict.fromkeys(attention, 4), shapes, **options)
+    changes = {module: 1.5 * product for module, product in products.items()}
+    expected = load_pretrained(merged_directory(directory, tmp_path / "merged", changes))
+    assert_same_weights(load_pretrained(directory, adapter=adapter), expected)
+    expert = next(module for module in shapes if "experts.1" in module)
+    save_adapter(adapter, dict.fromkeys([*attention, expert], 4), shapes, **options)
+    message = rf"changes {re.escape(expert)}: adapters of experts are not supported"
+    assert_refused(directory, message, adapter=adapter)
+    gguf = save_gguf(random_model(family, num_hidden_layers=1), tmp_path / "base.gguf")
+    assert_refused(gguf, message, adapter=adapter)
+
+
 def test_magnitudes_of_dora_are_refused(base, linear, tmp_path):
     """Even where the settings do not say that they are there."""
     module = "model.layers.0.self_attn.q_proj"

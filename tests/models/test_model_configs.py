@@ -11,6 +11,7 @@ import pytest
 from isoprefill.models.config.config import ModelConfig
 from isoprefill.models.config.config_gguf import config_from_gguf
 from isoprefill.models.config.config_huggingface import config_from_huggingface
+from isoprefill.models.config.experts import Experts
 
 CONFIG = {
     "model_type": "llama",
@@ -23,6 +24,9 @@ CONFIG = {
     "max_position_embeddings": 512,
     "rms_norm_eps": 1e-5,
 }
+
+
+MIXTURE = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2}
 
 
 # config.json
@@ -93,6 +97,19 @@ CONFIG = {
         ({"model_type": "smollm3", "no_rope_layers": [1]}, r"no_rope_layers must hold a number"),
         ({"model_type": "smollm3", "no_rope_layer_interval": 0}, r"interval must be a positive"),
         ({"model_type": "gemma3"}, r"'gemma3' is not supported"),
+        ({"model_type": "qwen2_moe"}, r"'qwen2_moe' is not supported"),
+        ({"model_type": "qwen3_moe"}, r"configuration has no num_experts"),
+        (MIXTURE | {"num_experts_per_tok": 5}, r"each row must be at most 4, .* got 5"),
+        (MIXTURE | {"num_experts_per_tok": 0}, r"experts' chosen must be a positive .* got 0"),
+        (MIXTURE | {"moe_intermediate_size": 0}, r"experts' width must be a positive .* got 0"),
+        (MIXTURE | {"num_local_experts": 8}, r"num_local_experts must be equal, got \[4, 8\]"),
+        (
+            MIXTURE | {"mlp_only_layers": [0]},
+            r"of all layers or of none, but layers \[0\] are none",
+        ),
+        (MIXTURE | {"decoder_sparse_step": 2}, r"of all layers or of none, but layers \[0\] are"),
+        (MIXTURE | {"decoder_sparse_step": 0}, r"decoder_sparse_step must be a positive .* got 0"),
+        (MIXTURE | {"mlp_only_layers": 1}, r"mlp_only_layers must be a list of layers, got 1"),
         *(
             (
                 {"model_type": encoder},
@@ -122,6 +139,16 @@ def test_config_json_that_means_another_computation_is_refused(change, message):
         ({"model_type": "qwen2"}, {"qkv_bias": True, "output_bias": False, "qk_norm": False}),
         ({"model_type": "qwen3"}, {"head_dim": 128, "qk_norm": True}),
         ({"model_type": "mistral", "sliding_window": 512}, {"qkv_bias": False}),
+        (MIXTURE, {"experts": Experts(4, 2, 768, normalised=False), "qk_norm": True}),
+        (MIXTURE | {"mlp_only_layers": [1, 0]}, {"experts": None, "intermediate_size": 96}),
+        (MIXTURE | {"decoder_sparse_step": 3}, {"experts": None}),
+        (MIXTURE | {"num_experts": 0}, {"experts": None}),
+        (
+            {"model_type": "mixtral", "num_local_experts": 3},
+            {"experts": Experts(3, 2, 96, normalised=True), "sliding_window": None},
+        ),
+        ({"model_type": "mixtral", "num_experts": 3, "sliding_window": 9}, {"sliding_window": 9}),
+        (MIXTURE | {"use_sliding_window": True, "sliding_window": 9}, {"windowed_layers": None}),
         (
             {"model_type": "mistral", "sliding_window": None, "max_position_embeddings": 4097},
             {"max_positions": 4097},
@@ -244,8 +271,8 @@ def test_config_json_that_means_another_computation_is_refused(change, message):
     ],
 )
 def test_config_json_of_either_transformers_version_is_read(change, expected):
-    config = dataclasses.asdict(config_from_huggingface(CONFIG | change))
-    assert {name: config[name] for name in expected} == expected
+    config = config_from_huggingface(CONFIG | change)
+    assert {name: getattr(config, name) for name in expected} == expected
 
 
 def test_config_is_hashable_and_checks_itself():
@@ -319,7 +346,22 @@ def read_gguf_config(
         ({"general__architecture": "bert"}, r"'bert' is not supported: .* nothing to share"),
         ({"llama__context_length": None}, r"has no llama\.context_length"),
         ({"llama__attention__head_count": 0}, r"num_query_heads must be a positive integer, got 0"),
-        ({"llama__expert_count": 8}, r"expert_count must be 0, got 8"),
+        ({"llama__expert_count": 8}, r"has no llama\.expert_used_count"),
+        ({"general__architecture": "qwen2", "qwen2__expert_count": 8}, r"must be 0, got 8: a mix"),
+        ({"general__architecture": "qwen3moe"}, r"qwen3moe\.expert_count must be at least 1"),
+        *(
+            (
+                {"llama__expert_count": 8, "llama__expert_used_count": 2, f"llama__{key}": value},
+                rf"llama\.{key} must be .*, got {value}: such a mixture",
+            )
+            for key, value in {
+                "expert_shared_count": 1,
+                "expert_weights_scale": 2.5,
+                "expert_weights_norm": False,
+                "expert_gating_func": 2,
+                "leading_dense_block_count": 1,
+            }.items()
+        ),
         ({"llama__rope__scaling__type": "longrope"}, r"rope scaling 'longrope' is not supported"),
         ({"llama__rope__scaling__type": "yarn"}, r"has no llama\.rope\.scaling\.factor"),
         (

@@ -21,6 +21,7 @@ from isoprefill.models.config.config import ModelConfig
 from isoprefill.models.config.config_huggingface import config_from_huggingface
 from isoprefill.models.decoder.decoder import decode, head_weights, project, scaled_embeddings
 from isoprefill.models.decoder.head import logits_of
+from isoprefill.models.decoder.mixture import mix
 from isoprefill.models.pretrained import Pretrained, load_pretrained
 from isoprefill.models.sources import pinned
 from isoprefill.models.weights.params import Params
@@ -190,6 +191,9 @@ def test_every_parameter_counts(family, tmp_path):
         other = Params.from_fields(fields | changed)
         return bool(np.abs(our_logits(model, IDS, params=other) - expected).max() > 1e-2)
 
+    if model.config.experts is not None:
+        for field in ("router", "expert_gate", "expert_up", "expert_down"):  # another expert's
+            assert differs(**{field: jnp.roll(fields[field], 1, axis=1)}), field
     for field, array in fields.items():
         if "bias" in field or "norm" in field:
             assert differs(**{field: jnp.full_like(array, "norm" in field)}), field
@@ -197,6 +201,38 @@ def test_every_parameter_counts(family, tmp_path):
         for other, same_shape in fields.items():
             if other > field and same_shape.shape == array.shape:
                 assert differs(**{field: same_shape, other: array}), (field, other)
+
+
+@pytest.mark.parametrize("change", [{"normalised": False}, {"chosen": 2}, {"chosen": 4}], ids=str)
+def test_parity_detects_another_choice_of_experts(change, tmp_path):
+    """Were this to fail, the tests above could not see whether shares are normalised, or how many experts count."""
+    oracle = random_model("qwen3_moe")
+    model = load_pretrained(save_directory(oracle, tmp_path))
+    experts = dataclasses.replace(model.config.experts, **change)
+    wrong = dataclasses.replace(model, config=dataclasses.replace(model.config, experts=experts))
+    assert np.abs(our_logits(wrong, IDS) - torch_logits(oracle, IDS)).max() > 0.1
+
+
+def test_an_expert_does_not_see_other_rows_in_xla(tmp_path):
+    """Bit for bit. Other rows decide where a row stands among those of its experts, and how many these are."""
+    model = load_pretrained(save_directory(random_model("qwen3_moe"), tmp_path))
+    layers = jax.tree.map(lambda stacked: stacked[0], unpacked(model.params).layers)
+    experts = model.config.experts
+    run = jax.jit(mix, static_argnames=("experts", "activate"))
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((90, model.config.hidden_size)), jnp.float32)
+
+    def mixed(rows):
+        logits = jax.vmap(lambda row: (layers.router * row).sum(axis=1))(rows)
+        weights = (layers.expert_gate, layers.expert_up, layers.expert_down)
+        return np.asarray(run(rows, logits, *weights, experts, jax.nn.silu))
+
+    expected, kept = mixed(x), np.arange(0, 90, 3)
+    for _ in range(3):
+        others = jnp.asarray(rng.standard_normal(x.shape), jnp.float32).at[kept].set(x[kept])
+        found = mixed(others)
+        np.testing.assert_array_equal(found[kept], expected[kept])
+        assert not np.any(np.delete(found, kept, axis=0) == np.delete(expected, kept, axis=0))
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0])

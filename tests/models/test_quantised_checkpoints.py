@@ -262,6 +262,18 @@ def test_fp8_with_scales_of_blocks(base, tmp_path):
     assert_stands_for(base, tmp_path, *quantised(base, fp8_blocks), config)
 
 
+FP8 = {"quant_method": "fp8", "weight_block_size": [32, 48]}
+
+
+@pytest.mark.parametrize(("made", "config"), [(awq, AWQ), (fp8_blocks, FP8)], ids=["awq", "fp8"])
+def test_experts(made, config, tmp_path):
+    """Each is quantised on its own, and the router is not."""
+    sizes = {"hidden_size": 64, "head_dim": 32, "moe_intermediate_size": 32, "num_experts": 3}
+    model = random_model("qwen3_moe", num_hidden_layers=1, **sizes)
+    base = save_directory(model, tmp_path / "base")
+    assert_stands_for(base, tmp_path, *quantised(base, made), config)
+
+
 @pytest.mark.parametrize(
     ("made", "config"),
     [

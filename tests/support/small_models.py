@@ -137,10 +137,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "qwen3_moe, shares as they are": ("qwen3_moe", {"norm_topk_prob": False}),
-    "qwen3_moe, biases, even sizes": ("qwen3_moe", _EVEN | {"attention_bias": True}),
-    "qwen3_moe, every expert": ("qwen3_moe", {"num_experts_per_tok": 7}),
-    "mixtral, one expert a row": ("mixtral", {"num_experts_per_tok": 1}),
-    "mixtral, its window": ("mixtral", {"sliding_window": 20, "tie_word_embeddings": True}),
     "phi3, partial rope": ("phi3", {"head_dim": 16, "partial_rotary_factor": 0.5}),
     "phi3, longrope": (
         "phi3",
@@ -183,7 +179,7 @@ FULL_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{
         f"{family}, biases": (family, {"attention_bias": True})
         for family in SETTINGS
-        if family != "phi3"
+        if family not in ("phi3", "mixtral")
     },
     "gemma, heads of 256": ("gemma", {"head_dim": 256}),
     "gemma2, wide queries": ("gemma2", {"query_pre_attn_scalar": 40}),
@@ -191,6 +187,10 @@ FULL_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "gemma2",
         {"attn_logit_softcapping": None, "final_logit_softcapping": None},
     ),
+    "qwen3_moe, biases and even sizes": ("qwen3_moe", _EVEN | {"attention_bias": True}),
+    "qwen3_moe, every expert": ("qwen3_moe", {"num_experts_per_tok": 7}),
+    "mixtral, one expert a row": ("mixtral", {"num_experts_per_tok": 1}),
+    "mixtral, its window": ("mixtral", {"sliding_window": 20, "tie_word_embeddings": True}),
     "smollm3, listed layers": ("smollm3", {"no_rope_layers": [0, 1, 1, 0, 1]}),
 }
 if pairwise.FULL in os.environ:

@@ -1,8 +1,8 @@
 """Several devices: how the work and the weights are distributed over them.
 
 Packs are distributed along the axis "data". Along "tensor" each device has some of the heads and of the feed-forward
-width, of each expert too, as in Megatron-LM (Shoeybi et al., 2019): two sums over the devices a layer. The embedding is whole on every
-device; the head's rows are sharded.
+width, that of each expert too, as in Megatron-LM (Shoeybi et al., 2019): two sums over the devices a layer. The
+embedding is whole on every device, and so is a router; the head's rows are sharded.
 """
 
 import dataclasses

@@ -46,7 +46,7 @@ class Architecture:
         window_switch: config.json's sliding_window counts.
         window_rule: for which layers, if layer_types does not say.
         defaults: what absent keys of config.json mean, if other than what `config_huggingface` takes.
-        gguf_name: general.architecture of a GGUF file, if other than model_type. Of two with one name, one is a mixture.
+        gguf_name: general.architecture of a GGUF file, if other than model_type. Two may have one, if one is a mixture.
         gguf_windows: a GGUF file may have a sliding window.
         gguf_wide_scale_layers: a model of so many layers scales queries by sqrt(heads / hidden_size), not by
             sqrt(1 / head_dim). GGUF has no key for it, and llama.cpp knows the one such model by its layers.

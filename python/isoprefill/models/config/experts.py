@@ -7,7 +7,7 @@ import dataclasses
 class Experts:
     """A feed-forward part of many experts, of which a router chooses some for each row (Shazeer et al., 2017).
 
-    The shares of a row are the softmax, in float32, of the router's logits. The largest are chosen, of equals the first.
+    The shares of a row are the softmax, in float32, of the router's logits. Of equals the first is chosen.
 
     Attributes:
         number: of experts.

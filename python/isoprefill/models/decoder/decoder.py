@@ -1,4 +1,4 @@
-"""The decoder: RMSNorm, RoPE, grouped-query attention, a gated feed-forward part or a mixture of such experts.
+"""The decoder: RMSNorm, RoPE, grouped-query attention, and a gated feed-forward part or a mixture of experts.
 
 It is Llama's, with the switches of `ModelConfig` for what other families do otherwise. The decoder knows nothing of
 items or masks: the caller passes the attention. A row's arithmetic is the same wherever in the array the row stands, so
@@ -183,14 +183,22 @@ def _layer(
 
     def feed_forward(x: Float[Array, "T E"], weights: LayerParams) -> Float[Array, "T E"]:
         if config.experts is None:
-            gated = activation(project(x, weights.gate)) * project(x, weights.up)
-            return project(gated.astype(x.dtype), weights.down)
-        logits = project(x, weights.router)
-        matrices = (weights.expert_gate, weights.expert_up, weights.expert_down)
-        return mixture.mix(x, logits, *matrices, config.experts, activation)
+            gate, up, down = map(_plain, (weights.gate, weights.up, weights.down))
+            gated = activation(project(x, gate)) * project(x, up)
+            return project(gated.astype(x.dtype), down)
+        logits = project(x, _plain(weights.router))
+        gate, up, down = map(_plain, (weights.expert_gate, weights.expert_up, weights.expert_down))
+        return mixture.mix(x, logits, gate, up, down, config.experts, activation)
 
     activation = _ACTIVATIONS[config.activation]
     return layer
+
+
+def _plain(weights: Float[Array, "..."] | PackedWeights | None) -> Float[Array, "..."]:
+    """Returns weights that the model has, and that are not packed."""
+    assert weights is not None
+    assert not isinstance(weights, PackedWeights)
+    return weights
 
 
 _ACTIVATIONS: dict[Activation, Callable[[Float[Array, "T F"]], Float[Array, "T F"]]] = {
@@ -237,9 +245,7 @@ def _packed_layer(
         output = functools.partial(
             cpu_operations.projection, attended, output_weights, layer=index, num_rows=rows
         )
-        forward = functools.partial(
-            feed_forward, layers, index, num_rows=rows, config=config
-        )
+        forward = functools.partial(feed_forward, layers, index, num_rows=rows, config=config)
         if adds:
             stream = output(layers.output_bias, residual=stream, scale=config.residual_scale)
             return forward(stream, add_residual=True), (k, v)

@@ -133,7 +133,9 @@ def _tensor_names(config: ModelConfig, parameter: Parameter, name: str) -> Itera
             yield name.format(layer=layer, expert=expert)
 
 
-def _split(array: np.ndarray, parts: int, source: StoredTensor, shape: tuple[int, ...]) -> np.ndarray:
+def _split(
+    array: np.ndarray, parts: int, source: StoredTensor, shape: tuple[int, ...]
+) -> np.ndarray:
     """Returns an array as the parts that its tensors fill, along a new first axis in the place of those split."""
     return array.reshape(parts, *array.shape[len(shape) - len(source.shape) :])
 

@@ -1,8 +1,8 @@
 """The decoder's weights as two tuples of arrays: those of every layer, and the others.
 
 Letters: V vocab_size, C classes, E hidden_size, F intermediate_size, L layers, Hq query heads, Hkv key and value heads,
-D head_dim, X experts, Fx width of an expert. Matrices are [out, in], as in both checkpoint formats; on a CPU they are packed (`packed_weights`). Vectors
-are float32, whatever the matrices are. Layers are stacked on axis 0.
+D head_dim, X experts, Fx width of an expert. Matrices are [out, in], as in both checkpoint formats; on a CPU they are
+packed (`packed_weights`). Vectors are float32, whatever the matrices are. Layers are stacked on axis 0.
 """
 
 from collections.abc import Mapping
