@@ -1,6 +1,7 @@
 #include "csrc/attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <stdexcept>
@@ -63,6 +64,25 @@ std::vector<Range> RowRanges(const int32_t* prefix_begin, int64_t num_rows,
   return ranges;
 }
 
+// Gives the sinks of a KV head's query heads their share of the softmax: the
+// output is what it is without them times 1 / (1 + exp(sink - lse)).
+template <typename Element>
+void AddSinks(const AttentionProblem<Element>& problem, int64_t kv_head,
+              Range rows) {
+  const int64_t first = kv_head * problem.groups();
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
+    for (int64_t head = first; head < first + problem.groups(); ++head) {
+      const int64_t place = row * problem.query_heads + head;
+      const float share =
+          1.0f / (1.0f + std::exp(problem.sinks[head] - problem.lse[place]));
+      Element* out = problem.out + place * problem.head_dim;
+      for (int64_t d = 0; d < problem.head_dim; ++d) {
+        FromFloat(ToFloat(out[d]) * share, &out[d]);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 template <typename Element>
@@ -76,8 +96,10 @@ void ComputeAttention(const AttentionProblem<Element>& problem,
   const int64_t num_ranges = static_cast<int64_t>(ranges.size());
   parallel(num_ranges * problem.kv_heads, [&](int64_t task) {
     // Later rows see more: begin with them, so that threads end together.
-    kernels.attend(problem, task % problem.kv_heads,
-                   ranges[num_ranges - 1 - task / problem.kv_heads]);
+    const int64_t kv_head = task % problem.kv_heads;
+    const Range rows = ranges[num_ranges - 1 - task / problem.kv_heads];
+    kernels.attend(problem, kv_head, rows);
+    if (problem.sinks != nullptr) AddSinks(problem, kv_head, rows);
   });
 }
 

@@ -44,9 +44,12 @@ struct AttentionProblem {
   const Element* k = nullptr;              // [S, Hkv, D]
   const Element* v = nullptr;              // [S, Hkv, D]
   const int32_t* row_intervals = nullptr;  // [4, T]
+  // [Hq]: a logit that joins the denominator of the softmax, as that of a
+  // column without a value (Xiao et al., 2024); null: there is none.
+  const float* sinks = nullptr;
   Element* out = nullptr;  // [T, Hq, D]: 0 if a row sees nothing
-  float* lse = nullptr;    // [T, Hq]: log-sum-exp of the scores, natural
-                           // logarithm; -inf if a row sees nothing
+  float* lse = nullptr;    // [T, Hq]: log-sum-exp of the scores, without sinks,
+                           // natural logarithm; -inf if a row sees nothing
 
   int64_t groups() const { return query_heads / kv_heads; }
   const int32_t* prefix_begin() const { return row_intervals; }

@@ -74,6 +74,7 @@ struct Sizes {
   int64_t kv_heads;
   int64_t head_dim;
   float soft_cap = 0.0f;
+  bool sinks = false;
 };
 
 // Random q, k and v for a layout, and what comes of them.
@@ -98,6 +99,7 @@ struct Case {
     normal.Fill(&v);
     out.resize(q.size());
     lse.resize(layout.num_rows * sizes.query_heads);
+    if (sizes.sinks) sinks = normal.Make<float>(sizes.query_heads);
   }
 
   // In tasks as ComputeAttention cuts them, or of at most so many rows.
@@ -108,6 +110,7 @@ struct Case {
     problem.v = v.data();
     problem.out = out.data();
     problem.lse = lse.data();
+    problem.sinks = sinks.empty() ? nullptr : sinks.data();
     Element nan;
     FromFloat(kNaN, &nan);
     std::fill(out.begin(), out.end(), nan);
@@ -166,6 +169,9 @@ struct Case {
         }
       }
       expected_lse[place] = std::log(total);  // -inf for nothing
+      if (!sinks.empty()) {
+        total += std::exp(sinks[place % problem.query_heads]);
+      }
       for (int64_t d = 0; d < dim && total > 0; ++d) {
         expected[place * dim + d] /= total;
       }
@@ -188,7 +194,7 @@ struct Case {
 
   AttentionProblem<Element> problem;
   std::vector<Element> q, k, v, out;
-  std::vector<float> lse;
+  std::vector<float> lse, sinks;
   std::vector<double> expected, expected_lse;
 };
 
@@ -227,6 +233,26 @@ void EqualsTheDefinition() {
     for (const Kind kind : AllKinds<Element>(tiles)) {
       one.Run(kind);
       CHECK(one.Difference() < kTolerance<Element>);
+    }
+  }
+}
+
+// A logit of each query head joins the denominator.
+template <typename Element>
+void SinksTakeTheirShare() {
+  for (const Layout& layout : {Hard(), Hard(37)}) {
+    Case<Element> one(layout, {4, 2, 17, 0.0f, true});
+    one.sinks[0] = 300;  // nothing is left
+    one.sinks[1] = -300;
+    one.Define();
+    for (const Instructions instructions : testing::AllInstructions()) {
+      one.Run(instructions);
+      CHECK(one.Difference() < kTolerance<Element>);
+      const std::vector<Element> out = one.out;
+      one.Run(instructions, testing::on_three_threads);
+      CHECK(std::equal(
+          out.begin(), out.end(), one.out.begin(),
+          [](Element a, Element b) { return ToFloat(a) == ToFloat(b); }));
     }
   }
 }
@@ -413,6 +439,8 @@ void WrongProblemsAreRejected() {
 int main() {
   isoprefill::EqualsTheDefinition<float>();
   isoprefill::EqualsTheDefinition<isoprefill::Bfloat16>();
+  isoprefill::SinksTakeTheirShare<float>();
+  isoprefill::SinksTakeTheirShare<isoprefill::Bfloat16>();
   isoprefill::AnyScale<float>();
   isoprefill::AnyScale<isoprefill::Bfloat16>();
   isoprefill::LaterTokensDoNotReachARow<float>();

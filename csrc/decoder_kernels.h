@@ -78,6 +78,9 @@ struct SumBlock {
 enum class Activation {
   kSilu,      // x * sigmoid(x)
   kGeluTanh,  // x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))
+  // x * sigmoid(1.702 * x) of x up to 7; and the other half, from -7 to 7, has
+  // 1 added (gpt-oss, OpenAI, 2025).
+  kClampedSilu,
 };
 
 // How the rows of some heads are finished: bias, RMS norm of so many columns at
@@ -126,7 +129,8 @@ struct DecoderKernels {
                    const PanelGroup<Element>& panels, const char* loaded,
                    const SumBlock& sums) = nullptr;
 
-  // activation(first half of the columns) * second half, prepared as `columns`
+  // activation(first half of the columns) * second half, which the activation
+  // may change, prepared as `columns`
   // columns of rows from `first_row` on.
   void (*gate)(const SumBlock& sums, Activation activation, int64_t columns,
                const PreparedRows& to, int64_t first_row,

@@ -75,6 +75,20 @@ typename Vector::Register GeluTanh(typename Vector::Register x) {
   return TimesSigmoid<V>(x, x * V::MulAdd(cubic, x * x, slope));
 }
 
+template <typename Vector>
+typename Vector::Register ClampedSilu(typename Vector::Register x,
+                                      typename Vector::Register up) {
+  using V = Vector;
+  const auto limit = V::Broadcast(7.0f);
+  const auto zero = V::Broadcast(0.0f);
+  const auto least = [&](auto value) {  // of it and the limit
+    return zero - V::Max(zero - limit, zero - value);
+  };
+  x = least(x);
+  up = V::Max(zero - limit, least(up)) + V::Broadcast(1.0f);
+  return TimesSigmoid<V>(x, x * V::Broadcast(1.702f)) * up;
+}
+
 template <typename Product, typename Vector, typename Element>
 struct DecoderMicroKernels {
   static void Prepare(const Element* x, int64_t rows, const PreparedRows& to,
@@ -110,12 +124,17 @@ struct DecoderMicroKernels {
   static void Gate(const SumBlock& sums, Activation activation, int64_t columns,
                    const PreparedRows& to, int64_t first_row,
                    int64_t first_column) {
-    if (activation == Activation::kGeluTanh) {
-      GateBy([](auto x) { return GeluTanh<Vector>(x); }, sums, columns, to,
-             first_row, first_column);
-    } else {
-      GateBy([](auto x) { return TimesSigmoid<Vector>(x, x); }, sums, columns,
-             to, first_row, first_column);
+    const auto by = [&](auto gated) {
+      GateBy(gated, sums, columns, to, first_row, first_column);
+    };
+    switch (activation) {
+      case Activation::kSilu:
+        return by(
+            [](auto x, auto up) { return TimesSigmoid<Vector>(x, x) * up; });
+      case Activation::kGeluTanh:
+        return by([](auto x, auto up) { return GeluTanh<Vector>(x) * up; });
+      case Activation::kClampedSilu:
+        return by([](auto x, auto up) { return ClampedSilu<Vector>(x, up); });
     }
   }
 
@@ -207,8 +226,8 @@ struct DecoderMicroKernels {
     for (int64_t r = 0; r < sums.rows; ++r) {
       const float* gate = sums.data + r * sums.stride;
       for (int64_t c = 0; c < half; c += Vector::kWidth) {
-        Vector::Store(row + c, activate(Vector::Load(gate + c)) *
-                                   Vector::Load(gate + half + c));
+        Vector::Store(row + c, activate(Vector::Load(gate + c),
+                                        Vector::Load(gate + half + c)));
       }
       Product::Prepare(row, columns, first_column, first_row + r, to);
     }

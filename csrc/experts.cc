@@ -114,6 +114,7 @@ template <typename Element>
 struct SharedColumns {
   const DecoderKernels<Element>& kernels;
   const PackedWeights<Element>& weights;
+  const float* bias;  // [N], or null
   const std::vector<Choice>& choices;
   const int64_t* sorted;  // [rows]
   float* results;         // [choices, N]
@@ -135,7 +136,8 @@ struct SharedColumns {
     for (int64_t r = 0; r < sums.rows; ++r) {
       const int64_t choice = sorted[row + r];
       kernels.add({sums.data + r * sums.stride, sums.stride, 1, sums.columns},
-                  nullptr, choices[choice].share, nullptr,
+                  bias == nullptr ? nullptr : bias + FirstColumn(group),
+                  choices[choice].share, nullptr,
                   results + choice * weights.num_columns + FirstColumn(group),
                   weights.num_columns);
     }
@@ -158,27 +160,28 @@ void ComputePiece(const DecoderKernels<Element>& kernels,
   const Expert<Element>& expert = problem.experts[piece.expert];
   const int64_t inner = problem.rows.inner;
   const int64_t width = expert.gate.num_columns;
-  InChunks(piece.count, RowBytes(kernels, width) + RowBytes(kernels, inner),
-           parallel,
-           [&](int64_t first, int64_t count, const ParallelFor& inside) {
-             const int64_t* sorted = by_expert.sorted() + piece.begin + first;
-             RowStore<Element> x(kernels, count, inner);
-             x.Fill(count, inside, [&](int64_t row, int64_t some) {
-               for (int64_t r = row; r < row + some; ++r) {
-                 const int64_t from = sorted[r] / problem.chosen;
-                 kernels.prepare(normed + from * inner, 1, x.rows(), r);
-               }
-             });
-             RowStore<Element> gated(kernels, count, width);
-             const GatedColumns<Element> gate{kernels, expert.gate, expert.up,
-                                              problem.activation, gated.rows()};
-             MultiplyGroups(kernels, x.rows(), count, gate.NumGroups(), gate,
-                            inside);
-             const SharedColumns<Element> down{kernels, expert.down, choices,
-                                               sorted, results};
-             MultiplyGroups(kernels, gated.rows(), count, down.NumGroups(),
-                            down, inside);
-           });
+  InChunks(
+      piece.count, RowBytes(kernels, width) + RowBytes(kernels, inner),
+      parallel, [&](int64_t first, int64_t count, const ParallelFor& inside) {
+        const int64_t* sorted = by_expert.sorted() + piece.begin + first;
+        RowStore<Element> x(kernels, count, inner);
+        x.Fill(count, inside, [&](int64_t row, int64_t some) {
+          for (int64_t r = row; r < row + some; ++r) {
+            const int64_t from = sorted[r] / problem.chosen;
+            kernels.prepare(normed + from * inner, 1, x.rows(), r);
+          }
+        });
+        RowStore<Element> gated(kernels, count, width);
+        const GatedColumns<Element> gate{
+            kernels,      expert.gate,      expert.up,     problem.activation,
+            gated.rows(), expert.gate_bias, expert.up_bias};
+        MultiplyGroups(kernels, x.rows(), count, gate.NumGroups(), gate,
+                       inside);
+        const SharedColumns<Element> down{
+            kernels, expert.down, expert.down_bias, choices, sorted, results};
+        MultiplyGroups(kernels, gated.rows(), count, down.NumGroups(), down,
+                       inside);
+      });
 }
 
 // Adds up the results of each row, in the order in which they were chosen.
@@ -244,6 +247,7 @@ void ComputeExperts(const Experts<Element>& problem, Instructions instructions,
     router.num_rows = count;
     router.x = normed.data();
     router.weights = problem.router;
+    router.bias = problem.router_bias;
     router.out = logits.data();
     ComputeProjection(router, instructions, parallel);
     std::vector<Choice> choices(count * chosen);

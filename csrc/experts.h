@@ -25,6 +25,10 @@ struct Expert {
   PackedWeights<Element> gate;  // [F, N]
   PackedWeights<Element> up;    // [F, N], of as many parts as gate
   PackedWeights<Element> down;  // [N, F]
+  // What is added to the products, [F], [F] and [N]; null: nothing.
+  const float* gate_bias = nullptr;
+  const float* up_bias = nullptr;
+  const float* down_bias = nullptr;
 };
 
 // out = residual + scale * sum over the chosen experts x of
@@ -34,8 +38,9 @@ struct Expert {
 // count: of equals the first. With `normalised` they are divided by their sum.
 template <typename Element>
 struct Experts {
-  NormedRows rows;                // with a norm
-  PackedWeights<Element> router;  // [X, N]
+  NormedRows rows;                     // with a norm
+  PackedWeights<Element> router;       // [X, N]
+  const float* router_bias = nullptr;  // [X]; null: there is none
   std::vector<Expert<Element>> experts;
   int64_t chosen = 0;  // from 1 to X
   bool normalised = false;

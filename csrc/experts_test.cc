@@ -36,6 +36,7 @@ struct ExpertsCase {
     Activation activation = Activation::kSilu;
     // The router cannot tell every other expert from the one before it.
     bool pairs = false;
+    bool biased = false;
   };
 
   explicit ExpertsCase(Sizes sizes) : sizes(sizes) {
@@ -43,6 +44,12 @@ struct ExpertsCase {
       gates.emplace_back(sizes.width, sizes.inner, &normal);
       ups.emplace_back(sizes.width, sizes.inner, &normal);
       downs.emplace_back(sizes.inner, sizes.width, &normal);
+      gate_biases.push_back(normal.Make<float>(sizes.width));
+      up_biases.push_back(normal.Make<float>(sizes.width));
+      down_biases.push_back(normal.Make<float>(sizes.inner));
+      // So large that both are clamped now and then.
+      for (float& bias : gate_biases.back()) bias *= 4;
+      for (float& bias : up_biases.back()) bias *= 4;
     }
     for (int64_t x = 1; sizes.pairs && x < sizes.experts; x += 2) {
       const auto to = router.values.begin() + x * sizes.inner;
@@ -60,7 +67,12 @@ struct ExpertsCase {
     for (int64_t e = 0; e < sizes.experts; ++e) {
       problem.experts.push_back(
           {gates[e].weights(), ups[e].weights(), downs[e].weights()});
+      if (!sizes.biased) continue;
+      problem.experts[e].gate_bias = gate_biases[e].data();
+      problem.experts[e].up_bias = up_biases[e].data();
+      problem.experts[e].down_bias = down_biases[e].data();
     }
+    if (sizes.biased) problem.router_bias = router_bias.data();
     problem.chosen = sizes.chosen;
     problem.normalised = sizes.normalised;
     problem.activation = sizes.activation;
@@ -84,7 +96,9 @@ struct ExpertsCase {
       const std::vector<double> normed =
           Rounded<Element>(Normed(stream, norm, 1e-6));
       std::vector<double> shares = router.Times(normed.data());
-      for (double& share : shares) share = std::exp(share);
+      for (int64_t e = 0; e < sizes.experts; ++e) {
+        shares[e] = std::exp(shares[e] + (sizes.biased ? router_bias[e] : 0));
+      }
       Divide(&shares);
       std::vector<int64_t> order(sizes.experts);
       std::iota(order.begin(), order.end(), 0);
@@ -100,12 +114,14 @@ struct ExpertsCase {
         std::vector<double> gated = gates[e].Times(normed.data());
         const std::vector<double> factors = ups[e].Times(normed.data());
         for (int64_t f = 0; f < sizes.width; ++f) {
-          gated[f] = Activated(gated[f]) * factors[f];
+          gated[f] = Gated(gated[f] + (sizes.biased ? gate_biases[e][f] : 0),
+                           factors[f] + (sizes.biased ? up_biases[e][f] : 0));
         }
         gated = Rounded<Element>(gated);
         const std::vector<double> result = downs[e].Times(gated.data());
         for (int64_t i = 0; i < sizes.inner; ++i) {
-          sums[i] += shares[e] * result[i];
+          sums[i] +=
+              shares[e] * (result[i] + (sizes.biased ? down_biases[e][i] : 0));
         }
       }
       for (int64_t i = 0; i < sizes.inner; ++i) {
@@ -124,11 +140,17 @@ struct ExpertsCase {
     for (double& share : *shares) share /= sum;
   }
 
-  double Activated(double x) const {
-    if (sizes.activation == Activation::kSilu) return x / (1 + std::exp(-x));
+  double Gated(double x, double up) const {
+    if (sizes.activation == Activation::kSilu) {
+      return x / (1 + std::exp(-x)) * up;
+    }
+    if (sizes.activation == Activation::kClampedSilu) {
+      x = std::min(x, 7.0);
+      return x / (1 + std::exp(-1.702 * x)) * (std::clamp(up, -7.0, 7.0) + 1);
+    }
     const double inside =
         std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x);
-    return x / 2 * (1 + std::tanh(inside));
+    return x / 2 * (1 + std::tanh(inside)) * up;
   }
 
   std::vector<int64_t> Widths() const { return {sizes.inner}; }
@@ -144,6 +166,8 @@ struct ExpertsCase {
   testing::RandomNormal normal;
   testing::Matrix<Element> router{sizes.experts, sizes.inner, &normal};
   std::vector<testing::Matrix<Element>> gates, ups, downs;
+  std::vector<std::vector<float>> gate_biases, up_biases, down_biases;
+  std::vector<float> router_bias = normal.Make<float>(sizes.experts);
   std::vector<float> norm = normal.Make<float>(sizes.inner);
   std::vector<float> x = normal.Make<float>(sizes.rows * sizes.inner);
   std::vector<float> residual = normal.Make<float>(sizes.rows * sizes.inner);
@@ -215,8 +239,14 @@ void TestAll() {
       {193, 40, 47, 17, 3, true, Mixed::kInPlace},
       {33, 31, 66, 5, 2, false, Mixed::kApart, 1, Activation::kGeluTanh},
       {65, 33, 31, 6, 3, true, Mixed::kInPlace, 1, Activation::kSilu, true},
+      {95, 40, 47, 5, 2, true, Mixed::kInPlace, 1, Activation::kClampedSilu,
+       false, true},
+      {17, 66, 80, 4, 3, true, Mixed::kNone, 0.5f, Activation::kSilu, false,
+       true},
   });
   RowsAreIndependent<Mixed>({1, 33, 47, 5, 2, true, Mixed::kInPlace});
+  RowsAreIndependent<Mixed>({1, 33, 47, 5, 2, true, Mixed::kInPlace, 1,
+                             Activation::kClampedSilu, false, true});
   RowsOfAnExpertAreIndependent<Element>();
   ManyRowsAreTakenInTurn<Element>();
   for (const Instructions instructions : testing::AllInstructions()) {

@@ -38,6 +38,8 @@ struct GatedColumns {
   const PackedWeights<Element>& up;
   Activation activation;
   const PreparedRows& gated;
+  const float* gate_bias = nullptr;  // [F], as up_bias; null: there is none
+  const float* up_bias = nullptr;
   // Two of each, because then no two threads write to one cache line of
   // bfloat16; but no more than a block's, of those that are loaded.
   const int64_t panels_each =
@@ -57,6 +59,9 @@ struct GatedColumns {
   void Ahead(int64_t, int64_t, int64_t) const {}
   void Finish(int64_t group, int64_t row, const SumBlock& sums) const {
     const int64_t column = group * panels_each * kPanelColumns;
+    const int64_t half = Half(group) * kPanelColumns;
+    AddBias(gate_bias, column, sums.data, sums);
+    AddBias(up_bias, column, sums.data + half, sums);
     kernels.gate(
         sums, activation,
         std::min(panels_each * kPanelColumns, gate.num_columns - column), gated,
@@ -64,6 +69,16 @@ struct GatedColumns {
   }
 
  private:
+  // To the columns from `column` on, whose sums begin at `to`.
+  void AddBias(const float* bias, int64_t column, float* to,
+               const SumBlock& sums) const {
+    if (bias == nullptr) return;
+    const int64_t count =
+        std::min(panels_each * kPanelColumns, gate.num_columns - column);
+    for (int64_t r = 0; r < sums.rows; ++r, to += sums.stride) {
+      for (int64_t c = 0; c < count; ++c) to[c] += bias[column + c];
+    }
+  }
   int64_t Half(int64_t group) const {
     return std::min(panels_each, gate.num_panels() - group * panels_each);
   }

@@ -180,6 +180,7 @@ ffi::Error Attention(float scale, float soft_cap, int64_t window,
                      std::string_view instructions, ffi::AnyBuffer q,
                      ffi::AnyBuffer k, ffi::AnyBuffer v,
                      ffi::Buffer<ffi::S32> row_intervals,
+                     ffi::Buffer<ffi::F32> sinks,
                      ffi::Result<ffi::AnyBuffer> out,
                      ffi::ResultBuffer<ffi::F32> lse, ffi::ThreadPool pool) {
   return ComputeElements("q, k, v and out", {q, k, v, *out}, [&](auto element) {
@@ -188,6 +189,9 @@ ffi::Error Attention(float scale, float soft_cap, int64_t window,
         {"k", k.dimensions(), {"S", "Hkv", "D"}},
         {"v", v.dimensions(), {"S", "Hkv", "D"}},
         {"row_intervals", row_intervals.dimensions(), {"4", "T"}},
+        {"sinks",
+         sinks.dimensions(),
+         {sinks.element_count() == 0 ? "0" : "Hq"}},
         {"out", out->dimensions(), {"T", "Hq", "D"}},
         {"lse", lse->dimensions(), {"T", "Hq"}}};
     CheckShapes(shapes);
@@ -205,6 +209,7 @@ ffi::Error Attention(float scale, float soft_cap, int64_t window,
     problem.k = Data<Element>(k);
     problem.v = Data<Element>(v);
     problem.row_intervals = row_intervals.typed_data();
+    problem.sinks = sinks.element_count() == 0 ? nullptr : sinks.typed_data();
     problem.out = Data<Element>(*out);
     problem.lse = lse->typed_data();
     ComputeAttention(problem, ParseInstructions(std::string(instructions)),
@@ -430,13 +435,31 @@ Shaped PackedExperts(const char* name, const ffi::AnyBuffer& array,
   return shaped;
 }
 
+// Biases of a layer's experts, or [L, 0] if a model has none.
+template <typename... Sizes>
+std::vector<std::string> SizesOfBias(const Floats& array, Sizes... sizes) {
+  if (array.element_count() == 0) return {"L", "0"};
+  return {"L", sizes...};
+}
+
+Activation ParseActivation(std::string_view name) {
+  if (name == "silu") return Activation::kSilu;
+  if (name == "gelu_tanh") return Activation::kGeluTanh;
+  if (name == "clamped_silu") return Activation::kClampedSilu;
+  throw std::invalid_argument(
+      "activation must be silu, gelu_tanh or clamped_silu, got " +
+      std::string(name));
+}
+
 // Elements are float32, or bfloat16 if `narrow`.
 ffi::Error ExpertsOfLayer(float eps, int64_t width, int64_t chosen,
-                          bool normalised, bool adds, bool narrow, bool gelu,
-                          float scale, Layer layer, Rows rows, Floats stream,
-                          Floats norm, ffi::AnyBuffer router,
-                          ffi::AnyBuffer gate, ffi::AnyBuffer up,
-                          ffi::AnyBuffer down, ffi::ResultBuffer<ffi::F32> out,
+                          bool normalised, bool adds, bool narrow,
+                          std::string_view activation, float scale, Layer layer,
+                          Rows rows, Floats stream, Floats norm,
+                          ffi::AnyBuffer router, ffi::AnyBuffer gate,
+                          ffi::AnyBuffer up, ffi::AnyBuffer down,
+                          Floats router_bias, Floats gate_bias, Floats up_bias,
+                          Floats down_bias, ffi::ResultBuffer<ffi::F32> out,
                           ffi::ThreadPool pool) {
   return Compute(narrow, [&](auto element) {
     using Element = decltype(element);
@@ -453,6 +476,14 @@ ffi::Error ExpertsOfLayer(float eps, int64_t width, int64_t chosen,
         PackedExperts<Element>("gate", gate, width, inner),
         PackedExperts<Element>("up", up, width, inner),
         PackedExperts<Element>("down", down, inner, width),
+        {"router_bias", router_bias.dimensions(),
+         SizesOfBias(router_bias, "X")},
+        {"gate_bias", gate_bias.dimensions(),
+         SizesOfBias(gate_bias, "X", std::to_string(width))},
+        {"up_bias", up_bias.dimensions(),
+         SizesOfBias(up_bias, "X", std::to_string(width))},
+        {"down_bias", down_bias.dimensions(),
+         SizesOfBias(down_bias, "X", std::to_string(inner))},
         {"out", out->dimensions(), {"T", "E"}}};
     CheckShapes(shapes);
     const int64_t l = Scalar(layer, "layer", norm.dimensions()[0] - 1);
@@ -471,14 +502,21 @@ ffi::Error ExpertsOfLayer(float eps, int64_t width, int64_t chosen,
     problem.rows = ReadRows(stream, norm, l,
                             Scalar(rows, "rows", stream.dimensions()[0]), eps);
     problem.router = WeightsOfLayer<Element>(router, l, num_experts, inner);
+    problem.router_bias = FloatsOfLayer(router_bias, l);
+    const auto bias_of = [&](const Floats& array, int64_t expert,
+                             int64_t columns) {
+      const float* of_layer = FloatsOfLayer(array, l);
+      return of_layer == nullptr ? nullptr : of_layer + expert * columns;
+    };
     for (int64_t x = 0; x < num_experts; ++x) {
-      problem.experts.push_back({weights_of(gate, x, width, inner),
-                                 weights_of(up, x, width, inner),
-                                 weights_of(down, x, inner, width)});
+      problem.experts.push_back(
+          {weights_of(gate, x, width, inner), weights_of(up, x, width, inner),
+           weights_of(down, x, inner, width), bias_of(gate_bias, x, width),
+           bias_of(up_bias, x, width), bias_of(down_bias, x, inner)});
     }
     problem.chosen = chosen;
     problem.normalised = normalised;
-    problem.activation = gelu ? Activation::kGeluTanh : Activation::kSilu;
+    problem.activation = ParseActivation(activation);
     problem.scale = scale;
     problem.residual = adds ? stream.typed_data() : nullptr;
     problem.out = out->typed_data();
@@ -598,6 +636,7 @@ XLA_FFI_DEFINE_HANDLER(kAttention, Attention,
                            .Arg<ffi::AnyBuffer>()
                            .Arg<ffi::AnyBuffer>()
                            .Arg<ffi::Buffer<ffi::S32>>()
+                           .Arg<ffi::Buffer<ffi::F32>>()
                            .Ret<ffi::AnyBuffer>()
                            .Ret<ffi::Buffer<ffi::F32>>()
                            .Ctx<ffi::ThreadPool>());
@@ -658,7 +697,7 @@ XLA_FFI_DEFINE_HANDLER(kExperts, ExpertsOfLayer,
                            .Attr<bool>("normalised")
                            .Attr<bool>("adds")
                            .Attr<bool>("narrow")
-                           .Attr<bool>("gelu")
+                           .Attr<std::string_view>("activation")
                            .Attr<float>("scale")
                            .Arg<ffi::Buffer<ffi::S32>>()
                            .Arg<ffi::Buffer<ffi::S32>>()
@@ -668,6 +707,10 @@ XLA_FFI_DEFINE_HANDLER(kExperts, ExpertsOfLayer,
                            .Arg<ffi::AnyBuffer>()
                            .Arg<ffi::AnyBuffer>()
                            .Arg<ffi::AnyBuffer>()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
                            .Ret<Floats>()
                            .Ctx<ffi::ThreadPool>());
 XLA_FFI_DEFINE_HANDLER(kNorm, Norm,

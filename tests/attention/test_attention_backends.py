@@ -3,11 +3,12 @@
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import isoprefill.attention
-from isoprefill import PackedLayout
+from isoprefill import PackedLayout, multi_item_attention
 from isoprefill.attention import AttentionHeads
 from isoprefill.attention.backend import AttentionBackend
 from isoprefill.attention.backends import BACKENDS, find_backend
@@ -48,3 +49,26 @@ def test_an_option_that_a_back_end_does_not_have_is_refused(name):
 def test_auto_is_no_back_end():
     with pytest.raises(ValueError, match=r"backend must be one of .*'dense'.* got 'auto'"):
         find_backend("auto")
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_sinks_join_the_denominator(name):
+    """As a column that every row sees, whose score is the sink and whose value is 0. In a window, too."""
+    layout = PackedLayout.from_lengths(30, [5, 12], pad_to=64)
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((64, heads, 64), np.float32) for heads in (4, 2, 2))
+    sinks = np.asarray([-1.0, 0.5, 30.0, -100.0], np.float32)
+    for one in (layout, layout.with_window(9)):
+        mask = one.dense_mask()
+        wide = [np.asarray(array, np.float64) for array in (q, k, v)]
+        scores = np.einsum("thd,shd->hts", wide[0], wide[1].repeat(2, axis=1)) / 8
+        weights = np.exp(np.where(mask, scores, -np.inf))
+        total = weights.sum(axis=-1, keepdims=True)
+        shares = weights / (total + np.exp(np.float64(sinks))[:, None, None])
+        expected = np.einsum("hts,shd->thd", shares, wide[2].repeat(2, axis=1))
+        out, lse = multi_item_attention(
+            *map(jnp.asarray, (q, k, v)), one, backend=name, sinks=sinks, return_lse=True
+        )
+        np.testing.assert_allclose(out, expected, atol=1e-5)
+        with np.errstate(divide="ignore"):
+            np.testing.assert_allclose(lse, np.log(total[..., 0]).T, atol=1e-5)

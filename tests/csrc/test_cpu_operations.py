@@ -15,6 +15,7 @@ import isoprefill_csrc
 from isoprefill.models.config.config import ModelConfig
 from isoprefill.models.config.experts import Experts
 from isoprefill.models.decoder import cpu_operations, mixture
+from isoprefill.models.decoder.decoder import GATES
 from isoprefill.models.weights.packed_weights import (
     PackedWeights,
     in_parts,
@@ -183,7 +184,7 @@ def test_mixtures_of_experts_equal_the_oracle(tied, normalised):
     logits = x @ router.T
     if tied:  # to the bit
         logits = logits.at[:, [1, 4]].set(logits[:, [0, 3]])
-    by_xla = mixture.mix(x, logits, *others, experts, jax.nn.silu)
+    by_xla = mixture.mix(x, logits, mixture.ExpertWeights(*others), experts, GATES["silu"])
     np.testing.assert_allclose(by_xla, expected, atol=1e-5)
 
 
@@ -314,11 +315,15 @@ REFUSED = {
     ),
     "down has shape [1, 2, 1, 512]; it must be [L = 1, X = 2, 1, 1, 512]": (
         "experts", shape(3, 4), np.int32(0), ONE, shape(3, 4), shape(1, 4), shape(1, 1, 1, 512),
-        *[shape(1, 2, 1, 1, 512)] * 2, shape(1, 2, 1, 512),
+        *[shape(1, 2, 1, 1, 512)] * 2, shape(1, 2, 1, 512), *[shape(1, 0)] * 4,
     ),
     "chosen must be from 1 to 2, got 3": (
         "experts", shape(3, 4), np.int32(0), ONE, shape(3, 4), shape(1, 4), shape(1, 1, 1, 512),
-        *[shape(1, 2, 1, 1, 512)] * 3,
+        *[shape(1, 2, 1, 1, 512)] * 3, *[shape(1, 0)] * 4,
+    ),
+    "up_bias has shape [1, 2, 4]; it must be [L = 1, X = 2, 5]": (
+        "experts", shape(3, 4), np.int32(0), ONE, shape(3, 4), shape(1, 4), shape(1, 1, 1, 512),
+        *[shape(1, 2, 1, 1, 512)] * 3, shape(1, 0), shape(1, 2, 5), shape(1, 2, 4), shape(1, 0),
     ),
     "token_ids[0] is 9": ("embedding", shape(3, 4), TWO, shape(3, dtype=np.int32) + 9, shape(1, 1, 512)),
 }  # fmt: skip
@@ -336,7 +341,8 @@ def test_what_does_not_fit_is_refused(message):
         "add_normed": {"eps": np.float32(1e-6)},
         "experts": {
             **{"eps": np.float32(1e-6), "scale": np.float32(1), "width": 5, "chosen": 3},
-            **dict.fromkeys(("normalised", "adds", "narrow", "gelu"), False),
+            **dict.fromkeys(("normalised", "adds", "narrow"), False),
+            "activation": "silu",
         },
     }[target]
     with pytest.raises(jax.errors.JaxRuntimeError) as error:

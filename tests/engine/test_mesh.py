@@ -173,6 +173,9 @@ def test_what_cannot_be_shared_out_is_rejected_with_the_numbers(model):
     mixture = dataclasses.replace(config, experts=Experts(4, 2, width=98, normalised=True))
     with pytest.raises(ValueError, match=r"tensor=4 must divide .* expert_width = 98.* 1, 2"):
         make_mesh(MeshShape(tensor=4), mixture)
+    biased = dataclasses.replace(config, experts=Experts(4, 2, 96, normalised=True, biased=True))
+    with pytest.raises(ValueError, match=r"mesh tensor=2 must be 1 .* biases of experts"):
+        make_mesh(MeshShape(tensor=2), biased)
     as_one = dataclasses.replace(config, projection_norm=True)
     with pytest.raises(ValueError, match=r"mesh tensor=2 must be 1 .* normalised over all heads"):
         make_mesh(MeshShape(tensor=2), as_one)

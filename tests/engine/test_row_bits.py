@@ -113,6 +113,8 @@ def test_bits_do_not_depend_on_packs_or_on_other_requests(directory, dtype):
         ("granite", "float32"),
         ("qwen3_moe", "float32"),
         ("mixtral", "bfloat16"),
+        ("gpt_oss", "float32"),
+        ("gpt_oss", "bfloat16"),
     ],
 )
 def test_bits_of_other_families(family, dtype, tmp_path):

@@ -26,6 +26,7 @@ CONFIG = {
 }
 
 
+GPT_OSS = {"model_type": "gpt_oss", "num_local_experts": 4}
 MIXTURE = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2}
 
 
@@ -109,6 +110,8 @@ MIXTURE = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2
         ),
         (MIXTURE | {"decoder_sparse_step": 2}, r"of all layers or of none, but layers \[0\] are"),
         (MIXTURE | {"decoder_sparse_step": 0}, r"decoder_sparse_step must be a positive .* got 0"),
+        (GPT_OSS | {"swiglu_limit": 9.0}, r"swiglu_limit of a gpt_oss model must be 7\.0, got 9\.0"),
+        (GPT_OSS | {"hidden_act": "gelu_pytorch_tanh"}, r"hidden_act of a gpt_oss model must be 'silu'"),
         (MIXTURE | {"mlp_only_layers": 1}, r"mlp_only_layers must be a list of layers, got 1"),
         *(
             (
@@ -139,6 +142,17 @@ def test_config_json_that_means_another_computation_is_refused(change, message):
         ({"model_type": "qwen2"}, {"qkv_bias": True, "output_bias": False, "qk_norm": False}),
         ({"model_type": "qwen3"}, {"head_dim": 128, "qk_norm": True}),
         ({"model_type": "mistral", "sliding_window": 512}, {"qkv_bias": False}),
+        (
+            GPT_OSS,  # YaRN is its default
+            {
+                "experts": Experts(4, 4, 96, normalised=True, biased=True),
+                "activation": "clamped_silu",
+                "attention_sinks": True,
+                "windowed_layers": (True, False),
+                "rope_theta": 150_000.0,
+                "rope_attention_factor": 0.1 * math.log(32) + 1,
+            },
+        ),
         (MIXTURE, {"experts": Experts(4, 2, 768, normalised=False), "qk_norm": True}),
         (MIXTURE | {"mlp_only_layers": [1, 0]}, {"experts": None, "intermediate_size": 96}),
         (MIXTURE | {"decoder_sparse_step": 3}, {"experts": None}),
@@ -343,6 +357,7 @@ def read_gguf_config(
     ("change", "message"),
     [
         ({"general__architecture": "gemma4"}, r"'gemma4' is not supported; .* gemma3, phi3"),
+        ({"general__architecture": "gpt-oss"}, r"'gpt-oss' is not supported; .* qwen3moe, gemma"),
         ({"general__architecture": "bert"}, r"'bert' is not supported: .* nothing to share"),
         ({"llama__context_length": None}, r"has no llama\.context_length"),
         ({"llama__attention__head_count": 0}, r"num_query_heads must be a positive integer, got 0"),

@@ -19,9 +19,15 @@ from transformers import AutoModelForCausalLM
 
 from isoprefill.models.config.config import ModelConfig
 from isoprefill.models.config.config_huggingface import config_from_huggingface
-from isoprefill.models.decoder.decoder import decode, head_weights, project, scaled_embeddings
+from isoprefill.models.decoder.decoder import (
+    GATES,
+    decode,
+    head_weights,
+    project,
+    scaled_embeddings,
+)
 from isoprefill.models.decoder.head import logits_of
-from isoprefill.models.decoder.mixture import mix
+from isoprefill.models.decoder.mixture import ExpertWeights, mix
 from isoprefill.models.pretrained import Pretrained, load_pretrained
 from isoprefill.models.sources import pinned
 from isoprefill.models.weights.params import Params
@@ -50,12 +56,13 @@ def causal_attend(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    window: jax.Array | None,
+    of_layer: tuple[jax.Array, jax.Array | None] | None,
     *,
     scale: float | None = None,
     soft_cap: float | None = None,
 ) -> jax.Array:
-    """Plain causal attention over all rows, or over as many as the window has."""
+    """Plain causal attention over all rows, or over as many as the window has; with sinks if there are."""
+    window, sinks = (None, None) if of_layer is None else of_layer
     group = q.shape[1] // k.shape[1]
     k, v = (jnp.repeat(x, group, axis=1) for x in (k, v))
     logits = jnp.einsum("thd,shd->hts", q, k, precision="highest")
@@ -67,6 +74,10 @@ def causal_attend(
         rows = jnp.arange(q.shape[0])
         visible &= rows > rows[:, None] - window
     logits = jnp.where(visible, logits, -jnp.inf)
+    if sinks is not None:  # a column more, whose value is 0
+        column = jnp.broadcast_to(sinks[:, None, None], (*logits.shape[:2], 1))
+        logits = jnp.concatenate([logits, column], axis=-1)
+        v = jnp.concatenate([v, jnp.zeros((1, *v.shape[1:]))])
     return jnp.einsum("hts,shd->thd", jax.nn.softmax(logits), v, precision="highest")
 
 
@@ -79,7 +90,8 @@ def all_logits(
     )
     rows = token_ids.size
     windows = jnp.asarray([window or rows for window in config.layer_windows])
-    hidden, _ = decode(params, config, token_ids, positions, attend, windows)
+    cache = (windows, params.layers.sinks)
+    hidden, _ = decode(params, config, token_ids, positions, attend, cache)
     return logits_of(hidden, head_weights(params), config)
 
 
@@ -195,7 +207,7 @@ def test_every_parameter_counts(family, tmp_path):
         for field in ("router", "expert_gate", "expert_up", "expert_down"):  # another expert's
             assert differs(**{field: jnp.roll(fields[field], 1, axis=1)}), field
     for field, array in fields.items():
-        if "bias" in field or "norm" in field:
+        if "bias" in field or "norm" in field or field == "sinks":
             assert differs(**{field: jnp.full_like(array, "norm" in field)}), field
         assert differs(**{field: jnp.roll(array, 1, axis=-1)}), field
         for other, same_shape in fields.items():
@@ -218,14 +230,14 @@ def test_an_expert_does_not_see_other_rows_in_xla(tmp_path):
     model = load_pretrained(save_directory(random_model("qwen3_moe"), tmp_path))
     layers = jax.tree.map(lambda stacked: stacked[0], unpacked(model.params).layers)
     experts = model.config.experts
-    run = jax.jit(mix, static_argnames=("experts", "activate"))
+    run = jax.jit(mix, static_argnames=("experts", "gated"))
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((90, model.config.hidden_size)), jnp.float32)
 
     def mixed(rows):
         logits = jax.vmap(lambda row: (layers.router * row).sum(axis=1))(rows)
-        weights = (layers.expert_gate, layers.expert_up, layers.expert_down)
-        return np.asarray(run(rows, logits, *weights, experts, jax.nn.silu))
+        weights = ExpertWeights(layers.expert_gate, layers.expert_up, layers.expert_down)
+        return np.asarray(run(rows, logits, weights, experts, GATES["silu"]))
 
     expected, kept = mixed(x), np.arange(0, 90, 3)
     for _ in range(3):

@@ -16,6 +16,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
 from isoprefill.models.pretrained import load_pretrained
 from isoprefill.models.weights.packed_weights import PackedWeights, unpack
 from small_models import assert_refused, random_model, save_directory
@@ -272,6 +274,39 @@ def test_experts(made, config, tmp_path):
     model = random_model("qwen3_moe", num_hidden_layers=1, **sizes)
     base = save_directory(model, tmp_path / "base")
     assert_stands_for(base, tmp_path, *quantised(base, made), config)
+
+
+def mxfp4(stored: Tensors) -> tuple[Tensors, Tensors]:
+    """Experts in blocks of 32, and the tensors that transformers makes of them."""
+    rng = np.random.default_rng(0)
+    tensors, plain = dict(stored), dict(stored)
+    for name in [name for name in stored if name.endswith(("gate_up_proj", "down_proj"))]:
+        experts, inputs, outputs = stored[name].shape
+        blocks = torch.tensor(rng.integers(0, 256, (experts, outputs, inputs // 32, 16), np.uint8))
+        scales = torch.tensor(rng.integers(119, 126, blocks.shape[:-1], np.uint8))
+        del tensors[name]
+        tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        plain[name] = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32).contiguous()
+    return tensors, plain
+
+
+def test_mxfp4(tmp_path):
+    """The experts of gpt-oss, which a file has turned, and of gate and up column by column."""
+    sizes = {"hidden_size": 96, "intermediate_size": 64, "head_dim": 24, "num_hidden_layers": 1}
+    base = save_directory(random_model("gpt_oss", **sizes), tmp_path / "base")
+    tensors, plain = mxfp4(safetensors.torch.load_file(base / "model.safetensors"))
+    assert_stands_for(base, tmp_path, tensors, plain, {"quant_method": "mxfp4"})
+    name = "model.layers.0.mlp.experts.down_proj"
+    for change, message in (
+        ({f"{name}_scales": None}, rf"tensor {name}_scales is missing"),
+        ({f"{name}_scales": tensors[f"{name}_scales"][:, 1:]}, rf"tensor {name}_blocks must be"),
+        ({f"{name}_blocks": tensors[f"{name}_blocks"].to(torch.int8)}, r"must be U8, got I8"),
+        ({f"{name}_scales": tensors[f"{name}_scales"] * 0 + 255}, r"must be finite in float32"),
+        ({f"{name}_bias": torch.zeros(5)}, rf"tensor {name}_bias must be \[X, N\], got \[5\]"),
+    ):
+        changed = {key: value for key, value in (tensors | change).items() if value is not None}
+        directory = tmp_path / str(len(list(tmp_path.iterdir())))
+        assert_refused(write(base, directory, changed, {"quant_method": "mxfp4"}), message)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from typing import Any
 from unittest import mock
 
 import lowered_program
+from isoprefill.models.config.experts import Experts
 from isoprefill_tpu_lab import tpu_compiler
 
 ROWS = 8192
@@ -47,6 +48,21 @@ MODELS: dict[str, dict[str, Any]] = {
         "max_positions": 40960,
         "rope_theta": 1000000.0,
         "qk_norm": True,
+    },
+    # A mixture of experts; only the manual target compiles it, because it takes minutes.
+    "qwen3-30b-a3b, two layers": {
+        "architecture": "qwen3_moe",
+        "vocab_size": 151936,
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_layers": 2,
+        "num_query_heads": 32,
+        "num_kv_heads": 4,
+        "head_dim": 128,
+        "max_positions": 40960,
+        "rope_theta": 1000000.0,
+        "qk_norm": True,
+        "experts": Experts(number=128, chosen=8, width=768, normalised=True),
     },
     # Both kinds of layers, heads of 256, capped scores: what the others have not.
     "alternating-windows": {

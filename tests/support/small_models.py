@@ -93,6 +93,21 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "norm_topk_prob": True,
     },
     "mixtral": _ODD | {"num_local_experts": 5, "num_experts_per_tok": 2},
+    "gpt_oss": _ODD
+    | {
+        "num_local_experts": 5,
+        "num_experts_per_tok": 3,
+        "sliding_window": 20,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 4.0,
+            "original_max_position_embeddings": 128,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "truncate": False,
+        },
+    },
 }
 
 
@@ -205,7 +220,9 @@ _NAMES_NOT_IN_GGUF = (
 GGUF_VARIANTS = {
     name: (family, overrides)
     for name, (family, overrides) in VARIANTS.items()
-    if not set(overrides) & set(_NOT_IN_GGUF) and not name.endswith(_NAMES_NOT_IN_GGUF)
+    if not set(overrides) & set(_NOT_IN_GGUF)
+    and not name.endswith(_NAMES_NOT_IN_GGUF)
+    and ARCHITECTURES[family].in_gguf
 }
 # What is of llama.cpp's converter here is not from the table, which this judges.
 GGUF_NAMES = {
@@ -276,8 +293,14 @@ def _randomised(model: torch.nn.Module) -> torch.nn.Module:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(1.0 + 0.2 * noise if "norm" in name else 0.12 * noise)
+            parameter.copy_(1.0 + 0.2 * noise if "norm" in name else _scale_of(name) * noise)
     return model.eval()
+
+
+def _scale_of(parameter: str) -> float:
+    """Biases so large that gates are clamped, sinks so large that they differ; all else is small."""
+    scales = {"gate_up_proj_bias": 4.0, "sinks": 1.0}
+    return next((scale for end, scale in scales.items() if parameter.endswith(end)), 0.12)
 
 
 def save_directory(

@@ -31,6 +31,7 @@ class AttentionBackend:
         schedule_options: names of its options.
         takes_interpret: `attend` has the option `interpret`.
         has_gradient: JAX can differentiate `attend`.
+        takes_sinks: `attend` has the option `sinks`. Others get theirs by the log-sum-exp.
     """
 
     name: Backend
@@ -41,3 +42,4 @@ class AttentionBackend:
     schedule_options: tuple[str, ...] = ()
     takes_interpret: bool = False
     has_gradient: bool = False
+    takes_sinks: bool = False

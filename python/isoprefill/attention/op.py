@@ -27,6 +27,7 @@ def multi_item_attention(
     backend: Backend = "auto",
     scale: float | None = None,
     soft_cap: float | None = None,
+    sinks: Float[Array, "Hq"] | None = None,
     return_lse: bool = False,
     interpret: bool | pltpu.InterpretParams | None = None,
 ) -> Float[Array, "T Hq D"] | tuple[Float[Array, "T Hq D"], Float[Array, "T Hq"]]:
@@ -52,7 +53,10 @@ def multi_item_attention(
             scheduled for; else "pallas" on a TPU and "cpu" on a CPU if they take these heads, else "xla".
         scale: factor of the scores, by default 1 / sqrt(D).
         soft_cap: a score s becomes soft_cap * tanh(s / soft_cap); from 1e-30 to 1e30.
-        return_lse: also return the log-sum-exp of each row's scores, float32, natural log, -inf for padding.
+        sinks: of each query head, a logit that joins the denominator of the softmax, as if of a column whose value is
+            0; float32.
+        return_lse: also return the log-sum-exp of each row's scores, without sinks: float32, natural log, -inf for
+            padding.
         interpret: "pallas" only: None compiles on a TPU and interprets elsewhere; False compiles for a TPU wherever
             it is lowered; InterpretParams are the interpreter's.
 
@@ -74,7 +78,7 @@ def multi_item_attention(
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         options = {} if interpret is None else {"interpret": interpret}
         out, lse = _attend(
-            q, k, v, layout, backend=chosen, scale=scale, soft_cap=soft_cap, **options
+            q, k, v, layout, sinks, backend=chosen, scale=scale, soft_cap=soft_cap, **options
         )
     return (out, lse) if return_lse else out
 
@@ -85,11 +89,21 @@ def _attend(
     k: Float[Array, "S Hkv D"],
     v: Float[Array, "S Hkv D"],
     layout: PackedLayout,
+    sinks: Float[Array, "Hq"] | None,
     *,
     backend: AttentionBackend,
     **options: Any,
 ) -> Attended:
-    attend: Callable[..., Attended] = functools.partial(backend.attend, **options)
+    def attend(q: Array, k: Array, v: Array, layout: PackedLayout, sinks: Array | None) -> Attended:
+        if sinks is None:
+            return backend.attend(q, k, v, layout, **options)
+        if backend.takes_sinks:
+            return backend.attend(q, k, v, layout, sinks=sinks, **options)
+        out, lse = backend.attend(q, k, v, layout, **options)
+        share = jax.nn.sigmoid(lse - sinks)  # of what is seen: exp(lse) / (exp(lse) + exp(sink))
+        return (out * share[..., None]).astype(out.dtype), lse
+
+    function: Callable[..., Attended] = attend
     if not backend.has_gradient:
-        attend = inference_only(attend, f"the back end {backend.name!r}")
-    return attend(q, k, v, layout)
+        function = inference_only(attend, f"the back end {backend.name!r}")
+    return function(q, k, v, layout, sinks)

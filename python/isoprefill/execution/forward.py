@@ -143,7 +143,7 @@ class Forward:
             raise ValueError(f"a pack must have windows {self.config.windows}, got {windows}")
 
         def attend(q: Array, k: Array, v: Array, of_layer: Any) -> Array:
-            cached, in_window = of_layer
+            cached, in_window, sinks = of_layer
             if cached is not None:
                 k, v = (
                     _after_prefix(kept, new, prefix_len)
@@ -159,6 +159,7 @@ class Forward:
                     backend=self.attention,
                     scale=self.config.query_scale,
                     soft_cap=self.config.score_softcap,
+                    sinks=sinks,
                 )
                 assert isinstance(out, jax.Array)
                 return out
@@ -181,7 +182,11 @@ class Forward:
             jnp.asarray(pack.token_ids),
             jnp.asarray(pack.layout.positions),
             attend,
-            (None if prefix is None else (prefix.keys, prefix.values), in_window),
+            (
+                None if prefix is None else (prefix.keys, prefix.values),
+                in_window,
+                params.layers.sinks,
+            ),
             num_rows=jnp.asarray(pack.num_rows),
             vectors=None if pack.vectors is None else jnp.asarray(pack.vectors),
             return_kv=return_kv,

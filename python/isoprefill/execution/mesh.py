@@ -70,6 +70,11 @@ def make_mesh(shape: MeshShape, config: ModelConfig) -> Mesh:
                 f"{config.feed_forward_width} allow "
                 + ", ".join(map(str, _possible_tensor_sizes(config)))
             )
+    if config.biased_mixture and shape.tensor > 1:
+        raise ValueError(
+            f"mesh tensor={shape.tensor} must be 1 for {config.architecture} models: the biases of experts would be "
+            "added on every device"
+        )
     if config.projection_norm and shape.tensor > 1:
         raise ValueError(
             f"mesh tensor={shape.tensor} must be 1 for {config.architecture} models: their queries and keys are "

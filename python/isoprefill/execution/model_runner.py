@@ -96,8 +96,6 @@ class ModelRunner:
             ValueError: if the devices or the model's heads do not allow the mesh; with the numbers. Or if the model's
                 attention is of a kind that is not computed here.
         """
-        if config.attention_sinks:
-            raise ValueError("attention sinks are not supported")
         params = as_stored(params)
         mesh = None if shape is None else make_mesh(shape, config)
         if mesh is not None:

@@ -16,7 +16,9 @@ from isoprefill_pallas.heads import AttentionHeads
 _TARGET = "isoprefill_attention"
 NO_WINDOW = 2**31 - 1  # more columns than any row can see
 
-jax.ffi.register_ffi_target(_TARGET, isoprefill_csrc.ffi_targets()[_TARGET], platform="cpu")
+jax.ffi.register_ffi_target(
+    _TARGET, isoprefill_csrc.ffi_targets()[_TARGET], platform="cpu", takes_sinks=True
+)
 
 
 def _check(heads: AttentionHeads) -> None:
@@ -42,6 +44,7 @@ def cpu_attention(
     scale: float,
     soft_cap: float | None = None,
     window: int | None = None,
+    sinks: Float[Array, "Hq"] | None = None,
     instructions: str = "best",
 ) -> Attended:
     """Does what `isoprefill_pallas.reference.dense_attention` does, in time and memory of what rows see.
@@ -51,6 +54,7 @@ def cpu_attention(
         row_intervals: the layout's.
         scale, soft_cap: as of `dense_attention`.
         window: how many of these columns a row sees at most, the last ones; None: all.
+        sinks: of each query head, a logit that joins the denominator of the softmax, float32; None: there is none.
         instructions: one of `isoprefill_csrc.available_instructions()`, or "best".
 
     Raises:
@@ -65,6 +69,7 @@ def cpu_attention(
     out, lse = call(
         *operands,
         row_intervals,
+        jnp.zeros(0, jnp.float32) if sinks is None else sinks,
         scale=np.float32(scale),
         soft_cap=np.float32(soft_cap or 0.0),
         window=np.int64(NO_WINDOW if window is None else window),

@@ -13,6 +13,7 @@ Switch = bool | str
 
 # Which layers have the sliding window: all; those from max_window_layers on; of every sliding_window_pattern layers all
 # but the last; those without RoPE.
+TensorNames = Literal["usual", "block_sparse", "together"]
 WindowRule = Literal["every", "upper", "all_but_last", "unrotated"]
 
 
@@ -36,7 +37,10 @@ class Architecture:
         mixture: the feed-forward part is a mixture of experts.
         expert_width_key: the key of config.json with the width of an expert.
         shares_normalised: the shares of a row's experts are divided by their sum. Always in a GGUF file.
-        block_sparse_names: a Hugging Face checkpoint calls the mixture's tensors by Mixtral's names.
+        experts_biased: the router and the experts' matrices have biases.
+        clamped_gate: "silu" in config.json is gpt-oss's gate, of which both halves are clamped.
+        tensor_names: how a Hugging Face checkpoint calls the mixture's tensors.
+        attention_sinks: a logit for each query head joins the denominator of the softmax.
         soft_caps: config.json's query_pre_attn_scalar and final_logit_softcapping count.
         score_softcap: so does its attn_logit_softcapping.
         multipliers: so do its attention_multiplier, embedding_multiplier, residual_multiplier and logits_scaling.
@@ -47,6 +51,7 @@ class Architecture:
         window_rule: for which layers, if layer_types does not say.
         defaults: what absent keys of config.json mean, if other than what `config_huggingface` takes.
         gguf_name: general.architecture of a GGUF file, if other than model_type. Two may have one, if one is a mixture.
+        in_gguf: GGUF files are read.
         gguf_windows: a GGUF file may have a sliding window.
         gguf_wide_scale_layers: a model of so many layers scales queries by sqrt(heads / hidden_size), not by
             sqrt(1 / head_dim). GGUF has no key for it, and llama.cpp knows the one such model by its layers.
@@ -69,7 +74,10 @@ class Architecture:
     mixture: bool = False
     expert_width_key: str = "moe_intermediate_size"
     shares_normalised: Switch = True
-    block_sparse_names: bool = False
+    experts_biased: bool = False
+    clamped_gate: bool = False
+    tensor_names: TensorNames = "usual"
+    attention_sinks: bool = False
     soft_caps: bool = False
     score_softcap: bool = False
     multipliers: bool = False
@@ -80,6 +88,7 @@ class Architecture:
     window_rule: WindowRule = "every"
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     gguf_name: str | None = None
+    in_gguf: bool = True
     gguf_windows: bool = True
     gguf_wide_scale_layers: int | None = None
     gguf_interleaves_heads: bool = False
@@ -144,11 +153,39 @@ ARCHITECTURES = {
     "mixtral": Architecture(
         mixture=True,
         expert_width_key="intermediate_size",
-        block_sparse_names=True,
+        tensor_names="block_sparse",
         window_switch=True,
         defaults={"rms_norm_eps": 1e-5, "num_experts_per_tok": 2},
         gguf_name="llama",
         gguf_interleaves_heads=True,
+    ),
+    "gpt_oss": Architecture(
+        qkv_bias="attention_bias",
+        output_bias="attention_bias",
+        mixture=True,
+        expert_width_key="intermediate_size",
+        experts_biased=True,
+        clamped_gate=True,
+        tensor_names="together",
+        attention_sinks=True,
+        window_switch=True,
+        window_rule="all_but_last",
+        defaults={
+            "attention_bias": True,
+            "head_dim": 64,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 150_000.0,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 32.0,
+                "original_max_position_embeddings": 4096,
+                "truncate": False,
+            },
+            "num_experts_per_tok": 4,
+            "sliding_window": 128,
+            "sliding_window_pattern": 2,
+        },
+        in_gguf=False,  # llama.cpp truncates YaRN's borders, which these models do not
     ),
     "gemma": dataclasses.replace(_GEMMA, gelu_by_tanh=True),
     "gemma2": dataclasses.replace(
@@ -226,11 +263,10 @@ def find_architecture(name: object) -> Architecture:
 def gguf_model_type(metadata: Mapping[str, Any]) -> str:
     """Returns the model_type of a GGUF file's metadata; ValueError unless its architecture is supported."""
     name = metadata.get("general.architecture")
-    named = {key: row for key, row in ARCHITECTURES.items() if (row.gguf_name or key) == name}
+    rows = {key: row for key, row in ARCHITECTURES.items() if row.in_gguf}
+    named = {key: row for key, row in rows.items() if (row.gguf_name or key) == name}
     if not named:
-        raise _unsupported(
-            name, list(dict.fromkeys(row.gguf_name or key for key, row in ARCHITECTURES.items()))
-        )
+        raise _unsupported(name, list({row.gguf_name or key: None for key, row in rows.items()}))
     mixture = bool(metadata.get(f"{name}.expert_count"))
     for key, row in named.items():
         if row.mixture == mixture:

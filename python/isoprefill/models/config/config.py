@@ -8,8 +8,9 @@ from isoprefill.models.config.architectures import find_architecture
 from isoprefill.models.config.classes import Classes
 from isoprefill.models.config.experts import Experts
 
-# Of the feed-forward part's gate: x * sigmoid(x), or Gaussian error linear units as tanh approximates them.
-Activation = Literal["silu", "gelu_tanh"]
+# Of the feed-forward part's gate: x * sigmoid(x), or Gaussian error linear units as tanh approximates them; or
+# x * sigmoid(1.702 * x) of x up to 7, times 1 + the other half from -7 to 7 (gpt-oss).
+Activation = Literal["silu", "gelu_tanh", "clamped_silu"]
 # How a layer rotates: as the rope_ fields say, by local_rope_theta without scaling, or not at all.
 LayerRope = Literal["global", "local", "none"]
 
@@ -122,6 +123,8 @@ class ModelConfig:
             raise ValueError(
                 f"activation must be one of {get_args(Activation)}, got {self.activation!r}"
             )
+        if self.activation == "clamped_silu" and self.experts is None:
+            raise ValueError("activation 'clamped_silu' needs a mixture of experts, got None")
         if self.qk_norm and self.projection_norm:
             raise ValueError("qk_norm and projection_norm must not both be on")
         if self.post_norms and self.residual_scale != 1.0:
@@ -189,6 +192,11 @@ class ModelConfig:
     def mixture(self) -> bool:
         """Whether the feed-forward part is a mixture of experts."""
         return self.experts is not None
+
+    @property
+    def biased_mixture(self) -> bool:
+        """Whether the router and the experts have biases."""
+        return self.experts is not None and self.experts.biased
 
     @property
     def single_feed_forward(self) -> bool:

@@ -94,6 +94,7 @@ def config_from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
         post_norms=architecture.post_norms,
         activation=_activation(config, architecture),
         experts=_experts(config, architecture, num_layers),
+        attention_sinks=architecture.attention_sinks,
         **_scales(config, architecture, hidden_size, head_dim),
         classes=classes_from_huggingface(config),
     )
@@ -110,6 +111,17 @@ def _activation(config: Mapping[str, Any], architecture: Architecture) -> Activa
         name = "gelu_pytorch_tanh"
     if name not in ACTIVATIONS:
         raise ValueError(f"{key} {name!r} is not supported; supported: {', '.join(ACTIVATIONS)}")
+    if architecture.clamped_gate:
+        for key, value in {
+            "hidden_act": "silu",
+            "swiglu_alpha": 1.702,
+            "swiglu_limit": 7.0,
+        }.items():
+            if (found := config.get(key, value)) != value:
+                raise ValueError(
+                    f"{key} of a {config['model_type']} model must be {value!r}, got {found!r}"
+                )
+        return "clamped_silu"
     return ACTIVATIONS[name]
 
 
@@ -138,6 +150,7 @@ def _experts(
         chosen=required(config, "num_experts_per_tok", int),
         width=required(config, architecture.expert_width_key, int),
         normalised=_is_on(config, architecture.shares_normalised),
+        biased=architecture.experts_biased,
     )
 
 

@@ -14,6 +14,7 @@ class Experts:
         chosen: how many of them a row has.
         width: of the feed-forward part of one.
         normalised: the shares of those chosen are divided by their sum.
+        biased: the router and the experts' matrices have biases.
 
     Raises:
         ValueError: a field is outside its limits; the message names it, its value and the limit.
@@ -23,6 +24,7 @@ class Experts:
     chosen: int
     width: int
     normalised: bool
+    biased: bool = False
 
     def __post_init__(self) -> None:
         for name in ("number", "chosen", "width"):

@@ -11,7 +11,7 @@ import dataclasses
 from isoprefill.models.config.config import ModelConfig
 
 # Axes that the devices along a mesh's tensor axis share out: heads, and the feed-forward width.
-_SHARDED_AXES = ("Hq*D", "Hkv*D", "F", "Fx")
+_SHARDED_AXES = ("Hq*D", "Hkv*D", "F", "Fx", "Hq")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class Parameter:
         gguf: name of the tensor in a GGUF file, with "{layer}" in the layer's place.
         huggingface: the same for a Hugging Face checkpoint. With "{expert}" every expert has a tensor of its own.
         block_sparse: its name in a Hugging Face checkpoint with Mixtral's names, if that is another.
+        together: its name where one tensor has all experts of a layer, as of gpt-oss; in GGUF files it always has.
         before_post_norm: its name in a Hugging Face checkpoint of a model with post_norms, if that is another.
         only_if: the switch of `ModelConfig` that models with this parameter have on; None: all models have it.
     """
@@ -33,6 +34,7 @@ class Parameter:
     only_if: str | None = None
     before_post_norm: str | None = None
     block_sparse: str | None = None
+    together: str | None = None
 
     @property
     def stacked(self) -> bool:
@@ -42,7 +44,7 @@ class Parameter:
     @property
     def is_matrix(self) -> bool:
         """Whether rows are multiplied with it."""
-        return len(self.axes.removeprefix("L ").split()) >= 2
+        return len(self.axes.removeprefix("L ").split()) >= 2 and not self.gguf.endswith(".bias")
 
     @property
     def is_norm(self) -> bool:
@@ -66,6 +68,7 @@ class Parameter:
             "Fx": config.feed_forward_width,
             "L": config.num_layers,
             "D": config.head_dim,
+            "Hq": config.num_query_heads,
             "Hq*D": config.num_query_heads * config.head_dim,
             "Hkv*D": config.num_kv_heads * config.head_dim,
         }
@@ -79,6 +82,7 @@ def _layer(
     only_if: str | None = None,
     before_post_norm: str | None = None,
     block_sparse: str | None = None,
+    together: str | None = None,
 ) -> Parameter:
     layer = "model.layers.{layer}."
     return Parameter(
@@ -88,6 +92,7 @@ def _layer(
         only_if,
         before_post_norm and layer + before_post_norm,
         block_sparse and layer + block_sparse,
+        together and layer + together,
     )
 
 
@@ -98,7 +103,12 @@ def _experts(axes: str, gguf: str, huggingface: str, block_sparse: str) -> Param
         "mlp.experts.{expert}." + huggingface,
         "mixture",
         block_sparse="block_sparse_moe.experts.{expert}." + block_sparse,
+        together="mlp.experts." + huggingface.removesuffix(".weight"),
     )
+
+
+def _expert_bias(axes: str, gguf: str, huggingface: str) -> Parameter:
+    return _layer(axes, gguf, huggingface, "biased_mixture")
 
 
 # By field of `LayerParams` where there are layers, else of `Params`.
@@ -131,10 +141,16 @@ PARAMETERS = {
         "mlp.gate.weight",
         "mixture",
         block_sparse="block_sparse_moe.gate.weight",
+        together="mlp.router.weight",
     ),
     "expert_gate": _experts("Fx E", "ffn_gate_exps.weight", "gate_proj.weight", "w1.weight"),
     "expert_up": _experts("Fx E", "ffn_up_exps.weight", "up_proj.weight", "w3.weight"),
     "expert_down": _experts("E Fx", "ffn_down_exps.weight", "down_proj.weight", "w2.weight"),
+    "router_bias": _expert_bias("X", "ffn_gate_inp.bias", "mlp.router.bias"),
+    "expert_gate_bias": _expert_bias("X Fx", "ffn_gate_exps.bias", "mlp.experts.gate_proj_bias"),
+    "expert_up_bias": _expert_bias("X Fx", "ffn_up_exps.bias", "mlp.experts.up_proj_bias"),
+    "expert_down_bias": _expert_bias("X E", "ffn_down_exps.bias", "mlp.experts.down_proj_bias"),
+    "sinks": _layer("Hq", "attn_sinks.weight", "self_attn.sinks", "attention_sinks"),
     "query_bias": _layer("Hq*D", "attn_q.bias", "self_attn.q_proj.bias", "qkv_bias"),
     "key_bias": _layer("Hkv*D", "attn_k.bias", "self_attn.k_proj.bias", "qkv_bias"),
     "value_bias": _layer("Hkv*D", "attn_v.bias", "self_attn.v_proj.bias", "qkv_bias"),

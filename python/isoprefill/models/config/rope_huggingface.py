@@ -32,7 +32,8 @@ def rope_from_huggingface(
         raise ValueError(
             f"rope_parameters of each kind of layers are not supported in a {config['model_type']} model"
         )
-    scaling = parameters or config.get("rope_scaling") or {}
+    scaling = parameters or config.get("rope_scaling") or architecture.defaults.get("rope_scaling")
+    scaling = scaling or {}
     rope = Rope(
         theta=float(scaling.get("rope_theta") or config.get("rope_theta") or 10000.0),
         max_positions=required(config, "max_position_embeddings", int),

@@ -164,6 +164,12 @@ def experts(
     """Returns the same of a mixture of experts (csrc/experts.h)."""
     assert config.experts is not None
     weights = (layers.router, layers.expert_gate, layers.expert_up, layers.expert_down)
+    biases = (
+        layers.router_bias,
+        layers.expert_gate_bias,
+        layers.expert_up_bias,
+        layers.expert_down_bias,
+    )
     (out,) = _call(
         "experts",
         (jax.ShapeDtypeStruct(stream.shape, jnp.float32),),
@@ -172,6 +178,7 @@ def experts(
         stream,
         _or_nothing(layers.feed_forward_norm, layers),
         *(_packed(one).data for one in weights),
+        *(_or_nothing(one, layers) for one in biases),
         aliases={2: 0} if add_residual else None,
         eps=np.float32(config.rms_norm_eps),
         width=_packed(layers.expert_gate).columns,
@@ -179,7 +186,7 @@ def experts(
         normalised=config.experts.normalised,
         adds=add_residual,
         narrow=_packed(layers.expert_gate).dtype == jnp.bfloat16,
-        gelu=config.activation == "gelu_tanh",
+        activation=config.activation,
         scale=np.float32(config.residual_scale if add_residual else 1.0),
     )
     return out
@@ -261,7 +268,7 @@ def _stored(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.dtype(jnp.uint16 if dtype == jnp.bfloat16 else dtype)
 
 
-def _or_nothing(array: Float[Array, "L N"] | None, layers: LayerParams) -> Float[Array, "L N"]:
+def _or_nothing(array: Float[Array, "L *N"] | None, layers: LayerParams) -> Float[Array, "L *N"]:
     if array is None:
         return jnp.zeros((_packed(layers.query).data.shape[0], 0), jnp.float32)
     return array

@@ -184,13 +184,14 @@ def _layer(
     def feed_forward(x: Float[Array, "T E"], weights: LayerParams) -> Float[Array, "T E"]:
         if config.experts is None:
             gate, up, down = map(_plain, (weights.gate, weights.up, weights.down))
-            gated = activation(project(x, gate)) * project(x, up)
-            return project(gated.astype(x.dtype), down)
-        logits = project(x, _plain(weights.router))
+            return project(gated(project(x, gate), project(x, up)).astype(x.dtype), down)
+        logits = project(x, _plain(weights.router), weights.router_bias)
         gate, up, down = map(_plain, (weights.expert_gate, weights.expert_up, weights.expert_down))
-        return mixture.mix(x, logits, gate, up, down, config.experts, activation)
+        biases = (weights.expert_gate_bias, weights.expert_up_bias, weights.expert_down_bias)
+        matrices = mixture.ExpertWeights(gate, up, down, *biases)
+        return mixture.mix(x, logits, matrices, config.experts, gated)
 
-    activation = _ACTIVATIONS[config.activation]
+    gated = GATES[config.activation]
     return layer
 
 
@@ -201,9 +202,16 @@ def _plain(weights: Float[Array, "..."] | PackedWeights | None) -> Float[Array, 
     return weights
 
 
-_ACTIVATIONS: dict[Activation, Callable[[Float[Array, "T F"]], Float[Array, "T F"]]] = {
-    "silu": jax.nn.silu,
-    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+def _clamped_silu(gate: Float[Array, "T F"], up: Float[Array, "T F"]) -> Float[Array, "T F"]:
+    gate = jnp.minimum(gate, 7.0)
+    return gate * jax.nn.sigmoid(1.702 * gate) * (1.0 + jnp.clip(up, -7.0, 7.0))
+
+
+# What a feed-forward part makes of its gate and of what goes through it.
+GATES: dict[Activation, mixture.Gate] = {
+    "silu": lambda gate, up: jax.nn.silu(gate) * up,
+    "gelu_tanh": lambda gate, up: jax.nn.gelu(gate, approximate=True) * up,
+    "clamped_silu": _clamped_silu,
 }
 
 

@@ -6,6 +6,7 @@ Letters: T rows, E hidden_size, X experts, Fx width of an expert, K experts chos
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,19 @@ from jaxtyping import Array, Float, Int32
 
 from isoprefill.models.config.experts import Experts
 
-Activate = Callable[[Float[Array, "R Fx"]], Float[Array, "R Fx"]]
+Gate = Callable[[Float[Array, "R Fx"], Float[Array, "R Fx"]], Float[Array, "R Fx"]]
+
+
+class ExpertWeights(NamedTuple):
+    """Of all experts of a layer; biases may be None."""
+
+    gate: Float[Array, "X Fx E"]
+    up: Float[Array, "X Fx E"]
+    down: Float[Array, "X E Fx"]
+    gate_bias: Float[Array, "X Fx"] | None = None
+    up_bias: Float[Array, "X Fx"] | None = None
+    down_bias: Float[Array, "X E"] | None = None
+
 
 # Rows [R, N], sorted by expert, times the transposed weights [X, M, N] of their experts.
 _TIMES_TRANSPOSED = lax.RaggedDotDimensionNumbers(
@@ -37,27 +50,37 @@ def route(
 def mix(
     x: Float[Array, "T E"],
     logits: Float[Array, "T X"],
-    gate: Float[Array, "X Fx E"],
-    up: Float[Array, "X Fx E"],
-    down: Float[Array, "X E Fx"],
+    weights: ExpertWeights,
     experts: Experts,
-    activate: Activate,
+    gated: Gate,
 ) -> Float[Array, "T E"]:
-    """Returns the sum over each row's experts of share * down(activate(gate(x)) * up(x)), float32.
+    """Returns the sum over each row's experts of share * down(gated(gate(x), up(x))), float32.
 
     Args:
         x: the normed rows, of the weights' dtype.
         logits: the router's.
-        gate: weights of all experts, as `up` and `down`.
+        weights: of all experts.
         experts: numbers and switches.
-        activate: the activation of the gate.
+        gated: what becomes of the gate and of what goes through it.
     """
     chosen, shares = route(logits, experts)
     order = jnp.argsort(chosen.reshape(-1), stable=True)
     sizes = jnp.bincount(chosen.reshape(-1), length=experts.number).astype(jnp.int32)
+    of_rows = chosen.reshape(-1)[order]
+
+    def product(
+        rows: Float[Array, "R N"],
+        matrices: Float[Array, "X M N"],
+        biases: Float[Array, "X M"] | None,
+    ) -> Float[Array, "R M"]:
+        multiplied = _product(rows, matrices, sizes)
+        return multiplied if biases is None else multiplied + biases[of_rows]
+
     rows = x[order // experts.chosen]
-    gated = activate(_product(rows, gate, sizes)) * _product(rows, up, sizes)
-    results = _product(gated.astype(x.dtype), down, sizes)
+    inside = gated(
+        product(rows, weights.gate, weights.gate_bias), product(rows, weights.up, weights.up_bias)
+    )
+    results = product(inside.astype(x.dtype), weights.down, weights.down_bias)
     # A gather, and a sum in the order in which they were chosen: the same for every row.
     results = results[jnp.argsort(order)].reshape(*chosen.shape, -1)
     return (results * shares[..., None]).sum(axis=1)

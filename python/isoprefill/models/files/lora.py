@@ -28,7 +28,7 @@ _FACTORS = {
 _BELOW_FACTORS = ".base_layer.weight"
 # Of mixtures: adapters leave them alone whatever their settings name, as they are no linear modules of transformers 5.
 _EXPERTS = re.compile(r"\.experts\b|_exps\b")
-_ROUTERS = (".mlp.gate", ".block_sparse_moe.gate")
+_ROUTERS = (".mlp.gate", ".mlp.router", ".block_sparse_moe.gate")
 _EMBEDDING_MODULE = "model.embed_tokens"
 _EMBEDDING, _HEAD = f"{_EMBEDDING_MODULE}.weight", "lm_head.weight"
 

@@ -7,7 +7,7 @@ that runs such a checkpoint as it is, changes nothing here: the weights are what
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from isoprefill.models.files import awq, fp8, gptq
+from isoprefill.models.files import awq, fp8, gptq, mxfp4
 from isoprefill.models.files.checkpoint import Checkpoint
 
 Settings = Mapping[str, Any]
@@ -28,6 +28,7 @@ _METHODS: dict[str, Callable[[Checkpoint, Settings], Checkpoint]] = {
     "fp8": fp8.widened,
     "fbgemm_fp8": fp8.widened,
     "gptq": gptq.widened,
+    "mxfp4": mxfp4.widened,
 }
 
 

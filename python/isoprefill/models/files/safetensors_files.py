@@ -7,10 +7,12 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from isoprefill.models.config.architectures import find_architecture
 from isoprefill.models.config.config import ModelConfig
 from isoprefill.models.config.config_huggingface import config_from_huggingface
 from isoprefill.models.config.parameters import PARAMETERS
 from isoprefill.models.config.size_limits import check_sizes
+from isoprefill.models.files.experts_together import separated
 from isoprefill.models.files.finite import check_finite
 from isoprefill.models.files.json_file import read_json_object
 from isoprefill.models.files.lora import LoraAdapter
@@ -44,6 +46,8 @@ def load_safetensors(
     with contextlib.ExitStack() as files:
         stored = open_safetensors(list(weight_files(directory)), files)
         checkpoint = widened(stored, quantization)
+        if find_architecture(config.architecture).tensor_names == "together":
+            checkpoint = separated(checkpoint)
         if adapter is not None:
             checkpoint = adapter.merged_into(checkpoint)
         shapes = {name: tensor.shape for name, tensor in checkpoint.items()}

@@ -28,6 +28,11 @@ class LayerParams(NamedTuple):
     expert_gate: Float[Array, "L X Fx E"] | PackedWeights | None = None
     expert_up: Float[Array, "L X Fx E"] | PackedWeights | None = None
     expert_down: Float[Array, "L X E Fx"] | PackedWeights | None = None
+    router_bias: Float[Array, "L X"] | None = None
+    expert_gate_bias: Float[Array, "L X Fx"] | None = None
+    expert_up_bias: Float[Array, "L X Fx"] | None = None
+    expert_down_bias: Float[Array, "L X E"] | None = None
+    sinks: Float[Array, "L Hq"] | None = None
     attention_norm: Float[Array, "L E"] | None = None
     post_attention_norm: Float[Array, "L E"] | None = None
     feed_forward_norm: Float[Array, "L E"] | None = None

@@ -74,8 +74,11 @@ def tensor_name(parameter: Parameter, config: ModelConfig, file_format: FileForm
     """Returns the name of a parameter that has tensors of its own."""
     if file_format == "gguf":
         return parameter.gguf
-    if find_architecture(config.architecture).block_sparse_names and parameter.block_sparse:
+    names = find_architecture(config.architecture).tensor_names
+    if names == "block_sparse" and parameter.block_sparse:
         return parameter.block_sparse
+    if names == "together" and parameter.together:
+        return parameter.together
     if config.post_norms and parameter.before_post_norm:
         return parameter.before_post_norm
     return parameter.huggingface
