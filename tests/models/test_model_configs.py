@@ -110,8 +110,14 @@ MIXTURE = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2
         ),
         (MIXTURE | {"decoder_sparse_step": 2}, r"of all layers or of none, but layers \[0\] are"),
         (MIXTURE | {"decoder_sparse_step": 0}, r"decoder_sparse_step must be a positive .* got 0"),
-        (GPT_OSS | {"swiglu_limit": 9.0}, r"swiglu_limit of a gpt_oss model must be 7\.0, got 9\.0"),
-        (GPT_OSS | {"hidden_act": "gelu_pytorch_tanh"}, r"hidden_act of a gpt_oss model must be 'silu'"),
+        (
+            GPT_OSS | {"swiglu_limit": 9.0},
+            r"swiglu_limit of a gpt_oss model must be 7\.0, got 9\.0",
+        ),
+        (
+            GPT_OSS | {"hidden_act": "gelu_pytorch_tanh"},
+            r"hidden_act of a gpt_oss model must be 'silu'",
+        ),
         (MIXTURE | {"mlp_only_layers": 1}, r"mlp_only_layers must be a list of layers, got 1"),
         *(
             (

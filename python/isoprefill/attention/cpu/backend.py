@@ -16,9 +16,7 @@ from isoprefill_pallas.heads import AttentionHeads
 _TARGET = "isoprefill_attention"
 NO_WINDOW = 2**31 - 1  # more columns than any row can see
 
-jax.ffi.register_ffi_target(
-    _TARGET, isoprefill_csrc.ffi_targets()[_TARGET], platform="cpu", takes_sinks=True
-)
+jax.ffi.register_ffi_target(_TARGET, isoprefill_csrc.ffi_targets()[_TARGET], platform="cpu")
 
 
 def _check(heads: AttentionHeads) -> None:
@@ -32,7 +30,7 @@ def _attend(q: Array, k: Array, v: Array, layout: PackedLayout, **options: Any) 
     return cpu_attention(q, k, v, intervals, window=layout.window, **options)
 
 
-BACKEND = AttentionBackend("cpu", _attend, _check, platform="cpu")
+BACKEND = AttentionBackend("cpu", _attend, _check, platform="cpu", takes_sinks=True)
 
 
 def cpu_attention(
