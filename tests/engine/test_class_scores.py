@@ -18,6 +18,7 @@ import torch
 import pairwise
 import small_models
 from isoprefill import LabelSets, RequestError, ScoreOptions, ScoringEngine
+from isoprefill.models.config.architectures import ARCHITECTURES
 from isoprefill.models.decoder.head import class_logits_at
 from isoprefill.modes import Algorithm
 
@@ -78,16 +79,22 @@ def close(found: np.ndarray, wanted: np.ndarray) -> None:
     assert difference.mean() <= 1e-4
 
 
+# transformers has no such head for Granite. Of mixtures of experts one is below: the head knows nothing of them.
+FAMILIES = [
+    family
+    for family in small_models.FAMILIES
+    if family != "granite" and not ARCHITECTURES[family].mixture
+]
 CASES = pairwise.cases(
     {
-        # transformers has no such head for Granite.
-        "family": [family for family in small_models.FAMILIES if family != "granite"],
+        "family": FAMILIES,
         "head": list(HEADS),
         "source": ["directory", "gguf"],
         "algorithm": ALGORITHMS,
         "item_first": [False, True],
     }
 )
+CASES.append(CASES[0] | {"family": "qwen3_moe", "source": "gguf"})
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.values())))
