@@ -193,7 +193,7 @@ _pypi_each_python = repository_rule(
 )
 
 def pypi_repositories():
-    """The three sets, and the runtime set once more for each Python that the wheel is tested with.
+    """The four sets, and the runtime set once more for each Python that the wheel is tested with.
 
     What a build does not use is not installed. Label(): the locks are this repository's, whichever workspace calls.
     """
@@ -204,6 +204,7 @@ def pypi_repositories():
         cuda_lock = Label("//requirements:cuda.lock"),
     )
     pypi_overlay(name = "pypi_tpu", lock = Label("//requirements:tpu.lock"))
+    pypi_overlay(name = "pypi_gemma", lock = Label("//requirements:gemma.lock"))
     _pypi_each_python(
         name = "pypi_each_python",
         lock = Label("//requirements:runtime.lock"),

@@ -11,9 +11,12 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 
-from isoprefill.models.files import gguf_header
+from isoprefill import ScoringEngine
+from isoprefill.models.files import gguf_header, gguf_split
 from isoprefill.models.pretrained import load_pretrained
 from isoprefill.models.sources import pinned
+from isoprefill.models.sources.description import describe_model
+from isoprefill.models.sources.source import find_model, load_tokenizer
 from small_models import assert_refused, random_model, save_gguf
 
 
@@ -50,6 +53,23 @@ def test_gguf_tensor_without_a_place_is_named(oracle, tmp_path, name):
 def test_gguf_tensor_that_llama_cpp_does_not_use_is_allowed(oracle, tmp_path):
     extra = {"blk.0.attn_rot_embd.weight": np.ones(12, np.float32)}
     load_pretrained(save_gguf(oracle, tmp_path / "small.gguf", extra_tensors=extra))
+
+
+def test_a_header_is_read_once(oracle, tmp_path, monkeypatch):
+    """Of a vocabulary of 262,144 tokens it takes a second, and the engine and the front end need it twice each."""
+    path = save_gguf(oracle, tmp_path / "small.gguf")
+    read = []
+
+    def counted(path):
+        read.append(path)
+        return gguf_header.read_header(path)
+
+    monkeypatch.setattr(gguf_split, "read_header", counted)
+    ScoringEngine.from_pretrained(path)
+    assert read == [path]
+    source = find_model(path)
+    load_tokenizer(source), describe_model(source)
+    assert read == [path] * 2
 
 
 def test_absurd_number_of_layers_is_refused_at_once(oracle, tmp_path):

@@ -28,6 +28,7 @@ from isoprefill.models.decoder.decoder import (
 )
 from isoprefill.models.decoder.head import logits_of
 from isoprefill.models.decoder.mixture import ExpertWeights, mix
+from isoprefill.models.decoder.rope import inverse_frequencies
 from isoprefill.models.pretrained import Pretrained, load_pretrained
 from isoprefill.models.sources import pinned
 from isoprefill.models.weights.params import Params
@@ -161,6 +162,18 @@ def test_last_positions_equal_transformers(smollm2, torch_smollm2):
     first = smollm2.config.max_positions - len(ids)
     ours = our_logits(smollm2, ids, first)
     assert np.abs(ours - torch_logits(torch_smollm2, ids, first)).max() <= 1e-3
+
+
+@pytest.mark.parametrize("theta", [1e4, 1e6])
+@pytest.mark.parametrize("dim", [64, 128, 256])
+def test_rotary_frequencies_are_rounded_as_pytorch_rounds_them(theta, dim):
+    """A frequency that is off by 1e-7 is off by 3e-4 radians at position 2,000, and a log-probability by as much."""
+    exponents = torch.arange(0, dim, 2, dtype=torch.int64).float() / dim
+    expected = (1.0 / theta**exponents).numpy()
+    found = inverse_frequencies(dim, theta, None)
+    # PyTorch's power is not always the nearest float32 either.
+    assert np.count_nonzero(found != expected) <= 1
+    np.testing.assert_allclose(found, expected, rtol=1.2e-7)
 
 
 def test_parity_detects_a_wrong_rope_base(smollm2, torch_smollm2):

@@ -124,7 +124,7 @@ class ScoringEngine:
         needed = weight_bytes(found, dtype)
         check_weights_fit(found.name, dtype, needed)
         try:
-            return cls(load_pretrained(source, dtype, adapter), **options)
+            return cls(load_pretrained(found, dtype, adapter), **options)
         except Exception as error:
             if not is_memory(error):
                 raise

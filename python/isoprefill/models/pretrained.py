@@ -6,10 +6,9 @@ from pathlib import Path
 from isoprefill.models.config.config import ModelConfig
 from isoprefill.models.files.damage import refusing_damage
 from isoprefill.models.files.gguf_file import load_gguf
-from isoprefill.models.files.gguf_split import read_headers
 from isoprefill.models.files.lora import read_adapter
 from isoprefill.models.files.safetensors_files import load_safetensors
-from isoprefill.models.sources.source import find_adapter, find_model
+from isoprefill.models.sources.source import ModelSource, find_adapter, find_model
 from isoprefill.models.tokenizers.tokenizer import Tokenizer
 from isoprefill.models.tokenizers.tokenizer_gguf import tokenizer_from_gguf
 from isoprefill.models.tokenizers.tokenizer_json import tokenizer_from_directory
@@ -36,13 +35,15 @@ class Pretrained:
 
 
 def load_pretrained(
-    source: str | Path, dtype: ParamsDtype = "float32", adapter: str | Path | None = None
+    source: str | Path | ModelSource,
+    dtype: ParamsDtype = "float32",
+    adapter: str | Path | None = None,
 ) -> Pretrained:
     """Loads a model. No code that comes with a model is ever run.
 
     Args:
         source: a pinned name ("smollm2-135m"), a .gguf file, a Hugging Face directory with safetensors, or a name on
-            the Hub that lies in its local cache.
+            the Hub that lies in its local cache; or what `find_model` made of one of these.
         dtype: dtype of the parameters and of the residual stream, "float32" or "bfloat16".
         adapter: a LoRA adapter to add to the weights: a directory of the `peft` package, or a name as for `source`.
 
@@ -59,7 +60,7 @@ def load_pretrained(
             lora = read_adapter(path)
     with refusing_damage(found.path):
         if found.kind == "gguf":
-            header = read_headers(found.path)
+            header = found.gguf_header
             tokenizer = tokenizer_from_gguf(header.metadata)
             config, params = load_gguf(header, dtype, lora)
         else:

@@ -14,8 +14,6 @@ Activation = Literal["silu", "gelu_tanh", "clamped_silu"]
 # How a layer rotates: as the rope_ fields say, by local_rope_theta without scaling, or not at all.
 LayerRope = Literal["global", "local", "none"]
 
-_MAX_LAYERS = 4096  # the largest published models have some hundreds
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -227,11 +225,3 @@ def required(config: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"the model's {name} must be a number, got {value!r}")
     return kind(value)
-
-
-def required_layers(config: Mapping[str, Any], name: str) -> int:
-    """Returns the number of layers; ValueError if it is absent, or so large that the file must be damaged."""
-    layers: int = required(config, name, int)
-    if layers > _MAX_LAYERS:
-        raise ValueError(f"the model's {name} must be at most {_MAX_LAYERS}, got {layers}")
-    return layers

@@ -4,12 +4,13 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 from isoprefill.models.config.architectures import ARCHITECTURES, Architecture, gguf_model_type
-from isoprefill.models.config.config import LayerRope, ModelConfig, required, required_layers
+from isoprefill.models.config.config import ModelConfig, required
 from isoprefill.models.config.config_huggingface import ACTIVATIONS
 from isoprefill.models.config.experts import Experts
+from isoprefill.models.config.derived_fields import derived_fields
 from isoprefill.models.config.parameters import PARAMETERS
 from isoprefill.models.config.rope_gguf import rope_from_gguf
-from isoprefill.models.config.windows import effective_windows
+from isoprefill.models.config.size_limits import check_sizes
 
 
 def config_from_gguf(
@@ -30,6 +31,7 @@ def config_from_gguf(
     gguf_name = metadata.get("general.architecture")
     name = gguf_model_type(metadata)
     architecture = ARCHITECTURES[name]
+    check_sizes(metadata, f"{gguf_name}.")
 
     def key(suffix: str) -> str:
         return f"{gguf_name}.{suffix}"
@@ -45,7 +47,7 @@ def config_from_gguf(
         return required(metadata, key(suffix), float) if get(suffix) else None
 
     hidden_size = required(metadata, key("embedding_length"), int)
-    num_layers = required_layers(metadata, key("block_count"))
+    num_layers = required(metadata, key("block_count"), int)
     num_query_heads = required(metadata, key("attention.head_count"), int)
     head_dim = get("attention.key_length") or hidden_size // (num_query_heads or 1)
     if (found := get("attention.value_length") or head_dim) != head_dim:
@@ -55,18 +57,15 @@ def config_from_gguf(
     rope = rope_from_gguf(metadata, rope_tensors, architecture, str(gguf_name), head_dim)
     interval = architecture.no_rope_interval
     sliding = _sliding_layers(get("attention.sliding_window_pattern"), architecture, num_layers)
-    window, windowed_layers = effective_windows(
-        get("attention.sliding_window") or None, sliding, rope.max_positions
+    derived = derived_fields(
+        architecture,
+        rope,
+        unrotated=[interval is not None and (i + 1) % interval == 0 for i in range(num_layers)],
+        sliding=sliding,
+        window=get("attention.sliding_window") or None,
     )
-    if window is not None and not architecture.gguf_windows:
+    if (window := derived["sliding_window"]) is not None and not architecture.gguf_windows:
         raise ValueError(f"{key('attention.sliding_window')} must be 0 here, got {window}")
-    layer_ropes: tuple[LayerRope, ...] | None = None
-    if interval is not None:
-        layer_ropes = tuple(
-            "none" if (layer + 1) % interval == 0 else "global" for layer in range(num_layers)
-        )
-    elif architecture.local_rope:
-        layer_ropes = tuple("local" if on else "global" for on in sliding)
     query_scale = number("attention.scale")
     if num_layers == architecture.gguf_wide_scale_layers:
         query_scale = (num_query_heads / hidden_size) ** 0.5
@@ -80,24 +79,11 @@ def config_from_gguf(
         num_kv_heads=get("attention.head_count_kv") or num_query_heads,
         head_dim=head_dim,
         rms_norm_eps=required(metadata, key("attention.layer_norm_rms_epsilon"), float),
-        rope_theta=rope.theta,
-        max_positions=rope.max_positions,
-        rope_frequency_divisors=rope.divisors,
         tied_head=not has("head"),
         qkv_bias=has("query_bias"),
         output_bias=has("output_bias"),
-        qk_norm=architecture.qk_norm,
-        sliding_window=window,
-        windowed_layers=windowed_layers,
         query_scale=query_scale,
         score_softcap=number("attn_logit_softcapping") if architecture.score_softcap else None,
-        rotated=rope.rotated,
-        rope_attention_factor=rope.attention_factor,
-        local_rope_theta=rope.local_theta,
-        layer_ropes=layer_ropes,
-        projection_norm=architecture.projection_norm,
-        pre_norms=architecture.pre_norms,
-        post_norms=architecture.post_norms,
         activation=ACTIVATIONS[architecture.activation],
         experts=_experts(metadata, architecture, str(gguf_name)),
         embedding_scale=hidden_size**0.5
@@ -106,6 +92,7 @@ def config_from_gguf(
         residual_scale=number("residual_scale") or 1.0,
         logit_scale=1.0 / (number("logit_scale") or 1.0),
         logit_softcap=number("final_logit_softcapping"),
+        **derived,
     )
 
 

@@ -5,16 +5,11 @@ from typing import Any
 
 from isoprefill.models.config.architectures import Architecture, Switch, find_architecture
 from isoprefill.models.config.classes import classes_from_huggingface
-from isoprefill.models.config.config import (
-    Activation,
-    LayerRope,
-    ModelConfig,
-    required,
-    required_layers,
-)
+from isoprefill.models.config.config import Activation, ModelConfig, required
+from isoprefill.models.config.derived_fields import derived_fields
 from isoprefill.models.config.experts import Experts
 from isoprefill.models.config.rope_huggingface import rope_from_huggingface
-from isoprefill.models.config.windows import effective_windows
+from isoprefill.models.config.size_limits import check_sizes
 
 ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 _LAYER_TYPES = {"full_attention": False, "sliding_attention": True}
@@ -32,6 +27,7 @@ def config_from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
     """
     name: Any = config.get("model_type")
     architecture = find_architecture(name)
+    check_sizes(config)
     # An absent key is transformers' default; only null means that there is no such thing.
     config = {**architecture.defaults, **config}
     if config.get("quantization_config"):
@@ -48,7 +44,7 @@ def config_from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
         )
 
     hidden_size = required(config, "hidden_size", int)
-    num_layers = required_layers(config, "num_hidden_layers")
+    num_layers = required(config, "num_hidden_layers", int)
     num_query_heads = required(config, "num_attention_heads", int)
     head_dim = config.get("head_dim")
     if head_dim is None:
@@ -56,16 +52,7 @@ def config_from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
     rope = rope_from_huggingface(config, architecture, head_dim)
     unrotated = _unrotated_layers(config, architecture, num_layers)
     sliding = _sliding_layers(config, architecture, unrotated, num_layers)
-    window, windowed_layers = effective_windows(
-        config.get("sliding_window") if _is_on(config, architecture.window_switch) else None,
-        sliding,
-        rope.max_positions,
-    )
-    layer_ropes: tuple[LayerRope, ...] | None = None
-    if any(unrotated):
-        layer_ropes = tuple("none" if off else "global" for off in unrotated)
-    elif architecture.local_rope:
-        layer_ropes = tuple("local" if on else "global" for on in sliding)
+    windows = _is_on(config, architecture.window_switch)
     return ModelConfig(
         architecture=name,
         vocab_size=required(config, "vocab_size", int),
@@ -76,26 +63,20 @@ def config_from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
         num_kv_heads=config.get("num_key_value_heads") or num_query_heads,
         head_dim=head_dim,
         rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-        rope_theta=rope.theta,
-        max_positions=rope.max_positions,
-        rope_frequency_divisors=rope.divisors,
         tied_head=bool(config.get("tie_word_embeddings", False)),
         qkv_bias=_is_on(config, architecture.qkv_bias),
         output_bias=_is_on(config, architecture.output_bias),
-        qk_norm=architecture.qk_norm,
-        sliding_window=window,
-        windowed_layers=windowed_layers,
-        rotated=rope.rotated,
-        rope_attention_factor=rope.attention_factor,
-        local_rope_theta=rope.local_theta,
-        layer_ropes=layer_ropes,
-        projection_norm=architecture.projection_norm,
-        pre_norms=architecture.pre_norms,
-        post_norms=architecture.post_norms,
         activation=_activation(config, architecture),
         experts=_experts(config, architecture, num_layers),
         attention_sinks=architecture.attention_sinks,
         **_scales(config, architecture, hidden_size, head_dim),
+        **derived_fields(
+            architecture,
+            rope,
+            unrotated=unrotated,
+            sliding=sliding,
+            window=config.get("sliding_window") if windows else None,
+        ),
         classes=classes_from_huggingface(config),
     )
 

@@ -16,7 +16,6 @@ from isoprefill.models.config.classes import classes_from_gguf
 from isoprefill.models.config.config import ModelConfig
 from isoprefill.models.config.config_gguf import config_from_gguf
 from isoprefill.models.config.parameters import PARAMETERS
-from isoprefill.models.config.size_limits import check_sizes
 from isoprefill.models.files.checkpoint import Checkpoint, LazyTensor
 from isoprefill.models.files.finite import check_finite
 from isoprefill.models.files.gguf_header import GgufHeader, TensorInfo
@@ -58,7 +57,6 @@ def load_gguf(
         for name in rope_gguf.tensors_of(architecture)
         if name in header.tensors
     }
-    check_sizes(header.metadata, f"{header.metadata.get('general.architecture')}.")
     shapes = {name: info.shape for name, info in header.tensors.items()}
     if len(shapes.get(_CLASS_HEAD, (0, 0))) < 2:  # the format leaves out outer axes of size 1
         shapes[_CLASS_HEAD] = (1, *shapes[_CLASS_HEAD])

@@ -11,7 +11,6 @@ from isoprefill.models.config.architectures import find_architecture
 from isoprefill.models.config.config import ModelConfig
 from isoprefill.models.config.config_huggingface import config_from_huggingface
 from isoprefill.models.config.parameters import PARAMETERS
-from isoprefill.models.config.size_limits import check_sizes
 from isoprefill.models.files.experts_together import separated
 from isoprefill.models.files.finite import check_finite
 from isoprefill.models.files.json_file import read_json_object
@@ -41,7 +40,6 @@ def load_safetensors(
     """
     settings = read_json_object(directory / "config.json")
     quantization = settings.pop("quantization_config", None)
-    check_sizes(settings)
     config = config_from_huggingface(settings)
     with contextlib.ExitStack() as files:
         stored = open_safetensors(list(weight_files(directory)), files)

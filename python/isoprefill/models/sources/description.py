@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from isoprefill.models.files.json_file import read_json_object
-from isoprefill.models.sources.source import find_model
+from isoprefill.models.sources.source import ModelSource, find_model
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class ModelDescription:
     rerank_template: str | None = None
 
 
-def describe_model(source: str | Path) -> ModelDescription:
+def describe_model(source: str | Path | ModelSource) -> ModelDescription:
     """Reads a model's description.
 
     Args:
@@ -40,9 +40,7 @@ def describe_model(source: str | Path) -> ModelDescription:
     # A snapshot in the Hugging Face cache is models--OWNER--NAME/snapshots/HASH.
     folders = found.path.resolve().parts[-3:]
     if found.kind == "gguf":
-        from isoprefill.models.files.gguf_split import read_headers
-
-        metadata = read_headers(found.path).metadata
+        metadata = found.gguf_header.metadata
         return ModelDescription(
             names=(*folders, *_texts(metadata, "general.name", "general.basename")),
             architecture=str(metadata.get("general.architecture", "")),

@@ -29,7 +29,5 @@ def _tensors(source: ModelSource) -> Iterator[tuple[str, int]]:
             opened = open_safetensors(list(weight_files(source.path)), files)
             yield from ((tensor.dtype, math.prod(tensor.shape)) for tensor in opened.values())
         return
-    from isoprefill.models.files.gguf_split import read_headers
-
-    for tensor in read_headers(source.path).tensors.values():
+    for tensor in source.gguf_header.tensors.values():
         yield tensor.quantization.name, math.prod(tensor.shape)

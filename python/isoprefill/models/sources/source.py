@@ -4,19 +4,23 @@ Importing this does not import jax.
 """
 
 import dataclasses
+import functools
 import re
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from isoprefill.models.files.damage import refusing_damage
 from isoprefill.models.sources import pinned
 from isoprefill.models.sources.hub_cache import HubName
 from isoprefill.models.tokenizers.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from isoprefill.models.files.gguf_header import GgufHeader
 
-@dataclasses.dataclass(frozen=True, slots=True)
+
+@dataclasses.dataclass(frozen=True)
 class ModelSource:
-    """A model that exists.
+    """A model that exists. Whoever reads several things of it passes it on, so that a header is read once.
 
     Attributes:
         name: what to call it in answers: the pinned name, the name on the Hub, or the file's or directory's own.
@@ -28,19 +32,35 @@ class ModelSource:
     path: Path
     kind: Literal["gguf", "directory"]
 
+    @functools.cached_property
+    def gguf_header(self) -> "GgufHeader":
+        """The header of a GGUF model, all files of a split one together.
 
-def find_model(source: str | Path) -> ModelSource:
+        Reading it takes 0.1 s for a vocabulary of 49,152 tokens and 0.6 s for one of 262,144.
+
+        Raises:
+            ValueError: as `gguf_split.read_headers`.
+        """
+        # Imported here so that one format's packages are not needed for the other.
+        from isoprefill.models.files.gguf_split import read_headers
+
+        return read_headers(self.path)
+
+
+def find_model(source: "str | Path | ModelSource") -> ModelSource:
     """Finds a model, fetching it if it is a pinned one that is not on this machine yet.
 
     Args:
         source: a pinned name (`pinned.MODELS`), a .gguf file, a directory with config.json, or a name on the Hub
             (`hub_cache`) that lies in its cache. A pinned name wins over a file of that name, a file over a name on
-            the Hub; "./name" is always a path.
+            the Hub; "./name" is always a path. A model that was found is returned as it is.
 
     Raises:
         ValueError: there is no such model; says what was looked for.
         pinned.FetchError: a pinned model could not be fetched.
     """
+    if isinstance(source, ModelSource):
+        return source
     if isinstance(source, str) and source in pinned.MODELS:
         return ModelSource(source, pinned.locate(source), "gguf")
     path = Path(source).expanduser()
@@ -105,7 +125,7 @@ def _only_gguf(directory: Path) -> Path | None:
     return next(iter(models.values()), None)
 
 
-def load_tokenizer(source: str | Path) -> Tokenizer:
+def load_tokenizer(source: str | Path | ModelSource) -> Tokenizer:
     """Loads a model's tokenizer without its weights, for a process that must not import jax.
 
     Raises:
@@ -116,10 +136,9 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     # Imported here so that one format's packages are not needed for the other.
     with refusing_damage(found.path):
         if found.kind == "gguf":
-            from isoprefill.models.files.gguf_split import read_headers
             from isoprefill.models.tokenizers.tokenizer_gguf import tokenizer_from_gguf
 
-            return tokenizer_from_gguf(read_headers(found.path).metadata)
+            return tokenizer_from_gguf(found.gguf_header.metadata)
         from isoprefill.models.tokenizers.tokenizer_json import tokenizer_from_directory
 
         return tokenizer_from_directory(found.path)
