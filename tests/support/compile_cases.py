@@ -17,72 +17,12 @@ import time
 from typing import Any
 from unittest import mock
 
+import compile_models
 import lowered_program
-from isoprefill.models.config.experts import Experts
 from isoprefill_tpu_lab import tpu_compiler
 
 ROWS = 8192
 KV_HEADS = 2
-MODELS: dict[str, dict[str, Any]] = {
-    "smollm2-135m": {
-        "architecture": "llama",
-        "vocab_size": 49152,
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_layers": 30,
-        "num_query_heads": 9,
-        "num_kv_heads": 3,
-        "head_dim": 64,
-        "max_positions": 8192,
-        "rope_theta": 100000.0,
-    },
-    "qwen3-0.6b": {
-        "architecture": "qwen3",
-        "vocab_size": 151936,
-        "hidden_size": 1024,
-        "intermediate_size": 3072,
-        "num_layers": 28,
-        "num_query_heads": 16,
-        "num_kv_heads": 8,
-        "head_dim": 128,
-        "max_positions": 40960,
-        "rope_theta": 1000000.0,
-        "qk_norm": True,
-    },
-    # A mixture of experts; only the manual target compiles it, because it takes minutes.
-    "qwen3-30b-a3b, two layers": {
-        "architecture": "qwen3_moe",
-        "vocab_size": 151936,
-        "hidden_size": 2048,
-        "intermediate_size": 6144,
-        "num_layers": 2,
-        "num_query_heads": 32,
-        "num_kv_heads": 4,
-        "head_dim": 128,
-        "max_positions": 40960,
-        "rope_theta": 1000000.0,
-        "qk_norm": True,
-        "experts": Experts(number=128, chosen=8, width=768, normalised=True),
-    },
-    # Both kinds of layers, heads of 256, capped scores: what the others have not.
-    "alternating-windows": {
-        "architecture": "qwen3",
-        "vocab_size": 8192,
-        "hidden_size": 1152,
-        "intermediate_size": 2304,
-        "num_layers": 2,
-        "num_query_heads": 4,
-        "num_kv_heads": 1,
-        "head_dim": 256,
-        "max_positions": 8192,
-        "rope_theta": 10000.0,
-        "sliding_window": 100,
-        "windowed_layers": (True, False),
-        "query_scale": 0.0625,
-        "score_softcap": 50.0,
-    },
-}
-
 
 def kernel(chip: str, case: dict) -> dict:
     from isoprefill_pallas import KernelSchedule
@@ -176,15 +116,19 @@ def step(chip: str, case: dict) -> dict:
     from isoprefill import PackedLayout
     from isoprefill.execution.forward import PackInputs, ReadoutInputs
     from isoprefill.execution.model_runner import compiled_functions
+    from isoprefill.attention.backends import choose_backend
     from isoprefill.models.config.config import ModelConfig
-    from isoprefill_pallas.heads import Heads
+    from isoprefill_pallas.heads import AttentionHeads
 
-    config = ModelConfig(**MODELS[case["model"]], rms_norm_eps=1e-6, tied_head=True)
+    model = compile_models.SMALL | compile_models.PUBLISHED
+    config = ModelConfig(**model[case["model"]], rms_norm_eps=1e-6, tied_head=True)
     dtype, rows = case["dtype"], case["rows"]
-    heads = Heads(config.num_query_heads, config.num_kv_heads, config.head_dim, dtype)
+    heads = AttentionHeads(config.num_query_heads, config.num_kv_heads, config.head_dim, dtype)
+    attention = choose_backend("auto", heads).name  # of a TPU; XLA, if its kernel has no such heads
+    options = {"chip": chip} if attention == "pallas" else {}
     layout = PackedLayout.from_lengths(rows // 4, [20] * (rows // 40), pad_to=rows)
     layouts = [
-        layout.with_window(window).with_schedule("pallas", heads=heads, chip=chip)
+        layout.with_window(window).with_schedule(attention, heads=heads, **options)
         for window in config.windows
     ]
     shard = jax.tree.map(
@@ -198,7 +142,7 @@ def step(chip: str, case: dict) -> dict:
             ),
         ),
     )
-    functions = compiled_functions(config, "pallas", None)
+    functions = compiled_functions(config, attention, None)
 
     def score(params, pack, readout):
         hidden = functions.hidden_states(params, pack, None, np.int32(0))
@@ -206,7 +150,7 @@ def step(chip: str, case: dict) -> dict:
 
     weights = parameters(config, jnp.dtype(dtype))
     lowered = tpu_compiler.lower_for(chip, score, weights, *shard)
-    return report(lowered)
+    return report(lowered) | {"attention": attention}
 
 
 def parameters(config: Any, dtype: Any) -> Any:

@@ -75,11 +75,6 @@ def make_mesh(shape: MeshShape, config: ModelConfig) -> Mesh:
             f"mesh tensor={shape.tensor} must be 1 for {config.architecture} models: the biases of experts would be "
             "added on every device"
         )
-    if config.projection_norm and shape.tensor > 1:
-        raise ValueError(
-            f"mesh tensor={shape.tensor} must be 1 for {config.architecture} models: their queries and keys are "
-            "normalised over all heads"
-        )
     needed, devices = shape.data * shape.tensor, jax.devices()
     if needed > len(devices):
         raise ValueError(

@@ -25,6 +25,12 @@ from isoprefill.bits import from_bits, to_bits
 from isoprefill.models.config.architectures import find_architecture
 from isoprefill.models.config.config import Activation, LayerRope, ModelConfig
 from isoprefill.models.decoder import cpu_operations, mixture, rope
+from isoprefill.models.decoder.norms import (
+    AllReduce,
+    inputs_normed_over_devices,
+    norm_of_all_heads,
+    rms_norm,
+)
 from isoprefill.models.weights.packed_weights import PackedWeights
 from isoprefill.models.weights.params import LayerParams, Params
 
@@ -32,7 +38,6 @@ Attend = Callable[
     [Float[Array, "T Hq D"], Float[Array, "T Hkv D"], Float[Array, "T Hkv D"], Any],
     Float[Array, "T Hq D"],
 ]
-AllReduce = Callable[[Float[Array, "T E"]], Float[Array, "T E"]] | None
 Layer = Callable[[Float[Array, "T E"], Any], tuple[Float[Array, "T E"], Any]]
 KeysAndValues = tuple[Float[Array, "L T Hkv D"], Float[Array, "L T Hkv D"]]
 
@@ -165,8 +170,11 @@ def _layer(
         dtype = weights.query.dtype
         rotation = rotations.at(index)
         normed = norm(stream, weights.attention_norm).astype(dtype)
-        q = norm(project(normed, weights.query, weights.query_bias), weights.query_projection_norm)
-        k = norm(project(normed, weights.key, weights.key_bias), weights.key_projection_norm)
+        q = project(normed, weights.query, weights.query_bias)
+        k = project(normed, weights.key, weights.key_bias)
+        if config.projection_norm:
+            q = norm_of_all_heads(q, weights.query_projection_norm, config, all_reduce)
+            k = norm_of_all_heads(k, weights.key_projection_norm, config, all_reduce)
         v = heads(project(normed, weights.value, weights.value_bias)).astype(dtype)
         q = rope.rotate(norm(heads(q), weights.query_norm), *rotation).astype(dtype)
         k = rope.rotate(norm(heads(k), weights.key_norm), *rotation).astype(dtype)
@@ -248,7 +256,14 @@ def _packed_layer(
     ) -> tuple[Float[Array, "T E"], Any]:
         index, layer_cache = index_and_cache
         rotation = rotations.at(index)
-        q, k, v = cpu_operations.attention_inputs(layers, index, stream, rows, *rotation, config)
+        if config.projection_norm and all_reduce is not None:
+            q, k, v = inputs_normed_over_devices(
+                layers, index, stream, rows, rotation, config, all_reduce
+            )
+        else:
+            q, k, v = cpu_operations.attention_inputs(
+                layers, index, stream, rows, *rotation, config
+            )
         attended = attend(q, k, v, layer_cache).reshape(stream.shape[0], -1).astype(dtype)
         output = functools.partial(
             cpu_operations.projection, attended, output_weights, layer=index, num_rows=rows
@@ -297,14 +312,6 @@ def head_weights(params: Params) -> Float[Array, "V E"] | PackedWeights:
     """Returns the weights that turn rows into logits."""
     weights = params.embedding if params.head is None else params.head
     return weights if isinstance(weights, PackedWeights) else from_bits(weights)
-
-
-def rms_norm(
-    x: Float[Array, "... N"], weight: Float[Array, "N"], eps: float
-) -> Float[Array, "... N"]:
-    """Returns x / rms(x) * weight over the last axis. x is float32, and so is the result."""
-    scale = lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
-    return x * scale * weight
 
 
 def project(
