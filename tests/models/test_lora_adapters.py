@@ -156,6 +156,25 @@ def test_rank_and_alpha_patterns(base, linear, tmp_path, file_format):
     assert_same_weights(load_pretrained(source, adapter=tmp_path / "adapter"), expected)
 
 
+@pytest.mark.parametrize("file_format", ["safetensors", "GGUF"])
+def test_fused_projections(tmp_path, file_format):
+    """Of Phi-3: query, key and value are rows of one tensor, gate and up of another, and GGUF has names of its own."""
+    model = random_model("phi3", num_hidden_layers=LAYERS)
+    base = save_directory(model, tmp_path / "base")
+    shapes = {
+        name.removesuffix(".weight"): tuple(values.shape)
+        for name, values in model.state_dict().items()
+        if "_proj" in name
+    }
+    assert {name.rpartition(".")[2] for name in shapes} > {"qkv_proj", "gate_up_proj"}
+    ranks = dict.fromkeys(shapes, 4)
+    products = save_adapter(tmp_path / "adapter", ranks, shapes, target_modules="all-linear")
+    changes = {module: 6 / 4 * product for module, product in products.items()}
+    expected = load_pretrained(merged_directory(base, tmp_path / "merged", changes))
+    source = base if file_format == "safetensors" else save_gguf(model, tmp_path / "base.gguf")
+    assert_same_weights(load_pretrained(source, adapter=tmp_path / "adapter"), expected)
+
+
 def test_sum_is_made_in_float32_and_rounded_once(base, linear, tmp_path):
     """Rounding the change, or the product, to bfloat16 first would cost bits."""
     ranks = dict.fromkeys(linear, 4)

@@ -24,6 +24,7 @@ from isoprefill_tpu_lab import tpu_compiler
 ROWS = 8192
 KV_HEADS = 2
 
+
 def kernel(chip: str, case: dict) -> dict:
     from isoprefill_pallas import KernelSchedule
 
@@ -114,9 +115,9 @@ def step(chip: str, case: dict) -> dict:
     import numpy as np
 
     from isoprefill import PackedLayout
+    from isoprefill.attention.backends import choose_backend
     from isoprefill.execution.forward import PackInputs, ReadoutInputs
     from isoprefill.execution.model_runner import compiled_functions
-    from isoprefill.attention.backends import choose_backend
     from isoprefill.models.config.config import ModelConfig
     from isoprefill_pallas.heads import AttentionHeads
 

@@ -1,7 +1,7 @@
 """RMS norms of rows: of what one device has, or of the heads that several devices share out.
 
-Letters: T rows, E hidden_size, L layers, H heads of one kind (Hq query heads, Hkv key and value heads) that a device has,
-D head_dim, M outputs of a projection.
+Letters: T rows, E hidden_size, L layers, H heads of one kind that a device has (Hq query heads, Hkv key and value
+heads), D head_dim, M outputs of a projection.
 """
 
 from collections.abc import Callable

@@ -22,6 +22,7 @@ from isoprefill.models.files.gguf_header import GgufHeader, TensorInfo
 from isoprefill.models.files.lora import LoraAdapter
 from isoprefill.models.weights.assembly import ParamsDtype, assemble
 from isoprefill.models.weights.params import Params
+from isoprefill.models.weights.stored_tensors import fused_names
 
 _NOT_USED_BY_LLAMA_CPP = r"blk\.\d+\.attn_rot_embd(\.weight)?"
 _CLASS_HEAD = PARAMETERS["class_head"].gguf
@@ -31,7 +32,6 @@ _GGUF_NAMES = {
     for parameter in PARAMETERS.values()
     if "{expert}" not in parameter.huggingface  # of which a GGUF file has one tensor for all
 }
-_HUB_NAMES = {stored: name for name, stored in _GGUF_NAMES.items()}
 
 
 def load_gguf(
@@ -60,7 +60,10 @@ def load_gguf(
     shapes = {name: info.shape for name, info in header.tensors.items()}
     if len(shapes.get(_CLASS_HEAD, (0, 0))) < 2:  # the format leaves out outer axes of size 1
         shapes[_CLASS_HEAD] = (1, *shapes[_CLASS_HEAD])
-    names = shapes.keys() | {_stored_name(name) for name in (adapter.saved if adapter else ())}
+    stored_names = _GGUF_NAMES | (fused_names() if architecture.fused_projections else {})
+    hub_names = {stored_name: name for name, stored_name in stored_names.items()}
+    saved = adapter.saved if adapter else ()
+    names = shapes.keys() | {_renamed(name, stored_names) for name in saved}
     config = config_from_gguf(header.metadata, names, rope_tensors)
     if _CLASS_HEAD in shapes:
         config = dataclasses.replace(
@@ -82,9 +85,9 @@ def load_gguf(
         for name, shape in shapes.items()
     }
     if adapter is not None:
-        named = {_hub_name(name): tensor for name, tensor in checkpoint.items()}
+        named = {_renamed(name, hub_names): tensor for name, tensor in checkpoint.items()}
         merged = adapter.merged_into(named)
-        checkpoint = {_stored_name(name): tensor for name, tensor in merged.items()}
+        checkpoint = {_renamed(name, stored_names): tensor for name, tensor in merged.items()}
 
     def read(name: str) -> np.ndarray:
         return check_finite(name, checkpoint[name].read(), dtype)
@@ -102,16 +105,6 @@ def _renamed(name: str, names: Mapping[str, str]) -> str:
         return names.get(name, name)
     template = names.get(name.replace(f".{numbers[0]}.", ".{layer}."))
     return name if template is None else template.format(layer=numbers[0])
-
-
-def _hub_name(name: str) -> str:
-    """Returns what transformers call a tensor of a GGUF file."""
-    return _renamed(name, _HUB_NAMES)
-
-
-def _stored_name(name: str) -> str:
-    """Returns what GGUF calls a tensor that transformers call so."""
-    return _renamed(name, _GGUF_NAMES)
 
 
 def _dequantise(stored: Mapping[Path, np.ndarray], info: TensorInfo) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Models that the Hugging Face Hub's own tools have fetched: where they lie. Nothing is fetched here.
+"""Models of the Hugging Face Hub: where its own tools, or `hub_fetch`, have put them.
 
 The cache is $HF_HUB_CACHE, or hub in $HF_HOME, or huggingface/hub in $XDG_CACHE_HOME or ~/.cache. In it,
 
@@ -10,6 +10,8 @@ import dataclasses
 import os
 import re
 from pathlib import Path
+
+from isoprefill.models.sources import hub_fetch
 
 _NAME = re.compile(
     r"(?P<org>\w[\w.-]*)/(?P<name>\w[\w.-]*)(?:/(?P<file>[^@]+))?(?:@(?P<revision>.+))?"
@@ -43,12 +45,26 @@ class HubName:
         return cls(f"{match['org']}/{match['name']}", file, revision)
 
     def locate(self) -> Path:
-        """Returns the directory of the files, or the file.
+        """Returns the directory of the files, or the file; fetches them if they are not here and `hub_fetch` may.
 
         Raises:
             ValueError: it is not in the cache; says what would fetch it.
+            pinned.FetchError: it was to be fetched and could not be.
         """
         folder = cache_directory() / f"models--{self.repository.replace('/', '--')}"
+        found = self._find(folder)
+        absent = found is None or hub_fetch.is_incomplete(folder, self.revision)
+        if absent and hub_fetch.can_fetch(self.revision):
+            hub_fetch.fetch(self.repository, self.revision, self.file, folder)
+            found = self._find(folder)
+        if found is None:
+            raise ValueError(
+                f"{self.repository!r} is no file or directory here, and not in the Hub's cache {cache_directory()}"
+                + f"{self._asked_for()}, and nothing is fetched here{self._why()}: fetch it with `{self._command()}`"
+            )
+        return found
+
+    def _find(self, folder: Path) -> Path | None:
         commit = self.revision
         reference = folder / "refs" / self.revision
         if reference.is_file():
@@ -58,17 +74,17 @@ class HubName:
         found = snapshot if commit and Path(commit).name == commit and snapshot.is_dir() else None
         if found is not None and self.file is not None:
             found = found / self.file if (found / self.file).is_file() else None
-        if found is None:
-            raise ValueError(
-                f"{self.repository!r} is no file or directory here, and not in the Hub's cache {cache_directory()}"
-                + f"{self._asked_for()}, and nothing is fetched here: fetch it with `{self._command()}`"
-            )
         return found
 
     def _asked_for(self) -> str:
         asked = [f"file {self.file}"] if self.file else []
         asked += [f"revision {self.revision}"] if self.revision != _MAIN else []
         return f" ({', '.join(asked)})" if asked else ""
+
+    def _why(self) -> str:
+        if hub_fetch.is_commit(self.revision):
+            return " without the package huggingface_hub (isoprefill[hub]), or with HF_HUB_OFFLINE"
+        return ""
 
     def _command(self) -> str:
         words = ["hf", "download", self.repository]

@@ -70,6 +70,11 @@ def stored_tensors(config: ModelConfig, file_format: FileFormat) -> dict[str, St
     return stored
 
 
+def fused_names() -> dict[str, str]:
+    """Returns GGUF's name of each tensor of fused projections, by transformers' name."""
+    return {names["huggingface"]: names["gguf"] for _, names in _FUSED}
+
+
 def tensor_name(parameter: Parameter, config: ModelConfig, file_format: FileFormat) -> str:
     """Returns the name of a parameter that has tensors of its own."""
     if file_format == "gguf":
