@@ -45,7 +45,9 @@ def test_a_commit_is_fetched_once_and_loaded(hub, capsys):
     assert not any("/" in name for name in hub.fetched)
     assert capsys.readouterr().err.count("\n") == 1
     count = len(hub.fetched)
-    assert find_model(NAME).path.parent == cache_directory() / "models--some-org--Model-1.5/snapshots"
+    assert (
+        find_model(NAME).path.parent == cache_directory() / "models--some-org--Model-1.5/snapshots"
+    )
     assert find_adapter(NAME) == find_model(NAME).path
     hub.shutdown()
     assert find_model(NAME).path.is_dir()
@@ -73,7 +75,9 @@ def test_nothing_is_fetched_without_the_package(hub, monkeypatch):
 
 def test_a_fetch_that_broke_off_is_not_taken_for_a_model(hub):
     hub.failing = {"model.safetensors"}
-    with pytest.raises(FetchError, match=rf"some-org/Model-1\.5@{COMMIT} could not be fetched") as raised:
+    with pytest.raises(
+        FetchError, match=rf"some-org/Model-1\.5@{COMMIT} could not be fetched"
+    ) as raised:
         find_model(NAME)
     assert "\n" not in str(raised.value)
     hub.failing = set()

@@ -25,7 +25,9 @@ def can_fetch(revision: str) -> bool:
     """Whether a revision may be fetched: it is a commit, the package is there, and $HF_HUB_OFFLINE is not set."""
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "on", "yes", "true")
     return (
-        is_commit(revision) and not offline and importlib.util.find_spec("huggingface_hub") is not None
+        is_commit(revision)
+        and not offline
+        and importlib.util.find_spec("huggingface_hub") is not None
     )
 
 
