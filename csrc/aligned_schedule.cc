@@ -59,15 +59,34 @@ bool SeesOwn(int64_t begin, int64_t end, int64_t column_begin,
   return false;
 }
 
+// The tokens of an item, counted from its first. Those before `shared` have no
+// row; `first_row` is where the row of the first would be.
+struct ItemSpan {
+  int64_t first_row;
+  int64_t first_column;
+  int64_t length;
+  int64_t shared;
+};
+
+ItemSpan SpanOf(const Layout& layout, int32_t item) {
+  const int32_t row = layout.item_first_rows[item];
+  const int64_t shared = layout.SharedLen(item);
+  return {row - shared, layout.row_columns[row] - shared,
+          layout.item_lens[item], shared};
+}
+
 // Calls visit(tile, begin, end), with the columns of a visit, for every row
 // tile of an item beyond its first local block. Row t of the item sees the
 // local blocks before its own: t / local_block.
 template <typename Visit>
-void VisitOwnTiles(int64_t first_row, int64_t first_column, int64_t length,
-                   int64_t block_q, int64_t block_kv, int64_t local_block,
-                   int64_t window, Visit visit) {
-  for (int64_t begin = local_block; begin < length; begin += block_q) {
-    const int64_t end = std::min(begin + block_q, length);
+void VisitOwnTiles(const ItemSpan& item, int64_t block_q, int64_t block_kv,
+                   int64_t local_block, int64_t window, Visit visit) {
+  const auto [first_row, first_column, length, shared] = item;
+  for (int64_t tile_begin = local_block; tile_begin < length;
+       tile_begin += block_q) {
+    const int64_t begin = std::max(tile_begin, shared);
+    const int64_t end = std::min(tile_begin + block_q, length);
+    if (begin >= end) continue;
     const int64_t hidden = std::max<int64_t>(0, begin - window + 1);
     const RowTile tile{kOwnTile, first_row + begin, first_row + end,
                        first_column + hidden / block_kv * block_kv,
@@ -115,9 +134,7 @@ void VisitTiles(const Layout& layout, int64_t block_q, int64_t block_kv,
     if (layout.requests[r].causal) continue;  // all its tokens are prefix
     for (int32_t k = layout.request_items[r]; k < layout.request_items[r + 1];
          ++k) {
-      const int32_t first_row = layout.item_first_rows[k];
-      VisitOwnTiles(first_row, layout.row_columns[first_row],
-                    layout.item_lens[k], block_q, block_kv, local_block,
+      VisitOwnTiles(SpanOf(layout, k), block_q, block_kv, local_block,
                     layout.window, visit);
     }
   }
@@ -152,7 +169,8 @@ void WriteVisits(const Layout& layout, int64_t block_q, int64_t block_kv,
 void WriteBlocks(const Layout& layout, int64_t local_block,
                  AlignedSchedule& schedule) {
   VisitIsolatedItems(layout, [&](int32_t item) {
-    schedule.num_blocks += CeilDiv(layout.item_lens[item], local_block);
+    schedule.num_blocks += CeilDiv(layout.item_lens[item], local_block) -
+                           layout.SharedLen(item) / local_block;
   });
   const int64_t blocks = schedule.num_blocks;
   if (blocks > kMaxInt32 / local_block) {
@@ -170,15 +188,17 @@ void WriteBlocks(const Layout& layout, int64_t local_block,
 
   int32_t block = 0;
   VisitIsolatedItems(layout, [&](int32_t item) {
-    const int64_t first_row = layout.item_first_rows[item];
-    const int64_t first_column = layout.row_columns[first_row];
-    for (int64_t t = 0; t < layout.item_lens[item]; t += local_block) {
-      const int64_t length = std::min(local_block, layout.item_lens[item] - t);
+    const ItemSpan span = SpanOf(layout, item);
+    const int64_t first_row = span.first_row, first_column = span.first_column;
+    for (int64_t t = span.shared / local_block * local_block; t < span.length;
+         t += local_block) {
+      const int64_t length = std::min(local_block, span.length - t);
+      const int64_t absent = std::max<int64_t>(0, span.shared - t);
       int32_t* const row_slot = schedule.row_slot.data() + first_row + t;
-      std::iota(row_slot, row_slot + length,
-                block * static_cast<int32_t>(local_block));
-      std::fill_n(schedule.tile_own_end.data() + first_row + t, length,
-                  static_cast<int32_t>(first_column + t));
+      std::iota(row_slot + absent, row_slot + length,
+                static_cast<int32_t>(block * local_block + absent));
+      std::fill_n(schedule.tile_own_end.data() + first_row + t + absent,
+                  length - absent, static_cast<int32_t>(first_column + t));
       schedule.local_blocks[block] = static_cast<int32_t>(first_row + t);
       schedule.local_blocks[blocks + block] =
           static_cast<int32_t>(first_column + t);
@@ -188,12 +208,13 @@ void WriteBlocks(const Layout& layout, int64_t local_block,
   });
 }
 
-double ComputedPairs(int64_t length, int64_t block_q, int64_t block_kv,
-                     int64_t local_block, int64_t window) {
+double ComputedPairs(int64_t length, int64_t shared, int64_t block_q,
+                     int64_t block_kv, int64_t local_block, int64_t window) {
   int64_t visits = 0;
-  VisitOwnTiles(0, 0, length, block_q, block_kv, local_block, window,
+  VisitOwnTiles({0, 0, length, shared}, block_q, block_kv, local_block, window,
                 [&](const RowTile&, int64_t, int64_t) { ++visits; });
-  const double blocks = static_cast<double>(CeilDiv(length, local_block));
+  const double blocks =
+      static_cast<double>(CeilDiv(length, local_block) - shared / local_block);
   return blocks * static_cast<double>(local_block * local_block) +
          static_cast<double>(visits) * static_cast<double>(block_q) *
              static_cast<double>(block_kv);
@@ -222,13 +243,16 @@ int64_t ChooseLocalBlock(const Layout& layout, int64_t block_q,
     if (candidate < 1 || candidate > block_q) continue;
     double pairs = 0;
     double pairs_of_last = 0;
-    int32_t last = 0;
-    for (const int32_t length : layout.item_lens) {
+    int32_t last = 0, last_shared = 0;
+    for (int32_t item = 0; item < layout.num_items(); ++item) {
+      const int32_t length = layout.item_lens[item];
+      const int32_t shared = layout.SharedLen(item);
       // Runs of items of one length are common.
-      if (length != last) {
-        pairs_of_last =
-            ComputedPairs(length, block_q, block_kv, candidate, layout.window);
+      if (length != last || shared != last_shared) {
+        pairs_of_last = ComputedPairs(length, shared, block_q, block_kv,
+                                      candidate, layout.window);
         last = length;
+        last_shared = shared;
       }
       pairs += pairs_of_last;
     }

@@ -70,7 +70,9 @@ struct AlignedSchedule {
   Array<int32_t> tile_own_end;
   // [3, num_blocks]: first row, first column, length. Every item is cut into
   // blocks of local_block rows from its start; a row sees its own block's
-  // columns up to itself, in its window.
+  // columns up to itself, in its window. The rows of a block that an item
+  // shares with the item before it are other rows', which do not read the
+  // block, or lie before row 0.
   Array<int32_t> local_blocks;
   // [T]: local_block * (index of the row's block) + (offset in that block), or
   // -1 if the row is in none.

@@ -22,6 +22,12 @@ void CheckRequest(const Request& request, int32_t index) {
                                 "isolated items only");
   }
   for (size_t k = 0; k < request.item_lens.size(); ++k) {
+    if (request.SharedLen(k) > 0) {
+      throw std::invalid_argument(
+          "shared_lens[" + std::to_string(k) + "]" + of_request + " is " +
+          std::to_string(request.SharedLen(k)) +
+          "; FlashInfer's parameters describe items that share nothing");
+    }
     if (request.item_lens[k] > kFlashInferMaxItemLen) {
       throw std::invalid_argument(
           "item_lens[" + std::to_string(k) + "]" + of_request + " is " +

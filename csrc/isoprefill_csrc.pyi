@@ -41,6 +41,7 @@ class Layout:
     # [S]
     key_segment_ids: Final[_Int32]
     key_request_ids: Final[_Int32]
+    column_rows: Final[_Int32]
 
     # [N]
     readout_rows: Final[_Int32]
@@ -111,6 +112,7 @@ def build_layout(
     delimiters: Sequence[_Delimiter] | None = None,
     cached_prefix: Sequence[bool] | None = None,
     causal: Sequence[bool] | None = None,
+    shared_lens: Sequence[Sequence[int]] | None = None,
     pad_to: int | None = None,
     pad_columns_to: int | None = None,
     window: int | None = None,

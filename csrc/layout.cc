@@ -43,6 +43,20 @@ struct Size {
   int64_t items = 0;
 };
 
+// Checks how many tokens an item shares, whose length is checked.
+void CheckShared(const Request& request, size_t index, size_t item) {
+  int64_t most = 0;
+  if (item > 0 && !request.causal) {
+    most = std::min(request.item_lens[item] - 1, request.item_lens[item - 1]);
+  }
+  const int64_t shared = request.SharedLen(item);
+  if (shared >= 0 && shared <= most) return;
+  throw std::invalid_argument("shared_lens[" + std::to_string(item) + "]" +
+                              OfRequest(index) + " is " +
+                              std::to_string(shared) +
+                              "; it must be from 0 to " + std::to_string(most));
+}
+
 // Checks every length, so that what follows needs no check and int32 suffices.
 Size CheckedSize(const std::vector<Request>& requests) {
   if (requests.empty()) {
@@ -51,11 +65,19 @@ Size CheckedSize(const std::vector<Request>& requests) {
   }
   Size size;
   int64_t columns = 0;
-  int64_t cached = 0;  // columns without a row
+  int64_t without_row = 0;
   for (size_t r = 0; r < requests.size(); ++r) {
     const Request& request = requests[r];
     if (!IsLength(request.prefix_len)) {
       ThrowLength(request.prefix_len, "prefix_len" + OfRequest(r));
+    }
+    if (!request.shared_lens.empty() &&
+        request.shared_lens.size() != request.item_lens.size()) {
+      throw std::invalid_argument("shared_lens" + OfRequest(r) + " has " +
+                                  std::to_string(request.shared_lens.size()) +
+                                  " values; it must have " +
+                                  std::to_string(request.item_lens.size()) +
+                                  ", one for each item");
     }
     columns += request.PrefixColumns() + request.ItemDelimiters();
     for (size_t k = 0; k < request.item_lens.size(); ++k) {
@@ -65,6 +87,8 @@ Size CheckedSize(const std::vector<Request>& requests) {
                     "item_lens[" + std::to_string(k) + "]" + OfRequest(r));
       }
       columns += length;  // below 2^63 for less than 2^32 items
+      CheckShared(request, r, k);
+      without_row += request.SharedLen(k);
     }
     if (columns > kMaxLength) {
       throw std::invalid_argument(
@@ -72,11 +96,11 @@ Size CheckedSize(const std::vector<Request>& requests) {
           std::to_string(columns) + " columns; the limit is " +
           std::to_string(kMaxLength));
     }
-    if (request.cached_prefix) cached += request.PrefixColumns();
+    if (request.cached_prefix) without_row += request.PrefixColumns();
     size.items += request.num_items();
   }
   size.columns = static_cast<int32_t>(columns);
-  size.rows = static_cast<int32_t>(columns - cached);
+  size.rows = static_cast<int32_t>(columns - without_row);
   return size;
 }
 
@@ -103,6 +127,7 @@ class Writer {
 
     if (request_->cached_prefix) {
       Columns(prefix_columns, kPrefixSegment);
+      NoRows(prefix_columns);
       column_ += prefix_columns;
     } else {
       PrefixRows(prefix_columns);
@@ -137,6 +162,7 @@ class Writer {
     }
     request_index_ = -1;
     Columns(layout_.num_columns - column_, kPaddingSegment);
+    NoRows(layout_.num_columns - column_);
   }
 
  private:
@@ -144,6 +170,10 @@ class Writer {
     std::fill_n(layout_.key_segment_ids.data() + column_, count, segment);
     std::fill_n(layout_.key_request_ids.data() + column_, count,
                 request_index_);
+  }
+
+  void NoRows(int32_t count) {
+    std::fill_n(layout_.column_rows.data() + column_, count, -1);
   }
 
   // What all rows need; the other intervals are left to the callers.
@@ -154,6 +184,8 @@ class Writer {
               layout_.positions.data() + row_ + count, first_position);
     std::iota(layout_.row_columns.data() + row_,
               layout_.row_columns.data() + row_ + count, column_);
+    std::iota(layout_.column_rows.data() + column_,
+              layout_.column_rows.data() + column_ + count, row_);
     std::fill_n(prefix_begin_ + row_, count, first_column_);
   }
 
@@ -167,14 +199,21 @@ class Writer {
     column_ += count;
   }
 
-  void ItemRows(int32_t count, int32_t segment, int32_t first_position) {
-    Columns(count, segment);
-    Rows(count, segment, first_position);
+  // `shared` columns that repeat those of the item before, then `count` rows.
+  void ItemRows(int32_t shared, int32_t count, int32_t segment,
+                int32_t first_position) {
+    const int32_t begin = column_;
+    Columns(shared + count, segment);
+    std::copy_n(layout_.column_rows.data() + previous_item_column_, shared,
+                layout_.column_rows.data() + column_);
+    column_ += shared;
+    Rows(count, segment, first_position + shared);
     std::fill_n(prefix_end_ + row_, count, first_own_column_);
-    std::fill_n(own_begin_ + row_, count, column_);
+    std::fill_n(own_begin_ + row_, count, begin);
     std::iota(own_end_ + row_, own_end_ + row_ + count, column_ + 1);
     row_ += count;
     column_ += count;
+    previous_item_column_ = begin;
   }
 
   void DelimiterRow(int32_t position) {
@@ -197,7 +236,9 @@ class Writer {
     layout_.item_first_rows[item_] = row_;
     layout_.item_lens[item_] = length;
     layout_.item_requests[item_] = request_index_;
-    layout_.readout_rows[item_] = row_ + length - 1;
+    const auto shared =
+        static_cast<int32_t>(request_->SharedLen(index_in_request));
+    layout_.readout_rows[item_] = row_ + length - shared - 1;
     // With causal, what precedes the item is a row of this request unless
     // nothing of it but the cached prefix came before.
     const bool starts_request = row_ == layout_.request_rows[request_index_];
@@ -208,7 +249,7 @@ class Writer {
     if (request_->causal) {
       PrefixRows(length);
     } else {
-      ItemRows(length, index_in_request + 1, first_position);
+      ItemRows(shared, length - shared, index_in_request + 1, first_position);
     }
   }
 
@@ -228,6 +269,7 @@ class Writer {
   int32_t first_column_ = 0;
   int32_t first_own_column_ = 0;  // after the prefix
   int32_t prefix_last_row_ = 0;   // -1 if the prefix is cached
+  int32_t previous_item_column_ = 0;
 };
 
 }  // namespace
@@ -258,8 +300,8 @@ Layout BuildLayout(std::vector<Request> requests, std::optional<int64_t> pad_to,
   allocate(layout.num_rows, {&layout.segment_ids, &layout.request_ids,
                              &layout.positions, &layout.row_columns});
   allocate(4 * int64_t{layout.num_rows}, {&layout.row_intervals});
-  allocate(layout.num_columns,
-           {&layout.key_segment_ids, &layout.key_request_ids});
+  allocate(layout.num_columns, {&layout.key_segment_ids,
+                                &layout.key_request_ids, &layout.column_rows});
   allocate(size.items,
            {&layout.readout_rows, &layout.item_first_rows, &layout.item_lens,
             &layout.item_requests, &layout.item_context_rows});

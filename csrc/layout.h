@@ -28,6 +28,19 @@
 // first delimiter belongs to the cached prefix (prefix_len does not count it);
 // with kHidden it is the request's first row.
 //
+// With shared_lens an item may begin with tokens of the item before it. These
+// have columns of the item's own, but no rows: the keys and values of the item
+// before it stand there again, and column_rows says in which row they are
+// computed. Prefix 5 and items 3, 4, 4 of which the last two share 3 and 2
+// tokens have 11 rows:
+//
+//     row            0  1  2  3  4   5  6  7   8   9 10
+//     segment_ids    0  0  0  0  0   1  1  1   2   3  3
+//     positions      0  1  2  3  4   5  6  7   8   7  8
+//     row_columns    0  1  2  3  4   5  6  7  11  14 15
+//     own_begin      0  0  0  0  0   5  5  5   8  12 12
+//     column_rows    0  1  2  3  4   5  6  7   5  6  7  8   5  6  9 10
+//
 // With causal every token is prefix: segment 0, positions running on from the
 // request's start, the same read-out rows. Each row then sees every column of
 // its request up to itself: the contaminated scoring that isolation is tested
@@ -81,10 +94,13 @@ struct Layout {
   // [S]
   Array<int32_t> key_segment_ids;
   Array<int32_t> key_request_ids;
+  // The row whose key and value a column holds; -1 for a cached prefix and for
+  // padding.
+  Array<int32_t> column_rows;
 
   // [N]
-  Array<int32_t> readout_rows;  // the item's last row
-  Array<int32_t> item_first_rows;
+  Array<int32_t> readout_rows;     // the item's last row
+  Array<int32_t> item_first_rows;  // after what it shares
   Array<int32_t> item_lens;
   Array<int32_t> item_requests;
   // The row whose logits predict the item's first token: the last prefix row,
@@ -99,6 +115,10 @@ struct Layout {
 
   int32_t num_items() const {
     return static_cast<int32_t>(readout_rows.size());
+  }
+  // Tokens of an item that have no row, because the item before it has them.
+  int32_t SharedLen(int32_t item) const {
+    return item_lens[item] - (readout_rows[item] - item_first_rows[item] + 1);
   }
   int32_t num_requests() const { return static_cast<int32_t>(requests.size()); }
 

@@ -102,6 +102,56 @@ void Causal() {
   CHECK_VALUES(cached.item_context_rows, -1, 0);
 }
 
+void SharedTokens() {
+  Request request{5, {3, 4, 4}};
+  request.shared_lens = {0, 3, 2};
+  const Layout layout = BuildLayout({request}, 12, 18);
+  CHECK_VALUES(layout.segment_ids, 0, 0, 0, 0, 0, 1, 1, 1, 2, 3, 3, -1);
+  CHECK_VALUES(layout.positions, 0, 1, 2, 3, 4, 5, 6, 7, 8, 7, 8, 0);
+  CHECK_VALUES(layout.row_columns, 0, 1, 2, 3, 4, 5, 6, 7, 11, 14, 15, -1);
+  CHECK_VALUES(Bound(layout, 2), 0, 0, 0, 0, 0, 5, 5, 5, 8, 12, 12, 0);
+  CHECK_VALUES(Bound(layout, 3), 0, 0, 0, 0, 0, 6, 7, 8, 12, 15, 16, 0);
+  CHECK_VALUES(layout.column_rows, 0, 1, 2, 3, 4, 5, 6, 7, 5, 6, 7, 8, 5, 6, 9,
+               10, -1, -1);
+  CHECK_VALUES(layout.item_first_rows, 5, 8, 9);
+  CHECK_VALUES(layout.readout_rows, 7, 8, 10);
+  CHECK_VALUES(layout.item_lens, 3, 4, 4);
+  CHECK_VALUES(std::vector<int64_t>({layout.SharedLen(0), layout.SharedLen(1),
+                                     layout.SharedLen(2)}),
+               0, 3, 2);
+
+  // What the second item shares, the third shares with it; nothing is cached.
+  request = {2, {2, 3, 4}, Delimiter::kHidden, /*cached_prefix=*/true};
+  request.shared_lens = {0, 2, 3};
+  const Layout cached = BuildLayout({request});
+  CHECK_VALUES(cached.column_rows, -1, -1, 0, 1, 2, 3, 1, 2, 4, 5, 1, 2, 4, 6,
+               7);
+  CHECK_VALUES(cached.row_columns, 2, 3, 4, 5, 8, 9, 13, 14);
+}
+
+void BadSharedTokens() {
+  const auto build = [](std::vector<int64_t> item_lens,
+                        std::vector<int64_t> shared, bool causal = false) {
+    Request request{5, item_lens};
+    request.causal = causal;
+    request.shared_lens = shared;
+    BuildLayout({request});
+  };
+  CHECK_THROWS(build({3}, {0, 0}),
+               "shared_lens of request 0 has 2 values; it must have 1, one for "
+               "each item");
+  CHECK_THROWS(build({3}, {1}),
+               "shared_lens[0] of request 0 is 1; it must be from 0 to 0");
+  CHECK_THROWS(build({2, 9}, {0, 3}),
+               "shared_lens[1] of request 0 is 3; it must be from 0 to 2");
+  CHECK_THROWS(build({9, 2}, {0, 2}),
+               "shared_lens[1] of request 0 is 2; it must be from 0 to 1");
+  CHECK_THROWS(build({9, 9}, {0, -1}),
+               "shared_lens[1] of request 0 is -1; it must be from 0 to 8");
+  CHECK_THROWS(build({9, 9}, {0, 1}, true),
+               "shared_lens[1] of request 0 is 1; it must be from 0 to 0");
+}
+
 void Padding() {
   const Layout both = BuildLayout({{1, {1}}}, 4);
   CHECK_VALUES(both.segment_ids, 0, 1, -1, -1);
@@ -168,6 +218,8 @@ int main() {
   isoprefill::FirstDelimiterInPrefix();
   isoprefill::CachedPrefixes();
   isoprefill::Causal();
+  isoprefill::SharedTokens();
+  isoprefill::BadSharedTokens();
   isoprefill::Padding();
   isoprefill::NoItems();
   isoprefill::BadLengths();

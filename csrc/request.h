@@ -28,8 +28,15 @@ struct Request {
   Delimiter delimiter = Delimiter::kNone;
   bool cached_prefix = false;
   bool causal = false;
+  // How many tokens at its beginning each item shares with the item before it:
+  // fewer than it has, and at most as many as that has. They have no rows, and
+  // their columns hold what those of the item before it hold. Empty: all 0.
+  std::vector<int64_t> shared_lens = {};
 
   int64_t num_items() const { return static_cast<int64_t>(item_lens.size()); }
+  int64_t SharedLen(size_t item) const {
+    return shared_lens.empty() ? 0 : shared_lens[item];
+  }
   // Columns of the prefix, also of a causal request: prefix_len, and 1 more if
   // the first delimiter belongs to it.
   int64_t PrefixColumns() const;

@@ -35,8 +35,10 @@ std::shared_ptr<Layout> BuildLayoutFromPython(
     py::object prefix_lens, py::object item_lens,
     std::optional<std::vector<std::string>> delimiters,
     std::optional<std::vector<bool>> cached_prefix,
-    std::optional<std::vector<bool>> causal, std::optional<int64_t> pad_to,
-    std::optional<int64_t> pad_columns_to, std::optional<int64_t> window) {
+    std::optional<std::vector<bool>> causal,
+    std::optional<std::vector<std::vector<int64_t>>> shared_lens,
+    std::optional<int64_t> pad_to, std::optional<int64_t> pad_columns_to,
+    std::optional<int64_t> window) {
   const Int64Array prefixes = ToInt64Array(prefix_lens, "prefix_lens");
   std::vector<Request> requests(prefixes.size());
   const size_t count = requests.size();
@@ -45,6 +47,8 @@ std::shared_ptr<Layout> BuildLayoutFromPython(
   const auto cached_of =
       PerRequest(std::move(cached_prefix), count, "cached_prefix", false);
   const auto causal_of = PerRequest(std::move(causal), count, "causal", false);
+  auto shared_of = PerRequest<std::vector<int64_t>>(std::move(shared_lens),
+                                                    count, "shared_lens", {});
   if (!py::isinstance<py::sequence>(item_lens) || py::len(item_lens) != count) {
     throw std::invalid_argument("item_lens must be a sequence of " +
                                 std::to_string(count) +
@@ -59,6 +63,7 @@ std::shared_ptr<Layout> BuildLayoutFromPython(
     requests[r].delimiter = ParseDelimiter(delimiter_of[r]);
     requests[r].cached_prefix = cached_of[r];
     requests[r].causal = causal_of[r];
+    requests[r].shared_lens = std::move(shared_of[r]);
   }
   return std::make_shared<Layout>(WithoutGil<&BuildLayout>(
       std::move(requests), pad_to, pad_columns_to, window));
@@ -109,6 +114,7 @@ LayoutClass BindLayout(py::module_& module) {
                              Property(&Layout::key_segment_ids))
       .def_property_readonly("key_request_ids",
                              Property(&Layout::key_request_ids))
+      .def_property_readonly("column_rows", Property(&Layout::column_rows))
       .def_property_readonly("readout_rows", Property(&Layout::readout_rows))
       .def_property_readonly("item_first_rows",
                              Property(&Layout::item_first_rows))
@@ -136,8 +142,9 @@ LayoutClass BindLayout(py::module_& module) {
       "build_layout", &BuildLayoutFromPython, py::kw_only(),
       py::arg("prefix_lens"), py::arg("item_lens"),
       py::arg("delimiters") = py::none(), py::arg("cached_prefix") = py::none(),
-      py::arg("causal") = py::none(), py::arg("pad_to") = py::none(),
-      py::arg("pad_columns_to") = py::none(), py::arg("window") = py::none());
+      py::arg("causal") = py::none(), py::arg("shared_lens") = py::none(),
+      py::arg("pad_to") = py::none(), py::arg("pad_columns_to") = py::none(),
+      py::arg("window") = py::none());
   module.def("request_from_tokens", &RequestFromTokensInPython, py::kw_only(),
              py::arg("tokens"), py::arg("delimiter_id"), py::arg("delimiter"));
   return layout;

@@ -123,6 +123,18 @@ def test_files_and_labels(tmp_path, monkeypatch):
     assert [sum(result["scores"]) for result in normalised] == pytest.approx([1.0, 1.0])
 
 
+def test_labels_of_several_tokens():
+    """What a label scores is what its words score as an item: they continue query + item."""
+    labels = [" and the largest city", " and"]
+    flags = [argument for label in labels for argument in ("--labels", label)]
+    (row,) = json.loads(run(*FRANCE, *items(" Paris"), *flags, "--json").stdout)["results"]
+    query = ["--query", FRANCE[1] + " Paris"]
+    alone = json.loads(run(*query, *items(*labels), "--json").stdout)["results"]
+    likelihoods = [one["probability"] for one in sorted(alone, key=lambda one: one["index"])]
+    assert row["scores"] == pytest.approx(likelihoods, rel=1e-3)
+    assert likelihoods[0] < likelihoods[1]
+
+
 def test_serial_and_packed_print_the_same_scores():
     packed, serial = (
         json.loads(run(*FRANCE, *items(*CITIES), "--json", "--algorithm", algorithm).stdout)[
@@ -203,7 +215,10 @@ BAD_INPUT = {
         "key.jsonl:1: expected a string or an object",
     ),
     "not UTF-8": ([*FRANCE, "--items-file", "latin.txt"], "latin.txt is not UTF-8 text: byte 1"),
-    "long label": ([*FRANCE, *items(" a"), "--labels", "two words"], "must be a single token"),
+    "empty label": (
+        [*FRANCE, *items(" a"), "--labels", " b", "--labels", ""],
+        "labels[1] must have at least 1 token, got 0",
+    ),
     "softmax alone": (
         [*FRANCE, *items(" a"), "--softmax"],
         "--softmax needs --labels, or a classification model",

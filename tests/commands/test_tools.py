@@ -36,6 +36,7 @@ REFUSED = {
     for tool, *required in (
         ["bench_attention"],
         ["bench_cpu"],
+        ["bench_labels"],
         ["bench_mask"],
         ["bench_server"],
         ["bench_tpu"],

@@ -44,7 +44,7 @@ def test_layout_is_the_definition(specs, more_rows, more_columns):
     unpadded = define(specs)
     rows = None if more_rows < 0 else unpadded.segment_ids.size + more_rows
     columns = None if more_columns < 0 else unpadded.key_segment_ids.size + more_columns
-    if columns is None and rows is not None and not any(spec.cached_prefix for spec in specs):
+    if columns is None and unpadded.segment_ids.size == unpadded.key_segment_ids.size:
         columns = rows
     layout, expected = build(specs, rows, columns), define(specs, rows, columns)
     for name, array in expected._asdict().items():
@@ -60,6 +60,17 @@ def test_requests_are_cut_where_their_rows_begin(specs):
     for r in range(len(specs)):
         assert (layout.request_ids[slice(*layout.request_rows[r : r + 2])] == r).all()
     assert layout.request_rows[-1] == define(specs).segment_ids.size
+
+
+def test_shared_tokens_have_columns_but_no_rows():
+    """The pack that csrc/layout.h lists: were a column to hold another row, an item would see another's tokens."""
+    layout = build([RequestSpec(5, [3, 4, 4], shared_lens=[0, 3, 2])])
+    assert layout.segment_ids.tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 2, 3, 3]
+    assert layout.positions.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 7, 8]
+    assert layout.row_columns.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 11, 14, 15]
+    assert layout.column_rows.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 5, 6, 7, 8, 5, 6, 9, 10]
+    assert layout.item_first_rows.tolist() == [5, 8, 9]
+    assert layout.readout_rows.tolist() == [7, 8, 10]
 
 
 @pytest.mark.parametrize(

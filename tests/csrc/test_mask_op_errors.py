@@ -70,6 +70,24 @@ TOO_LONG = 2**31
         ({"delimiters": ["none", "none"]}, "delimiters has 2 values; prefix_lens has 1 requests"),
         ({"cached_prefix": []}, "cached_prefix has 0 values; prefix_lens has 1 requests"),
         ({"causal": [True, True]}, "causal has 2 values; prefix_lens has 1 requests"),
+        ({"shared_lens": []}, "shared_lens has 0 values; prefix_lens has 1 requests"),
+        (
+            {"shared_lens": [[0, 0]]},
+            "shared_lens of request 0 has 2 values; it must have 1, one for each item",
+        ),
+        ({"shared_lens": [[1]]}, "shared_lens[0] of request 0 is 1; it must be from 0 to 0"),
+        (
+            {"item_lens": [[2, 9]], "shared_lens": [[0, 3]]},
+            "shared_lens[1] of request 0 is 3; it must be from 0 to 2",
+        ),
+        (
+            {"item_lens": [[9, 2]], "shared_lens": [[0, 2]]},
+            "shared_lens[1] of request 0 is 2; it must be from 0 to 1",
+        ),
+        (
+            {"item_lens": [[9, 9]], "shared_lens": [[0, 1]], "causal": [True]},
+            "shared_lens[1] of request 0 is 1; it must be from 0 to 0",
+        ),
         (
             {"pad_to": 7},
             "pad_to is 7; the pack has 8 rows, so it must be from 8 to 2147483647",
@@ -106,6 +124,10 @@ def test_the_place_of_a_bad_length_is_named_in_large_packs():
         ),
         (RequestSpec(5, [3], "prefix_first"), 'delimiter of request 1 is "prefix_first"'),
         (RequestSpec(5, [3], "hidden", False, True), "causal of request 1 is true"),
+        (
+            RequestSpec(5, [3, 4], "hidden", shared_lens=[0, 2]),
+            "shared_lens[1] of request 1 is 2; FlashInfer's parameters describe items that share",
+        ),
         (
             RequestSpec(5, [3, 65_536], "hidden"),
             "item_lens[1] of request 1 is 65536; FlashInfer's limit is 65535",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import small_models
-from isoprefill import MeshShape, ScoringEngine
+from isoprefill import LabelSets, MeshShape, ScoringEngine
 from isoprefill.execution.mesh import make_mesh
 from isoprefill.models.config.experts import Experts
 from isoprefill.request.token_request import TokenRequest
@@ -25,6 +25,11 @@ DELIMITER_ID = 0
 QUERY = RANDOM.integers(1, 250, 40).tolist()
 ITEMS = [RANDOM.integers(1, 250, length).tolist() for length in [5, 1, 9, 2, 3, 7, 4]]
 LABELS = [[3, 99], [5], [6, 7], [8, 9], [10, 11], [12], [13, 14]]
+# The items with one label need no branches: packs with and without them are side by side.
+SEQUENCES = LabelSets.per_item(
+    [[[3, 99, 4], [5, 3, 1]], [[5]], [[6, 7, 8]]] + [[[8]]] * 4, in_sequence=True
+)
+KINDS = {"likelihood": None, "labels": LABELS, "labels of several tokens": SEQUENCES}
 TOLERANCE = 1e-4
 
 
@@ -52,7 +57,7 @@ def test_there_are_eight_devices():
                 "prefill_extend",
                 "packed_extend",
             ],  # serial runs what packed runs
-            "kind": ["likelihood", "labels"],
+            "kind": ["likelihood", "labels", "labels of several tokens"],
             "delimiter": ["none", "prefix_first"],
         }
     ),
@@ -61,7 +66,7 @@ def test_there_are_eight_devices():
 def test_a_mesh_scores_as_one_device(model, case):
     """Packs of two or three items: some data shards of the last round have none."""
     options = {
-        "label_token_ids": LABELS if case["kind"] == "labels" else None,
+        "label_token_ids": KINDS[case["kind"]],
         "algorithm": case["algorithm"],
         "delimiter": case["delimiter"],
         "delimiter_id": None if case["delimiter"] == "none" else DELIMITER_ID,

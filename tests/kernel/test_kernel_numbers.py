@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from isoprefill_pallas import BlockSizes, KernelSchedule
 from kernel_packs import SIZES, TOKENS, check_close, compiled, exact, layout_of, run
 from mask_definition import RequestSpec
+from random_packs import sharing
 
 # (query heads per KV head, head_dim, dtype): every dtype with every head_dim, and several ratios.
 SHAPES = [
@@ -51,7 +52,8 @@ def packs(draw):
                 lens.append(length)
                 room -= length + 1
         delimiter = draw(st.sampled_from(["none", "hidden", "prefix_first"]))
-        specs.append(RequestSpec(prefix, lens or [1], delimiter, cached))
+        spec = RequestSpec(prefix, lens or [1], delimiter, cached)
+        specs.append(draw(st.just(spec) | sharing(spec)))
     return specs
 
 

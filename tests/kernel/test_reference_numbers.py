@@ -12,6 +12,7 @@ import pairwise
 from isoprefill import multi_item_attention
 from isoprefill.attention.cpu.backend import cpu_attention
 from mask_definition import RequestSpec
+from random_packs import sharing
 from reference_packs import (
     BACKENDS,
     assert_equals_oracle,
@@ -28,7 +29,7 @@ requests = st.builds(
     cached_prefix=st.booleans(),
     causal=st.booleans(),
 )
-packs = st.lists(requests, min_size=1, max_size=2)
+packs = st.lists(requests | requests.flatmap(sharing), min_size=1, max_size=2)
 WINDOWS = [None, 1, 5, 24, 65]
 PADDED = 448  # above the largest pack, so that a sweep compiles once per configuration and not per example
 

@@ -164,6 +164,7 @@ def test_an_answer_has_the_fields_of_its_model(server):
         "return_pooled_hidden_states": True,
     }
     answer = server.score(query="a", items=["b"], **options)
+    answer |= server.score(query="a", items=["b"], labels=["cd"])
     # test_classification_api has the model that has classes.
     assert {*answer, "classes"} == set(ScoreResponse.model_fields)
 

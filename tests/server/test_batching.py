@@ -207,6 +207,7 @@ def same(before, after) -> bool:
         {"labels": LabelSets.parse([[1, 2], [3]])},
         {"labels": LabelSets.parse([[[1, 2], [3]], [[4]]]), "item_first": True},
         {"labels": LabelSets.shared([1]), "apply_softmax": True, "temperature": 0.5},
+        {"labels": LabelSets.per_item([[[1, 2], [3]], [[4, 4]]], in_sequence=True)},
         {"delimiter": "hidden", "delimiter_id": 0, "isolation": "isolated"},
         {"tokenization": "joint", "return_token_logprobs": True},
     ],

@@ -67,7 +67,17 @@ BAD_BODIES = {
     "softmax is text": ({"apply_softmax": "yes"}, "invalid_apply_softmax_type", "apply_softmax"),
     "item_first is a number": ({"item_first": 1}, "invalid_item_first_type", "item_first"),
     "labels twice": ({"labels": ["a"], "label_token_ids": [1]}, "conflicting_labels", "labels"),
-    "label of two tokens": ({"labels": ["ab"]}, "invalid_label", "labels[0]"),
+    "causal labels of two tokens": ({"labels": ["ab"], "isolation": "causal"}, "invalid_isolation", "isolation"),
+    "reads with labels of two tokens": (
+        {"labels": ["ab"], "score_extraction_token": "x"}, "invalid_extraction_token", "score_extraction_token"
+    ),
+    "a label too long for the model": ({"labels": ["a" * 20_000]}, "context_length_exceeded", "items[0]"),
+    "labels too long for a request": (
+        {"items": ["x"] * 300, "labels": ["a" * 500]}, "too_many_tokens", "items"
+    ),
+    "labels too long together": (
+        {"labels": ["a" * 2000, *["b"] * 1000]}, "too_many_labels", "labels"
+    ),
     "labels are numbers": ({"labels": [1]}, "invalid_labels_type", "labels"),
     "temperature 0": ({"temperature": 0}, "invalid_temperature", "temperature"),
     "temperature alone": ({"temperature": 0.5}, "invalid_temperature", "temperature"),
@@ -112,10 +122,10 @@ def test_bad_body(server, change, code, param):
 
 def test_a_label_is_refused_without_being_repeated(server):
     response = server.post(
-        "/v1/score", **GOOD | {"label_token_ids": None, "labels": ["a", "a secret"]}
+        "/v1/score", **GOOD | {"labels": ["a"], "score_extraction_token": "a secret"}
     )
     assert code_of(response) == "invalid_label"
-    assert "labels[1]" in response.text
+    assert "score_extraction_token" in response.text
     assert "secret" not in response.text
 
 

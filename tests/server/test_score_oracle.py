@@ -78,6 +78,30 @@ def test_score_item_first_true(server):
     np.testing.assert_allclose(likelihoods(answer), expected, atol=1e-3)
 
 
+def test_labels_of_several_tokens(server):
+    """For all items and for each, normalised or not, with how many tokens each label has."""
+    items, labels = ["x", "yz"], ["very good", "very bad", "b"]
+    expected = np.array([[oracle_likelihood("abc" + i, label) for label in labels] for i in items])
+    answer = server.score(query="abc", items=items, labels=labels, return_logprob=True)
+    np.testing.assert_allclose(answer["logprobs"], expected, atol=1e-3)
+    np.testing.assert_allclose(answer["scores"], np.exp(answer["logprobs"]))
+    assert answer["num_label_tokens"] == [[9, 8, 1]] * 2
+    assert answer["usage"]["prompt_tokens"] == 6
+    answer = server.score(
+        query="abc", items=items, labels=labels, apply_softmax=True, temperature=9
+    )
+    np.testing.assert_allclose(answer["scores"], softmax(expected, 9), atol=1e-4)
+    answer = server.score(
+        query="abc", items=items, labels=[["ab"], ["c", "de"]], return_logprob=True
+    )
+    assert answer["num_label_tokens"] == [[2], [1, 2]]
+    assert answer["logprobs"][0] == pytest.approx([oracle_likelihood("abcx", "ab")], abs=1e-3)
+    assert answer["logprobs"][1][1] == pytest.approx(oracle_likelihood("abcyz", "de"), abs=1e-3)
+    answer = server.score(query="abc", items=items, labels=labels, top_n=1, return_logprob=True)
+    assert answer["indices"] == [int(expected[:, 0].argmax())]
+    assert "num_label_tokens" not in server.score(query="abc", items=items, labels=["a", "b"])
+
+
 def test_score_return_format(server):
     began = int(time.time())
     response = server.post("/v1/score", query="abc", items=["x", "yz"], label_token_ids=[1, 2, 3])

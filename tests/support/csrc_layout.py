@@ -18,6 +18,7 @@ def build(
         delimiters=[spec.delimiter for spec in requests],
         cached_prefix=[spec.cached_prefix for spec in requests],
         causal=[spec.causal for spec in requests],
+        shared_lens=[list(spec.shared_lens) for spec in requests],
         pad_to=pad_to,
         pad_columns_to=pad_columns_to,
         window=window,

@@ -34,6 +34,8 @@ class RequestSpec(NamedTuple):
     delimiter: str = "none"
     cached_prefix: bool = False
     causal: bool = False
+    # How many tokens each item shares with the item before it; empty: none does.
+    shared_lens: Sequence[int] = ()
 
 
 def tokens_of(spec: RequestSpec) -> list[tuple[int, int, str, int]]:
@@ -64,6 +66,7 @@ class Definition(NamedTuple):
     row_columns: np.ndarray
     key_segment_ids: np.ndarray
     key_request_ids: np.ndarray
+    column_rows: np.ndarray
     readout_rows: np.ndarray
     item_first_rows: np.ndarray
     item_lens: np.ndarray
@@ -79,25 +82,37 @@ def define(
     window: int | None = None,
 ) -> Definition:
     """The layout and mask of a pack, token by token."""
-    rows, columns, items, prefix_last = [], [], [], []
+    rows, columns, column_rows, items, prefix_last = [], [], [], [], []
     for r, spec in enumerate(requests):
         tokens = tokens_of(spec)
         first_row = len(rows)
+        held = []  # for each item of the request the row of each of its tokens
         for kind_index, (segment, position, kind, item) in enumerate(tokens):
             columns.append((segment, r, position))
+            column_rows.append(-1)
             if spec.cached_prefix and kind == "q":
                 continue
             if kind == "i" and (kind_index == 0 or tokens[kind_index - 1][3] != item):
                 items.append([r, len(rows), 0, first_row])
+                held.append([])
             if kind == "i":
                 items[-1][2] += 1
+                token = len(held[-1])
+                if spec.shared_lens and token < spec.shared_lens[item]:
+                    column_rows[-1] = held[-2][token]
+                    held[-1].append(column_rows[-1])
+                    continue
+                held[-1].append(len(rows))
+            column_rows[-1] = len(rows)
             rows.append((segment, r, position, len(columns) - 1))
         prefix_columns = sum(kind == "q" for _, _, kind, _ in tokens)
         prefix_last.append(-1 if spec.cached_prefix else first_row + prefix_columns - 1)
-    if pad_columns_to is None and not any(spec.cached_prefix for spec in requests):
+    shared = [n for spec in requests for n in spec.shared_lens or [0] * len(spec.item_lens)]
+    if pad_columns_to is None and len(rows) == len(columns):
         pad_columns_to = pad_to
     rows += [(-1, -1, 0, -1)] * ((pad_to or 0) - len(rows))
     columns += [(-1, -1, 0)] * ((pad_columns_to or 0) - len(columns))
+    column_rows += [-1] * (len(columns) - len(column_rows))
     seg, req, pos, col = np.array(rows, np.int32).reshape(-1, 4).T
     key_seg, key_req, key_pos = np.array(columns, np.int32).reshape(-1, 3).T
     context = [
@@ -112,7 +127,8 @@ def define(
         col,
         key_seg,
         key_req,
-        item_array[:, 1] + item_array[:, 2] - 1,
+        np.array(column_rows, np.int32),
+        item_array[:, 1] + item_array[:, 2] - np.array(shared, np.int32) - 1,
         item_array[:, 1],
         item_array[:, 2],
         item_array[:, 0],

@@ -22,6 +22,7 @@ def layout_of(specs, pad_to=None, pad_columns_to=None, window=None) -> PackedLay
             spec.delimiter,
             spec.cached_prefix,
             isolation="causal" if spec.causal else "isolated",
+            shared_lens=spec.shared_lens or None,
         )
         for spec in specs
     ]

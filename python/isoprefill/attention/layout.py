@@ -48,6 +48,8 @@ class RequestShape:
     delimiter: Delimiter = "none"
     cached_prefix: bool = False
     isolation: Isolation = "isolated"
+    # How many tokens each item shares with the item before it, at its beginning; None: no item does.
+    shared_lens: Int64[np.ndarray, "N"] | None = None
 
     def __post_init__(self) -> None:
         check_choice("isolation", self.isolation, Isolation)
@@ -104,6 +106,7 @@ class PackedLayout:
         *,
         pad_columns_to: int | None = None,
         isolation: Isolation = "isolated",
+        shared_lens: Iterable[int] | None = None,
     ) -> "PackedLayout":
         """Returns the layout of one request of a query of `prefix_len` tokens and items of the given lengths.
 
@@ -115,12 +118,15 @@ class PackedLayout:
             pad_to: rows after padding.
             pad_columns_to: columns after padding; by default like the rows unless the prefix is cached.
             isolation: "causal" lets every row see all of the request before it.
+            shared_lens: of each item how many of its first tokens have no rows, because the item before it begins with
+                the same; the first item has none. `column_rows` then says what k and v must hold.
 
         Raises:
             ValueError: naming the argument, its value and the limit.
         """
         lengths = flat_integers("item_lens", item_lens)
-        shape = RequestShape(prefix_len, lengths, delimiter, cached_prefix, isolation)
+        shared = None if shared_lens is None else flat_integers("shared_lens", shared_lens)
+        shape = RequestShape(prefix_len, lengths, delimiter, cached_prefix, isolation, shared)
         return cls.of_requests([shape], pad_to, pad_columns_to=pad_columns_to)
 
     @classmethod
@@ -185,6 +191,9 @@ class PackedLayout:
             delimiters=[shape.delimiter for shape in shapes],
             cached_prefix=[shape.cached_prefix for shape in shapes],
             causal=[shape.isolation == "causal" for shape in shapes],
+            shared_lens=[
+                [] if shape.shared_lens is None else shape.shared_lens.tolist() for shape in shapes
+            ],
             pad_to=pad_to,
             pad_columns_to=pad_columns_to,
             window=window,
@@ -241,13 +250,24 @@ class PackedLayout:
 
     @property
     def item_first_rows(self) -> Int32[np.ndarray, "N"]:
-        """The first row of each item."""
+        """The first row of each item, after the tokens that it shares with the item before it."""
         return self._host("item_first_rows").item_first_rows
 
     @property
     def item_context_rows(self) -> Int32[np.ndarray, "N"]:
         """The row whose logits predict each item's first token; -1 where it is in the cached prefix."""
         return self._host("item_context_rows").item_context_rows
+
+    @property
+    def shares_tokens(self) -> bool:
+        """Whether columns repeat others: `column_rows` then says which row each holds."""
+        self._host("shares_tokens")
+        return any(shape.shared_lens is not None for shape in self._requests)
+
+    @property
+    def column_rows(self) -> Int32[np.ndarray, "S"]:
+        """The row whose key and value each column holds; -1 for a cached prefix and for padding."""
+        return self._host("column_rows").column_rows
 
     @property
     def item_lens(self) -> Int32[np.ndarray, "N"]:

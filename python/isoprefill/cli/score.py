@@ -37,6 +37,7 @@ from isoprefill.server.settings import EngineSettings
 
 if TYPE_CHECKING:
     from isoprefill.models.config.classes import Classes
+    from isoprefill.request.labels import LabelSets
     from isoprefill.request.options import ScoreOptions
     from isoprefill.request.result import ScoreResult
 
@@ -67,7 +68,7 @@ _SKIP_INVALID = flags.DEFINE_bool(
     "Score the other items if some are empty, too long or not JSON; these are listed on stderr.",
 )
 _LABELS = flags.DEFINE_multi_string(
-    "labels", [], "Score P(label | query, item) for this label, one token of text; repeat for more."
+    "labels", [], "Score P(label | query, item) for this label, a text; repeat for more."
 )
 _SOFTMAX = flags.DEFINE_bool(
     "softmax", False, "Normalise over the labels, or over a classification model's classes."
@@ -139,7 +140,8 @@ def main(arguments: list[str]) -> int:
         _check_labels(classes, order)
         names = _score_names(classes)
         columns = Columns(items, names, ranked=not streams) if form in ("tsv", "csv") else None
-        options = _options([engine.label_id(_argument(label)) for label in _LABELS.value])
+        labels = [_argument(label) for label in _LABELS.value]
+        options = _options(engine.preparer.labels(labels) if labels else None)
         on_refused = _report if _SKIP_INVALID.value else None
         job = ScoringJob(engine, query, options, settings.algorithm, on_progress, on_refused)
         if streams:
@@ -173,8 +175,7 @@ def _output() -> tuple[Format, Order]:
     return form, order
 
 
-def _options(label_ids: list[int]) -> "ScoreOptions":
-    from isoprefill.request.labels import LabelSets
+def _options(labels: "LabelSets | None") -> "ScoreOptions":
     from isoprefill.request.options import ScoreOptions
 
     modes: dict[str, Any] = {
@@ -183,7 +184,7 @@ def _options(label_ids: list[int]) -> "ScoreOptions":
         "tokenization": _TOKENIZATION.value,
     }
     return ScoreOptions(
-        labels=LabelSets.parse(label_ids) if label_ids else None,
+        labels=labels,
         apply_softmax=_SOFTMAX.value,
         temperature=_TEMPERATURE.value,
         item_first=_ITEM_FIRST.value,

@@ -41,6 +41,9 @@ CHUNK_TOKENS = 4_096
 PREFIX_CACHE_BYTES = 512 << 20  # 11,000 tokens of SmolLM2 in float32
 STREAM_ITEMS = 1_024
 
+LabelIds = Sequence[int] | Sequence[Sequence[int]]
+LabelTexts = Sequence[str] | Sequence[Sequence[str]]
+
 
 class ScoringEngine:
     """Scores items against a query with one language model.
@@ -171,13 +174,14 @@ class ScoringEngine:
         self,
         query: TextOrTokens,
         items: Iterable[TextOrTokens],
-        label_token_ids: Sequence[int] | Sequence[Sequence[int]] | LabelSets | None = None,
+        label_token_ids: LabelIds | LabelSets | None = None,
         apply_softmax: bool = False,
         item_first: bool = False,
         isolation: Isolation = "isolated",
         algorithm: AlgorithmChoice = "auto",
         on_progress: ProgressCallback | None = None,
         *,
+        labels: LabelTexts | None = None,
         temperature: float | None = None,
         delimiter: Delimiter = "none",
         delimiter_id: int | None = None,
@@ -200,6 +204,9 @@ class ScoringEngine:
             label_token_ids: score P(label | query, item) for these labels; without, log P(item | query). One list
                 for all items, one list for each, or `LabelSets`, in which a label may be several token ids. A
                 classification model takes none, and gives the logits of its classes.
+            labels: the same as text, instead: one list for all items or one list for each. A label is any number of
+                tokens, and P(label | query, item) that of all of them, one after another. It continues the item, so
+                it should mostly begin with a space.
             apply_softmax, item_first, temperature, delimiter, delimiter_id, tokenization, return_token_logprobs,
                 extraction_token_id, return_pooled_hidden_states: see `ScoreOptions`.
             isolation: "isolated"; "causal" lets items see the items before them, which changes their scores. All of
@@ -216,7 +223,7 @@ class ScoringEngine:
             RequestError: (a ValueError) naming the argument, its value and the limit.
         """
         made = _options(
-            label_token_ids,
+            self._labels(label_token_ids, labels),
             options,
             apply_softmax=apply_softmax,
             temperature=temperature,
@@ -235,8 +242,9 @@ class ScoringEngine:
         self,
         query: TextOrTokens,
         items: Iterable[TextOrTokens],
-        label_token_ids: Sequence[int] | Sequence[Sequence[int]] | LabelSets | None = None,
+        label_token_ids: LabelIds | LabelSets | None = None,
         *,
+        labels: LabelTexts | None = None,
         items_at_once: int = STREAM_ITEMS,
         algorithm: AlgorithmChoice = "packed_extend",
         on_progress: ProgressCallback | None = None,
@@ -251,7 +259,7 @@ class ScoringEngine:
         Args:
             query: text or token ids.
             items: text or token ids each; read no further than a result needs.
-            label_token_ids: see `score`; lists for each item must be as many as the items turn out to be.
+            label_token_ids, labels: see `score`; lists for each item must be as many as the items turn out to be.
             items_at_once: items of one result.
             algorithm, on_progress, options: see `score`.
             **keywords: the fields of `ScoreOptions`.
@@ -262,18 +270,18 @@ class ScoringEngine:
         check_items_type(items)
         if items_at_once < 1:
             raise ValueError(f"items_at_once must be at least 1, got {items_at_once}")
-        made = _options(label_token_ids, options, **keywords)
-        labels = made.labels
+        made = _options(self._labels(label_token_ids, labels), options, **keywords)
+        all_labels = made.labels
         source, scored = iter(items), 0
         while batch := list(itertools.islice(source, items_at_once)):
-            if labels is not None:
-                made = dataclasses.replace(made, labels=labels.of_stream(scored, len(batch)))
+            if all_labels is not None:
+                made = dataclasses.replace(made, labels=all_labels.of_stream(scored, len(batch)))
             yield self._score(query, batch, made, algorithm, on_progress)
             scored += len(batch)
         if not scored:
             raise RequestError("empty_items", "items")
-        if labels is not None:
-            labels.check_count(scored)
+        if all_labels is not None:
+            all_labels.check_count(scored)
 
     def score_batch(
         self,
@@ -311,6 +319,16 @@ class ScoringEngine:
         """
         return self._preparer.label_id(text, f"label {text!r}")
 
+    def _labels(
+        self, token_ids: LabelIds | LabelSets | None, texts: LabelTexts | None
+    ) -> LabelSets | None:
+        """Returns the labels that were given as ids or as text."""
+        if texts is not None and token_ids is not None:
+            raise RequestError("conflicting_labels", "labels")
+        if texts is not None:
+            return self._preparer.labels(texts)
+        return None if token_ids is None else LabelSets.parse(token_ids)
+
     def _score(
         self,
         query: TextOrTokens,
@@ -346,13 +364,8 @@ class ScoringEngine:
             ) from error
 
 
-def _options(
-    label_token_ids: Sequence[int] | Sequence[Sequence[int]] | LabelSets | None,
-    options: ScoreOptions | None,
-    **fields: Any,
-) -> ScoreOptions:
+def _options(labels: LabelSets | None, options: ScoreOptions | None, **fields: Any) -> ScoreOptions:
     """Returns the options that a caller gave either whole or one by one."""
-    labels = None if label_token_ids is None else LabelSets.parse(label_token_ids)
     made = ScoreOptions(labels=labels, **fields)
     if options is None:
         return made

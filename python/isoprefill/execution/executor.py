@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 from absl import logging
 from jaxtyping import Array, Float
 
@@ -13,7 +12,14 @@ from isoprefill.attention.padding import bucket_size
 from isoprefill.execution.algorithms import PLANS, Choice, choose_algorithm
 from isoprefill.execution.item_readout import ItemReadout
 from isoprefill.execution.model_runner import ModelRunner
-from isoprefill.execution.packing import ItemGroup, Pack, Rows, item_groups, pack_rows
+from isoprefill.execution.packing import (
+    ItemGroup,
+    Pack,
+    Rows,
+    item_groups,
+    pack_rows,
+    with_bounded_columns,
+)
 from isoprefill.execution.prefix_cache import CachedPrefix, PrefixCache
 from isoprefill.execution.readout import LogprobCollector, Readout
 from isoprefill.modes import Algorithm, AlgorithmChoice, check_choice
@@ -95,9 +101,13 @@ class Executor:
         """Cuts groups into the packs in which an algorithm computes them."""
         plan = PLANS[algorithm]
         if not plan.over_prefix:
-            return plan.cut(groups, self.pack_tokens)
+            return plan.cut(list(with_bounded_columns(groups, self.pack_tokens)), self.pack_tokens)
         groups = [dataclasses.replace(group, prefix_cached=True) for group in groups]
-        return plan.cut(groups, self.chunk_tokens)
+        # A pack has one prefix: two groups would have it twice.
+        return itertools.chain.from_iterable(
+            plan.cut([group], self.chunk_tokens)
+            for group in with_bounded_columns(groups, self.chunk_tokens)
+        )
 
     def with_empty_cache(self) -> "Executor":
         """Returns the same with a prefix cache of its own."""
@@ -157,11 +167,12 @@ class Executor:
         while side_by_side := list(itertools.islice(packs, self.runner.data_shards)):
             rows = [pack_rows(pack) for pack in side_by_side]
             padded = bucket_size(max(of_pack.tokens.size for of_pack in rows))
-            columns = None if prefix is None else prefix.num_columns + padded
+            columns = _num_columns(side_by_side, rows, padded, prefix)
             layouts = [_layout(pack, padded, columns) for pack in side_by_side]
             hidden = self.runner.hidden_states(rows, layouts, prefix)
             self._read(hidden, side_by_side, layouts, collectors)
-            yield from (sum(len(group.items) for group in pack) for pack in side_by_side)
+            # An item whose labels are cut is done with the last of them.
+            yield from (sum(group.num_done for group in pack) for pack in side_by_side)
 
     def _read(
         self,
@@ -192,15 +203,28 @@ class Executor:
                 of_pack.scatter(values, stores)
 
 
+def _num_columns(
+    packs: Sequence[Pack], rows: Sequence[Rows], padded: int, prefix: CachedPrefix | None
+) -> int | None:
+    """Returns the columns of packs of `padded` rows; None: as many as rows."""
+    repeated = [sum(group.branches.repeated for group in pack) for pack in packs]
+    if not any(repeated):
+        return None if prefix is None else prefix.num_columns + padded
+    used = [of_pack.tokens.size + more for of_pack, more in zip(rows, repeated, strict=True)]
+    return (0 if prefix is None else prefix.num_columns) + bucket_size(max(used))
+
+
 def _layout(pack: Pack, rows: int, columns: int | None) -> PackedLayout:
     shapes = [
         RequestShape(
             group.prefix.size,
-            np.asarray([item.size for item in group.packed_items], np.int64),
+            branches.lens,
             delimiter=group.request.options.delimiter,
             cached_prefix=group.prefix_cached,
             isolation=group.request.options.isolation,
+            shared_lens=branches.shared_lens,
         )
         for group in pack
+        for branches in (group.branches,)
     ]
     return PackedLayout.of_requests(shapes, pad_to=rows, pad_columns_to=columns)

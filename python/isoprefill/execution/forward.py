@@ -33,6 +33,8 @@ class PackInputs(NamedTuple):
     layout: PackedLayout
     windowed: PackedLayout | None = None  # for the windowed layers, if others have no window
     vectors: Float32[Ints, "*D R E"] | None = None  # what the token ids below 0 stand for
+    # Of each column after the cached prefix the row whose key and value it holds; None: they are the rows, in order.
+    column_rows: Int32[Ints, "*D C"] | None = None
 
 
 class PrefixState(NamedTuple):
@@ -144,6 +146,8 @@ class Forward:
 
         def attend(q: Array, k: Array, v: Array, of_layer: Any) -> Array:
             cached, in_window, sinks = of_layer
+            if pack.column_rows is not None:
+                k, v = (_in_columns(array, jnp.asarray(pack.column_rows)) for array in (k, v))
             if cached is not None:
                 k, v = (
                     _after_prefix(kept, new, prefix_len)
@@ -197,9 +201,16 @@ class Forward:
         return partial if self.tensor_shards == 1 else lax.psum(partial, TENSOR)
 
 
+def _in_columns(
+    of_rows: Float[Array, "T Hkv Hd"], column_rows: Int32[Array, "C"]
+) -> Float[Array, "C Hkv Hd"]:
+    """Returns what the columns hold, of which several may hold the same row."""
+    return from_bits(jnp.take(to_bits(of_rows), column_rows, axis=0, mode="clip"))
+
+
 def _after_prefix(
-    kept: Float[Array, "P Hkv Hd"], new: Float[Array, "T Hkv Hd"], prefix_len: Int32[Array, ""]
-) -> Float[Array, "P+T Hkv Hd"]:
-    """Returns the columns: the prefix, then the rows, then padding."""
+    kept: Float[Array, "P Hkv Hd"], new: Float[Array, "C Hkv Hd"], prefix_len: Int32[Array, ""]
+) -> Float[Array, "P+C Hkv Hd"]:
+    """Returns all columns: the prefix, then what follows it, then padding."""
     room = jnp.pad(to_bits(kept), ((0, new.shape[0]), (0, 0), (0, 0)))
     return from_bits(lax.dynamic_update_slice_in_dim(room, to_bits(new), prefix_len, axis=0))

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int32
@@ -35,9 +34,10 @@ class ItemReadout:
     ) -> "ItemReadout":
         """Returns the read-out of a pack with this layout, of those groups that are wanted."""
         groups, rows = [], [np.zeros(0, np.int32)]
-        for group, first_rows in first_rows_of(pack, layout):
+        for group, branches in branches_of(pack):
             if wanted(group):
                 groups.append(group)
+                first_rows = layout.item_first_rows[branches][group.branches.firsts]
                 rows.append(item_rows(group, first_rows))
         return cls(tuple(groups), np.concatenate(rows))
 
@@ -50,12 +50,12 @@ class ItemReadout:
             begin = end
 
 
-def first_rows_of(pack: Pack, layout: PackedLayout) -> Iterator[tuple[ItemGroup, Any]]:
-    """Returns each group with the first rows of its items."""
+def branches_of(pack: Pack) -> Iterator[tuple[ItemGroup, slice]]:
+    """Returns each group with the place of its branches in the layout, which takes them as items."""
     begin = 0
     for group in pack:
-        end = begin + len(group.items)
-        yield group, layout.item_first_rows[begin:end]
+        end = begin + len(group.branches.rows)
+        yield group, slice(begin, end)
         begin = end
 
 

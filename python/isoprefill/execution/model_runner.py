@@ -117,12 +117,18 @@ class ModelRunner:
 
         Args:
             rows: of each pack, without padding.
-            layouts: of the packs, padded alike. Over a prefix S = P + T.
+            layouts: of the packs, padded alike. Over a prefix S = P + T, or more if items share tokens (`column_rows`).
             prefix: what the packs follow, if it is cached. Its last row is then appended to each pack's.
         """
         state, length = (None, 0) if prefix is None else (prefix.state, prefix.tokens.size)
-        packs = _stack(self._packs(rows, layouts), self.data_shards)
-        return self.functions.hidden_states(self.params, packs, state, np.int32(length))
+        packs = self._packs(rows, layouts)
+        if any(layout.shares_tokens for layout in layouts):
+            packs = [
+                pack._replace(column_rows=_column_rows(layout, prefix))
+                for pack, layout in zip(packs, layouts, strict=True)
+            ]
+        stacked = _stack(packs, self.data_shards)
+        return self.functions.hidden_states(self.params, stacked, state, np.int32(length))
 
     def prefix(
         self, prefix: Rows, begun: CachedPrefix | None = None, reused: int = 0
@@ -229,6 +235,13 @@ class ModelRunner:
             )
             for one, *of_kinds in zip(rows, *scheduled, strict=True)
         ]
+
+
+def _column_rows(layout: PackedLayout, prefix: CachedPrefix | None) -> Int32[np.ndarray, "C"]:
+    """Returns which row each column after the prefix holds; padding, which nobody sees, holds the first."""
+    begin, of_prefix = (0, 0) if prefix is None else (prefix.tokens.size, prefix.num_columns)
+    after = layout.column_rows[begin : begin + layout.num_columns - of_prefix]
+    return np.maximum(after, 0)
 
 
 def _padded(array: Int32[np.ndarray, "..."], *shape: int) -> Int32[np.ndarray, "..."]:

@@ -1,15 +1,19 @@
 """Cuts requests into packs of a bounded number of rows. Importing this does not import jax."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
-from isoprefill.request.token_request import TokenRequest
+from isoprefill.execution.branches import Branches, Tokens
+from isoprefill.request.label_trie import LabelTrie
+from isoprefill.request.token_request import COLUMNS_OF_A_TOKEN, TokenRequest
 
-Tokens = Int32[np.ndarray, "tokens"]
+# Columns of a pack that repeat others, for each row that it may have: as much memory again as half of the rows take.
+REPEATED_COLUMNS = COLUMNS_OF_A_TOKEN // 2
 
 
 class Rows(NamedTuple):
@@ -24,7 +28,7 @@ class Rows(NamedTuple):
     vectors: Float32[np.ndarray, "R E"] | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ItemGroup:
     """Items of one request that share a prefix, in the order in which they are packed.
 
@@ -36,6 +40,7 @@ class ItemGroup:
         indices: for each of `items` which item of the request its result belongs to.
         prefix_cached: whether the rows are only what follows `cacheable_prefix`.
         padded: whether each item takes as many rows as the longest.
+        label_range: of labels with tokens to be computed, which ones are scored; None: all.
     """
 
     request: TokenRequest
@@ -45,6 +50,7 @@ class ItemGroup:
     indices: Int32[np.ndarray, "n"]
     prefix_cached: bool = False
     padded: bool = False
+    label_range: tuple[int, int] | None = None
 
     def slice(self, begin: int, end: int) -> "ItemGroup":
         """Returns the same prefix with only some of the items."""
@@ -62,9 +68,42 @@ class ItemGroup:
 
     @property
     def item_rows(self) -> Int32[np.ndarray, "n"]:
-        """Rows of each item without padding, with the delimiter that closes it."""
-        lens = np.asarray([item.size for item in self.items], np.int32)
-        return lens + np.int32(self.request.options.delimiter != "none")
+        """Rows of each item and its labels without padding, with the delimiters that close it and its branches."""
+        rows = np.asarray([item.size for item in self.items], np.int32)
+        branches = np.ones_like(rows)
+        if (tries := self.tries) is not None:
+            rows += np.asarray([trie.tokens.size for trie in tries], np.int32)
+            branches = np.asarray([max(1, trie.branches.size) for trie in tries], np.int32)
+        return rows if self.request.options.delimiter == "none" else rows + branches
+
+    @property
+    def repeated_columns(self) -> Int64[np.ndarray, "n"]:
+        """For each item how many columns of its labels' branches repeat those of others, at most."""
+        if (tries := self.tries) is None:
+            return np.zeros(len(self.items), np.int64)
+        return np.asarray(
+            [
+                max(0, trie.branches.size - 1) * (item.size + int(trie.depths.max(initial=0)))
+                for item, trie in zip(self.items, tries, strict=True)
+            ],
+            np.int64,
+        )
+
+    @functools.cached_property
+    def tries(self) -> list[LabelTrie] | None:
+        """The trees of the items' labels, if these have tokens that must be computed."""
+        labels = self.request.options.labels
+        if labels is None or not labels.needs_rows:
+            return None
+        return labels.tries(self.indices, self.label_range)
+
+    @property
+    def num_done(self) -> int:
+        """How many items of the request have all their scores with these."""
+        labels = self.request.options.labels
+        if self.label_range is None or labels is None:
+            return len(self.items)
+        return len(self.items) if self.label_range[1] == labels.token_ids.shape[1] else 0
 
     @property
     def reads(self) -> Int64[np.ndarray, "n"]:
@@ -74,13 +113,10 @@ class ItemGroup:
             return np.ones(len(self.items), np.int64)
         return np.asarray([(item == token).sum() for item in self.items], np.int64)
 
-    @property
-    def packed_items(self) -> tuple[Tokens, ...]:
-        """The items, with zeros at their ends if they are padded."""
-        if not self.padded:
-            return self.items
-        longest = max(item.size for item in self.items)
-        return tuple(np.pad(item, (0, longest - item.size)) for item in self.items)
+    @functools.cached_property
+    def branches(self) -> Branches:
+        """The items with their labels, as a layout has them, with zeros at their ends if they are padded."""
+        return Branches.of(self.items, self.tries, self.padded)
 
     @property
     def cacheable_prefix(self) -> Tokens:
@@ -93,9 +129,9 @@ class ItemGroup:
     def tokens(self) -> Tokens:
         """The tokens of all rows: prefix (unless it is cached), items and delimiters."""
         if not self.prefix_cached:
-            return self._delimited(self.prefix, *self.packed_items)
+            return self._delimited(self.prefix, *self.branches.rows)
         before = [np.asarray([], np.int32)] * self.prefix_rows
-        return self._delimited(*before, *self.packed_items)
+        return self._delimited(*before, *self.branches.rows)
 
     def _delimited(self, *parts: Tokens) -> Tokens:
         """Joins the parts, each followed by the delimiter if there is one."""
@@ -143,6 +179,29 @@ def item_groups(requests: Sequence[TokenRequest]) -> list[ItemGroup]:
     return groups
 
 
+def with_bounded_columns(groups: Sequence[ItemGroup], budget: int) -> Iterator[ItemGroup]:
+    """Cuts the labels of items whose columns would repeat others too often for packs of `budget` rows.
+
+    Such an item is scored several times, each time by some of its labels.
+    """
+    most = REPEATED_COLUMNS * budget
+    for group in groups:
+        begin = 0
+        for index in np.flatnonzero(group.repeated_columns > most).tolist():
+            if begin < index:
+                yield group.slice(begin, index)
+            labels = group.request.options.labels
+            assert labels is not None
+            _, num_labels, tokens = labels.token_ids.shape
+            at_once = 1 + most // (group.items[index].size + tokens)
+            for first in range(0, num_labels, at_once):
+                label_range = (first, min(first + at_once, num_labels))
+                yield dataclasses.replace(group.slice(index, index + 1), label_range=label_range)
+            begin = index + 1
+        if begin < len(group.items):
+            yield group.slice(begin, len(group.items)) if begin else group
+
+
 def single_item_packs(groups: Sequence[ItemGroup], budget: int) -> Iterator[Pack]:
     """Makes a pack of every item, whatever the budget."""
     for group in groups:
@@ -153,28 +212,34 @@ def single_item_packs(groups: Sequence[ItemGroup], budget: int) -> Iterator[Pack
 def full_packs(groups: Sequence[ItemGroup], budget: int) -> Iterator[Pack]:
     """Makes packs of at most `budget` rows, in order; an item that needs more with its prefix gets one of its own.
 
-    The prefix, unless it is cached, is repeated in each pack that holds some of its items.
+    The prefix, unless it is cached, is repeated in each pack that holds some of its items. A pack's columns that repeat
+    others are bounded likewise.
     """
     pack: list[ItemGroup] = []
-    used = 0
+    used = repeated = 0
     for group in groups:
         rows_before = np.concatenate([[0], np.cumsum(group.item_rows, dtype=np.int64)])
+        columns_before = np.concatenate([[0], np.cumsum(group.repeated_columns)])
         begin, num_items = 0, len(group.items)
         while begin < num_items:
             room = budget - used - group.prefix_rows
             end = int(np.searchsorted(rows_before, rows_before[begin] + room, side="right")) - 1
+            column_room = REPEATED_COLUMNS * budget - repeated
+            last_column = columns_before[begin] + column_room
+            end = min(end, int(np.searchsorted(columns_before, last_column, side="right")) - 1)
             if group.request.options.isolation == "causal":  # must not be cut
                 end = num_items if end == num_items or not pack else begin
             if end <= begin and pack:
                 yield tuple(pack)
-                pack, used = [], 0
+                pack, used, repeated = [], 0, 0
                 continue
             end = max(begin + 1, end)
             pack.append(group.slice(begin, end))
             used += group.prefix_rows + int(rows_before[end] - rows_before[begin])
+            repeated += int(columns_before[end] - columns_before[begin])
             if end < num_items:
                 yield tuple(pack)
-                pack, used = [], 0
+                pack, used, repeated = [], 0, 0
             begin = end
     if pack:
         yield tuple(pack)
@@ -188,13 +253,17 @@ def equal_length_batches(groups: Sequence[ItemGroup], budget: int) -> Iterator[P
     for group in groups:
         order = np.argsort(group.item_rows, kind="stable")
         rows = group.item_rows[order]
+        repeated = np.cumsum(group.repeated_columns[order])
         room = budget - group.prefix_rows
         begin = 0
         while begin < order.size:
             # Each takes at least what the first takes, so no more than this can fit.
             longest = rows[begin : begin + max(1, room // rows[begin])]
             total = np.arange(1, longest.size + 1) * longest  # never falls
-            end = begin + max(1, int(np.searchsorted(total, room, side="right")))
+            fitting = int(np.searchsorted(total, room, side="right"))
+            most = repeated[begin - 1] * (begin > 0) + REPEATED_COLUMNS * budget
+            fitting = min(fitting, int(np.searchsorted(repeated, most, side="right")) - begin)
+            end = begin + max(1, fitting)
             chosen = order[begin:end]
             items = tuple(group.items[index] for index in chosen)
             indices = group.indices[chosen]

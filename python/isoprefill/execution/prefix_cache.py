@@ -3,8 +3,8 @@
 import dataclasses
 from collections import OrderedDict
 
+from isoprefill.execution.branches import Tokens
 from isoprefill.execution.forward import PrefixState
-from isoprefill.execution.packing import Tokens
 from isoprefill.integers import common_prefix
 
 RECENT_QUERIES = 1_024  # remembered by their hash alone

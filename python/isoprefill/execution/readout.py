@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int32, Int64
 
 from isoprefill.attention.layout import PackedLayout
 from isoprefill.execution.algorithms import Choice
-from isoprefill.execution.item_readout import first_rows_of, item_rows
+from isoprefill.execution.item_readout import branches_of, item_rows
 from isoprefill.execution.packing import ItemGroup, Pack
 from isoprefill.models.config.classes import Classes
 from isoprefill.models.decoder.head import LARGEST_LOGPROB, LARGEST_TOKEN
@@ -42,11 +42,11 @@ class Readout:
     def of(cls, pack: Pack, layout: PackedLayout) -> "Readout":
         """Returns the read-out of a pack with this layout."""
         tokens, labels = [], []  # rows, and up to K token ids at each
-        begin = 0
-        for group, first_rows in first_rows_of(pack, layout):
+        for group, branches in branches_of(pack):
             lens = np.asarray([item.size for item in group.items], np.int32)
-            context_rows = layout.item_context_rows[begin : begin + lens.size]
-            begin += lens.size
+            firsts = group.branches.firsts
+            first_rows = layout.item_first_rows[branches][firsts]
+            context_rows = layout.item_context_rows[branches][firsts]
             if _needs_tokens(group.request):
                 # An item's first token is predicted by the row before the item, the others by the item itself.
                 ends = np.cumsum(lens)
@@ -58,7 +58,9 @@ class Readout:
                 if group.request.options.return_largest:
                     ids = np.hstack([ids, np.tile(_LARGEST, (ids.shape[0], 1))])
                 tokens.append((rows, ids))
-            if group.request.options.labels is not None:
+            if group.tries is not None:
+                labels += _trie_rows(group, layout.item_first_rows[branches])
+            elif group.request.options.labels is not None:
                 ids = _label_ids(group)
                 ids = ids.reshape(ids.shape[0], -1)
                 labels.append((item_rows(group, first_rows), np.maximum(ids, 0)))
@@ -85,7 +87,14 @@ class Readout:
                 if group.request.options.return_largest:
                     collector.add_largest(group.indices, np.split(of_group[:, 1:3], ends[:-1]))
                 token += ends[-1]
-            if group.request.options.labels is not None:
+            if group.tries is not None:
+                sums = []
+                for trie in group.tries:
+                    num_rows, width = trie.read.shape
+                    sums.append(trie.log_probabilities(logprobs[label : label + num_rows, :width]))
+                    label += num_rows
+                collector.add_labels(group.indices, np.stack(sums), group.label_range)
+            elif group.request.options.labels is not None:
                 ids = _label_ids(group)
                 of_group = logprobs[label : label + ids.shape[0], : ids[0].size].reshape(ids.shape)
                 collector.add_labels(group.indices, _log_sum(np.where(ids >= 0, of_group, -np.inf)))
@@ -146,10 +155,13 @@ class LogprobCollector:
             self._largest[index] = of_item[0 if context is None else context[index] :].copy()
 
     def add_labels(
-        self, indices: Int32[np.ndarray, "n"], logprobs: Float64[np.ndarray, "n L"]
+        self,
+        indices: Int32[np.ndarray, "n"],
+        logprobs: Float64[np.ndarray, "n L"],
+        label_range: tuple[int, int] | None = None,
     ) -> None:
-        """Takes the log-probabilities of some items' labels."""
-        self._logprobs[self._places(indices)] = logprobs
+        """Takes the log-probabilities of some items' labels: of all of them, or of some."""
+        self._logprobs[self._places(indices), slice(*label_range or (None,))] = logprobs
 
     def add_class_logits(
         self, indices: Int32[np.ndarray, "n"], logits: Float[np.ndarray, "n C"]
@@ -233,6 +245,29 @@ class LogprobCollector:
 
 def _needs_tokens(request: TokenRequest) -> bool:
     return request.options.labels is None or request.options.return_token_logprobs
+
+
+def _trie_rows(
+    group: ItemGroup, first_rows: Int32[np.ndarray, "b"]
+) -> list[tuple[Int32[np.ndarray, "m"], Int32[np.ndarray, "m K"]]]:
+    """Returns for each item its last row and those of its labels' tokens, with what is read there.
+
+    Args:
+        group: items with labels of several tokens.
+        first_rows: of the branches.
+    """
+    assert group.tries is not None
+    branches = group.branches
+    rows_of = [
+        first + np.arange(tokens.size, dtype=np.int32)
+        for first, tokens in zip(first_rows, branches.rows, strict=True)
+    ]
+    ends = [*branches.firsts[1:], len(rows_of)]
+    reads = []
+    for item, trie, begin, end in zip(group.items, group.tries, branches.firsts, ends, strict=True):
+        rows = np.concatenate(rows_of[begin:end])[item.size - 1 :]
+        reads.append((rows[trie.rows], np.maximum(trie.read, 0)))
+    return reads
 
 
 def _label_ids(group: ItemGroup) -> Int32[np.ndarray, "r L S"]:

@@ -37,6 +37,8 @@ MESSAGES = {
     "invalid_temperature.softmax": "{at} other than 1 needs apply_softmax",
     "invalid_isolation": _CHOICE,
     "invalid_isolation.item_first": "isolation 'causal' has no meaning with item_first: each {item} is scored alone",
+    "invalid_isolation.labels": "isolation 'causal' takes labels of one token only: those of several would be seen by "
+    "the {items} after them",
     "invalid_isolation.algorithm": "isolation 'causal' has no meaning with algorithm {got}: {items} are not all in one "
     "prefill",
     "invalid_isolation.server": "isolation 'causal' has no meaning on this server: it does not score all {items} in "
@@ -47,10 +49,12 @@ MESSAGES = {
     "invalid_delimiter.id": "{at} must be {expected} with delimiter {delimiter}, got {got}",
     "invalid_algorithm": _CHOICE,
     "invalid_label": "{at} must be a single token, got {value}",
+    "invalid_label.empty": "{at} must have at least 1 token, got 0",
     "invalid_top_n": "{at} must be an integer of at least 1",
     "invalid_extraction_token.item_first": "{at} is for tokens of {items}: it has no meaning with item_first, which "
     "reads after the query",
     "invalid_extraction_token.labels": "{at} needs label_token_ids, or a classification model",
+    "invalid_extraction_token.sequences": "{at} takes labels of one token only",
     "invalid_extraction_token.top_n": "{at} has no meaning with several numbers of each {item}: leave it out with an "
     "extraction token",
     "invalid_extraction_token.query": "{at} must not hold the extraction token {value}, which is read in {items} only",
@@ -69,6 +73,8 @@ MESSAGES = {
     "delimiter_in_text": "{at} is the delimiter token {value}, which may occur only between {items}",
     "context_length_exceeded": "query and {at} must have at most {limit} tokens together (the model's context "
     "length), got {value}",
+    "context_length_exceeded.label": "query, {at} and all but the last token of its longest label must have at most "
+    "{limit} tokens together (the model's context length), got {value}",
     "context_length_exceeded.query": "{at} must have at most {limit} tokens (the model's context length), got {value}",
     "context_length_exceeded.around": "{at} would be cut to nothing: its prompt must have at most {limit} tokens, "
     "and has {value} without it",
@@ -88,6 +94,8 @@ MESSAGES = {
     "too_many_labels": "{at} must have at most {limit} labels, got {value}",
     "too_many_labels.padded": "{at} must have at most {limit} labels for all {items} together, with every list "
     "padded to the longest, got {value} x {longest}",
+    "too_many_labels.tokens": "{at} must have at most {limit} tokens in all, with every list and every label padded to "
+    "the longest, got {value} labels of up to {longest}",
     "invalid_json": "The body is not valid JSON: {why}",
     "invalid_json.duplicate": "The body is not usable JSON: an object has the key {name} twice",
     "invalid_body_type": "The body must be a JSON object, got {got}",
@@ -100,6 +108,7 @@ MESSAGES = {
     "mixed_input_types.joint": "tokenization 'joint' needs the query and all {items} as text",
     "invalid_label_token_ids_type": _TYPE,
     "invalid_labels_type": "{at} must be a list of texts, or one such list for each {item}, none of them empty",
+    "invalid_labels_type.unicode": _UNICODE,
     "conflicting_labels": "Give either labels or label_token_ids, not both",
     "invalid_token_id_type": "{at} must be an integer, got {got}",
     "invalid_apply_softmax_type": _BOOLEAN,

@@ -1,32 +1,36 @@
 """The labels that items are scored by, as data."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64
 
 from isoprefill.integers import flat_integers, shortened
 from isoprefill.request.errors import RequestError
+from isoprefill.request.label_trie import LabelTrie
 
 FIELD = "label_token_ids"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LabelSets:
     """One list of labels for all items, or one list for each.
 
-    A label is one or several token ids; its probability is the sum of theirs. Lists and labels may differ in
-    length: shorter ones end in -1.
+    A label is one or several token ids. Its probability is the sum of theirs, or with `in_sequence` that of all of
+    them, one after another. Lists and labels may differ in length: shorter ones end in -1.
 
     Attributes:
         token_ids: [1, L, S] for all items alike or [N, L, S]: the S tokens of label l. What is all -1 is no label.
         each: a single list is that of a single item, not one for all.
+        in_sequence: the tokens of a label follow one another; otherwise each of them is the label.
     """
 
     token_ids: Int32[np.ndarray, "lists L S"]
     each: bool = False
+    in_sequence: bool = False
 
     def __post_init__(self) -> None:
         ids = self.token_ids
@@ -44,25 +48,31 @@ class LabelSets:
             )
 
     @classmethod
-    def shared(cls, labels: Sequence[int] | Sequence[Sequence[int]]) -> "LabelSets":
+    def shared(
+        cls, labels: Sequence[int] | Sequence[Sequence[int]], *, in_sequence: bool = False
+    ) -> "LabelSets":
         """The same labels for every item; each is a token id or a list of token ids."""
-        return cls(_padded([_label_list(labels)]))
+        return cls(_padded([_label_list(labels, in_sequence)]), in_sequence=in_sequence)
 
     @classmethod
     def per_item(
-        cls, lists: Sequence[Sequence[int]] | Sequence[Sequence[Sequence[int]]]
+        cls,
+        lists: Sequence[Sequence[int]] | Sequence[Sequence[Sequence[int]]],
+        *,
+        in_sequence: bool = False,
     ) -> "LabelSets":
         """A list of labels for each item; each label is a token id or a list of token ids."""
         return cls(
-            _padded([_label_list(one, index) for index, one in enumerate(lists)]),
+            _padded([_label_list(one, in_sequence, index) for index, one in enumerate(lists)]),
             each=True,
+            in_sequence=in_sequence,
         )
 
     @classmethod
     def parse(cls, value: Any) -> "LabelSets":
         """The labels as the API writes them: `[1, 2]` for all items, `[[1, 2], [3]]` a list for each.
 
-        One list deeper, `[[[1, 2], [3]], [[4]]]`, each label is a list of tokens.
+        One list deeper, `[[[1, 2], [3]], [[4]]]`, each label is a list of tokens whose probabilities are added.
 
         Raises:
             RequestError: unless it is one of these.
@@ -77,6 +87,11 @@ class LabelSets:
     def is_shared(self) -> bool:
         """Whether there is one list for all items."""
         return self.token_ids.shape[0] == 1 and not self.each
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether labels have tokens that must be computed after the item: all but the last of each."""
+        return self.in_sequence and self.token_ids.shape[2] > 1
 
     def check_count(self, num_items: int) -> None:
         """Raises RequestError unless there is one list for all items, or one for each of them."""
@@ -96,11 +111,57 @@ class LabelSets:
 
     def slice(self, begin: int, end: int) -> "LabelSets":
         """Returns the labels of items `begin` to `end`."""
-        return self if self.is_shared else LabelSets(self.token_ids[begin:end], each=True)
+        if self.is_shared:
+            return self
+        return dataclasses.replace(self, token_ids=self.token_ids[begin:end], each=True)
 
     def for_items(self, items: Int32[np.ndarray, "n"]) -> Int32[np.ndarray, "n L S"]:
         """The labels of these items, given by their indices."""
         return self.token_ids[np.zeros_like(items) if self.token_ids.shape[0] == 1 else items]
+
+    def tries(
+        self, items: Int32[np.ndarray, "n"], label_range: tuple[int, int] | None = None
+    ) -> list[LabelTrie]:
+        """The trees of the labels of these items, or of some of their labels. They are sequences."""
+        lists = np.zeros_like(items) if self.token_ids.shape[0] == 1 else items
+        if label_range is not None:
+            return [LabelTrie.of(self.token_ids[one, slice(*label_range)]) for one in lists]
+        return [self._tries[one] for one in lists]
+
+    @functools.cached_property
+    def _tries(self) -> list[LabelTrie]:
+        """The trees of all lists, of which many are mostly alike."""
+        known: dict[bytes, LabelTrie] = {}
+        for labels in self.token_ids:
+            if (key := labels.tobytes()) not in known:
+                known[key] = LabelTrie.of(labels)
+        return [known[labels.tobytes()] for labels in self.token_ids]
+
+    def num_rows(self, num_items: int) -> Int64[np.ndarray, "N"]:
+        """How many tokens of labels must be computed after each of the items."""
+        if not self.needs_rows:
+            return np.zeros(num_items, np.int64)
+        tries = self.tries(np.arange(num_items, dtype=np.int32))
+        return np.asarray([trie.tokens.size for trie in tries], np.int64)
+
+    def num_branches(self, num_items: int) -> Int64[np.ndarray, "N"]:
+        """In how many branches these tokens follow each of the items; the first continues it, as no tokens do."""
+        if not self.needs_rows:
+            return np.ones(num_items, np.int64)
+        tries = self.tries(np.arange(num_items, dtype=np.int32))
+        return np.asarray([max(1, trie.branches.size) for trie in tries], np.int64)
+
+    def most_rows(self, num_items: int) -> Int64[np.ndarray, "N"]:
+        """How many of these tokens the longest label of each of the items has."""
+        most = self.num_tokens(num_items).max(axis=1).astype(np.int64) - 1
+        return most if self.needs_rows else np.zeros_like(most)
+
+    def num_tokens(self, num_items: int) -> Int32[np.ndarray, "N L"]:
+        """How many tokens in sequence each label of each of the items has; 0 where there is no label."""
+        present = self.token_ids >= 0
+        counts = present.sum(axis=2) if self.in_sequence else present[:, :, 0]
+        counts = counts.astype(np.int32)
+        return np.repeat(counts, num_items, axis=0) if len(counts) == 1 else counts
 
     def num_labels(self, num_items: int) -> Int32[np.ndarray, "N"]:
         """How many labels each of the items has."""
@@ -112,13 +173,14 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
 
 
-def _label_list(labels: Any, *index: int) -> list[list[int]]:
-    """Each label as its token ids, every id once."""
+def _label_list(labels: Any, in_sequence: bool, *index: int) -> list[list[int]]:
+    """Each label as its token ids; every id once, unless they are in sequence."""
     if _is_list(labels) and any(map(_is_list, labels)):
-        return [
-            list(dict.fromkeys(_flat(label if _is_list(label) else [label], *index, place)))
+        lists = [
+            _flat(label if _is_list(label) else [label], *index, place)
             for place, label in enumerate(labels)
         ]
+        return lists if in_sequence else [list(dict.fromkeys(one)) for one in lists]
     return [[token] for token in _flat(labels, *index)]
 
 

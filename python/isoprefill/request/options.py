@@ -69,6 +69,11 @@ class ScoreOptions:
             )
         if self.extraction_token_id is not None and self.item_first:
             raise RequestError("invalid_extraction_token.item_first", "extraction_token_id")
+        if self.labels is not None and self.labels.needs_rows:
+            if self.isolation == "causal":
+                raise RequestError("invalid_isolation.labels", "isolation")
+            if self.extraction_token_id is not None:
+                raise RequestError("invalid_extraction_token.sequences", "extraction_token_id")
         if self.temperature is not None:
             self._check_temperature(self.temperature)
 

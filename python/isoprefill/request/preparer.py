@@ -17,6 +17,10 @@ from isoprefill.request.options import ScoreOptions
 from isoprefill.request.token_request import TextOrTokens, TokenRequest, Tokens, Vectors
 from isoprefill.request.vectors import EmbedOverrides, VectorTable, is_vectors
 
+MOST_LABEL_TOKENS = (
+    1 << 20
+)  # of all labels of a request that are of several tokens, padded to the longest
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Preparer:
@@ -126,12 +130,17 @@ class Preparer:
                 else "one prefill",
                 value=request.num_rows,
             )
-        longest = int(request.item_lens.argmax())
+        of_labels = np.zeros_like(request.item_lens)
+        if options.labels is not None:
+            of_labels = options.labels.most_rows(len(request.items))
+        longest = int((request.item_lens + of_labels).argmax())
         parts = [request.query.size, request.items[longest].size]
         if options.delimiter == "prefix_first":  # which takes a position of its own
             parts.append(1)
-        if sum(parts) > self.max_positions:
-            self._raise_too_long(" + ".join(map(str, parts)), longest)
+        label = int(of_labels[longest])
+        if sum(parts) + label > self.max_positions:
+            sizes = " + ".join(map(str, [*parts, label] if label else parts))
+            self._raise_too_long(sizes, longest, ".label" if label else "")
 
     def text_tokens(self, text: str, *, bos: bool = True, field: str = "prompt") -> list[int]:
         """Returns the tokens of a text that stands by itself, after BOS if the model expects it.
@@ -213,21 +222,51 @@ class Preparer:
     def labels(self, texts: Sequence[str] | Sequence[Sequence[str]]) -> LabelSets:
         """Returns the labels given as text: one list for all items, or one for each.
 
+        Each is tokenised by itself, as a text that continues the item: any number of tokens in sequence.
+
         Raises:
-            RequestError: if one of them is not a single token, or the model has classes instead.
+            RequestError: if one of them has no token, a list has none, or the model has classes instead.
         """
         if self.classes is not None:
             raise RequestError("classification_model", "labels")
-        known: dict[str, int] = {}  # lists for each item are mostly alike
+        check_labels_type(texts)
+        known: dict[str, list[int]] = {}  # lists for each item are mostly alike
 
         def ids(text: Any, *index: int) -> Any:
             if not isinstance(text, str):
                 return [ids(one, *index, place) for place, one in enumerate(text)]
             if text not in known:
-                known[text] = self.label_id(text, "labels", *index)
+                known[text] = self._label_tokens(text, *index)
             return known[text]
 
-        return LabelSets.parse(ids(texts))
+        made = ids(texts)
+        self._check_labels(texts, max(map(len, known.values())))
+        labels = LabelSets.per_item if _are_lists(texts) else LabelSets.shared
+        return labels(made, in_sequence=any(len(tokens) > 1 for tokens in known.values()))
+
+    def _check_labels(self, texts: Sequence[str] | Sequence[Sequence[str]], longest: int) -> None:
+        """Checks what labels take when all are padded to the longest."""
+        lists = texts if _are_lists(texts) else [texts]
+        number, most = len(lists), max(map(len, lists))
+        if number * most * longest > MOST_LABEL_TOKENS and longest > 1:
+            raise RequestError(
+                "too_many_labels.tokens",
+                "labels",
+                limit=MOST_LABEL_TOKENS,
+                value=f"{number} x {most}",
+                longest=longest,
+            )
+
+    def _label_tokens(self, text: str, *index: int) -> list[int]:
+        try:
+            tokens = self.tokenizer.encode(text, continues=True)
+        except ValueError as error:
+            raise RequestError(
+                "invalid_labels_type.unicode", "labels", *index, why=error
+            ) from error
+        if not tokens:
+            raise RequestError("invalid_label.empty", "labels", *index)
+        return tokens
 
     def _tokens(
         self,
@@ -319,10 +358,9 @@ class Preparer:
             np.asarray([border - shared for border in borders], np.int32),
         )
 
-    def _raise_too_long(self, value: object, index: int) -> None:
-        raise RequestError(
-            "context_length_exceeded", "items", index, limit=self.max_positions, value=value
-        )
+    def _raise_too_long(self, value: object, index: int, rule: str = "") -> None:
+        rule = f"context_length_exceeded{rule}"
+        raise RequestError(rule, "items", index, limit=self.max_positions, value=value)
 
     def _outside(self, token: int, field: str, *index: int) -> RequestError:
         rule = "negative_token_id.vocabulary" if token < 0 else "token_id_exceeds_vocab"
@@ -351,6 +389,23 @@ def _overridden(
         item if vectors is None else table.override(item, token, vectors, field, index)
         for index, (item, vectors) in enumerate(zip(items, overrides.items, strict=True))
     )
+
+
+def check_labels_type(labels: Any) -> None:
+    """Raises RequestError unless these are texts, or lists of texts."""
+    for one in labels if _are_lists(labels) else [labels]:
+        is_list = isinstance(one, Sequence) and not isinstance(one, str)
+        if not is_list or not all(isinstance(text, str) for text in one):
+            raise RequestError("invalid_labels_type", "labels")
+        if not one:
+            raise RequestError("empty_label_token_ids.text", "labels")
+
+
+def _are_lists(labels: Any) -> bool:
+    """Whether there is a list of labels for each item."""
+    if isinstance(labels, str) or not isinstance(labels, Sequence):
+        return False
+    return len(labels) > 0 and not any(isinstance(one, str) for one in labels)
 
 
 def check_items_type(items: Any) -> None:

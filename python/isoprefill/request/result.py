@@ -121,12 +121,15 @@ class ScoreResult(RequestLogprobs):
         model: name of the model.
         isolation: "isolated", or "causal" if items saw each other.
         usage: token counts.
+        num_label_tokens: with labels [N, L] how many tokens each is, one after another, 0 after an item's last label:
+            `logprobs / num_label_tokens` is the mean of a label's tokens. None without labels.
     """
 
     scores: Float64[np.ndarray, "N *L"]
     model: str
     isolation: Isolation
     usage: Usage
+    num_label_tokens: Int32[np.ndarray, "N L"] | None = None
 
     def best_first(self) -> list[int]:
         """Returns the indices of the items, best first: by their scores, or by those of their first labels.

@@ -33,4 +33,7 @@ def score_result(request: TokenRequest, logprobs: RequestLogprobs, *, model: str
         model=model,
         isolation=options.isolation,
         usage=Usage(prompt_tokens=request.num_tokens),
+        num_label_tokens=None
+        if options.labels is None
+        else options.labels.num_tokens(len(request.items)),
     )

@@ -14,6 +14,8 @@ from isoprefill.request.options import ScoreOptions
 TextOrTokens = str | Sequence[int] | Float[np.ndarray, "vectors E"]
 # Annotated: msgspec, which decodes requests, would take 5 us to check the bare type of an item.
 Tokens = Annotated[np.ndarray, Int32[np.ndarray, "tokens"]]
+# A token's key and value cost about this part of what the token costs, in memory and time.
+COLUMNS_OF_A_TOKEN = 16
 Vectors = Annotated[np.ndarray, Float32[np.ndarray, "vectors E"]]
 
 
@@ -112,15 +114,39 @@ class TokenRequest:
 
     @property
     def num_computed_tokens(self) -> int:
-        """The same with the query counted as often as it must be computed: with item_first once for every item."""
+        """Tokens that must be computed: with item_first the query once for every item, and tokens of labels.
+
+        What labels of several tokens repeat of their items counts too, for what it costs.
+        """
         times = len(self.items) if self.options.item_first else 1
-        return self.num_tokens + (times - 1) * self.query.size
+        computed = self.num_tokens + (times - 1) * self.query.size + int(self.label_rows.sum())
+        return computed + int(self.repeated_columns.sum()) // COLUMNS_OF_A_TOKEN
 
     @property
     def num_rows(self) -> int:
-        """Rows of one prefill of the query, all items and the delimiters."""
-        delimiters = 0 if self.options.delimiter == "none" else len(self.items) + 1
-        return self.num_tokens + delimiters
+        """Rows of one prefill of the query, all items with their labels, and the delimiters."""
+        rows = self.num_tokens + int(self.label_rows.sum())
+        if self.options.delimiter == "none":
+            return rows
+        labels = self.options.labels
+        parts = len(self.items) if labels is None else labels.num_branches(len(self.items)).sum()
+        return rows + int(parts) + 1
+
+    @property
+    def label_rows(self) -> Int64[np.ndarray, "N"]:
+        """How many tokens of labels must be computed after each item: of labels of several tokens all but the last."""
+        labels, num_items = self.options.labels, len(self.items)
+        return np.zeros(num_items, np.int64) if labels is None else labels.num_rows(num_items)
+
+    @property
+    def repeated_columns(self) -> Int64[np.ndarray, "N"]:
+        """How many keys and values stand twice, at most, so that each branch of an item's labels follows the item."""
+        labels, num_items = self.options.labels, len(self.items)
+        if labels is None or not labels.needs_rows:
+            return np.zeros(num_items, np.int64)
+        item_lens = self.query.size if self.options.item_first else self.item_lens
+        others = labels.num_branches(num_items) - 1
+        return others * (item_lens + labels.most_rows(num_items))
 
     def first_place(
         self,

@@ -86,7 +86,8 @@ class ScoreRequest(Request):
     item_first: bool = Field(False, description="Score item + query instead of query + item.")
     model: str | None = Field("default", description="The served model's name, or `default`.")
     labels: Labels | None = Field(
-        None, description="Labels as text instead of `label_token_ids`; one token each."
+        None,
+        description="Labels as text instead of `label_token_ids`, each of any number of tokens.",
     )
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None,
@@ -195,6 +196,9 @@ class ScoreResponse(BaseModel):
     ) = None
     token_logprobs: list[list[float | None]] | None = None
     item_logprobs: list[list[float | None]] | None = None
+    num_label_tokens: list[list[int]] | None = Field(
+        None, description="With `labels` of several tokens, how many tokens each has."
+    )
     classes: list[str] | None = Field(
         None, description="Of a classification model, in the order of the numbers in `scores`."
     )

@@ -81,7 +81,7 @@ class Line:
         return len(self._line)
 
     def add(self, number: int, request: TokenRequest, now: float) -> None:
-        costs = request.item_lens + (request.options.delimiter != "none")
+        costs = request.item_lens + request.label_rows + (request.options.delimiter != "none")
         if request.options.item_first:  # every item brings its own copy of the query
             costs += request.query.size
         waiting = Waiting(number, request, now, costs)

@@ -88,7 +88,7 @@ def _request(
     )
 
 
-def _respond(body: ScoreRequest, result: ScoreResult) -> dict[str, Any]:
+def _respond(body: ScoreRequest, request: TokenRequest, result: ScoreResult) -> dict[str, Any]:
     order = list(range(result.num_tokens.size))
     if body.top_n is not None:
         order = result.best_first()[: body.top_n]
@@ -106,6 +106,9 @@ def _respond(body: ScoreRequest, result: ScoreResult) -> dict[str, Any]:
         response["token_logprobs"] = [_row(result.logprobs, result, index) for index in order]
     if body.return_item_logprobs and result.token_logprobs is not None:
         response["item_logprobs"] = [result.token_logprobs[index].tolist() for index in order]
+    labels, tokens = request.options.labels, result.num_label_tokens
+    if labels is not None and tokens is not None and labels.needs_rows:
+        response["num_label_tokens"] = [of_item[of_item > 0].tolist() for of_item in tokens[order]]
     if result.classes is not None:
         response["classes"] = result.classes.names
     if result.pooled_hidden_states is not None:
@@ -152,7 +155,7 @@ class ScoreExchange:
         request = _prepare(body, service.preparer, service.settings, request_id)
 
         def respond(results: Sequence[ScoreResult], common: dict[str, Any]) -> Any:
-            return common | {"object": "scoring"} | _respond(body, results[0])
+            return common | {"object": "scoring"} | _respond(body, request, results[0])
 
         return Prepared([request], respond)
 

@@ -194,6 +194,13 @@ class PairsShape(Shape[PairScoreRequest]):
 
     body = PairScoreRequest
 
+    def extent(self, body: PairScoreRequest, service: Service) -> Extent:
+        """Counts documents under a name that is not read, too: the OpenAPI document bounds them all."""
+        extent = super().extent(body, service)
+        given = (getattr(body, name) for name in SECOND)
+        longest = max((len(one) for one in given if isinstance(one, list)), default=0)
+        return dataclasses.replace(extent, num_items=max(extent.num_items, longest))
+
     def jobs(self, body: PairScoreRequest) -> list[RerankJob]:
         """One job for each query that differs from the others."""
         cut = truncation(body.truncate_prompt_tokens)
