@@ -28,6 +28,7 @@ requests = st.builds(
     delimiter=st.sampled_from(["none", "hidden", "prefix_first"]),
     cached_prefix=st.booleans(),
     causal=st.booleans(),
+    shared_lens=st.just(()),
 )
 packs = st.lists(requests | requests.flatmap(sharing), min_size=1, max_size=2)
 WINDOWS = [None, 1, 5, 24, 65]
