@@ -203,6 +203,7 @@ def pypi_repositories():
         lock = Label("//requirements:tests.lock"),
         cuda_lock = Label("//requirements:cuda.lock"),
     )
+    pypi_overlay(name = "pypi_browser", lock = Label("//requirements:browser.lock"))
     pypi_overlay(name = "pypi_tpu", lock = Label("//requirements:tpu.lock"))
     pypi_overlay(name = "pypi_gemma", lock = Label("//requirements:gemma.lock"))
     _pypi_each_python(

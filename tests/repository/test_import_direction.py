@@ -69,6 +69,7 @@ ROOMS: dict[str, set[str]] = {
         *LOOSE,
     },
     "isoprefill.server": {
+        "isoprefill_csrc",
         "isoprefill.execution",
         *MODELS,
         "isoprefill.request",

@@ -1,4 +1,4 @@
-"""Routes beside scoring and reranking: generative scoring, tokens of texts, and the names of the model."""
+"""Routes beside scoring and reranking: generative scoring, tokens of texts, layouts, and the names of the model."""
 
 import httpx
 import numpy as np
@@ -9,6 +9,8 @@ from api_answers import code_of
 from http_oracle import MODEL, oracle_labels, tokens_of
 from in_process_service import Client, in_process_service
 from isoprefill.execution.engine import ScoringEngine
+from mask_definition import RequestSpec, define
+from mask_definition import tokens_of as definition_tokens
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +111,99 @@ def test_where_special_tokens_of_texts_are_ordinary_is_the_servers_setting(engin
     special, ordinary = tokens["never"], tokens["always"]
     assert [more - less for more, less in zip(ordinary, special, strict=True)] == [2, 2]
     assert tokens["rerank"] == [special[0], ordinary[1]]
+
+
+LAYOUTS = [
+    ({}, {}),
+    ({"isolation": "causal"}, {}),
+    ({}, {"delimiter": "hidden", "delimiter_token_id": 299}),
+    ({}, {"delimiter": "prefix_first", "delimiter_token_id": 299}),
+    ({"tokenization": "joint"}, {}),
+]
+
+
+@pytest.mark.parametrize(("body", "settings"), LAYOUTS)
+def test_the_layout_is_that_of_the_definition(engine, model, body, settings):
+    """A picture of another mask than the one that scores would reassure people who have a leak."""
+    client = Client(in_process_service(engine, model, **settings))
+    query, items = "abcdefghijk", ["xy", "z" * 19, "äb<s>", "q"]
+    answer = client.post(
+        "/v1/layout", query=query, items=items, return_token_strs=True, **body
+    ).json()
+    spec = RequestSpec(
+        len(tokens_of(query)),
+        [len(tokens_of(item)) for item in items],
+        settings.get("delimiter", "none"),
+        causal=body.get("isolation") == "causal",
+    )
+    expected = define([spec])
+    size = answer["num_tokens"]
+    assert answer["positions"] == expected.positions.tolist()
+    columns = np.arange(size)
+    prefix_begin, prefix_end, own_begin, own_end = np.array(answer["sees"]).T[:, :, None]
+    seen = ((columns >= prefix_begin) & (columns < prefix_end)) | (
+        (columns >= own_begin) & (columns < own_end)
+    )
+    np.testing.assert_array_equal(seen, expected.mask)
+    computed = np.zeros((size, size), int)
+    for row_begin, row_end, column_begin, column_end in answer["tiles"]:
+        assert seen[row_begin:row_end, column_begin:column_end].any()
+        computed[row_begin:row_end, column_begin:column_end] += 1
+    assert computed.max() == 1
+    assert computed[seen].all()
+    assert answer["pairs"] == {
+        "seen": seen.sum(),
+        "computed": computed.sum(),
+        "causal": np.tri(size).sum(),
+        "all": size * size,
+    }
+    kinds = [kind for _, _, kind, _ in definition_tokens(spec)]
+    if spec.delimiter == "prefix_first":  # which counts the first one to the prefix
+        kinds[spec.prefix_len] = "d"
+    found = [(one["kind"][0], one["end"] - one["begin"]) for one in answer["segments"]]
+    assert "".join(kind * length for kind, length in found) == "".join(kinds)
+    texts = answer["token_strs"]
+    of_items = [
+        "".join(texts[one["begin"] : one["end"]])
+        for one in answer["segments"]
+        if one["kind"] == "item"
+    ]
+    assert "".join(texts[: spec.prefix_len]) == query
+    assert of_items == [item.replace("ä", "\ufffd\ufffd") for item in items]
+
+
+def test_a_layout_of_many_tokens_has_few_tiles(client):
+    """Tiles of one size would be a quarter of a million for the longest request, and an answer of megabytes."""
+    for number in (3, 300):
+        answer = client.post("/v1/layout", query="a" * 400, items=["b" * 100] * number).json()
+        assert answer["num_tokens"] == 400 + 100 * number
+        rows = -(-answer["num_tokens"] // answer["tile"])
+        assert 32 <= rows <= 64
+        assert len(answer["tiles"]) <= rows * rows + number * (1 + 100 // answer["tile"]) ** 2
+        assert answer["token_strs"] is None
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"items": []}, "empty_items"),
+        ({"items": ["a", ""]}, "empty_item"),
+        ({"items": [[1]]}, "mixed_input_types"),
+        ({"items": ["a" * 600]}, "context_length_exceeded"),
+        ({"items": ["a" * 200] * 3, "isolation": "causal"}, "context_length_exceeded"),
+        ({"items": ["a"] * 5000}, "too_many_items"),
+        ({"items": ["a" * 400] * 400}, "too_many_tokens"),
+        ({"items": ["a"], "labels": ["b"]}, "unknown_parameter"),
+        ({"items": ["a"], "model": "other"}, "model_not_found"),
+        ({"items": ["a"], "isolation": "some"}, "invalid_isolation"),
+    ],
+)
+def test_what_cannot_be_scored_has_no_layout(client, body, code):
+    """The same codes as /v1/score's, and the same bounds: what is refused there costs nothing here."""
+    assert code_of(client.post("/v1/layout", query="q", **body)) == code
+
+
+def test_a_server_without_causal_scores_has_no_causal_layout(engine, model):
+    client = Client(in_process_service(engine, model, delimiter="hidden", delimiter_token_id=299))
+    refused = client.post("/v1/layout", query="a", items=["b"], isolation="causal")
+    assert code_of(refused) == "invalid_isolation"

@@ -57,9 +57,13 @@ class Client:
         """The answer to one request."""
         return self._send("POST", path, json=body)
 
-    def get(self, path: str) -> httpx.Response:
+    def get(self, path: str, **headers: str) -> httpx.Response:
         """The answer to a request without a body."""
-        return self._send("GET", path)
+        return self._send("GET", path, headers=headers)
+
+    def head(self, path: str) -> httpx.Response:
+        """The answer to a request for headers alone."""
+        return self._send("HEAD", path)
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def send() -> httpx.Response:

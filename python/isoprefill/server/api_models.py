@@ -1,5 +1,6 @@
 """Requests and responses of the HTTP API, as data. docs/api.md explains the fields."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -52,6 +53,25 @@ Labels = Annotated[
 ]
 
 
+# What requests of a pack have in common.
+ModelName = Annotated[str | None, Field(description="The served model's name, or `default`.")]
+IsolationChoice = Annotated[
+    Isolation | None,
+    Field(
+        description="`causal` lets items see the items before them, which contaminates their scores."
+    ),
+]
+TokenizationChoice = Annotated[
+    Tokenization, Field(description="`joint` tokenises query + item as one text.")
+]
+UntrustedText = Annotated[
+    bool | None,
+    Field(
+        description="Special tokens that texts spell out are ordinary text. Default: as the server is set."
+    ),
+]
+
+
 class Request(BaseModel):
     """A body: strictly typed, and refused for a field that it does not know."""
 
@@ -64,8 +84,8 @@ class Lenient(Request):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
-class ScoreRequest(Request):
-    """Items to score against a query."""
+class PackRequest(Request):
+    """A query and its items."""
 
     query: Query | None = Field(
         None,
@@ -74,6 +94,35 @@ class ScoreRequest(Request):
     items: Items = Field(
         description="The items to score: text or token ids, whichever the query is."
     )
+
+    @model_validator(mode="after")
+    def _check_forms(self) -> "PackRequest":
+        """The query and the items are both text, or both token ids."""
+        if self.query and isinstance(self.query, str) != isinstance(self.item_list[0], str):
+            raise RequestError("mixed_input_types", "items")
+        return self
+
+    @property
+    def item_list(self) -> list[str] | list[list[int]]:
+        return [self.items] if isinstance(self.items, str) else self.items
+
+    def extent_of(
+        self, tokenization: Tokenization, labels: Mapping[str, Sequence[Any]] | None = None
+    ) -> Extent:
+        """Returns how large the request is.
+
+        Args:
+            tokenization: what it asks for.
+            labels: by field, for all items or a list for each item.
+        """
+        items, joint = self.item_list, tokenization == "joint"
+        characters = len(self.query or ()) * len(items) + sum(map(len, items)) if joint else 0
+        return Extent(len(items), characters, joint, labels or {})
+
+
+class ScoreRequest(PackRequest):
+    """Items to score against a query."""
+
     label_token_ids: LabelIds | None = Field(
         None,
         description="Score P(label | query, item) for these tokens: one list for all items, or one for each. "
@@ -84,7 +133,7 @@ class ScoreRequest(Request):
         description="Normalise over the labels; on a classification model, probabilities of its classes.",
     )
     item_first: bool = Field(False, description="Score item + query instead of query + item.")
-    model: str | None = Field("default", description="The served model's name, or `default`.")
+    model: ModelName = "default"
     labels: Labels | None = Field(
         None,
         description="Labels as text instead of `label_token_ids`, each of any number of tokens.",
@@ -93,17 +142,9 @@ class ScoreRequest(Request):
         None,
         description="Divides the labels' log-probabilities before the softmax. Other than 1 needs it.",
     )
-    isolation: Isolation | None = Field(
-        None,
-        description="`causal` lets items see the items before them, which contaminates their scores.",
-    )
-    tokenization: Tokenization = Field(
-        "separate", description="`joint` tokenises query + item as one text."
-    )
-    untrusted_text: bool | None = Field(
-        None,
-        description="Special tokens that texts spell out are ordinary text. Default: as the server is set.",
-    )
+    isolation: IsolationChoice = None
+    tokenization: TokenizationChoice = "separate"
+    untrusted_text: UntrustedText = None
     return_logprob: bool = Field(
         False, description="Also return the natural logarithms over the full vocabulary."
     )
@@ -140,29 +181,16 @@ class ScoreRequest(Request):
     )
 
     @model_validator(mode="after")
-    def _check_together(self) -> "ScoreRequest":
-        """What the fields' types do not say."""
-        if self.query and isinstance(self.query, str) != isinstance(self.item_list[0], str):
-            raise RequestError("mixed_input_types", "items")
+    def _check_labels(self) -> "ScoreRequest":
+        """Labels are ids or text."""
         if self.labels is not None and self.label_token_ids is not None:
             raise RequestError("conflicting_labels", "labels")
         return self
 
     @property
-    def item_list(self) -> list[str] | list[list[int]]:
-        return [self.items] if isinstance(self.items, str) else self.items
-
-    @property
     def extent(self) -> Extent:
-        items, joint = self.item_list, self.tokenization == "joint"
-        return Extent(
-            num_items=len(items),
-            num_characters=len(self.query or ()) * len(items) + sum(map(len, items))
-            if joint
-            else 0,
-            joint=joint,
-            labels={"labels": self.labels or (), "label_token_ids": self.label_token_ids or ()},
-        )
+        labels = {"labels": self.labels or (), "label_token_ids": self.label_token_ids or ()}
+        return self.extent_of(self.tokenization, labels)
 
 
 class Usage(BaseModel):

@@ -19,6 +19,8 @@ from isoprefill.server import (
     generative_scoring,
     logs,
     openapi,
+    routes_layout,
+    routes_page,
     routes_score,
     routes_status,
     routes_tokens,
@@ -53,11 +55,15 @@ def make_app(service: Service) -> ASGIApp:
         completions.ROUTE,
         *routes_rerank.ROUTES,
     )
-    bodies = [*routes_tokens.BODIES, *(body for route in scored for body in route.bodies)]
+    others = (*routes_layout.BODIES, *routes_tokens.BODIES)
+    bodies = [*others, *(body for route in scored for body in route.bodies)]
     for route in scored:
         app.include_router(scoring.router(service, route))
+    app.include_router(routes_layout.router(service))
     app.include_router(routes_tokens.router(service))
     app.include_router(routes_status.router(service))
+    if not service.settings.no_page:
+        app.include_router(routes_page.router())
     document = functools.cache(lambda: openapi.document(app, service, bodies))
 
     @app.get("/openapi.json", include_in_schema=False)
@@ -106,6 +112,7 @@ class Envelope:
         self._service = service
         settings = service.settings
         self._key = None if settings.api_key is None else ApiKey(settings.api_key)
+        self._without_key = frozenset() if settings.no_page else routes_page.PATHS
         limits = settings.limits
         self._rate = (
             RateLimiter(limits.rate_limit, limits.rate_burst) if limits.rate_limit else None
@@ -163,7 +170,7 @@ class Envelope:
         if surplus:
             limit = self._service.settings.limits.max_connections
             raise ApiError("queue_full", f"More than {limit} connections are open.")
-        if self._key is not None:
+        if self._key is not None and scope["path"] not in self._without_key:
             self._key.check(headers)
         if self._rate is not None and scope["method"] == LIMITED_METHOD:
             self._rate.check(scope["client"][0] if scope["client"] else "")

@@ -66,11 +66,7 @@ def _request(
         delimiter=settings.delimiter,
         delimiter_id=settings.delimiter_token_id,
         tokenization=body.tokenization,
-        untrusted_text=(
-            settings.untrusted_text == "always"
-            if body.untrusted_text is None
-            else body.untrusted_text
-        ),
+        untrusted_text=settings.untrusts(body.untrusted_text),
         return_token_logprobs=body.return_item_logprobs,
         extraction_token_id=None
         if extraction is None

@@ -233,6 +233,7 @@ class ServerSettings:
     batch: BatchSettings = dataclasses.field(default_factory=BatchSettings)
     limits: Limits = dataclasses.field(default_factory=Limits)
     rerank: RerankSettings = dataclasses.field(default_factory=RerankSettings)
+    no_page: bool = setting(False, "Do not serve the page at /.")
     log_format: LogFormat = setting("text", "Format of the log on stderr.")
 
     def __post_init__(self) -> None:
@@ -266,6 +267,14 @@ class ServerSettings:
     def allows_causal(self) -> bool:
         """Whether a request may ask for isolation 'causal'."""
         return self.engine.algorithm in CAUSAL_ALGORITHMS and self.delimiter == "none"
+
+    def untrusts(self, asked: bool | None) -> bool:
+        """Returns whether special tokens that the texts of a request spell out are ordinary text.
+
+        Args:
+            asked: what the request says; None: nothing.
+        """
+        return self.untrusted_text == "always" if asked is None else asked
 
 
 def is_loopback(host: str) -> bool:

@@ -1,0 +1,98 @@
+// @ts-check
+/** The ranking as a table, a part of a long list at a time. */
+
+import { itemHue } from "./colours.js";
+import { element } from "./dom.js";
+import { bestFirst } from "./movement.js";
+import { counted, score, whole } from "./numbers.js";
+import { shadedText, shadingScale } from "./token_shading.js";
+
+/**
+ * @typedef {import("./scoring.js").Scored} Scored
+ * @typedef {object} Shown
+ * @property {Scored} result
+ * @property {string[][] | null} tokens of each item
+ * @property {Scored | null} isolated the scores beside which `result` stands, if items see each other there
+ * @property {import("./movement.js").Movement[] | null} moves
+ */
+
+const ROWS_AT_ONCE = 100;
+
+/**
+ * @param {HTMLElement} place
+ * @param {Shown} shown
+ */
+export function showRanking(place, shown) {
+  const order = bestFirst(shown.result);
+  const body = element("tbody");
+  const more = element("button", { type: "button" });
+  const add = () => {
+    const begin = body.childElementCount;
+    body.append(...order.slice(begin, begin + ROWS_AT_ONCE).map((index, at) => row(shown, index, begin + at + 1)));
+    const left = order.length - body.childElementCount;
+    more.hidden = left === 0;
+    more.textContent = `Show ${whole(Math.min(left, ROWS_AT_ONCE))} more of ${counted(left, "item")}`;
+  };
+  more.addEventListener("click", () => {
+    const first = body.childElementCount;
+    add();
+    const next = /** @type {HTMLElement} */ (body.children[first]);
+    next.tabIndex = -1;
+    next.focus();
+  });
+  add();
+  const heads = ["Place", "Item", shown.result.meaning, ...(shown.moves ? ["Moved"] : []), "In the list"];
+  const classes = ["rank", "", "", ...(shown.moves ? [""] : []), "number tokens-count"];
+  place.replaceChildren(
+    element(
+      "table",
+      { class: shown.moves ? "ranking contaminated" : "ranking" },
+      element("caption", { class: "unseen" }, "Items, best first"),
+      element(
+        "thead",
+        {},
+        element("tr", {}, ...heads.map((head, at) => element("th", { scope: "col", class: classes[at] }, head))),
+      ),
+      body,
+    ),
+    more,
+    ...(shown.tokens && shown.result.items.some((item) => item.logprobs) ? [shadingScale()] : []),
+  );
+}
+
+/**
+ * @param {Shown} shown
+ * @param {number} index
+ * @param {number} place
+ */
+function row(shown, index, place) {
+  const item = shown.result.items[index];
+  const move = shown.moves?.[index];
+  const alone = shown.isolated?.items[index];
+  return element(
+    "tr",
+    {},
+    element("td", { class: "rank" }, String(place)),
+    element("td", { class: "item-cell" }, shadedText(item.text, shown.tokens?.[index] ?? null, item.logprobs)),
+    element(
+      "td",
+      { class: "score" },
+      score(item.score),
+      element("span", { class: "bar", "--share": item.share.toFixed(4) }, element("span")),
+      alone ? element("span", { class: "before" }, `alone: ${score(alone.score)}`) : null,
+    ),
+    move ? element("td", { class: move.before === move.after ? "move" : "move changed" }, moved(move)) : null,
+    element(
+      "td",
+      { class: "number tokens-count" },
+      element("span", { class: "swatch", "--hue": `var(${itemHue(index)})`, "aria-hidden": "true" }),
+      whole(index + 1),
+    ),
+  );
+}
+
+/** @param {import("./movement.js").Movement} move */
+function moved({ before, after }) {
+  if (before === after) return "same";
+  return before > after ? `up ${before - after}` : `down ${after - before}`;
+}
