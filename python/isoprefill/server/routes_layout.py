@@ -81,6 +81,8 @@ class LayoutResponse(BaseModel):
     token_strs: list[str] | None = Field(description="[T]")
 
 
+WORK = 8  # what an answer costs, for each byte of the request as many times as to parse it
+
 BODIES: tuple[type[BaseModel], ...] = (LayoutRequest,)
 
 
@@ -101,7 +103,7 @@ def router(service: Service) -> APIRouter:
                 service.check_model(body.model)
                 extent = body.extent_of(body.tokenization)
                 limits.check_extent(service.settings.limits, extent)
-                size = max(len(data), extent.num_characters)
+                size = WORK * max(len(data), extent.num_characters)
                 request_id = request.scope["state"]["request_id"]
                 return await service.run(size, _answer, service, preparer, body, request_id)
             except RequestError as error:

@@ -6,6 +6,7 @@ import { isNeighbour, segmentAt } from "./mask_layout.js";
 
 /** @typedef {import("./mask_layout.js").Layout} Layout */
 
+const FINE = 14; // pixels of a tile below which its outline would hide the colours
 const SPACED = 7; // pixels of a cell from which there is a gap between cells
 
 /**
@@ -141,7 +142,7 @@ function drawSkipped(context, layout, cell, pixels) {
 function drawTiles(context, layout, cell) {
   context.strokeStyle = colour("--ink");
   context.lineWidth = devicePixelRatio;
-  context.globalAlpha = 0.7;
+  context.globalAlpha = layout.tile * cell < FINE * devicePixelRatio ? 0.25 : 0.7;
   for (const [rowBegin, rowEnd, columnBegin, columnEnd] of layout.tiles) {
     const [width, height] = [(columnEnd - columnBegin) * cell, (rowEnd - rowBegin) * cell];
     context.strokeRect(columnBegin * cell + 0.5, rowBegin * cell + 0.5, Math.max(1, width - 1), Math.max(1, height - 1));

@@ -44,15 +44,16 @@ export function movements(isolated, causal) {
  * @returns {string[]}
  */
 export function movementInWords(isolated, causal, moves) {
+  if (moves.length === 1) return ["There is one item, and nothing stands above it. Score a list of several."];
   const moved = moves.filter((move) => move.before !== move.after).length;
   const index = largest(moves);
   const item = isolated.items[index];
   const { before, after } = moves[index];
   const place = before === after ? `stays in place ${before}` : `goes from place ${before} to ${after}`;
-  const others = index === 0 ? "" : `, because it now also reads the ${counted(index, "item")} above it in the list`;
   return [
     `${moved} of ${counted(moves.length, "item")} changed places. “${shortened(item.text)}” ${place}: ` +
-      `${score(item.score)} became ${score(causal.items[index].score)}${others}.`,
+      `${score(item.score)} became ${score(causal.items[index].score)}, because it now also reads ` +
+      `${index === 1 ? "the item" : `the ${counted(index, "item")}`} above it in the list.`,
     "That is wrong: nothing about this item or the query changed. Its score now depends on what stands above it, so " +
       "the same list in another order gets another ranking. Only the first item keeps its score: nothing stands above it.",
   ];
@@ -65,10 +66,14 @@ function ranks(result) {
   return made;
 }
 
-/** @param {Movement[]} moves */
+/**
+ * The item that moved most. Not the first: its score is the same, and if its place is not, that is for the others'.
+ * @param {Movement[]} moves
+ */
 function largest(moves) {
-  let found = 0;
+  let found = 1;
   moves.forEach((move, index) => {
+    if (index === 0) return;
     const [places, most] = [Math.abs(move.before - move.after), Math.abs(moves[found].before - moves[found].after)];
     const further = places === most && Math.abs(move.change) > Math.abs(moves[found].change);
     if (places > most || further) found = index;

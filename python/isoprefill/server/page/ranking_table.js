@@ -16,7 +16,8 @@ import { shadedText, shadingScale } from "./token_shading.js";
  * @property {import("./movement.js").Movement[] | null} moves
  */
 
-const ROWS_AT_ONCE = 100;
+const FIRST_ROWS = 20; // so that the mask is not far below
+const MORE_ROWS = 100;
 
 /**
  * @param {HTMLElement} place
@@ -26,21 +27,21 @@ export function showRanking(place, shown) {
   const order = bestFirst(shown.result);
   const body = element("tbody");
   const more = element("button", { type: "button" });
-  const add = () => {
+  const add = (/** @type {number} */ rows) => {
     const begin = body.childElementCount;
-    body.append(...order.slice(begin, begin + ROWS_AT_ONCE).map((index, at) => row(shown, index, begin + at + 1)));
+    body.append(...order.slice(begin, begin + rows).map((index, at) => row(shown, index, begin + at + 1)));
     const left = order.length - body.childElementCount;
     more.hidden = left === 0;
-    more.textContent = `Show ${whole(Math.min(left, ROWS_AT_ONCE))} more of ${counted(left, "item")}`;
+    more.textContent = `Show ${whole(Math.min(left, MORE_ROWS))} more of ${counted(left, "item")}`;
   };
   more.addEventListener("click", () => {
     const first = body.childElementCount;
-    add();
+    add(MORE_ROWS);
     const next = /** @type {HTMLElement} */ (body.children[first]);
     next.tabIndex = -1;
     next.focus();
   });
-  add();
+  add(FIRST_ROWS);
   const heads = ["Place", "Item", shown.result.meaning, ...(shown.moves ? ["Moved"] : []), "In the list"];
   const classes = ["rank", "", "", ...(shown.moves ? [""] : []), "number tokens-count"];
   place.replaceChildren(

@@ -22,7 +22,7 @@ const MOST_FILE_BYTES = 8 << 20;
 const HINTS = {
   labels: "P(label | query, item): how likely the model goes on with the first label after query and item.",
   likelihood: "log P(item | query): how likely the model continues the query with the item.",
-  rerank: "How relevant each item is to the query, asked as this model was trained to be asked.",
+  rerank: "How relevant each item is to the query, asked in the way that suits this model.",
 };
 
 const query = byId("query", HTMLTextAreaElement);

@@ -108,7 +108,7 @@ async function reranked(filled, signal) {
     logarithmic: false,
     meaning: "Relevance",
     usage: answer.usage,
-    how: "rerank, isolated",
+    how: "reranked",
   };
 }
 

@@ -5,7 +5,10 @@ import { element } from "./dom.js";
 import { percent, score } from "./numbers.js";
 
 const MOST_SURPRISING = 8; // nats: a probability of 0.03%
+const PART = "\uFFFD"; // what stands for a part of a character
 const STEPS = [0, 0.25, 0.5, 0.75, 1];
+
+/** @typedef {{ token: string, logprob: number | null }} Token */
 
 /**
  * @param {string} text
@@ -16,7 +19,10 @@ const STEPS = [0, 0.25, 0.5, 0.75, 1];
 export function shadedText(text, tokens, logprobs) {
   if (!tokens || !logprobs) return element("span", { class: "item-text" }, text.trim());
   const unscored = tokens.length - logprobs.length; // leading tokens that belong to the query
-  const known = tokens.map((token, place) => ({ token, logprob: logprobs[place - unscored] ?? null }));
+  const known = whole(
+    text,
+    tokens.map((token, place) => ({ token, logprob: logprobs[place - unscored] ?? null })),
+  );
   return element(
     "details",
     { class: "item-text" },
@@ -41,6 +47,37 @@ export function shadedText(text, tokens, logprobs) {
       ),
     ),
   );
+}
+
+/**
+ * Puts together the tokens that are parts of characters, such as those of an emoji, under the text that they are.
+ * @param {string} text
+ * @param {Token[]} tokens
+ * @returns {Token[]}
+ */
+function whole(text, tokens) {
+  /** @type {Token[]} */
+  const made = [];
+  let at = 0;
+  for (let place = 0; place < tokens.length; ) {
+    const { token, logprob } = tokens[place++];
+    if (!token.includes(PART)) {
+      if (!text.startsWith(token, at)) return tokens; // it is not this text's
+      made.push({ token, logprob });
+      at += token.length;
+      continue;
+    }
+    let sum = logprob;
+    while (place < tokens.length && tokens[place].token.includes(PART)) {
+      const next = tokens[place++].logprob;
+      sum = sum === null || next === null ? null : sum + next;
+    }
+    const end = place < tokens.length ? text.indexOf(tokens[place].token, at) : text.length;
+    if (end < at) return tokens;
+    made.push({ token: text.slice(at, end), logprob: sum });
+    at = end;
+  }
+  return made;
 }
 
 /** What the shading means. */
