@@ -91,6 +91,11 @@ class Page:
         """Which item of the list stands in which place of the ranking."""
         return [int(text) for text in self.texts(".ranking .tokens-count")[1:]]
 
+    def roles(self) -> list[str]:
+        """What each element is for a screen reader."""
+        tree = self.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})
+        return [node["role"]["value"] for node in tree["nodes"] if "role" in node]
+
     def screenshot(self, name: str) -> None:
         script = "return [innerWidth, document.documentElement.scrollHeight]"
         width, height = self.driver.execute_script(script)
@@ -259,7 +264,7 @@ def test_a_long_list_is_shown_in_parts(page):
 @pytest.mark.parametrize("width", [320, 768, 1280])
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_fits_and_can_be_read(shared, width, dark):
-    """Nothing may stick out on a phone, and texts need a contrast of 4.5 in both schemes."""
+    """Nothing may stick out on a phone, a table must stay one, and texts need a contrast of 4.5 in both schemes."""
     page = shared.open(width, dark=dark)
     page.wait(lambda: page.by_id("mask-facts").text)
     page.score()
@@ -267,6 +272,9 @@ def test_it_fits_and_can_be_read(shared, width, dark):
     page.wait(lambda: page.all(".contaminated"))
     for panel in ("score", "audit"):
         page.by_id(f"tab-{panel}").click()
+        if panel == "score":
+            assert page.roles().count("row") == 7
+            assert page.roles().count("columnheader") == (4 if width == 320 else 5)
         page.screenshot(f"{panel}-{width}-{'dark' if dark else 'light'}")
         assert page.driver.execute_script("return document.documentElement.scrollWidth") <= width
         low = page.driver.execute_script(CONTRASTS)

@@ -47,6 +47,7 @@ async function connect() {
 function askForKey() {
   const wrong = !keyForm.hidden;
   keyForm.hidden = false;
+  byId("document").hidden = true; // a link sends no key
   key.toggleAttribute("aria-invalid", false);
   if (wrong) key.setAttribute("aria-invalid", "true");
   served.textContent = wrong ? "The server refuses this key." : "";

@@ -25,7 +25,7 @@ const MORE_ROWS = 100;
  */
 export function showRanking(place, shown) {
   const order = bestFirst(shown.result);
-  const body = element("tbody");
+  const body = element("tbody", { role: "rowgroup" });
   const more = element("button", { type: "button" });
   const add = (/** @type {number} */ rows) => {
     const begin = body.childElementCount;
@@ -47,12 +47,15 @@ export function showRanking(place, shown) {
   place.replaceChildren(
     element(
       "table",
-      { class: shown.moves ? "ranking contaminated" : "ranking" },
-      element("caption", { class: "unseen" }, "Items, best first"),
+      { class: shown.moves ? "ranking contaminated" : "ranking", role: "table", "aria-label": "Items, best first" },
       element(
         "thead",
-        {},
-        element("tr", {}, ...heads.map((head, at) => element("th", { scope: "col", class: classes[at] }, head))),
+        { role: "rowgroup" },
+        element(
+          "tr",
+          { role: "row" },
+          ...heads.map((head, at) => element("th", { role: "columnheader", class: classes[at] }, head)),
+        ),
       ),
       body,
     ),
@@ -62,6 +65,7 @@ export function showRanking(place, shown) {
 }
 
 /**
+ * With its roles spelt out: on a phone, rows are laid out as grids, and browsers then forget that they are rows.
  * @param {Shown} shown
  * @param {number} index
  * @param {number} place
@@ -72,25 +76,29 @@ function row(shown, index, place) {
   const alone = shown.isolated?.items[index];
   return element(
     "tr",
-    {},
-    element("td", { class: "rank" }, String(place)),
-    element("td", { class: "item-cell" }, shadedText(item.text, shown.tokens?.[index] ?? null, item.logprobs)),
-    element(
-      "td",
-      { class: "score" },
+    { role: "row" },
+    cell("rank", String(place)),
+    cell("item-cell", shadedText(item.text, shown.tokens?.[index] ?? null, item.logprobs)),
+    cell(
+      "score",
       score(item.score),
       element("span", { class: "bar", "--share": item.share.toFixed(4) }, element("span")),
       alone ? element("span", { class: "before" }, `alone: ${score(alone.score)}`) : null,
     ),
-    move ? element("td", { class: move.before === move.after ? "move" : "move changed" }, moved(move)) : null,
-    element(
-      "td",
-      { class: "number tokens-count" },
+    move ? cell(move.before === move.after ? "move" : "move changed", moved(move)) : null,
+    cell(
+      "number tokens-count",
       element("span", { class: "swatch", "--hue": `var(${itemHue(index)})`, "aria-hidden": "true" }),
       whole(index + 1),
     ),
   );
 }
+
+/**
+ * @param {string} kind
+ * @param {...(Node | string | null)} children
+ */
+const cell = (kind, ...children) => element("td", { role: "cell", class: kind }, ...children);
 
 /** @param {import("./movement.js").Movement} move */
 function moved({ before, after }) {
