@@ -14,6 +14,7 @@ from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import protocol, scheduler
 from isoprefill.server.batching import Line
+from isoprefill.server.framing import Frames, framed
 from isoprefill.server.settings import BatchSettings
 
 
@@ -249,6 +250,38 @@ def test_malformed_messages_are_refused():
             protocol.decode_to_scheduler(one)
 
 
+@pytest.mark.parametrize("piece", [1, 3, 4, 5, 1000])
+def test_messages_are_whole_wherever_reads_end(piece):
+    """A stream has no borders of its own: a message that is cut, or joined to the next, would be another."""
+    messages = [b"", b"a", bytes(300), b"\xff" * 7]
+    stream = framed(*messages) + framed(b"the next")[:-1]
+    frames = Frames()
+    reads = [stream[begin : begin + piece] for begin in range(0, len(stream), piece)]
+    assert [message for read in reads for message in frames.feed(read)] == messages
+    assert frames.feed(b"t") == [b"the next"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"logprobs": np.zeros(1, np.float32)},
+        {"logprobs": np.zeros((1, 1, 1))},
+        {"num_tokens": np.zeros(1)},
+        {"num_labels": np.zeros((1, 1), np.int32)},
+        {"num_reads": np.zeros(1)},
+    ],
+)
+def test_results_of_another_type_are_refused(wrong):
+    """The front end computes with them, and would answer something."""
+    good = result([-1.0])
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+        dataclasses.replace(good, **wrong)
+    for name, value in wrong.items():  # as an array of the scheduler's, which nobody has checked
+        object.__setattr__(good, name, value)
+    with pytest.raises(msgspec.DecodeError):
+        protocol.decode_to_front_end(protocol.encode(protocol.Scored(5, good)))
+
+
 class RecordingEngine:
     """Keeps the batches that it gets."""
 
@@ -277,9 +310,9 @@ def test_only_algorithms_that_search_the_cache_count_in_its_hit_ratio():
     algorithms = ["packed", "packed_extend", "prefill_extend", "packed_extend"]
     sent = []
 
-    class Socket:
-        def send(self, data: bytes) -> None:
-            sent.append(protocol.decode_to_front_end(data))
+    class Channel:
+        def send(self, *messages: protocol.ToFrontEnd) -> None:
+            sent.extend(messages)
 
     class Engine(RecordingEngine):
         def score(self, requests):
@@ -289,7 +322,7 @@ def test_only_algorithms_that_search_the_cache_count_in_its_hit_ratio():
             ]
 
     batch = line(*requests, budget=100).take()
-    scheduler.Scheduler(Socket(), Engine(), BatchSettings())._score_batch(batch)
+    scheduler.Scheduler(Channel(), Engine(), BatchSettings())._score_batch(batch)
     assert sent[0].query_tokens == 5 + 7 + 2 + 3
 
 

@@ -127,6 +127,99 @@ def test_oversized_bodies(server):
         assert read_all(client).startswith(b"HTTP/1.1 413")
 
 
+HEALTH = b"GET /health HTTP/1.1\r\nhost: l\r\n\r\n"
+LAST = b"GET /health HTTP/1.1\r\nhost: l\r\nconnection: close\r\n\r\n"
+CHUNKED = (
+    b"POST /v1/score HTTP/1.1\r\nhost: l\r\ncontent-type: application/json\r\n"
+    b"transfer-encoding: chunked\r\n"
+)
+
+
+def answered(server, *sent: bytes) -> list[bytes]:
+    """The answers to what is sent, in as many pieces, on one connection, until the server closes it."""
+    with connect(server) as client, contextlib.suppress(ConnectionError):
+        for piece in sent:
+            client.sendall(piece)
+        return [b"HTTP/1.1 " + one for one in read_all(client).split(b"HTTP/1.1 ")[1:]]
+    return []
+
+
+def test_requests_that_do_not_wait_for_answers_get_them_in_order(server):
+    """However many, and however their bytes are cut: each is answered, with its own answer."""
+    body = json.dumps(BODY).encode()
+    stream = (raw_request(body) + HEALTH) * 60 + LAST
+    for size in (len(stream), 1000, 37):
+        answers = answered(
+            server, *[stream[begin : begin + size] for begin in range(0, len(stream), size)]
+        )
+        assert [b'"scores"' in one for one in answers] == [True, False] * 60 + [False]
+        assert all(one.startswith(b"HTTP/1.1 200") for one in answers)
+
+
+@pytest.mark.parametrize("nonsense", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"])
+def test_a_good_request_before_a_bad_one_is_answered(server, nonsense):
+    """What comes after a request does not take its answer away."""
+    answers = answered(server, raw_request(json.dumps(BODY).encode()) + nonsense)
+    assert [one[9:12] for one in answers] == [b"200", b"400"]
+
+
+@pytest.mark.parametrize("cut", [40, 200, 10_000])
+def test_an_offer_of_another_protocol_is_ignored(server, cut):
+    """Java's client offers HTTP/2 in every request; its body must be read all the same, and the next request too."""
+    offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
+    body = json.dumps(BODY).encode()
+    head, _, rest = raw_request(body).partition(b"\r\n")
+    whole = head + b"\r\n" + offer + rest
+    chunked = CHUNKED + offer + b"\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    stream = whole + chunked + HEALTH.replace(b"host", offer + b"host") + whole + LAST
+    answers = answered(server, *[stream[at : at + cut] for at in range(0, len(stream), cut)])
+    assert [b'"scores"' in one for one in answers] == [True, True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /health HTTP/1.1\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+        b"CONNECT l:1 HTTP/1.1\r\nhost: l:1\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        CHUNKED + b"content-length: 4\r\n\r\n0\r\n\r\n",
+        CHUNKED + b"\r\n-1\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+    ids=["no host", "two hosts", "a proxy's", "HTTP/2", "two lengths", "bad chunk", "TLS"],
+)
+def test_what_is_no_request_is_400(server, sent):
+    """A proxy before the server must not read it otherwise than the server does."""
+    (answer,) = answered(server, sent)
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        b"\r\n" * 1000,
+        CHUNKED + b"\r\n1;" + b"a" * 2000,
+        CHUNKED + b"\r\n0\r\nx: " + b"a" * 2000,
+        b"GET /" + b"a" * 2000,
+    ],
+    ids=["empty lines", "a chunk's extension", "a trailer", "a path"],
+)
+def test_what_is_no_body_is_bounded(server, endless):
+    """Bytes that no limit of a body counts must not pile up, nor keep a connection."""
+    with connect(server) as client, contextlib.suppress(ConnectionError):
+        client.sendall(endless)
+        for _ in range(1000):
+            client.sendall(endless[-1000:])
+        assert read_all(client).startswith(b"HTTP/1.1 400")
+
+
+def test_empty_lines_keep_no_connection(server):
+    """They are the beginning of a request that never comes."""
+    assert not answered(server, b"\r\n")
+    assert [one[9:12] for one in answered(server, HEALTH, b"\r\n")] == [b"200"]
+
+
 def test_oversized_headers(server):
     with connect(server) as client, contextlib.suppress(ConnectionError):
         client.sendall(b"GET /health HTTP/1.1\r\nx: " + b"a" * 1_000_000 + b"\r\n\r\n")

@@ -8,6 +8,7 @@ import os
 import pathlib
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,8 @@ import pytest
 import faulty_server
 from api_answers import code_of
 from isoprefill.models.sources.source import load_tokenizer
-from isoprefill.server import dispatch, launch
+from isoprefill.server import dispatch, launch, protocol
+from isoprefill.server.framing import Frames
 from isoprefill.server.front_end import make_app
 from isoprefill.server.scheduler import StartMessage
 from isoprefill.server.service import Service
@@ -227,19 +229,22 @@ def test_a_scheduler_that_cannot_start_ends_without_a_word():
     """While its standard input is still open: the reason goes over the socket, and nothing hides it."""
     program = pathlib.Path(__file__).parent.parent / "support" / "faulty_server.py"
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
-    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
-        start = StartMessage(
-            address=f"ipc://{directory}/socket",
-            engine=EngineSettings(model="none", warmup_tokens=(9999,)),
-            batch=BatchSettings(),
-            log_format="text",
-        )
-        scheduler = subprocess.Popen(
-            [sys.executable, str(program)],
-            env=os.environ | {"PYTHONPATH": path},
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+    ours, theirs = socket.socketpair()
+    start = StartMessage(
+        socket=theirs.fileno(),
+        engine=EngineSettings(model="none", warmup_tokens=(9999,)),
+        batch=BatchSettings(),
+        log_format="text",
+    )
+    with ours:
+        with theirs:
+            scheduler = subprocess.Popen(
+                [sys.executable, str(program)],
+                env=os.environ | {"PYTHONPATH": path},
+                stdin=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=[theirs.fileno()],
+            )
         with scheduler:
             assert scheduler.stdin is not None
             assert scheduler.stderr is not None
@@ -247,6 +252,11 @@ def test_a_scheduler_that_cannot_start_ends_without_a_word():
             scheduler.stdin.flush()
             assert scheduler.wait(PATIENCE_S) == 0
             assert not scheduler.stderr.read()
+        (message,) = Frames().feed(ours.recv(4096))
+    said = protocol.decode_to_front_end(message)
+    assert isinstance(said, protocol.NotStarted)
+    assert said.by_settings
+    assert "warmup-tokens" in said.reason
 
 
 def test_the_scheduler_runs_no_code_of_the_working_directory(tmp_path):
@@ -265,13 +275,12 @@ def test_the_scheduler_runs_no_code_of_the_working_directory(tmp_path):
 
 
 def test_the_scheduler_ends_with_the_front_end(flags, monkeypatch):
-    """Not even kill -9 of the front end leaves a process that holds the device, or its socket's directory, behind."""
+    """Not even kill -9 of the front end leaves a process that holds the device, or a file, behind."""
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         monkeypatch.setenv("TMPDIR", directory)
         server = RunningServer(*SERVE, *flags)
         scheduler = server.wait_for_event("scheduler_started")["pid"]
         server.wait_until_ready()
-        assert list(pathlib.Path(directory).glob("isoprefill-*"))
         server.process.kill()
         wait_for(lambda: not os.path.exists(f"/proc/{scheduler}"))
         assert not list(pathlib.Path(directory).glob("isoprefill-*"))

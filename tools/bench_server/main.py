@@ -10,30 +10,28 @@ which get the same requests, and none of them twice:
     unpacked    one request in each prefill
     serial      query + item one by one, one request after another
 
-and for a server whose engine does nothing, which is the front end's own time. Every request is a query and items of
-random tokens, with two labels. Everything is compiled before it is measured.
+and for a server whose engine does nothing, which is the front end's own time. Requests that come one after another are
+measured beside the engine without a server. Every request is a query and items of random tokens, with two labels.
+Everything is compiled before it is measured.
 """
 
 import dataclasses
 import itertools
 import json
 import os
-import pathlib
 import random
 import statistics
-import subprocess
 import sys
-import threading
-import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
 from absl import app, flags
 
 import callers_directory
+from bench_server.benched_server import HERE, BenchedServer
+from bench_server.lone_engine import LoneEngine
 from benchmark import write_json
 
-HERE = pathlib.Path(__file__).parent
 SERVE = (sys.executable, "-m", "isoprefill", "serve")
 SERVERS: dict[str, tuple[str, ...]] = {
     "packed": (),
@@ -92,56 +90,6 @@ QUICK = Steps(factor=2.0, seconds=3.0, least_requests=8)
 
 
 Row = dict[str, Any]
-
-
-class BenchedServer:
-    """A server in processes of its own."""
-
-    def __init__(self, *command: str) -> None:
-        """Starts it and waits until it is ready."""
-        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
-        self._process = subprocess.Popen(
-            command, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True
-        )
-        self.port = 0
-        event = {"event": "no output"}
-        for line in self._process.stderr or ():
-            event = json.loads(line) if line.startswith("{") else {"event": line.strip()}
-            if event["event"] == "listening":
-                self.port = int(event["url"].rpartition(":")[2])
-            elif event["event"] == "ready":
-                break
-        else:
-            raise RuntimeError(f"the server did not start: {event['event']}")
-        threading.Thread(target=self._drop_log, daemon=True).start()
-
-    def __enter__(self) -> "BenchedServer":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._process.terminate()
-        self._process.wait(60)
-
-    def _drop_log(self) -> None:
-        for _ in self._process.stderr or ():
-            pass
-
-    def metric(self, name: str) -> float:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics") as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(float(line.split()[1]) for line in lines if line.split()[0] == name)
-
-    def send(self, bodies: Sequence[str], times: Sequence[float]) -> list[tuple[float, int]]:
-        """Sends requests at these times; returns the latency and status of each."""
-        plan = {"port": self.port, "path": "/v1/score", "bodies": bodies, "times": times}
-        done = subprocess.run(
-            [sys.executable, str(HERE / "open_loop_client.py")],
-            input=json.dumps(plan),
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        return [(latency, status) for latency, status in json.loads(done.stdout)]
 
 
 def bodies(chance: random.Random, number: int) -> list[str]:
@@ -241,12 +189,8 @@ def lone_latency(server: BenchedServer) -> float:
     return statistics.median(latency for ((latency, _),) in answers)
 
 
-def rising_rates(name: str) -> list[Row]:
-    """Measures one server; the last row is the overload."""
-    steps = QUICK if _QUICK.value else FULL
-    command = [
-        *SERVE,
-        *SERVERS[name],
+def server_flags() -> list[str]:
+    return [
         "--port=0",
         "--log-format=json",
         "--warmup-tokens=",
@@ -254,6 +198,12 @@ def rising_rates(name: str) -> list[Row]:
         f"--max-batch-tokens={_BATCH.value}",
         f"--max-queue-requests={_QUEUE.value}",
     ]
+
+
+def rising_rates(name: str) -> list[Row]:
+    """Measures one server; the last row is the overload."""
+    steps = QUICK if _QUICK.value else FULL
+    command = [*SERVE, *SERVERS[name], *server_flags()]
     rows: list[Row] = []
     with BenchedServer(*command) as server:
         warm_up(server, name)
@@ -296,6 +246,35 @@ def front_end() -> list[dict[str, float]]:
     return rows
 
 
+def low_load() -> dict[str, float]:
+    """Measures one request after another, by the server and by the engine alone, in turn, with a pause before each."""
+    rounds, number = (3, 10) if _QUICK.value else (7, 20)
+    by_server: list[float] = []
+    by_engine: list[float] = []
+    chance = chance_of("low load")
+    with (
+        BenchedServer(*SERVE, *server_flags()) as server,
+        LoneEngine(_MODEL.value) as engine,
+    ):
+        engine.latencies(bodies(chance, 5))
+        server.send(bodies(chance, 5), [0.5 * place for place in range(5)])
+        for _ in range(rounds):
+            latencies = engine.latencies(bodies(chance, number))
+            by_engine += latencies
+            pause = 3 * max(latencies)
+            times = [pause * place for place in range(number)]
+            answers = server.send(bodies(chance, number), times)
+            by_server += [latency for latency, status in answers if status == 200]
+    row = {"server_p50": statistics.median(by_server), "engine_p50": statistics.median(by_engine)}
+    row["ratio"] = row["server_p50"] / row["engine_p50"]
+    print(
+        f"one request after another: server p50 {1e3 * row['server_p50']:.2f} ms, engine alone "
+        f"{1e3 * row['engine_p50']:.2f} ms; {row['ratio']:.2f} times",
+        flush=True,
+    )
+    return row
+
+
 def main(argv: list[str]) -> None:
     callers_directory.enter(argv)
     print(
@@ -303,6 +282,7 @@ def main(argv: list[str]) -> None:
         f"batches of {_BATCH.value} tokens, queue of {_QUEUE.value}"
     )
     idle = front_end()
+    low = low_load()
     print(HEADER)
     rows = [row for name in _SERVERS.value for row in rising_rates(name)]
     held = {
@@ -320,7 +300,13 @@ def main(argv: list[str]) -> None:
             print(f"  packed sustains {more}{held['packed'] / (rate or lowest):.2f} times that")
     own_flags = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
     settings = {flag.name: flag.value for flag in own_flags}
-    report = {"flags": settings, "front_end": idle, "rows": rows, "highest_rate_held": held}
+    report = {
+        "flags": settings,
+        "front_end": idle,
+        "low_load": low,
+        "rows": rows,
+        "highest_rate_held": held,
+    }
     write_json(_JSON.value, report)
 
 

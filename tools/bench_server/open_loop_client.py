@@ -15,29 +15,62 @@ from typing import Any
 HEAD_END = b"\r\n\r\n"
 
 
+class Connection(asyncio.Protocol):
+    """A connection, on which one request is asked at a time. No streams: they would take longer than the server."""
+
+    def __init__(self) -> None:
+        """Begins unconnected."""
+        self._received = bytearray()
+        self._answer: asyncio.Future[int] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+
+    def ask(self, request: bytes) -> "asyncio.Future[int]":
+        """Sends a request; returns what becomes its answer's status when the whole answer has been read."""
+        self._received.clear()
+        self._answer = asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        return self._answer
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        end = self._received.find(HEAD_END)
+        if end < 0 or self._answer is None:
+            return
+        lines = bytes(self._received[:end]).lower().split(b"\r\n")
+        headers = dict(line.split(b": ", 1) for line in lines[1:])
+        if len(self._received) == end + len(HEAD_END) + int(headers[b"content-length"]):
+            self._answer.set_result(int(lines[0].split()[1]))
+            self._answer = None
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(ConnectionResetError("no answer"))
+
+
 class Connections:
     """Connections that are kept and reused; as many as there are requests in flight."""
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._idle: list[Connection] = []
 
     async def ask(self, request: bytes) -> int:
         """Sends a request and reads the whole answer; returns its status."""
-        reader, writer = self._take() or await asyncio.open_connection("127.0.0.1", self._port)
-        writer.write(request)
-        head = await reader.readuntil(HEAD_END)
-        lines = head.lower().split(b"\r\n")
-        headers = dict(line.split(b": ", 1) for line in lines[1:] if line)
-        await reader.readexactly(int(headers[b"content-length"]))
-        self._idle.append((reader, writer))
-        return int(lines[0].split()[1])
+        connection = self._take()
+        if connection is None:
+            loop = asyncio.get_running_loop()
+            _, connection = await loop.create_connection(Connection, "127.0.0.1", self._port)
+        status = await connection.ask(request)
+        self._idle.append(connection)
+        return status
 
-    def _take(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+    def _take(self) -> Connection | None:
         while self._idle:
-            reader, writer = self._idle.pop()
-            if not reader.at_eof():  # the server has not closed it
-                return reader, writer
+            connection = self._idle.pop()
+            if not connection.transport.is_closing():  # nor has the server closed it
+                return connection
         return None
 
 
@@ -59,7 +92,7 @@ async def run(plan: dict[str, Any]) -> list[tuple[float, int]]:
         await asyncio.sleep(start + at - loop.time())
         try:
             status = await connections.ask(request)
-        except (OSError, asyncio.IncompleteReadError):
+        except OSError:
             status = 0
         return loop.time() - start - at, status
 

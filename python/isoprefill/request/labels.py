@@ -81,7 +81,7 @@ class LabelSets:
             return value
         if _is_list(value) and len(value) and all(map(_is_list, value)):
             return cls.per_item(value)
-        return cls.shared(_flat(value))
+        return cls(_padded([[[token] for token in _flat(value)]]))
 
     @property
     def is_shared(self) -> bool:

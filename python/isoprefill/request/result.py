@@ -16,6 +16,8 @@ TokenLogprobs = Annotated[np.ndarray, Float64[np.ndarray, "tokens"]]
 States = Annotated[np.ndarray, Float32[np.ndarray, "N E"]]
 
 LargestLogprobs = Annotated[np.ndarray, Float64[np.ndarray, "tokens 2"]]
+Logprobs = Annotated[np.ndarray, Float64[np.ndarray, "N *L"]]
+Counts = Annotated[np.ndarray, Int32[np.ndarray, "N"]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -41,9 +43,9 @@ class RequestLogprobs:
         pooled_hidden_states: [N, E] what the head read: the hidden states after the final norm, if requested.
     """
 
-    logprobs: Float64[np.ndarray, "N *L"]
-    num_tokens: Int32[np.ndarray, "N"]
-    num_labels: Int32[np.ndarray, "N"] | None
+    logprobs: Logprobs
+    num_tokens: Counts
+    num_labels: Counts | None
     token_logprobs: tuple[TokenLogprobs, ...] | None
     algorithm: Algorithm
     reason: str
@@ -51,7 +53,20 @@ class RequestLogprobs:
     largest: tuple[LargestLogprobs, ...] | None = None
     classes: Classes | None = None
     pooled_hidden_states: States | None = None
-    num_reads: Int32[np.ndarray, "N"] | None = None
+    num_reads: Counts | None = None
+
+    def __post_init__(self) -> None:
+        if self.logprobs.dtype != np.float64 or self.logprobs.ndim not in (1, 2):
+            raise ValueError(
+                f"logprobs must be float64 [items, labels] or [items], got {self.logprobs.dtype} "
+                f"{list(self.logprobs.shape)}"
+            )
+        for name in ("num_tokens", "num_labels", "num_reads"):
+            counts = getattr(self, name)
+            if counts is not None and (counts.dtype != np.int32 or counts.ndim != 1):
+                raise ValueError(
+                    f"{name} must be int32 [items], got {counts.dtype} {list(counts.shape)}"
+                )
 
     @classmethod
     def joined(cls, parts: Sequence["RequestLogprobs"]) -> "RequestLogprobs":

@@ -18,9 +18,11 @@ def softmax(
     """
     logprobs = np.asarray(logprobs, np.float64)
     largest = logprobs.max(axis=-1, keepdims=True)
-    below = logprobs - np.where(np.isneginf(largest), 0.0, largest)
-    with np.errstate(over="ignore"):
-        weights = np.exp(below / temperature)
+    below = logprobs - np.where(largest == -np.inf, 0.0, largest)
+    if temperature != 1.0:
+        with np.errstate(over="ignore"):
+            below = below / temperature
+    weights = np.exp(below)
     total = weights.sum(axis=-1, keepdims=True)
     return weights / np.where(total > 0, total, 1.0)
 

@@ -110,7 +110,7 @@ class TokenRequest:
     @property
     def num_tokens(self) -> int:
         """Tokens of the query and of all items, without delimiters."""
-        return self.query.size + int(self.item_lens.sum())
+        return self.query.size + sum(item.size for item in self.items)
 
     @property
     def num_computed_tokens(self) -> int:

@@ -1,58 +1,68 @@
 """The front end's connection to one scheduler process."""
 
 import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
 
-import zmq
-import zmq.asyncio
+from isoprefill.server import protocol
+from isoprefill.server.framing import Frames, framed
 
-from isoprefill.server import logs, protocol
+Receive = Callable[[protocol.ToFrontEnd], None]
 
 
-class Channel:
-    """A bound ZeroMQ socket, which nothing else reads, writes or closes.
+class Channel(asyncio.Protocol):
+    """One end of a socket pair, which nothing else reads, writes or closes.
 
-    Each scheduler has a channel of its own: nothing that was meant for one reaches the next.
+    Each scheduler has a channel of its own: nothing that was meant for one reaches the next. What the scheduler has not
+    read waits here without a bound: `Dispatcher` bounds what it has sent and is not known to be done.
+
+    Attributes:
+        ended: done when the scheduler's end is closed; holds the exception if a message could not be taken.
     """
 
-    def __init__(self, context: zmq.asyncio.Context, address: str, max_messages: int) -> None:
-        """Binds the socket.
+    def __init__(self, receive: Receive) -> None:
+        """Takes what is called with every message of the scheduler."""
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._receive = receive
+        self._frames = Frames()
+        self._transport: asyncio.Transport | None = None
 
-        Args:
-            context: ZeroMQ's.
-            address: where the scheduler will connect.
-            max_messages: that wait in each direction; `send` then waits too.
-        """
-        self._socket = context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.set_hwm(max_messages)
-        self._socket.bind(address)
-        self._closed = False
+    def send(self, message: protocol.ToScheduler) -> None:
+        """Sends a message, and waits for nothing; what is sent to a scheduler that is gone is dropped."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(framed(protocol.encode(message)))
 
     def close(self) -> None:
-        """Closes the socket; what waits in `send` ends."""
-        self._closed = True
-        self._socket.close()
+        """Closes it at once; what the scheduler has not read is dropped."""
+        if self._transport is not None:
+            self._transport.abort()
 
-    async def send(self, message: protocol.ToScheduler) -> None:
-        """Sends a message, or waits until there is room for it or the channel is closed."""
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
         try:
-            await self._socket.send(protocol.encode(message))
-        except (asyncio.CancelledError, zmq.ZMQError):
-            task = asyncio.current_task()
-            if not self._closed or (task is not None and task.cancelling()):
-                raise
+            for message in self._frames.feed(data):
+                self._receive(protocol.decode_to_front_end(message))
+        except Exception as error:
+            if not self.ended.done():
+                self.ended.set_exception(error)
+            self.close()
 
-    def send_soon(self, message: protocol.ToScheduler) -> None:
-        """Sends a message without waiting for it; a failure is only logged."""
-        sent = self._socket.send(protocol.encode(message))
-        if isinstance(sent, asyncio.Future):
-            sent.add_done_callback(_log_failure)
-
-    async def receive(self) -> protocol.ToFrontEnd:
-        """Returns the scheduler's next message."""
-        return protocol.decode_to_front_end(await self._socket.recv())
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
 
 
-def _log_failure(sent: "asyncio.Future[object]") -> None:
-    if not sent.cancelled() and sent.exception() is not None:
-        logs.event("cancel_not_sent")
+@contextlib.asynccontextmanager
+async def open_channel(receive: Receive) -> AsyncIterator[tuple[Channel, socket.socket]]:
+    """Gives a channel, and the socket that its scheduler inherits, which is to be closed here once it has it."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        channel = Channel(receive)
+        await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=ours)
+        try:
+            yield channel, theirs
+        finally:
+            channel.close()

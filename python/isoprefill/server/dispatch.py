@@ -112,12 +112,11 @@ class Dispatcher:
         self._in_flight[number] = answer
         self._tokens += tokens
         try:
+            channel.send(protocol.Score(number, request))
+            if not self._owed:
+                self._heard = time.monotonic()  # it had nothing to say
+            self._owed[number] = tokens
             async with asyncio.timeout(self._limits.request_timeout_s):
-                await channel.send(protocol.Score(number, request))
-                if not answer.done():  # before this went on, when it had to wait for room
-                    if not self._owed:
-                        self._heard = time.monotonic()  # it had nothing to say
-                    self._owed[number] = tokens
                 return await answer
         except TimeoutError:
             raise request_timeout(self._limits) from None
@@ -125,7 +124,7 @@ class Dispatcher:
             del self._in_flight[number]
             self._tokens -= tokens
             if number in self._owed:  # then the scheduler that has it is still there
-                channel.send_soon(protocol.Cancel(number))
+                channel.send(protocol.Cancel(number))
 
     def receive(
         self, message: protocol.Scored | protocol.Failed | protocol.Cancelled | protocol.BatchDone

@@ -5,6 +5,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -36,6 +37,7 @@ from isoprefill.server.service import Service
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 LIMITED_METHOD = "POST"
+INTERNAL_ERROR = ApiError("internal_error", "Internal server error; the server's log has details.")
 CLIENT_GONE = 499  # for logs and metrics; the client is not there to see it
 
 
@@ -71,7 +73,8 @@ def make_app(service: Service) -> ASGIApp:
         return json_response(document())
 
     @app.exception_handler(ApiError)
-    async def api_error(request: Request, error: ApiError) -> Response:
+    @app.exception_handler(ClientGoneError)
+    async def expected_error(request: Request, error: ApiError | ClientGoneError) -> Response:
         return error_response(request.scope, error)
 
     @app.exception_handler(HTTPException)
@@ -81,26 +84,53 @@ def make_app(service: Service) -> ASGIApp:
         response.headers.update(error.headers or {})
         return response
 
-    @app.exception_handler(ClientGoneError)
-    async def client_gone(request: Request, error: Exception) -> Response:
-        request.scope["state"]["code"] = "client_gone"
-        return Response(status_code=CLIENT_GONE)
-
     @app.exception_handler(Exception)
     async def internal_error(request: Request, error: Exception) -> Response:
-        answer = ApiError("internal_error", "Internal server error; the server's log has details.")
-        return error_response(request.scope, answer)
+        return error_response(request.scope, INTERNAL_ERROR)
 
-    return Envelope(app, service)
+    return Envelope(ScoringFirst(service, scored, app), service)
 
 
-def error_response(scope: Scope, error: ApiError) -> Response:
+def error_response(scope: Scope, error: ApiError | ClientGoneError) -> Response:
+    if isinstance(error, ClientGoneError):
+        scope["state"]["code"] = "client_gone"
+        return Response(status_code=CLIENT_GONE)
     scope["state"]["code"] = error.code
     error_body = scope["state"].get("error_body", ApiError.body)
     response = json_response(error_body(error))
     response.status_code = error.status
     response.headers.update(error.headers())
     return response
+
+
+class ScoringFirst:
+    """Answers scoring requests, and hands all others to the application.
+
+    It has the scoring routes too, but its layers take longer than all checks of a small request.
+    """
+
+    def __init__(
+        self, service: Service, routes: Sequence[scoring.ScoringRoute[Any]], others: ASGIApp
+    ) -> None:
+        """Takes the scoring routes, and the application that answers elsewhere."""
+        self._service = service
+        self._routes = {route.path: route for route in routes}
+        self._others = others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self._routes.get(scope["path"])
+        if route is None or scope["method"] != "POST":
+            await self._others(scope, receive, send)
+            return
+        scope["route"] = route
+        try:
+            response = await scoring.answer(self._service, route.choose, Request(scope, receive))
+        except (ApiError, ClientGoneError) as error:
+            response = error_response(scope, error)
+        except Exception:
+            await error_response(scope, INTERNAL_ERROR)(scope, receive, send)
+            raise
+        await response(scope, receive, send)
 
 
 class Envelope:

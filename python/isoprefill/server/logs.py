@@ -44,6 +44,9 @@ def exception_fields(error: BaseException) -> dict[str, Any]:
     }
 
 
+_as_json = json.JSONEncoder(default=str).encode
+
+
 class _Formatter(logging.Formatter):
     def __init__(self, log_format: LogFormat, process: str) -> None:
         super().__init__()
@@ -63,7 +66,7 @@ class _Formatter(logging.Formatter):
                 "process": self._process,
                 "event": record.getMessage(),
             }
-            return json.dumps(line | fields, default=str)
+            return _as_json(line | fields)
         # JSON's quoting, so that no value can begin a line of its own.
         tail = "".join(f" {name}={_text(value)}" for name, value in fields.items())
         message = _text(record.getMessage()) if "\n" in record.getMessage() else record.getMessage()
@@ -72,4 +75,4 @@ class _Formatter(logging.Formatter):
 
 def _text(value: Any) -> str:
     plain = isinstance(value, str) and value.isprintable() and value and not set(value) & set(' "=')
-    return str(value) if plain else json.dumps(value, default=str)
+    return str(value) if plain else _as_json(value)

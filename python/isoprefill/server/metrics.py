@@ -42,6 +42,8 @@ class Metrics:
         )
         self.items = counter("items", "Items scored.")
         self.tokens = counter("tokens", "Tokens scored, of queries and of items.", "of")
+        self._tokens_of_queries = self.tokens.labels("query")
+        self._tokens_of_items = self.tokens.labels("item")
         self.cached_tokens = counter(
             "prefix_cache_hit_tokens", "Query tokens found in the prefix cache."
         )
@@ -82,8 +84,8 @@ class Metrics:
 
     def observe_scored(self, request: TokenRequest, result: RequestLogprobs) -> None:
         self.items.inc(len(request.items))
-        self.tokens.labels("query").inc(request.query.size)
-        self.tokens.labels("item").inc(request.num_tokens - request.query.size)
+        self._tokens_of_queries.inc(request.query.size)
+        self._tokens_of_items.inc(request.num_tokens - request.query.size)
         self.algorithms.labels(result.algorithm).inc()
 
     def observe_answer(self, route: str, status: int, code: str, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The messages between front end and scheduler: one msgpack message after another, over ZeroMQ.
+"""The messages between front end and scheduler: in msgpack, one after another over a pair of sockets.
 
     front end                          scheduler
                      <- Ready          model loaded and warm (or NotStarted: why it is not)

@@ -8,10 +8,9 @@ byte to its standard output every `BEAT_S`, also while it computes, so that a pr
 """
 
 import contextlib
-import math
 import os
-import pathlib
 import signal
+import socket
 import sys
 import threading
 import time
@@ -19,7 +18,6 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
-import zmq
 
 from isoprefill.execution.algorithms import PLANS
 from isoprefill.execution.failures import failure_of
@@ -31,6 +29,7 @@ from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import logs, protocol
 from isoprefill.server.batching import Line, Slice
+from isoprefill.server.scheduler_channel import FrontEndGoneError, SchedulerChannel
 from isoprefill.server.settings import BatchSettings, EngineSettings, LogFormat
 
 BEAT_S = 0.5
@@ -40,7 +39,7 @@ LAST_SECONDS = 2.0  # for an orderly end: a device that is let go, measurements 
 class StartMessage(msgspec.Struct, frozen=True, kw_only=True):
     """What the front end writes to the process's standard input."""
 
-    address: str  # of the front end's socket
+    socket: int  # the inherited file that is the channel
     engine: EngineSettings
     batch: BatchSettings
     log_format: LogFormat
@@ -68,13 +67,16 @@ def run(make_engine: Callable[[EngineSettings], Engine]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     stdin = sys.stdin.buffer
     start = msgspec.json.decode(stdin.readline(), type=StartMessage)
-    end_with = threading.Thread(target=_end_with, args=(stdin.fileno(), start.address), daemon=True)
+    end_with = threading.Thread(target=_end_with, args=(stdin.fileno(),), daemon=True)
     end_with.start()
     logs.configure(start.log_format, "scheduler")
     threading.Thread(target=_beat, args=(sys.stdout.fileno(),), daemon=True).start()
-    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
-        socket.setsockopt(zmq.LINGER, 1000)
-        socket.connect(start.address)
+    with (
+        socket.socket(fileno=start.socket) as connection,
+        contextlib.suppress(FrontEndGoneError),
+    ):
+        connection.set_inheritable(False)
+        channel = SchedulerChannel(connection)
         began = time.monotonic()
         try:
             engine = make_engine(start.engine)
@@ -86,8 +88,7 @@ def run(make_engine: Callable[[EngineSettings], Engine]) -> None:
             if reason is None:
                 logs.event("engine_failed", **logs.exception_fields(error))
                 reason = f"the engine could not be started: {type(error).__name__}"
-            by_settings = isinstance(error, ValueError)
-            socket.send(protocol.encode(protocol.NotStarted(reason, by_settings)))
+            channel.send(protocol.NotStarted(reason, by_settings=isinstance(error, ValueError)))
             return
         ready = protocol.Ready(
             vocab_size=engine.vocab_size,
@@ -99,43 +100,34 @@ def run(make_engine: Callable[[EngineSettings], Engine]) -> None:
             warmup_s=time.monotonic() - began,
             compilations=engine.compilations,
         )
-        socket.send(protocol.encode(ready))
-        Scheduler(socket, engine, start.batch).run()
+        channel.send(ready)
+        Scheduler(channel, engine, start.batch).run()
 
 
 class Scheduler:
-    """Receives requests, forms batches, answers. One thread: while a batch is computed, requests wait in ZeroMQ."""
+    """Receives requests, forms batches, answers. One thread: while a batch is computed, requests wait in the socket."""
 
-    def __init__(self, socket: zmq.Socket[bytes], engine: Engine, settings: BatchSettings) -> None:
-        """Takes a connected socket and a warm engine."""
-        self._socket = socket
+    def __init__(self, channel: SchedulerChannel, engine: Engine, settings: BatchSettings) -> None:
+        """Takes a channel and a warm engine."""
+        self._channel = channel
         self._engine = engine
         self._settings = settings
         self._line = Line(settings)
 
     def run(self) -> None:
-        """Runs for ever."""
+        """Runs until the front end is gone."""
         while True:
             due = self._line.due()
-            wait_ms = None if due is None else max(0, math.ceil((due - time.monotonic()) * 1000))
-            if self._socket.poll(wait_ms):
-                self._receive_all()
+            wait_s = None if due is None else max(0.0, due - time.monotonic())
+            for message in self._channel.receive(wait_s):
+                if isinstance(message, protocol.Cancel):
+                    self._line.cancel(message.id)
+                    self._channel.send(protocol.Cancelled(message.id))
+                else:
+                    self._line.add(message.id, message.request, time.monotonic())
             due = self._line.due()
             if due is not None and due <= time.monotonic():
                 self._score_batch(self._line.take())
-
-    def _receive_all(self) -> None:
-        while True:
-            try:
-                data = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            message = protocol.decode_to_scheduler(data)
-            if isinstance(message, protocol.Cancel):
-                self._line.cancel(message.id)
-                self._send(protocol.Cancelled(message.id))
-            else:
-                self._line.add(message.id, message.request, time.monotonic())
 
     def _score_batch(self, batch: list[Slice]) -> None:
         began = time.monotonic()
@@ -154,7 +146,7 @@ class Scheduler:
         over_prefix = item_groups(
             [request for request, result in done if PLANS[result.algorithm].over_prefix]
         )
-        self._send(
+        answers: list[protocol.ToFrontEnd] = [
             protocol.BatchDone(
                 requests=len(batch),
                 tokens=sum(one.cost for one in batch),
@@ -165,7 +157,7 @@ class Scheduler:
                 compilations=self._engine.compilations - before,
                 waiting=len(self._line),
             )
-        )
+        ]
         for one, result in zip(batch, results, strict=True):
             if isinstance(result, Exception):
                 logs.event(
@@ -174,13 +166,14 @@ class Scheduler:
                     **logs.exception_fields(result),
                 )
                 self._line.cancel(one.waiting.id)
-                self._send(protocol.Failed(one.waiting.id))
+                answers.append(protocol.Failed(one.waiting.id))
                 continue
             one.waiting.parts.append(result)
             if one.waiting.finished:
-                self._send(
+                answers.append(
                     protocol.Scored(one.waiting.id, RequestLogprobs.joined(one.waiting.parts))
                 )
+        self._channel.send(*answers)
 
     def _alone(self, one: Slice) -> RequestLogprobs | Exception:
         """Scores a request of a failed batch by itself, so that only the one at fault fails."""
@@ -188,9 +181,6 @@ class Scheduler:
             return self._engine.score([one.request])[0]
         except Exception as error:
             return error
-
-    def _send(self, message: protocol.ToFrontEnd) -> None:
-        self._socket.send(protocol.encode(message))
 
 
 def warm_up(engine: Engine, sizes: Sequence[int]) -> None:
@@ -211,17 +201,13 @@ def _beat(stdout: int) -> None:
             time.sleep(BEAT_S)
 
 
-def _end_with(stdin: int, address: str) -> None:
+def _end_with(stdin: int) -> None:
     """Ends this process when the front end closes its standard input, or is gone.
 
     Takes the file's number: a thread that waits in a buffered read holds a lock, without which Python cannot end.
     """
     while os.read(stdin, 4096):
         pass
-    socket = pathlib.Path(address.removeprefix("ipc://"))
-    with contextlib.suppress(OSError):  # a front end that was not killed does this itself
-        socket.unlink(missing_ok=True)
-        socket.parent.rmdir()
     # Wakes the main thread where it waits; while it computes, it does not listen.
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
     time.sleep(LAST_SECONDS)

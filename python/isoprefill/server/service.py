@@ -142,18 +142,26 @@ class Service:
             ApiError: see `Dispatcher.submit`.
             ClientGoneError: the client did not wait; the request has left the queue.
         """
-        answer = asyncio.ensure_future(self._all_scored(requests, answer_sizes))
+        task = asyncio.current_task()
+        assert task is not None
         gone = asyncio.ensure_future(request.receive())  # nothing more comes but a disconnect
+        waiting, left = True, False
+
+        def leave(_: object) -> None:
+            nonlocal left
+            if waiting:
+                left = task.cancel()
+
+        gone.add_done_callback(leave)
         try:
-            await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                raise ClientGoneError
-            results = answer.result()
+            results = await self._all_scored(requests, answer_sizes)
+        except asyncio.CancelledError:
+            if left and task.uncancel() == 0:
+                raise ClientGoneError from None
+            raise
         finally:
+            waiting = False
             gone.cancel()
-            if not answer.done():
-                answer.cancel()
-                await asyncio.gather(answer, return_exceptions=True)
         for tokens, result in zip(requests, results, strict=True):
             self.metrics.observe_scored(tokens, result)
         request.scope["state"]["log"] |= {

@@ -1,19 +1,17 @@
 """Keeps a scheduler process running."""
 
 import asyncio
-import contextlib
 import dataclasses
 import os
+import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 
 import msgspec
-import zmq.asyncio
 
 from isoprefill.server import logs, protocol
-from isoprefill.server.channel import Channel
+from isoprefill.server.channel import Channel, open_channel
 from isoprefill.server.scheduler import StartMessage
 from isoprefill.server.service import Service
 
@@ -42,6 +40,7 @@ class Supervisor:
     on_ready: Callable[[protocol.Ready], None]
     command: Sequence[str]
     _was_ready: bool = dataclasses.field(default=False, init=False)
+    _channel: Channel | None = dataclasses.field(default=None, init=False)
 
     async def run(self) -> None:
         """Runs until it is cancelled.
@@ -51,48 +50,46 @@ class Supervisor:
             StartError: the scheduler ended before it was ever ready.
         """
         pause = FIRST_PAUSE_S
-        with _private_directory() as directory, zmq.asyncio.Context() as context:
-            for generation in range(1, sys.maxsize):
-                address = f"ipc://{directory}/{generation}"
-                # A Score and a Cancel each, and as many that were given up: `Dispatcher`.
-                max_messages = 4 * self.service.settings.limits.max_queue_requests + 64
-                with contextlib.closing(Channel(context, address, max_messages)) as channel:
-                    began = time.monotonic()
-                    await self._one_scheduler(channel, address)
-                if time.monotonic() - began > STEADY_S:
-                    pause = FIRST_PAUSE_S
-                logs.event("scheduler_restart", pause_s=pause)
-                self.service.metrics.scheduler_restarts.inc()
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+        while True:
+            began = time.monotonic()
+            async with open_channel(self._receive) as (self._channel, inherited):
+                await self._one_scheduler(self._channel, inherited)
+            if time.monotonic() - began > STEADY_S:
+                pause = FIRST_PAUSE_S
+            logs.event("scheduler_restart", pause_s=pause)
+            self.service.metrics.scheduler_restarts.inc()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
 
-    async def _one_scheduler(self, channel: Channel, address: str) -> None:
+    async def _one_scheduler(self, channel: Channel, inherited: socket.socket) -> None:
         """Runs one scheduler from its start to its end."""
         process = await asyncio.create_subprocess_exec(
             *self.command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": _python_path()},
+            pass_fds=[inherited.fileno()],
             start_new_session=True,  # a terminal's Ctrl-C is for the front end
         )
         logs.event("scheduler_started", pid=process.pid)
-        receiving = asyncio.create_task(self._receive(channel))
         ended = asyncio.create_task(process.wait())
         assert process.stdin is not None
         assert process.stdout is not None
         listening = asyncio.create_task(self._listen(process.stdout))
         try:
             start = StartMessage(
-                address=address,
+                socket=inherited.fileno(),
                 engine=self.service.settings.engine,
                 batch=self.service.settings.batch,
                 log_format=self.service.settings.log_format,
             )
+            inherited.close()
             process.stdin.write(msgspec.json.encode(start) + b"\n")
             while not ended.done():
-                await asyncio.wait({ended, receiving}, timeout=1.0, return_when="FIRST_COMPLETED")
-                if receiving.done():
-                    receiving.result()
+                watched = [one for one in (ended, channel.ended) if not one.done()]
+                await asyncio.wait(watched, timeout=1.0, return_when="FIRST_COMPLETED")
+                if channel.ended.done():
+                    channel.ended.result()
                 if (
                     self.service.dispatcher.stalled_for()
                     > self.service.settings.limits.stall_timeout_s
@@ -100,40 +97,42 @@ class Supervisor:
                     logs.event("scheduler_stalled", pid=process.pid)
                     process.kill()
                     await ended
+            # Its last word may be why it could not start.
+            await asyncio.wait([channel.ended], timeout=STOP_S)
+            if channel.ended.done():
+                channel.ended.result()
             logs.event("scheduler_ended", pid=process.pid, status=process.returncode)
             if not self._was_ready:
                 raise StartError(f"the scheduler process ended with status {process.returncode}")
         finally:
             self.service.dispatcher.disconnect()
-            receiving.cancel()
             await _stop(process)
             listening.cancel()
-            await asyncio.gather(receiving, ended, listening, return_exceptions=True)
+            await asyncio.gather(ended, listening, return_exceptions=True)
 
     async def _listen(self, beats: asyncio.StreamReader) -> None:
         while await beats.read(4096):
             self.service.dispatcher.beat()
 
-    async def _receive(self, channel: Channel) -> None:
-        while True:
-            message = await channel.receive()
-            if isinstance(message, protocol.Ready):
-                logs.event(
-                    "ready",
-                    device=message.device,
-                    seconds=round(message.warmup_s, 3),
-                    compilations=message.compilations,
-                )
-                self.service.metrics.compilations.inc(message.compilations)
-                self.on_ready(message)
-                self._was_ready = True
-                self.service.dispatcher.connect(channel)
-            elif isinstance(message, protocol.NotStarted):
-                if not self._was_ready:
-                    raise (ValueError if message.by_settings else StartError)(message.reason)
-                logs.event("scheduler_not_started", reason=message.reason)
-            else:
-                self.service.dispatcher.receive(message)
+    def _receive(self, message: protocol.ToFrontEnd) -> None:
+        if isinstance(message, protocol.Ready):
+            logs.event(
+                "ready",
+                device=message.device,
+                seconds=round(message.warmup_s, 3),
+                compilations=message.compilations,
+            )
+            self.service.metrics.compilations.inc(message.compilations)
+            self.on_ready(message)
+            self._was_ready = True
+            assert self._channel is not None
+            self.service.dispatcher.connect(self._channel)
+        elif isinstance(message, protocol.NotStarted):
+            if not self._was_ready:
+                raise (ValueError if message.by_settings else StartError)(message.reason)
+            logs.event("scheduler_not_started", reason=message.reason)
+        else:
+            self.service.dispatcher.receive(message)
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
@@ -148,14 +147,6 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
     except TimeoutError:
         process.kill()
         await process.wait()
-
-
-def _private_directory() -> tempfile.TemporaryDirectory[str]:
-    """Makes a directory that only this user may enter; others must not reach the sockets in it."""
-    parent = tempfile.gettempdir()
-    if len(parent) > 60:  # a socket's path has 107 bytes
-        parent = "/tmp"
-    return tempfile.TemporaryDirectory(prefix="isoprefill-", dir=parent, ignore_cleanup_errors=True)
 
 
 def _python_path() -> str:
