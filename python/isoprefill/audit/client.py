@@ -16,6 +16,7 @@ from isoprefill.audit.log_scores import (
     LogScores,
     MalformedScoresError,
     Scale,
+    check_scale,
     detect_scale,
     parse_scores,
     to_log,
@@ -154,7 +155,10 @@ class ScoreClient:
             raise ServerError(f"{self.server_url} did not answer with a JSON object")
         try:
             sent = parse_scores(answer.get("scores"))
-            self.scale = self.scale or detect_scale(sent)
+            # Without labels nothing else has several scores.
+            of_classes = "classes" in answer or (not self.sends_labels and sent.shape[1] > 1)
+            self.scale = self.scale or detect_scale(sent, of_classes=of_classes)
+            check_scale(sent, self.scale)
         except MalformedScoresError as error:
             raise ServerError(f"{self.server_url}: {error}") from error
         if len(sent) != len(items):

@@ -6,6 +6,7 @@ import numpy as np
 
 from isoprefill.audit import texts
 from isoprefill.audit.instrument import Instrument
+from isoprefill.audit.log_scores import probabilities
 
 LISTS = (
     ("What is two plus two?", (" four", " five", " six")),
@@ -49,8 +50,14 @@ def compare(first: Instrument, second: Instrument) -> Comparison:
     Raises:
         ServerError: one of them cannot be reached, or does not follow the API.
         Rejected: one of them refuses the input.
-        ValueError: they send different numbers of scores for an item.
+        ValueError: they send different numbers of scores for an item, or only one sends logits.
     """
+    scales = [one.client.scale or "log" for one in (first, second)]
+    if (scales[0] == "logit") != (scales[1] == "logit"):
+        raise ValueError(
+            f"{first.client.server_url} and {second.client.server_url} cannot be compared: only one of them sends "
+            "logits; if both do, give --scale logit"
+        )
     items = []
     for query, texts_ in LISTS:
         ours, theirs = (one.measure(query, list(texts_)) for one in (first, second))
@@ -59,10 +66,11 @@ def compare(first: Instrument, second: Instrument) -> Comparison:
                 f"{first.client.server_url} sends {ours.shape[1]} scores for an item, "
                 f"{second.client.server_url} {theirs.shape[1]}"
             )
+        differences = np.abs(probabilities(ours, scales[0]) - probabilities(theirs, scales[1]))
         for position, text in enumerate(texts_):
             a, b = ours[position], theirs[position]
             log_diff = float(np.abs(a - b).max())
-            probability_diff = float(np.abs(np.exp(a) - np.exp(b)).max())
+            probability_diff = float(differences[position].max())
             items.append(
                 ItemDifference(
                     query, text, position, a.tolist(), b.tolist(), log_diff, probability_diff

@@ -65,7 +65,7 @@ def table(head: list[str], rows: Iterable[Iterable[object]]) -> list[str]:
     return [f"| {' | '.join(map(_cell, line))} |" for line in lines]
 
 
-_SCALES = {"log": "log-probabilities", "probability": "probabilities"}
+_SCALES = {"log": "log-probabilities", "probability": "probabilities", "logit": "logits"}
 
 
 def _cell(value: object) -> str:

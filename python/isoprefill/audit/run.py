@@ -101,6 +101,8 @@ def _calibrate(instrument: Instrument) -> None:
         instrument.calibrate()
     except Rejected as error:
         labels = "" if instrument.client.sends_labels else "; give labels if it scores labels only"
+        if "text_1" in str(error) or "queries" in str(error):
+            labels = "; it takes pairs of texts, as vLLM does, and the audit needs a route that takes a query and items"
         raise ServerError(
             f"{instrument.client.server_url} refuses an ordinary request: {error}{labels}"
         ) from error

@@ -51,7 +51,10 @@ _TOKENIZER = flags.DEFINE_string(
     "The servers' tokenizer, for --labels: a pinned model's name, a .gguf file, or a directory.",
 )
 _SCALE = flags.DEFINE_enum(
-    "scale", "auto", ["auto", "log", "probability"], "Scale of the scores that the servers send."
+    "scale",
+    "auto",
+    ["auto", "log", "probability", "logit"],
+    "Scale of the scores that the servers send.",
 )
 _TIMEOUT = flags.DEFINE_float(
     "timeout",
