@@ -193,7 +193,7 @@ _pypi_each_python = repository_rule(
 )
 
 def pypi_repositories():
-    """The four sets, and the runtime set once more for each Python that the wheel is tested with.
+    """The sets, and the runtime set once more for each Python that the wheel is tested with.
 
     What a build does not use is not installed. Label(): the locks are this repository's, whichever workspace calls.
     """
@@ -205,6 +205,7 @@ def pypi_repositories():
     )
     pypi_overlay(name = "pypi_browser", lock = Label("//requirements:browser.lock"))
     pypi_overlay(name = "pypi_tpu", lock = Label("//requirements:tpu.lock"))
+    pypi_overlay(name = "pypi_clients", lock = Label("//requirements:clients.lock"))
     pypi_overlay(name = "pypi_gemma", lock = Label("//requirements:gemma.lock"))
     _pypi_each_python(
         name = "pypi_each_python",

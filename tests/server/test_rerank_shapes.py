@@ -17,11 +17,22 @@ from server_fixtures import RERANK_TEMPLATE
 DOCUMENTS = ["first", "", "second one", "third"]
 
 
+RERANK = RerankSettings(template=RERANK_TEMPLATE, yes_text="y", no_text="n")
+
+
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Client:
-    model = str(small_models.save_directory(MODEL, tmp_path_factory.mktemp("model") / "tiny"))
-    rerank = RerankSettings(template=RERANK_TEMPLATE, yes_text="y", no_text="n")
-    return Client(in_process_service(ScoringEngine.from_pretrained(model), model, rerank=rerank))
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(small_models.save_directory(MODEL, tmp_path_factory.mktemp("model") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def engine(model: str) -> ScoringEngine:
+    return ScoringEngine.from_pretrained(model)
+
+
+@pytest.fixture(scope="module")
+def client(engine: ScoringEngine, model: str) -> Client:
+    return Client(in_process_service(engine, model, rerank=RERANK))
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +96,25 @@ def test_voyage(client, expected):
     assert set(answer) == {"object", "data", "model", "usage"}
     assert ranking(answer["data"]) == list(expected.items())
     assert answer["data"][0]["document"] == DOCUMENTS[answer["data"][0]["index"]]
+    del body["top_k"]  # as litellm does, which can be given a path of its own
+    own = client.post("/voyage/v1/rerank", **body, return_documents=True).json()
+    assert own["data"] == answer["data"]
     long = body | {"documents": ["a" * 600], "top_k": 1}
     assert client.post("/v1/rerank", **long).status_code == 200
     refused = client.post("/v1/rerank", **long, truncation=False)
     assert refused.status_code == 400
     assert refused.json()["detail"] == refused.json()["error"]["message"]
+
+
+def test_a_missing_key_is_said_in_the_words_of_the_route(engine, model):
+    """A client that finds no message where it looks reports that the server is broken."""
+    strict = Client(in_process_service(engine, model, rerank=RERANK, api_key="secret"))
+    for path in ("/v1/rerank", "/v2/rerank", "/rerank", "/voyage/v1/rerank"):
+        refused = strict.post(path, query="abc", documents=DOCUMENTS)
+        assert refused.status_code == 401
+        said = refused.json()
+        assert said["message"] == said["detail"] == said["error"]["message"]
+    assert set(strict.post("/v1/score", query="abc", items=["x"]).json()) == {"error"}
 
 
 def test_text_embeddings_inference(client, expected):

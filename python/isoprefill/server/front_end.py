@@ -5,7 +5,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -37,6 +37,7 @@ from isoprefill.server.service import Service
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 LIMITED_METHOD = "POST"
+ErrorBody = Callable[[ApiError], dict[str, Any]]
 INTERNAL_ERROR = ApiError("internal_error", "Internal server error; the server's log has details.")
 CLIENT_GONE = 499  # for logs and metrics; the client is not there to see it
 
@@ -88,7 +89,8 @@ def make_app(service: Service) -> ASGIApp:
     async def internal_error(request: Request, error: Exception) -> Response:
         return error_response(request.scope, INTERNAL_ERROR)
 
-    return Envelope(ScoringFirst(service, scored, app), service)
+    words = {route.path: route.choose({}).error_body for route in scored}
+    return Envelope(ScoringFirst(service, scored, app), service, words)
 
 
 def error_response(scope: Scope, error: ApiError | ClientGoneError) -> Response:
@@ -136,9 +138,18 @@ class ScoringFirst:
 class Envelope:
     """Around every request: its id, the key, the rate limit, the log line and the metrics."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        """Wraps an application."""
+    def __init__(
+        self, app: ASGIApp, service: Service, error_bodies: Mapping[str, ErrorBody]
+    ) -> None:
+        """Wraps an application.
+
+        Args:
+            app: what answers.
+            service: whose settings say who may ask.
+            error_bodies: for paths whose clients read errors in other words than OpenAI's.
+        """
         self._app = app
+        self._error_bodies = error_bodies
         self._service = service
         settings = service.settings
         self._key = None if settings.api_key is None else ApiKey(settings.api_key)
@@ -156,6 +167,8 @@ class Envelope:
         surplus = SURPLUS in scope.get("state", ())
         body = Body(self._service.body_memory, headers, receive)
         state: dict[str, Any] = {"request_id": request_id, "body": body, "code": "", "log": {}}
+        if scope["path"] in self._error_bodies:
+            state["error_body"] = self._error_bodies[scope["path"]]
         scope["state"] = state
         status = 0
 

@@ -150,7 +150,6 @@ async def _prepared(
     service: Service, choose: Choose, request: Request, request_id: str
 ) -> Prepared:
     bounds, state = service.settings.limits, request.scope["state"]
-    state["error_body"] = choose({}).error_body
     with service.accepted() as preparer:
         data = await read_json(service, request)
         items = choose({}).items

@@ -19,6 +19,7 @@ from isoprefill.server.rerank.shapes import (
     INFINITY,
     PAIRS,
     SGLANG,
+    VOYAGE,
     shape_of_root,
     shape_of_v1,
 )
@@ -42,6 +43,7 @@ ROUTES: tuple[ScoringRoute[Any], ...] = (
     _route("/v1/rerank", shape_of_v1, RerankResponse | VoyageResponse),
     _route("/v2/rerank", lambda raw: COHERE_2, RerankResponse),
     _route("/rerank", shape_of_root, RerankResponse | VoyageResponse | list[TeiResult]),
+    _route("/voyage/v1/rerank", lambda raw: VOYAGE, VoyageResponse),
     _route("/infinity/rerank", lambda raw: INFINITY, RerankResponse),
     _route("/sglang/v1/rerank", lambda raw: SGLANG, list[SglangResult]),
     ScoringRoute(
