@@ -1,0 +1,153 @@
+"""Scores the rows of Parquet or JSON Lines offline with Ray, and continues where an earlier run ended.
+
+    isoprefill batch --input PATH… --output DIR
+
+A row is a query and an item, or with --items-column a query and a list of items. The output is Parquet: the columns of
+the input, and score (or one column for each label or class), num_tokens and error. The same command again continues a
+job, whatever ended it. docs/batch.md has the schema. Needs Ray: pip install 'isoprefill[batch]'.
+
+Exit status: 0 finished, rows with errors included; 1 failed (memory, disk, Ray, the model's numbers); 2 wrong use (a
+flag, a file, a column, a model); 130 interrupted.
+"""
+
+import importlib.util
+import json
+import sys
+from typing import Any, get_args
+
+from absl import flags
+
+from isoprefill.batch.columns import InputColumns
+from isoprefill.batch.ray_session import RaySettings, parse_resources
+from isoprefill.batch.scoring_settings import ScoringSettings
+from isoprefill.cli.batch_progress import batch_progress, summary_lines
+from isoprefill.cli.failures import CommandFailed, require_output
+from isoprefill.cli.setting_flags import define_flags
+from isoprefill.server.settings import EngineSettings, LogFormat
+
+_INPUT = flags.DEFINE_multi_string(
+    "input",
+    [],
+    "A file or directory, on this machine or of a file system that pyarrow opens (s3://, gs://, hdfs://), that ends in "
+    ".parquet, .pq, .jsonl or .ndjson (.gz too); repeat for more. Arguments that are no flags are inputs too.",
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "The directory to write to: a new or empty one, or that of the same job."
+)
+_QUERY_COLUMN = flags.DEFINE_string("query-column", "query", "Column of the queries.")
+_ITEM_COLUMN = flags.DEFINE_string("item-column", None, "Column of the items. Default: item.")
+_ITEMS_COLUMN = flags.DEFINE_string(
+    "items-column", None, "Column of lists of items, instead of --item-column."
+)
+_LABELS = flags.DEFINE_multi_string(
+    "labels", [], "Score P(label | query, item) for this label, one token of text; repeat for more."
+)
+_LABEL_COLUMN = flags.DEFINE_string(
+    "label-column", None, "Column of the label of each row, or of lists of labels, instead of --labels."
+)
+_SOFTMAX = flags.DEFINE_bool(
+    "softmax", False, "Normalise over the labels, or over a classification model's classes."
+)
+_TEMPERATURE = flags.DEFINE_float(
+    "temperature", None, "With --softmax: divide the log-probabilities by this first."
+)
+_ITEM_FIRST = flags.DEFINE_bool("item-first", False, "Score item + query instead of query + item.")
+_DEDUPLICATE = flags.DEFINE_bool(
+    "deduplicate", False, "Score equal items of a query once; each of their rows gets the score."
+)
+_ENGINE = define_flags(EngineSettings, without={"warmup_tokens"})
+_REPLICAS = flags.DEFINE_integer(
+    "replicas", 1, "How many engines score side by side.", lower_bound=1
+)
+_RESOURCES = flags.DEFINE_string(
+    "replica-resources", "CPU=1", "What a replica takes of its node's resources in Ray, such as CPU=8,TPU=4."
+)
+_ADDRESS = flags.DEFINE_string(
+    "ray-address",
+    None,
+    "A running Ray cluster to join: HOST:PORT, or auto for one on this machine. Default: start Ray here.",
+)
+_BLOCK_ITEMS = flags.DEFINE_integer(
+    "block-items",
+    None,
+    "Items of a file of the output at most, which is the unit of progress. Default: 1% of all, shared by the replicas.",
+    lower_bound=1,
+)
+_LOG_FORMAT = flags.DEFINE_enum(
+    "log-format", "text", get_args(LogFormat), "Format of the progress and of the summary."
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns the exit status. Raises an error on bad input."""
+    require_output()
+    request = _request(arguments)
+    absent = [name for name in ("ray", "pyarrow") if importlib.util.find_spec(name) is None]
+    if absent:
+        raise CommandFailed(f"{absent[0]} is not installed: pip install 'isoprefill[batch]'")
+
+    # After the cheap checks: importing pyarrow takes a second.
+    from isoprefill.batch.job import run_job
+    from isoprefill.batch.job_request import JobRequest
+    from isoprefill.batch.ray_session import RayError
+
+    as_json = _LOG_FORMAT.value == "json"
+    try:
+        with batch_progress(as_json) as on_progress:
+            summary = run_job(JobRequest(**request), on_progress)
+    except RayError as error:
+        raise CommandFailed(str(error)) from error
+    except Exception as error:
+        if type(error).__module__.startswith("ray."):
+            raise CommandFailed(f"Ray: {error}") from error
+        raise
+    if as_json:
+        print(json.dumps({"event": "summary"} | summary.as_json()))
+    else:
+        print("\n".join(summary_lines(summary)))
+    sys.stdout.flush()
+    return 0
+
+
+def _request(arguments: list[str]) -> dict[str, Any]:
+    """Returns the fields of a `JobRequest`."""
+    inputs = (*_INPUT.value, *arguments)
+    if not inputs:
+        raise ValueError("give the input with --input")
+    if not _OUTPUT.value:
+        raise ValueError("give a directory with --output")
+    engine = _ENGINE()
+    item = _ITEM_COLUMN.value
+    if item is None and _ITEMS_COLUMN.value is None:
+        item = "item"
+    return {
+        "inputs": inputs,
+        "output": _OUTPUT.value,
+        "columns": InputColumns(
+            query=_QUERY_COLUMN.value,
+            item=item,
+            items=_ITEMS_COLUMN.value,
+            label=_LABEL_COLUMN.value,
+        ),
+        "scoring": ScoringSettings(
+            model=engine.model,
+            dtype=engine.dtype,
+            adapter=engine.adapter,
+            attention=engine.attention,
+            threads=engine.threads,
+            prefix_cache_bytes=engine.prefix_cache_bytes,
+            mesh=engine.mesh,
+            algorithm=engine.algorithm,
+            labels=tuple(_LABELS.value),
+            softmax=_SOFTMAX.value,
+            temperature=_TEMPERATURE.value,
+            item_first=_ITEM_FIRST.value,
+            deduplicate=_DEDUPLICATE.value,
+        ),
+        "ray": RaySettings(
+            address=_ADDRESS.value,
+            replicas=_REPLICAS.value,
+            resources=parse_resources(_RESOURCES.value),
+        ),
+        "block_items": _BLOCK_ITEMS.value,
+    }
