@@ -52,7 +52,7 @@ def main() -> None:
     runtime = compile_set("runtime", options)
     write("runtime", runtime)
     cuda = {}
-    for name in ("browser", "clients", "gemma", "tests", "tpu"):
+    for name in ("batch", "browser", "clients", "gemma", "tests", "tpu"):
         entries = {k: v for k, v in compile_set(name, options).items() if k not in runtime}
         cuda.update({k: v for k, v in entries.items() if CUDA.match(k)})
         write(name, {k: v for k, v in entries.items() if k not in cuda})

@@ -76,8 +76,16 @@ ROOMS: dict[str, set[str]] = {
         *LOOSE,
     },
     "isoprefill.audit": {*LOOSE},
+    "isoprefill.batch": {
+        "isoprefill.execution",
+        "isoprefill.host",
+        "isoprefill.models",
+        "isoprefill.request",
+        *LOOSE,
+    },
     "isoprefill.cli": {
         "isoprefill.audit",
+        "isoprefill.batch",
         "isoprefill.execution",
         *MODELS,
         "isoprefill.request",

@@ -6,7 +6,7 @@ actors at once, and a new one joins when there is a place for it. What is done t
 
 import collections
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from isoprefill.batch.ray_session import RayError
 
@@ -15,95 +15,108 @@ WAIT_S = 1.0
 MOST_LOSSES = 20  # of actors that held one unit, or of actors in a row that never began
 
 
-class ActorPool:
-    """A number of actors that are alike."""
+class ActorPool(Generic[Unit]):
+    """A number of actors that are alike, and the units that they share."""
 
-    def __init__(self, ray: Any, make: Callable[[], Any], size: int) -> None:
-        """Takes what makes an actor, which has a method `ready` of no arguments."""
-        self._ray, self._make, self._size = ray, make, size
+    def __init__(
+        self,
+        ray: Any,
+        make: Callable[[], Any],
+        size: int,
+        units: Sequence[Unit],
+        call: Callable[[Any, Unit], Any],
+    ) -> None:
+        """Starts no actor yet.
 
-    def run(
-        self, units: Sequence[Unit], call: Callable[[Any, Unit], Any], on_wait: Callable[[], None]
-    ) -> Iterator[Any]:
+        Args:
+            ray: the module, connected.
+            make: makes an actor, which has a method `ready` of no arguments.
+            size: how many actors.
+            units: the work.
+            call: begins a unit on an actor; returns Ray's reference to what comes of it.
+        """
+        self._ray, self._make, self._call = ray, make, call
+        self._size = min(size, len(units))
+        self._waiting = collections.deque(enumerate(units))
+        self._losses: collections.Counter[int] = collections.Counter()
+        self._failed_starts = 0
+        # By the reference that the actor is to answer.
+        self._starting: dict[Any, Any] = {}
+        self._running: dict[Any, tuple[Any, int, Unit]] = {}
+        self._idle: list[Any] = []
+
+    def run(self, on_wait: Callable[[], None]) -> Iterator[Any]:
         """Yields what came of each unit, in the order in which they are done.
 
         Args:
-            units: the work.
-            call: begins a unit on an actor; returns Ray's reference to what comes of it.
             on_wait: called now and then.
 
         Raises:
             RayError: actors end whatever they do.
             Exception: what a call raised.
         """
-        exceptions = self._ray.exceptions
-        waiting = collections.deque(enumerate(units))
-        losses: collections.Counter[int] = collections.Counter()
-        starting: dict[Any, Any] = {}
-        running: dict[Any, tuple[Any, int, Unit]] = {}
-        actors: list[Any] = []
-        failed_starts = 0
-
-        def start() -> None:
-            actor = self._make()
-            actors.append(actor)
-            starting[actor.ready.remote()] = actor
-
-        def begin(actor: Any) -> None:
-            if waiting:
-                place, unit = waiting.popleft()
-                running[call(actor, unit)] = (actor, place, unit)
-
-        def drop(actor: Any) -> None:
-            actors.remove(actor)
-            self._ray.kill(actor)
-
-        for _ in range(min(self._size, len(units))):
-            start()
         try:
-            while waiting or running:
-                done, _ = self._ray.wait([*running, *starting], num_returns=1, timeout=WAIT_S)
+            for _ in range(self._size):
+                self._start()
+            while self._waiting or self._running:
+                answers = [*self._running, *self._starting]
+                done, _ = self._ray.wait(answers, num_returns=1, timeout=WAIT_S)
                 on_wait()
-                for ref in done:
-                    if (actor := starting.pop(ref, None)) is not None:
-                        try:
-                            self._ray.get(ref)
-                        except exceptions.RayError as error:
-                            failed_starts += 1
-                            if failed_starts >= MOST_LOSSES:
-                                raise RayError(f"{failed_starts} actors in a row did not start: {_line(error)}") from error
-                            drop(actor)
-                            start()
-                            continue
-                        failed_starts = 0
-                        begin(actor)
-                        continue
-                    actor, place, unit = running.pop(ref)
-                    try:
-                        result = self._ray.get(ref)
-                    except exceptions.RayTaskError as error:
-                        raise error.cause or RayError(_line(error)) from None
-                    except exceptions.RayError as error:
-                        losses[place] += 1
-                        if losses[place] >= MOST_LOSSES:
-                            raise RayError(
-                                f"{MOST_LOSSES} actors ended over the same piece of work, mostly for want of memory: "
-                                f"{_line(error)}"
-                            ) from error
-                        waiting.appendleft((place, unit))
-                        drop(actor)
-                        start()
-                        continue
-                    begin(actor)
-                    yield result
-                # An actor has nothing to do if the last unit was running elsewhere when it began.
-                busy = {id(actor) for actor, _, _ in running.values()}
-                for actor in actors:
-                    if waiting and id(actor) not in busy and actor not in starting.values():
-                        begin(actor)
+                for answer in done:
+                    if answer in self._starting:
+                        self._started(answer)
+                    else:
+                        yield from self._finished(answer)
+                while self._idle and self._waiting:
+                    self._begin(self._idle.pop())
         finally:
-            for actor in actors:
+            held = (actor for actor, _, _ in self._running.values())
+            for actor in (*held, *self._starting.values(), *self._idle):
                 self._ray.kill(actor)
+
+    def _start(self) -> None:
+        actor = self._make()
+        self._starting[actor.ready.remote()] = actor
+
+    def _begin(self, actor: Any) -> None:
+        place, unit = self._waiting.popleft()
+        self._running[self._call(actor, unit)] = (actor, place, unit)
+
+    def _started(self, answer: Any) -> None:
+        actor = self._starting.pop(answer)
+        try:
+            self._ray.get(answer)
+        except self._ray.exceptions.RayError as error:
+            self._failed_starts += 1
+            self._replace(actor, self._failed_starts, "actors in a row did not start", error)
+        else:
+            self._failed_starts = 0
+            self._idle.append(actor)
+
+    def _finished(self, answer: Any) -> Iterator[Any]:
+        """Yields what came of a unit, unless its actor has ended."""
+        actor, place, unit = self._running.pop(answer)
+        try:
+            result = self._ray.get(answer)
+        except self._ray.exceptions.RayTaskError as error:
+            self._idle.append(actor)
+            raise error.cause or RayError(_line(error)) from None
+        except self._ray.exceptions.RayError as error:
+            self._waiting.appendleft((place, unit))
+            self._losses[place] += 1
+            what = "actors ended over the same piece of work, mostly for want of memory"
+            self._replace(actor, self._losses[place], what, error)
+        else:
+            self._idle.append(actor)
+            if self._waiting:  # before the caller looks at the result
+                self._begin(self._idle.pop())
+            yield result
+
+    def _replace(self, actor: Any, losses: int, what: str, error: Exception) -> None:
+        self._ray.kill(actor)
+        if losses >= MOST_LOSSES:
+            raise RayError(f"{losses} {what}: {_line(error)}") from error
+        self._start()
 
 
 def _line(error: Exception) -> str:

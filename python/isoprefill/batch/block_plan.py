@@ -49,7 +49,9 @@ class PartIndex:
 
     def __post_init__(self) -> None:
         if self.rows.shape != (BUCKETS,) or self.items.shape != (BUCKETS,):
-            raise ValueError(f"an index has {BUCKETS} buckets, got {self.rows.shape} and {self.items.shape}")
+            raise ValueError(
+                f"an index has {BUCKETS} buckets, got {self.rows.shape} and {self.items.shape}"
+            )
 
     @classmethod
     def of(cls, keys: Keys) -> "PartIndex":

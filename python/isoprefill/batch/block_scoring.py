@@ -63,7 +63,9 @@ class BlockScorer:
 
         records = records_of(table)
         columns = {
-            name: pa.array([as_kind(values.get(name), kind) for values, _ in records], arrow_type(kind))
+            name: pa.array(
+                [as_kind(values.get(name), kind) for values, _ in records], arrow_type(kind)
+            )
             for name, kind in self._plan.kinds.items()
         }
         return pa.table(columns), Cells.of_records(records, self._work.columns)

@@ -31,7 +31,9 @@ class Cells:
     def of_table(cls, table: Any, columns: InputColumns) -> "Cells":
         """Reads them from a pyarrow.Table."""
         labels = None if columns.label is None else python_values(table[columns.label])
-        return cls(python_values(table[columns.query]), python_values(table[columns.scored]), labels)
+        return cls(
+            python_values(table[columns.query]), python_values(table[columns.scored]), labels
+        )
 
     @classmethod
     def of_records(

@@ -24,7 +24,9 @@ class InputColumns:
         if (self.item is None) == (self.items is None):
             raise ValueError("give exactly one of item-column and items-column")
         if self.label is not None and self.items is not None:
-            raise ValueError("label-column needs a row for each item: it has no meaning with items-column")
+            raise ValueError(
+                "label-column needs a row for each item: it has no meaning with items-column"
+            )
         for name in self.names:
             if not name:
                 raise ValueError("the name of a column is empty")
@@ -62,5 +64,7 @@ def output_names(inputs: Sequence[str], ours: Sequence[str]) -> list[str]:
     names = [f"input_{name}" if name in taken else name for name in inputs]
     for place, name in enumerate(names):
         if name in taken or name in names[:place]:
-            raise ValueError(f"two columns of the output would be called {name!r}: rename one of the input's")
+            raise ValueError(
+                f"two columns of the output would be called {name!r}: rename one of the input's"
+            )
     return names

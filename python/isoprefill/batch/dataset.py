@@ -51,7 +51,7 @@ def score_dataset(
     scoring, columns = scoring or ScoringSettings(), columns or InputColumns()
     if batch_items < 1:
         raise ValueError(f"batch_items must be at least 1, got {batch_items}")
-    settings = RaySettings(replicas=replicas, **({} if resources is None else {"resources": resources}))
+    settings = RaySettings(replicas=replicas, resources=resources or {"CPU": 1.0})
     keyed = ds.map_batches(
         _with_keys,
         fn_kwargs={"columns": columns, "deduplicate": scoring.deduplicate},

@@ -261,7 +261,10 @@ def _check_type(kind: Any, name: str, path: str, columns: InputColumns) -> None:
         return is_text(one) or (is_list(one) and types.is_integer(one.value_type))
 
     if name == columns.label:
-        wanted, fits = "text or lists of text", is_text(kind) or (is_list(kind) and is_text(kind.value_type))
+        wanted, fits = (
+            "text or lists of text",
+            is_text(kind) or (is_list(kind) and is_text(kind.value_type)),
+        )
     elif name == columns.items:
         wanted, fits = "lists of text or of token ids", is_list(kind) and is_value(kind.value_type)
     else:

@@ -7,7 +7,7 @@ from typing import Any
 from isoprefill.batch.actor_pool import ActorPool
 from isoprefill.batch.block_plan import automatic_block_items, blocks_as_json, plan_blocks
 from isoprefill.batch.directory import OWN, SCRATCH, Directory
-from isoprefill.batch.input_files import Unit, units_of
+from isoprefill.batch.input_files import Unit
 from isoprefill.batch.job_actor import JobActor
 from isoprefill.batch.job_files import (
     ATTEMPTS,
@@ -69,7 +69,9 @@ def _begin(manifest: Manifest, work: Work) -> bool:
         return directory.exists(SUMMARY)
     # A job that was killed before its manifest was there has left directories without files.
     if any(name != OWN for name in directory.names()) or directory.files(SHUFFLE):
-        raise OtherJobError(f"output {work.output} is not empty, and holds no job: name another directory")
+        raise OtherJobError(
+            f"output {work.output} is not empty, and holds no job: name another directory"
+        )
     make_directories(work)
     directory.write_text(MANIFEST, manifest.text())
     return False
@@ -110,8 +112,14 @@ class _Run:
 
         show()
         cpus = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
-        pool = ActorPool(self._ray, lambda: self._make(num_cpus=1), cpus)
-        for _ in pool.run(left, lambda actor, one: actor.shuffle.remote(*one), show):
+        pool = ActorPool(
+            self._ray,
+            lambda: self._make(num_cpus=1),
+            cpus,
+            left,
+            lambda actor, one: actor.shuffle.remote(*one),
+        )
+        for _ in pool.run(show):
             done += 1
             show()
         plan = self._made_plan(
@@ -148,11 +156,19 @@ class _Run:
 
         show()
         options = self._request.ray.options()
-        pool = ActorPool(self._ray, lambda: self._make(**options), self._request.ray.replicas)
-        for one in pool.run(left, lambda actor, number: actor.score.remote(number), show):
+        pool = ActorPool(
+            self._ray,
+            lambda: self._make(**options),
+            self._request.ray.replicas,
+            left,
+            lambda actor, number: actor.score.remote(number),
+        )
+        for one in pool.run(show):
             counts += one
             show()
-        return self._finish(plan, counts, counts.items - before, time.monotonic() - began, seconds_shuffling)
+        return self._finish(
+            plan, counts, counts.items - before, time.monotonic() - began, seconds_shuffling
+        )
 
     def _make(self, **options: Any) -> Any:
         # Restarts are the pool's.
@@ -162,7 +178,9 @@ class _Run:
         work = self._work
         indices = [part for unit in units for part in unit.parts]
         parts = [
-            part_name(number, part) for number, unit in enumerate(units) for part in range(len(unit.parts))
+            part_name(number, part)
+            for number, unit in enumerate(units)
+            for part in range(len(unit.parts))
         ]
         rows = sum(int(one.rows.sum()) for one in indices)
         items = sum(int(one.items.sum()) for one in indices)
@@ -172,7 +190,9 @@ class _Run:
         blocks = plan_blocks(indices, block_items, lambda one: read_keys(work, parts, one))
         kinds: dict[str, str] = {}
         if work.format == "jsonl":
-            kinds = joined_kinds([*(unit.kinds for unit in units), dict.fromkeys(work.columns.names, NULL)])
+            kinds = joined_kinds(
+                [*(unit.kinds for unit in units), dict.fromkeys(work.columns.names, NULL)]
+            )
         shape = OutputShape(
             item_lists=work.columns.items is not None, label_lists=self._has_label_lists(kinds)
         )
@@ -187,7 +207,9 @@ class _Run:
         import pyarrow as pa
 
         kind = self._work.arrow_schema().field(label).type
-        return not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
+        return not (
+            pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+        )
 
     def _finish(
         self,
@@ -197,7 +219,9 @@ class _Run:
         seconds_now: float,
         seconds_shuffling: float,
     ) -> Summary:
-        again = {block: times - 1 for block, times in count_attempts(self._work).items() if times > 1}
+        again = {
+            block: times - 1 for block, times in count_attempts(self._work).items() if times > 1
+        }
         summary = Summary(
             counts=counts,
             blocks=len(plan.blocks),

@@ -1,12 +1,12 @@
 """The files of a job in its output directory, and what they hold.
 
-    part-000000.parquet …          a block each: the output
-    _isoprefill/manifest.json      what the job is
-    _isoprefill/plan.json          the blocks, once the input is shuffled
-    _isoprefill/shuffle/           the input in the order of the output: parts, and for each unit a list of them
-    _isoprefill/attempts/          an empty file each time that a block is begun
-    _isoprefill/scratch/           files that are being written
-    _isoprefill/summary.json       written last: the job is finished
+part-000000.parquet …          a block each: the output
+_isoprefill/manifest.json      what the job is
+_isoprefill/plan.json          the blocks, once the input is shuffled
+_isoprefill/shuffle/           the input in the order of the output: parts, and for each unit a list of them
+_isoprefill/attempts/          an empty file each time that a block is begun
+_isoprefill/scratch/           files that are being written
+_isoprefill/summary.json       written last: the job is finished
 """
 
 import collections
@@ -118,7 +118,9 @@ def read_block_counts(work: Work, number: int) -> WorkCounts:
             kept = pq.read_metadata(file).metadata
         value = json.loads(kept[BLOCK_KEY])
     except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"output {work.output}/{name} is not a block of this job: {error}") from None
+        raise ValueError(
+            f"output {work.output}/{name} is not a block of this job: {error}"
+        ) from None
     if (value.pop("job"), value.pop("block")) != (work.digest, number):
         raise ValueError(f"output {work.output}/{name} is a block of another job")
     return WorkCounts(**value)

@@ -5,9 +5,16 @@ from typing import Any
 
 import msgspec
 
-# A kind is the name of a column's type: one of these, "list of" one of these, or TEXT for whatever does not go together,
-# which stands in the column as JSON text.
-NULL, BOOLEAN, INTEGER, NUMBER, STRING, OTHER = "null", "boolean", "integer", "number", "string", "json"
+# A kind is the name of a column's type: one of these, or "list of" one of these. OTHER is for whatever does not go
+# together, which stands in the column as JSON text.
+NULL, BOOLEAN, INTEGER, NUMBER, STRING, OTHER = (
+    "null",
+    "boolean",
+    "integer",
+    "number",
+    "string",
+    "json",
+)
 LIST = "list of "
 _INT64 = range(-(1 << 63), 1 << 63)
 MOST_COLUMNS = 1_000

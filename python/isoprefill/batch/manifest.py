@@ -86,9 +86,13 @@ class Manifest:
             if now != then:
                 raise OtherJobError(f"{begin}: its {name} is {then!r}, and now it is {now!r}")
         if len(self.inputs) != len(other.inputs):
-            raise OtherJobError(f"{begin}: it has {len(other.inputs)} input files, and now there are {len(self.inputs)}")
+            raise OtherJobError(
+                f"{begin}: it has {len(other.inputs)} input files, and now there are {len(self.inputs)}"
+            )
         for now_file, then_file in zip(self.inputs, other.inputs, strict=True):
             if now_file.path != then_file.path:
                 raise OtherJobError(f"{begin}: its input {then_file.path} is now {now_file.path}")
             if now_file != then_file:
-                raise OtherJobError(f"input {now_file.path} has changed since the job in {directory} began")
+                raise OtherJobError(
+                    f"input {now_file.path} has changed since the job in {directory} began"
+                )

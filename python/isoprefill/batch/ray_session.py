@@ -97,7 +97,9 @@ def ray_session(settings: RaySettings) -> Iterator[Any]:
         ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RayError(f"Ray at {settings.address or 'this machine'} cannot be used: {reason}") from error
+        raise RayError(
+            f"Ray at {settings.address or 'this machine'} cannot be used: {reason}"
+        ) from error
     try:
         yield ray
     finally:

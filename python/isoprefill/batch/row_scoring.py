@@ -13,7 +13,6 @@ from isoprefill.batch.work_counts import WorkCounts
 from isoprefill.execution.engine import ScoringEngine
 from isoprefill.execution.packing import full_packs, item_groups
 from isoprefill.request.errors import RequestError
-from isoprefill.request.labels import LabelSets
 from isoprefill.request.options import ScoreOptions
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.scores import score_result
@@ -68,7 +67,9 @@ class RowScorer:
         if settings.labels and label_column:
             raise ValueError("give either labels or label-column, not both")
         if label_column and classes is not None:
-            raise ValueError("label-column needs a language-model head, which this classification model has not")
+            raise ValueError(
+                "label-column needs a language-model head, which this classification model has not"
+            )
         if settings.softmax and not (settings.labels or label_column or classes is not None):
             raise ValueError("softmax needs labels, a label-column, or a classification model")
         if settings.labels:

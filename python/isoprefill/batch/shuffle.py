@@ -1,7 +1,7 @@
 """The shuffle: each unit of the input becomes parts, files whose rows have the order of the output.
 
-A part is an Arrow IPC file: the columns of Parquet, or lines of JSON Lines as they are, and the keys. A unit is done when
-the list of its parts is there. A block is then read from an interval of every part.
+A part is an Arrow IPC file: the columns of Parquet, or lines of JSON Lines as they are, and the keys. A unit is done
+when the list of its parts is there. A block is then read from an interval of every part.
 """
 
 import dataclasses

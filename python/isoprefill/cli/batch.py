@@ -43,7 +43,9 @@ _LABELS = flags.DEFINE_multi_string(
     "labels", [], "Score P(label | query, item) for this label, one token of text; repeat for more."
 )
 _LABEL_COLUMN = flags.DEFINE_string(
-    "label-column", None, "Column of the label of each row, or of lists of labels, instead of --labels."
+    "label-column",
+    None,
+    "Column of the label of each row, or of lists of labels, instead of --labels.",
 )
 _SOFTMAX = flags.DEFINE_bool(
     "softmax", False, "Normalise over the labels, or over a classification model's classes."
@@ -60,7 +62,9 @@ _REPLICAS = flags.DEFINE_integer(
     "replicas", 1, "How many engines score side by side.", lower_bound=1
 )
 _RESOURCES = flags.DEFINE_string(
-    "replica-resources", "CPU=1", "What a replica takes of its node's resources in Ray, such as CPU=8,TPU=4."
+    "replica-resources",
+    "CPU=1",
+    "What a replica takes of its node's resources in Ray, such as CPU=8,TPU=4.",
 )
 _ADDRESS = flags.DEFINE_string(
     "ray-address",

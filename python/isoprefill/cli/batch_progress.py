@@ -77,15 +77,16 @@ def _text(progress: Progress) -> str:
 @contextlib.contextmanager
 def _bar() -> Iterator[OnProgress]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
-    from rich.progress import TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:,.1f}/s, {task.fields[left]}, {task.fields[errors]:,} errors"),
+        TextColumn(
+            "{task.fields[rate]:,.1f}/s, {task.fields[left]}, {task.fields[errors]:,} errors"
+        ),
         TimeElapsedColumn(),
     )
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
