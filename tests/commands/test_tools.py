@@ -21,6 +21,7 @@ REFUSED = {
         "torch_reference_server", ["--delimiter-token-id=0"], "--delimiter-token-id needs --delimiter"
     ),
     "rows": ("bench_mask", ["--max-rows=1"], "--max-rows=1"),
+    "no rows": ("bench_batch", ["--rows=0"], "--rows=0"),
     "no such instructions": ("bench_cpu", ["--instructions=sse9"], "portable>"),
     "no such workload": ("bench_cpu", ["--workload=huge"], "<tiny|small|page|demo|"),
     "no requests": ("bench_cpu", ["--requests=0"], "--requests=0"),
@@ -35,6 +36,7 @@ REFUSED = {
     f"{tool} and a stray argument": (tool, [*required, "stray"], "unexpected arguments ['stray']")
     for tool, *required in (
         ["bench_attention"],
+        ["bench_batch"],
         ["bench_cpu"],
         ["bench_labels"],
         ["bench_mask"],
