@@ -12,13 +12,14 @@ import pytest
 import ray.data
 
 import isoprefill.batch
-from batch_fixtures import local_ray, model_directory  # noqa: F401
 from batch_lakes import lake, read_output, request, write_lake
 from isoprefill.batch.job import run_job
 from isoprefill.batch.scoring_settings import ScoringSettings
 
+pytest_plugins = ["batch_fixtures"]
 
-def test_a_pipeline_has_the_scores_of_a_job(local_ray, model_directory, tmp_path):  # noqa: F811
+
+def test_a_pipeline_has_the_scores_of_a_job(local_ray, model_directory, tmp_path):
     table = lake(900, 15)
     scoring = ScoringSettings(model=str(model_directory), threads=1)
     ds = ray.data.from_arrow([table.slice(0, 400), table.slice(400)])
@@ -40,7 +41,7 @@ def run(*arguments):
     )
 
 
-def test_the_command(model_directory, tmp_path):  # noqa: F811
+def test_the_command(model_directory, tmp_path):
     """It starts Ray itself, shows progress as JSON, and prints a summary."""
     where = write_lake(lake(500, 10), tmp_path / "lake")
     flags = (f"--input={where}", f"--output={tmp_path / 'out'}", f"--model={model_directory}")
@@ -86,9 +87,14 @@ def test_wrong_use_is_one_line(arguments, message):
     assert message in done.stderr
 
 
-def test_no_cluster_is_one_line(model_directory, tmp_path):  # noqa: F811
+def test_no_cluster_is_one_line(model_directory, tmp_path):
     where = write_lake(lake(10, 1), tmp_path / "lake")
-    done = run(where, f"--output={tmp_path / 'o'}", f"--model={model_directory}", "--ray-address=127.0.0.1:1")
+    done = run(
+        where,
+        f"--output={tmp_path / 'o'}",
+        f"--model={model_directory}",
+        "--ray-address=127.0.0.1:1",
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("batch: Ray at 127.0.0.1:1 cannot be used")
     assert "Traceback" not in done.stderr

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch_fixtures import local_ray, model_directory  # noqa: F401
 from batch_lakes import lake, read_output, request, write_lake
 from isoprefill.batch import input_files
 from isoprefill.batch.columns import InputColumns
 from isoprefill.batch.input_files import Unit, lines_of, units_of
 from isoprefill.batch.job import run_job
 from isoprefill.batch.manifest import InputFile
+
+pytest_plugins = ["batch_fixtures"]
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -28,7 +29,7 @@ def table():
 
 
 @pytest.fixture(scope="module")
-def scores(table, model_directory, tmp_path_factory):  # noqa: F811
+def scores(table, model_directory, tmp_path_factory):
     """The scores of the rows by their id, from Parquet with a row an item."""
     where = write_lake(table, tmp_path_factory.mktemp("lake"))
     output = tmp_path_factory.mktemp("out") / "o"
@@ -46,7 +47,7 @@ def write_lines(path, records):
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.ndjson.gz"])
-def test_json_lines(name, table, scores, model_directory, tmp_path):  # noqa: F811
+def test_json_lines(name, table, scores, model_directory, tmp_path):
     """With lines that are no rows, and columns whose values are not of one type."""
     records = table.to_pylist()
     records[3]["extra"] = {"a": [1]}
@@ -70,7 +71,7 @@ def test_json_lines(name, table, scores, model_directory, tmp_path):  # noqa: F8
     assert sorted(others) == ["invalid_body_type", "invalid_json"]
 
 
-def test_lists_of_items(table, scores, model_directory, tmp_path):  # noqa: F811
+def test_lists_of_items(table, scores, model_directory, tmp_path):
     """A row a query: its list of scores is as long as its list of items, and its errors stand in their places."""
     by_query: dict[str, list] = {}
     for row in table.to_pylist():
@@ -109,7 +110,7 @@ def test_lists_of_items(table, scores, model_directory, tmp_path):  # noqa: F811
     assert (summary.counts.rows, summary.counts.items, summary.counts.errors) == (15, 604, 5)
 
 
-def test_token_ids_and_dictionaries(table, scores, model_directory, tmp_path):  # noqa: F811
+def test_token_ids_and_dictionaries(table, scores, model_directory, tmp_path):
     """Text in a dictionary, as pandas' categories are written, is text; lists of integers are token ids."""
     from small_models import byte_tokenizer
 
@@ -122,7 +123,7 @@ def test_token_ids_and_dictionaries(table, scores, model_directory, tmp_path):  
     assert dict(zip(found["id"].to_pylist(), found["score"].to_pylist(), strict=True)) == scores
 
 
-def test_a_column_of_labels(table, model_directory, tmp_path):  # noqa: F811
+def test_a_column_of_labels(table, model_directory, tmp_path):
     """Each row has the probability of its own label; lists of labels have lists of scores."""
     labels = np.asarray(["x", "y"], object)[np.arange(600) % 2]
     single = table.append_column("label", [labels])
@@ -149,10 +150,10 @@ def test_files_of_json_lines_are_cut_between_lines(tmp_path, monkeypatch):
     assert [line.decode() for line in lines_of(Unit(str(path), "jsonl", 0, -1))] == lines
 
 
-def refused(model_directory, tmp_path, make):  # noqa: F811
+def refused(model_directory, tmp_path, make):
     """Runs a job that must not begin; returns what it says."""
     path = make(tmp_path)
-    with pytest.raises(ValueError, match=".") as raised:
+    with pytest.raises(ValueError, match=r".") as raised:
         run_job(request(path, tmp_path / "out", model_directory))
     assert not (tmp_path / "out").exists()
     assert "\n" not in str(raised.value)
@@ -198,11 +199,11 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("make", "message"), WRONG.values(), ids=WRONG.keys())
-def test_what_cannot_be_a_job_ends_at_once(make, message, model_directory, tmp_path):  # noqa: F811
+def test_what_cannot_be_a_job_ends_at_once(make, message, model_directory, tmp_path):
     assert message in refused(model_directory, tmp_path, make)
 
 
-def test_files_that_do_not_go_together(model_directory, tmp_path):  # noqa: F811
+def test_files_that_do_not_go_together(model_directory, tmp_path):
     rows = {"query": ["a"], "item": ["b"]}
     pq.write_table(pa.table(rows | {"n": [1]}), tmp_path / "a.parquet")
     pq.write_table(pa.table(rows | {"n": ["x"]}), tmp_path / "b.parquet")

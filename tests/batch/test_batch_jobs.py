@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from batch_fixtures import local_ray, model_directory  # noqa: F401
 from batch_lakes import assert_same_rows, lake, read_output, request, write_lake
 from isoprefill.batch import job_files
 from isoprefill.batch.block_scoring import make_scorer
@@ -19,6 +18,8 @@ from isoprefill.batch.columns import InputColumns
 from isoprefill.batch.job import run_job
 from isoprefill.batch.manifest import OtherJobError
 from isoprefill.batch.ray_session import RaySettings
+
+pytest_plugins = ["batch_fixtures"]
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 ROWS = 6_000
@@ -42,14 +43,14 @@ def lake_directory(table, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(lake_directory, model_directory, tmp_path_factory):  # noqa: F811
+def finished(lake_directory, model_directory, tmp_path_factory):
     """The output and the summary of one job."""
     output = tmp_path_factory.mktemp("out") / "scores"
     summary = run_job(request(lake_directory, output, model_directory, block_items=900))
     return output, summary
 
 
-def expected(table, model_directory):  # noqa: F811
+def expected(table, model_directory):
     """The output by its documentation: sorted by a hash of the query, every row scored by the engine alone."""
 
     def place(query):
@@ -72,7 +73,7 @@ def expected(table, model_directory):  # noqa: F811
     return table.combine_chunks()
 
 
-def test_every_row_comes_out_with_its_own_score(finished, table, model_directory):  # noqa: F811
+def test_every_row_comes_out_with_its_own_score(finished, table, model_directory):
     output, summary = finished
     assert_same_rows(read_output(output), expected(table, model_directory))
     assert (summary.counts.rows, summary.counts.items, summary.counts.errors) == (ROWS, ROWS, 4)
@@ -100,7 +101,12 @@ def test_a_query_is_computed_once_where_it_fits(finished):
 
 @pytest.mark.parametrize(("replicas", "block_items"), [(2, 250), (1, None), (2, 100_000)])
 def test_replicas_and_blocks_change_nothing(
-    replicas, block_items, finished, lake_directory, model_directory, tmp_path  # noqa: F811
+    replicas,
+    block_items,
+    finished,
+    lake_directory,
+    model_directory,
+    tmp_path,
 ):
     changed = request(
         lake_directory,
@@ -114,7 +120,7 @@ def test_replicas_and_blocks_change_nothing(
     assert summary.blocks != finished[1].blocks
 
 
-def test_a_finished_job_does_nothing_again(finished, lake_directory, model_directory):  # noqa: F811
+def test_a_finished_job_does_nothing_again(finished, lake_directory, model_directory):
     output, summary = finished
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
     again = run_job(request(lake_directory, output, model_directory, block_items=900))
@@ -135,27 +141,27 @@ def test_readers_of_lakes_read_the_directory(finished):
     assert ds.dataset(finished[0], format="parquet").count_rows() == ROWS
 
 
-def test_another_job_is_refused(finished, lake_directory, model_directory):  # noqa: F811
+def test_another_job_is_refused(finished, lake_directory, model_directory):
     output, _ = finished
     with pytest.raises(OtherJobError, match="its deduplicate is False, and now it is True"):
         run_job(request(lake_directory, output, model_directory, deduplicate=True))
+    swapped = InputColumns(query="item", item="query")
     with pytest.raises(OtherJobError, match="its columns is"):
-        swapped = InputColumns(query="item", item="query")
         run_job(request(lake_directory, output, model_directory, columns=swapped))
 
 
-def test_a_directory_of_something_else_is_refused(lake_directory, model_directory, tmp_path):  # noqa: F811
+def test_a_directory_of_something_else_is_refused(lake_directory, model_directory, tmp_path):
     (tmp_path / "precious.txt").write_text("kept")
     with pytest.raises(OtherJobError, match="is not empty, and holds no job"):
         run_job(request(lake_directory, tmp_path, model_directory))
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
-class Stopped(RuntimeError):
+class StoppedError(RuntimeError):
     """What a test raises in the middle of a job."""
 
 
-def test_only_missing_blocks_are_scored(finished, lake_directory, model_directory, tmp_path):  # noqa: F811
+def test_only_missing_blocks_are_scored(finished, lake_directory, model_directory, tmp_path):
     """The driver ends in the middle, again and again: what is there is not computed again."""
     asked = request(lake_directory, tmp_path / "out", model_directory, block_items=300)
     most = 0
@@ -164,7 +170,7 @@ def test_only_missing_blocks_are_scored(finished, lake_directory, model_director
         nonlocal most
         if progress.phase == "scoring" and progress.done_now > 1_500:
             most = progress.done
-            raise Stopped
+            raise StoppedError
 
     runs = 0
     while True:
@@ -172,7 +178,7 @@ def test_only_missing_blocks_are_scored(finished, lake_directory, model_director
         assert runs < 10
         try:
             summary = run_job(asked, stop)
-        except Stopped:
+        except StoppedError:
             continue
         break
     assert runs >= 3
@@ -182,17 +188,21 @@ def test_only_missing_blocks_are_scored(finished, lake_directory, model_director
     assert summary.items_begun_again <= (runs - 1) * 300
 
 
-def test_equal_items_are_computed_once(lake_directory, finished, model_directory, tmp_path):  # noqa: F811
+def test_equal_items_are_computed_once(lake_directory, finished, model_directory, tmp_path):
     """64 different items at most for each query, however many rows there are."""
-    asked = request(lake_directory, tmp_path / "out", model_directory, deduplicate=True, block_items=300)
+    asked = request(
+        lake_directory, tmp_path / "out", model_directory, deduplicate=True, block_items=300
+    )
     summary = run_job(asked)
     assert summary.counts.items_computed <= 60 * 64 + 10
     by_id, plain = (read_output(one).sort_by("id") for one in (tmp_path / "out", finished[0]))
     assert_same_rows(by_id.combine_chunks(), plain.combine_chunks())
 
 
-def test_labels_have_columns(lake_directory, model_directory, tmp_path):  # noqa: F811
-    asked = request(lake_directory, tmp_path / "out", model_directory, labels=("x", "y"), softmax=True)
+def test_labels_have_columns(lake_directory, model_directory, tmp_path):
+    asked = request(
+        lake_directory, tmp_path / "out", model_directory, labels=("x", "y"), softmax=True
+    )
     run_job(asked)
     found = read_output(tmp_path / "out")
     assert found.column_names[-4:] == ["score_x", "score_y", "num_tokens", "error"]
@@ -202,14 +212,14 @@ def test_labels_have_columns(lake_directory, model_directory, tmp_path):  # noqa
     np.testing.assert_allclose(total, 1.0)
 
 
-def test_an_error_of_the_model_ends_the_job(lake_directory, model_directory, tmp_path):  # noqa: F811
+def test_an_error_of_the_model_ends_the_job(lake_directory, model_directory, tmp_path):
     """It is found in an actor, and must reach the caller as what it is."""
     asked = request(lake_directory, tmp_path / "out", model_directory, labels=("two tokens",))
     with pytest.raises(ValueError, match="must be a single token"):
         run_job(asked)
 
 
-def test_a_changed_input_is_refused(table, model_directory, tmp_path):  # noqa: F811
+def test_a_changed_input_is_refused(table, model_directory, tmp_path):
     where = write_lake(table.slice(0, 500), tmp_path / "lake")
     asked = request(where, tmp_path / "out", model_directory)
     run_job(asked)

@@ -1,7 +1,7 @@
 """A lake of 200,000 rows on two nodes, whose processes are killed: nothing is lost, doubled or changed.
 
-If it fails, a spot machine that goes away costs rows or hours. The nodes are simulated on one machine; the driver is the
-command itself, in a process of its own.
+If it fails, a spot machine that goes away costs rows or hours. The nodes are simulated on one machine; the driver is
+the command itself, in a process of its own.
 """
 
 import contextlib
@@ -16,12 +16,13 @@ import time
 import pytest
 from ray.cluster_utils import Cluster
 
-from batch_fixtures import model_directory  # noqa: F401
 from batch_lakes import assert_same_rows, lake, read_output, write_lake
 from isoprefill.batch import job_files
 
+pytest_plugins = ["batch_fixtures"]
+
 ROWS, QUERIES = 200_000, 2_000
-PATIENCE_S = 1_500
+PATIENCE_S = 600
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,11 @@ def blocks(output):
     return len(list(pathlib.Path(output).glob("part-*.parquet")))
 
 
+def blocks_of(output):
+    """How many there are to be."""
+    return len(json.loads((pathlib.Path(output) / job_files.PLAN).read_text())["blocks"])
+
+
 def parts(output):
     return len(list((pathlib.Path(output) / job_files.SHUFFLE).glob("*.arrow")))
 
@@ -123,15 +129,25 @@ def kill_an_actor():
     os.kill(scoring[0], signal.SIGKILL)
 
 
-def test_killed_processes_cost_no_rows(lake_directory, nodes, model_directory, tmp_path):  # noqa: F811
+def test_killed_processes_cost_no_rows(lake_directory, nodes, model_directory, tmp_path):
     """An actor, a node and the driver are killed with kill -9, the driver once in the shuffle and once in a block."""
     undisturbed = start(
-        lake_directory, tmp_path / "undisturbed", model_directory, "--replicas=1", "--block-items=7000"
+        lake_directory,
+        tmp_path / "undisturbed",
+        model_directory,
+        "--replicas=1",
+        "--block-items=7000",
     )
     assert finish(undisturbed)["errors"] == 0
 
     output = tmp_path / "killed"
-    asked = (lake_directory, output, model_directory, "--replicas=2", f"--ray-address={nodes.address}")
+    asked = (
+        lake_directory,
+        output,
+        model_directory,
+        "--replicas=2",
+        f"--ray-address={nodes.address}",
+    )
     first = start(*asked)
     wait_for(lambda: parts(output) >= 1, first)
     first.kill()  # the driver, in the shuffle
@@ -159,11 +175,11 @@ def test_killed_processes_cost_no_rows(lake_directory, nodes, model_directory, t
     assert sorted(ids) == list(range(ROWS))
 
 
-def test_a_killed_local_ray_costs_no_rows(lake_directory, model_directory, tmp_path):  # noqa: F811
+def test_a_killed_local_ray_costs_no_rows(lake_directory, model_directory, tmp_path):
     """On one machine the driver goes down with its raylet; the same command continues."""
-    small = write_lake(lake(20_000, 200), tmp_path / "lake")
+    small = write_lake(lake(60_000, 600), tmp_path / "lake")
     output = tmp_path / "killed"
-    asked = (small, output, model_directory, "--block-items=500")
+    asked = (small, output, model_directory, "--block-items=250")
     first = start(*asked)
     wait_for(lambda: blocks(output) >= 4, first)
     raylets = [
@@ -176,12 +192,16 @@ def test_a_killed_local_ray_costs_no_rows(lake_directory, model_directory, tmp_p
     assert len(raylets) == 1
     os.kill(raylets[0], signal.SIGKILL)
     first.communicate(timeout=PATIENCE_S)
-    assert first.returncode not in (0, None)
+    assert first.returncode in (
+        0,
+        1,
+    )  # Ray's actors outlive their raylet for some seconds, which may suffice
     before = blocks(output)
-    assert 4 <= before < 40
+    assert (before == blocks_of(output)) == (first.returncode == 0)
     summary = finish(start(*asked))
-    assert summary["items_begun_again"] <= 500
-    assert summary["items_now"] <= 20_000 - 4 * 250
+    assert summary["items_begun_again"] <= 250
+    if first.returncode:
+        assert summary["items_now"] <= (summary["blocks"] - before) * 250
     finish(start(small, tmp_path / "whole", model_directory, "--block-items=3000"))
     assert_same_rows(read_output(output), read_output(tmp_path / "whole"))
 

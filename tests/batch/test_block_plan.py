@@ -1,7 +1,7 @@
 """How shuffled rows are cut into blocks, judged by sorting all rows at once.
 
-If one of these fails, rows are lost or doubled, a query is computed more often than it must be, or the output depends on
-how many blocks there are.
+If one of these fails, rows are lost or doubled, a query is computed more often than it must be, or the output depends
+on how many blocks there are.
 """
 
 import numpy as np

@@ -58,7 +58,9 @@ def test_another_job_is_refused_in_one_line(changes, message):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1, "inputs": [[1]], "settings": {}}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"version": 1, "inputs": [[1]], "settings": {}}']
+)
 def test_a_damaged_manifest_is_refused(text):
     with pytest.raises(OtherJobError, match="place is not a manifest"):
         Manifest.parse(text, "place")
@@ -164,7 +166,7 @@ def test_equal_items_have_one_first_place():
 
 
 def test_a_summary_survives_its_file():
-    counts = WorkCounts(10, 20, 3, 17, 40, 100, 25, 2.0)
+    counts = WorkCounts(10, 20, 3, 17, 40, 100, 25, 2.0, 1.5)
     summary = Summary(
         counts=counts,
         blocks=4,

@@ -44,9 +44,7 @@ def rows():
 def test_likelihoods(engine, oracle):
     queries, items = rows()
     found = RowScorer(engine, ScoringSettings()).score(queries, items)
-    expected = [
-        oracle.tokens(ids(q), ids(i)).sum() for q, i in zip(queries, items, strict=True)
-    ]
+    expected = [oracle.tokens(ids(q), ids(i)).sum() for q, i in zip(queries, items, strict=True)]
     np.testing.assert_allclose(found.scores[:, 0], expected, atol=1e-3)
     assert found.num_tokens.tolist() == [len(ids(item)) for item in items]
     assert found.errors == [None] * len(items)
@@ -112,7 +110,9 @@ def test_a_bad_item_has_a_code_and_spoils_nothing(engine, bad, code):
 def test_a_bad_query_has_a_code_in_each_of_its_rows(engine, bad, code):
     scorer = RowScorer(engine, ScoringSettings())
     good = scorer.score(["red sky"] * 6, ITEMS)
-    found = scorer.score([*["red sky"] * 3, bad, bad, *["red sky"] * 3], [*ITEMS[:3], "a", "b", *ITEMS[3:]])
+    found = scorer.score(
+        [*["red sky"] * 3, bad, bad, *["red sky"] * 3], [*ITEMS[:3], "a", "b", *ITEMS[3:]]
+    )
     assert found.errors == [None] * 3 + [code] * 2 + [None] * 3
     assert found.scores[[0, 1, 2, 5, 6, 7]].tobytes() == good.scores.tobytes()
 

@@ -19,7 +19,9 @@ def lake(rows: int, queries: int, *, hot: float = 0.0, seed: int = 0) -> pa.Tabl
     """Rows of random queries and items; a share `hot` of all has the first query."""
     rng = np.random.default_rng(seed)
     words = np.asarray(_WORDS, object)
-    texts = np.asarray([f"{' '.join(words[rng.integers(0, 8, 3)])} {one}" for one in range(queries)], object)
+    texts = np.asarray(
+        [f"{' '.join(words[rng.integers(0, 8, 3)])} {one}" for one in range(queries)], object
+    )
     chosen = rng.integers(0, queries, rows)
     chosen[rng.random(rows) < hot] = 0
     first, second = rng.integers(0, 8, (2, rows))

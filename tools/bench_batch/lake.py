@@ -4,9 +4,30 @@ import pathlib
 
 import numpy as np
 
-_WORDS = (
-    "time way year work life day part case point house fact eye place week door water night room side mother head fire"
-).split()
+_WORDS = [
+    "time",
+    "way",
+    "year",
+    "work",
+    "life",
+    "day",
+    "part",
+    "case",
+    "point",
+    "house",
+    "fact",
+    "eye",
+    "place",
+    "week",
+    "door",
+    "water",
+    "night",
+    "room",
+    "side",
+    "mother",
+    "head",
+    "fire",
+]
 FILE_ROWS = 250_000
 
 

@@ -1,13 +1,14 @@
 """What `isoprefill batch` costs beside its engine: `bazel run //tools:bench_batch`.
 
-One replica of a job on Ray and the engine by itself score the same rows, in processes of their own, one after the other:
-1,000,000 items under 10,000 queries on a model of two layers, and 20,000 under 200 on SmolLM2. Rows a second count the
+One replica of a job on Ray and the engine by itself score the same rows, in processes of their own, one after the
+other: 1,000,000 items under 10,000 queries on a model of two layers, and 20,000 under 200 on SmolLM2. Rows a second count the
 time in which the replica has a block: reading, tokenising, scoring, writing. CPU seconds are told too, because a wall
 clock also measures what else the machine does. The engine by itself has its rows in memory, sorted by query, and writes
 nothing.
 """
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import subprocess
@@ -16,21 +17,25 @@ import tempfile
 from typing import Any
 
 from absl import app, flags
-
-import callers_directory
-from benchmark import write_json
 from lake import write_lake
 from processes import Watch, seconds
 from tiny_model import save_tiny_model
 
+import callers_directory
+from benchmark import write_json
+
 _ROWS = flags.DEFINE_integer("rows", 1_000_000, "Rows of the tiny model.", lower_bound=1)
 _QUERIES = flags.DEFINE_integer("queries", 10_000, "Queries of the tiny model.", lower_bound=1)
-_LARGE_ROWS = flags.DEFINE_integer("large-rows", 20_000, "Rows of SmolLM2; 0 leaves it out.", lower_bound=0)
+_LARGE_ROWS = flags.DEFINE_integer(
+    "large-rows", 20_000, "Rows of SmolLM2; 0 leaves it out.", lower_bound=0
+)
 _LARGE_QUERIES = flags.DEFINE_integer("large-queries", 200, "Queries of SmolLM2.", lower_bound=1)
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads that compute, of either.", lower_bound=1)
 _QUICK = flags.DEFINE_bool("quick", False, "A twentieth of the rows and queries.")
 _JSON = flags.DEFINE_string("json", None, "Write all numbers to this file.")
-_ENGINE = flags.DEFINE_string("engine-alone", None, "What a process of the benchmark itself is told to do.")
+_ENGINE = flags.DEFINE_string(
+    "engine-alone", None, "What a process of the benchmark itself is told to do."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +65,10 @@ def main(argv: list[str]) -> None:
             workloads.append(Workload("SmolLM2", "smollm2-135m", rows, queries, 10))
         for workload in workloads:
             lake = write_lake(
-                root / f"{workload.name} lake", workload.rows, max(1, workload.queries), workload.item_words
+                root / f"{workload.name} lake",
+                workload.rows,
+                max(1, workload.queries),
+                workload.item_words,
             )
             results.append(measured(workload, lake, root / workload.name))
             print("\n".join(lines(results[-1])), flush=True)
@@ -83,7 +91,9 @@ def measured(workload: Workload, lake: pathlib.Path, output: pathlib.Path) -> di
         "engine_alone": alone,
         "job": summary,
         "job_wall_s": took,
-        "actor_bytes_by_quarter": [max(sizes[i : i + quarter]) for i in range(0, len(sizes), quarter)],
+        "actor_bytes_by_quarter": [
+            max(sizes[i : i + quarter]) for i in range(0, len(sizes), quarter)
+        ],
         "ray_cpu_s": watch.ray_cpu_s,
         "ray_bytes": watch.other_bytes,
     }
@@ -145,7 +155,7 @@ def engine_alone(task: dict[str, Any]) -> dict[str, float]:
     held = 0
     most = max(1, len(queries) // 100)
     wall, cpu = seconds()
-    for begin, end in zip(begins, begins[1:], strict=False):
+    for begin, end in itertools.pairwise(begins):
         at_once.append(engine.preparer.request(queries[begin], items[begin:end]))
         held += end - begin
         if held >= most or end == len(queries):

@@ -1,4 +1,4 @@
-"""A random model so small that what surrounds the engine shows: two layers of the Llama family, a token for each byte."""
+"""A random model so small that what surrounds the engine shows: a Llama of two layers, with a token for each byte."""
 
 import json
 import pathlib

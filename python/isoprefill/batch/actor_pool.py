@@ -62,6 +62,8 @@ class ActorPool(Generic[Unit]):
                 answers = [*self._running, *self._starting]
                 done, _ = self._ray.wait(answers, num_returns=1, timeout=WAIT_S)
                 on_wait()
+                if not done and not self._running:
+                    self._check_nodes()
                 for answer in done:
                     if answer in self._starting:
                         self._started(answer)
@@ -73,6 +75,13 @@ class ActorPool(Generic[Unit]):
             held = (actor for actor, _, _ in self._running.values())
             for actor in (*held, *self._starting.values(), *self._idle):
                 self._ray.kill(actor)
+
+    def _check_nodes(self) -> None:
+        """Raises RayError if no node is left on which an actor could begin: Ray itself would wait for one forever."""
+        if not any(node["Alive"] for node in self._ray.nodes()):
+            raise RayError(
+                "Ray's last node has ended: start the same command again, and it continues"
+            )
 
     def _start(self) -> None:
         actor = self._make()

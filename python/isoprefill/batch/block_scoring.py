@@ -47,12 +47,13 @@ class BlockScorer:
         directory = self._work.directory()
         if directory.exists(block_name(number)):
             return read_block_counts(self._work, number)
-        begun = time.monotonic()
+        begun, cpu_begun = time.monotonic(), time.process_time()
         note_attempt(self._work, number)
         block = block_from_json(self._plan.blocks[number])
         table, cells = self._rows(read_block(self._work, self._plan.parts, block))
         table, counts = scored_table(self._scorer, table, cells, self._plan.shape)
         counts.seconds = time.monotonic() - begun
+        counts.cpu_seconds = time.process_time() - cpu_begun
         self._write(number, table, counts)
         return counts
 

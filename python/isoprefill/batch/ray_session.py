@@ -75,7 +75,6 @@ def ray_session(settings: RaySettings) -> Iterator[Any]:
     for name, value in (
         ("RAY_USAGE_STATS_ENABLED", "0"),
         ("RAY_DISABLE_IMPORT_WARNING", "1"),
-        ("RAY_BACKEND_LOG_LEVEL", "fatal"),
         ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),
     ):
         os.environ.setdefault(name, value)

@@ -17,6 +17,7 @@ class WorkCounts:
         query_tokens: what scoring these one by one would compute of their queries.
         query_tokens_computed: what was computed of them.
         seconds: that blocks took, added up over all replicas: reading, scoring and writing.
+        cpu_seconds: of their processes meanwhile.
     """
 
     rows: int = 0
@@ -27,6 +28,7 @@ class WorkCounts:
     query_tokens: int = 0
     query_tokens_computed: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
     def __add__(self, other: "WorkCounts") -> "WorkCounts":
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
