@@ -1,10 +1,10 @@
 """What `isoprefill batch` costs beside its engine: `bazel run //tools:bench_batch`.
 
 One replica of a job on Ray and the engine by itself score the same rows, in processes of their own, one after the
-other: 1,000,000 items under 10,000 queries on a model of two layers, and 20,000 under 200 on SmolLM2. Rows a second count the
-time in which the replica has a block: reading, tokenising, scoring, writing. CPU seconds are told too, because a wall
-clock also measures what else the machine does. The engine by itself has its rows in memory, sorted by query, and writes
-nothing.
+other: 1,000,000 items under 10,000 queries on a model of two layers, and 20,000 under 200 on SmolLM2. Rows a second
+count the time in which the replica has a block: reading, tokenising, scoring, writing. CPU seconds are told too, as
+a wall clock also measures what else the machine does. The engine by itself has its rows in memory, sorted by query, and
+writes nothing.
 """
 
 import dataclasses
