@@ -1,6 +1,7 @@
 """The files of the input: found, checked, and divided into units, which the shuffle reads one by one."""
 
 import dataclasses
+import io
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -20,6 +21,7 @@ _SUFFIXES: dict[str, Format] = {
     ".ndjson.gz": "jsonl",
 }
 UNIT_BYTES = 128 << 20
+LINE_BYTES = 64 << 20  # at most
 PROBED_LINES = 1_000  # in which a column must occur
 
 
@@ -120,14 +122,15 @@ def lines_of(unit: Unit) -> Iterator[bytes]:
     try:
         if unit.end < 0:
             with fs.open_input_stream(path, compression="detect") as stream:
-                yield from _lines(stream, None)
+                yield from _lines(io.BufferedReader(stream), None, unit.path)
             return
-        with fs.open_input_file(path) as file:
+        with fs.open_input_file(path) as stream:
+            file = io.BufferedReader(stream)
             file.seek(max(0, unit.begin - 1))
             rest = unit.end - unit.begin
             if unit.begin:  # the line before ends behind this byte
                 rest -= len(file.readline()) - 1
-            yield from _lines(file, rest)
+            yield from _lines(file, rest, unit.path)
     except OSError as error:
         raise _unreadable(unit.path, error) from None
 
@@ -162,11 +165,13 @@ def plain_type(kind: Any) -> Any:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _lines(file: Any, rest: int | None) -> Iterator[bytes]:
+def _lines(file: Any, rest: int | None, path: str) -> Iterator[bytes]:
     while rest is None or rest > 0:
-        line = file.readline()
+        line = file.readline(LINE_BYTES + 1)
         if not line:
             return
+        if len(line) > LINE_BYTES:
+            raise ValueError(f"input {path} has a line of more than {LINE_BYTES} bytes")
         if rest is not None:
             rest -= len(line)
         line = line.strip()
