@@ -18,7 +18,7 @@ from isoprefill.batch.manifest import Manifest
 from isoprefill.batch.ray_session import RaySettings
 from isoprefill.batch.scoring_settings import ScoringSettings
 from isoprefill.host.threads import usable_threads
-from isoprefill.models.source import find_adapter, find_model
+from isoprefill.models.sources.source import find_adapter, find_model
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
