@@ -79,7 +79,7 @@ ROOMS: dict[str, set[str]] = {
     "isoprefill.batch": {
         "isoprefill.execution",
         "isoprefill.host",
-        "isoprefill.models",
+        *MODELS,
         "isoprefill.request",
         *LOOSE,
     },
