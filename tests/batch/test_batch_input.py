@@ -13,6 +13,7 @@ import pytest
 
 from batch_lakes import lake, read_output, request, write_lake
 from isoprefill.batch import input_files
+from isoprefill.batch.block_scoring import make_scorer
 from isoprefill.batch.columns import InputColumns
 from isoprefill.batch.input_files import Unit, lines_of, units_of
 from isoprefill.batch.job import run_job
@@ -20,7 +21,7 @@ from isoprefill.batch.manifest import InputFile
 
 pytest_plugins = ["batch_fixtures"]
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("inline_ray")
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +30,18 @@ def table():
 
 
 @pytest.fixture(scope="module")
-def scores(table, model_directory, tmp_path_factory):
-    """The scores of the rows by their id, from Parquet with a row an item."""
-    where = write_lake(table, tmp_path_factory.mktemp("lake"))
-    output = tmp_path_factory.mktemp("out") / "o"
-    run_job(request(where, output, model_directory))
-    found = read_output(output)
-    return dict(zip(found["id"].to_pylist(), found["score"].to_pylist(), strict=True))
+def scores(table, model_directory):
+    """The scores of the rows by their id, from rows as they are."""
+    scorer = make_scorer(request("", "o", model_directory).scoring, label_column=False)
+    rows = table.sort_by("query")
+    found = scorer.score(rows["query"].to_pylist(), rows["item"].to_pylist())
+    return dict(zip(rows["id"].to_pylist(), found.scores[:, 0].tolist(), strict=True))
+
+
+def test_rows_of_parquet(table, scores, model_directory, tmp_path):
+    run_job(request(write_lake(table, tmp_path / "lake"), tmp_path / "out", model_directory))
+    found = read_output(tmp_path / "out")
+    assert dict(zip(found["id"].to_pylist(), found["score"].to_pylist(), strict=True)) == scores
 
 
 def write_lines(path, records):

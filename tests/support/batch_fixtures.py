@@ -1,8 +1,11 @@
 """A model of two layers and a local Ray for the tests of a file."""
 
-import pytest
-import ray
+import contextlib
+import os
 
+import pytest
+
+from inline_ray import InlineRay
 from small_models import random_model, save_directory
 
 
@@ -15,6 +18,9 @@ def model_directory(tmp_path_factory):
 @pytest.fixture(scope="module")
 def local_ray():
     """Two places for actors; jobs find Ray running."""
+    import ray
+
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     ray.init(
         address="local",
         num_cpus=2,
@@ -25,3 +31,16 @@ def local_ray():
     )
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture
+def inline_ray(monkeypatch):
+    """Jobs run in this process, without Ray."""
+    made = InlineRay()
+
+    @contextlib.contextmanager
+    def session(settings):
+        yield made
+
+    monkeypatch.setattr("isoprefill.batch.job.ray_session", session)
+    return made

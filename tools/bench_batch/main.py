@@ -135,7 +135,7 @@ def _job(workload: Workload, lake: pathlib.Path, output: pathlib.Path) -> dict[s
 
 def _alone(workload: Workload, lake: pathlib.Path) -> dict[str, float]:
     task = {"model": workload.model, "lake": str(lake), "threads": _THREADS.value}
-    program = [sys.executable, __file__, f"--engine-alone={json.dumps(task)}"]
+    program = [sys.executable, __file__, "--verbosity=-1", f"--engine-alone={json.dumps(task)}"]
     done = subprocess.run(program, check=True, text=True, stdout=subprocess.PIPE)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 

@@ -76,6 +76,7 @@ def ray_session(settings: RaySettings) -> Iterator[Any]:
         ("RAY_USAGE_STATS_ENABLED", "0"),
         ("RAY_DISABLE_IMPORT_WARNING", "1"),
         ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),
+        ("RAY_raylet_start_wait_time_s", "120"),  # a busy machine needs more than the default of 30
     ):
         os.environ.setdefault(name, value)
     import ray
@@ -94,7 +95,7 @@ def ray_session(settings: RaySettings) -> Iterator[Any]:
         }
     try:
         ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises this class itself
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RayError(
             f"Ray at {settings.address or 'this machine'} cannot be used: {reason}"
