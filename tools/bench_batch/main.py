@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
                 max(1, workload.queries),
                 workload.item_words,
             )
-            results.append(measured(workload, lake, root / workload.name))
+            results.append(measured(workload, lake, root / f"{workload.name} scores"))
             print("\n".join(lines(results[-1])), flush=True)
     write_json(_JSON.value, results)
 
