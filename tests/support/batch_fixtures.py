@@ -1,11 +1,11 @@
 """A model of two layers and a local Ray for the tests of a file."""
 
 import contextlib
-import os
 
 import pytest
 
 from inline_ray import InlineRay
+from isoprefill.batch.ray_session import RaySettings, ray_session
 from small_models import random_model, save_directory
 
 
@@ -18,19 +18,8 @@ def model_directory(tmp_path_factory):
 @pytest.fixture(scope="module")
 def local_ray():
     """Two places for actors; jobs find Ray running."""
-    import ray
-
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
-    ray.init(
-        address="local",
-        num_cpus=2,
-        object_store_memory=100_000_000,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-    )
-    yield ray
-    ray.shutdown()
+    with ray_session(RaySettings(replicas=2)) as ray:
+        yield ray
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 from isoprefill.host.threads import usable_threads
 
 OBJECT_STORE_BYTES = 200_000_000  # hardly used: rows travel through files
+STARTS = 3  # tries to start Ray on this machine
 
 
 class RayError(RuntimeError):
@@ -76,7 +77,6 @@ def ray_session(settings: RaySettings) -> Iterator[Any]:
         ("RAY_USAGE_STATS_ENABLED", "0"),
         ("RAY_DISABLE_IMPORT_WARNING", "1"),
         ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),
-        ("RAY_raylet_start_wait_time_s", "120"),  # a busy machine needs more than the default of 30
     ):
         os.environ.setdefault(name, value)
     import ray
@@ -84,6 +84,15 @@ def ray_session(settings: RaySettings) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    _connect(ray, settings)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _connect(ray: Any, settings: RaySettings) -> None:
+    """Joins Ray, or starts it. On a busy machine its start may take longer than the 30 s that it allows itself."""
     options: dict[str, Any] = {"address": settings.address}
     if settings.address is None:
         cpus = int(-(-settings.replicas * settings.resources.get("CPU", 0) // 1))
@@ -93,14 +102,13 @@ def ray_session(settings: RaySettings) -> Iterator[Any]:
             "object_store_memory": OBJECT_STORE_BYTES,
             "include_dashboard": False,
         }
-    try:
-        ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
-    except Exception as error:  # Ray raises this class itself
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RayError(
-            f"Ray at {settings.address or 'this machine'} cannot be used: {reason}"
-        ) from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    for starts_left in reversed(range(STARTS if settings.address is None else 1)):
+        try:
+            ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
+            return
+        except Exception as error:  # Ray raises this class itself
+            ray.shutdown()
+            if not starts_left:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                place = settings.address or "this machine"
+                raise RayError(f"Ray at {place} cannot be used: {reason}") from error
