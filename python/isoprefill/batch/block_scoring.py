@@ -34,6 +34,8 @@ class BlockScorer:
         Raises:
             ValueError: the model, a label or a column's name cannot be used; says why.
         """
+        import pyarrow.parquet  # noqa: F401 - takes a while: not in the time of the first block
+
         self._work = work
         self._plan = Plan.parse(work.directory().read_text(PLAN))
         self._scorer = make_scorer(work.scoring, label_column=work.columns.label is not None)
