@@ -1,8 +1,10 @@
-"""capability_tests: a target for each test file of a folder."""
+"""capability_tests: a target for each test file of a folder, or for several files that prove one capability."""
 
 load("//bazel:pytest.bzl", "pytest_test")
 
-def capability_tests(deps, exceptions = {}, suites = {}):
+_SIZES = ["small", "medium", "large", "enormous"]
+
+def capability_tests(deps, exceptions = {}, together = {}, suites = {}):
     """Makes //tests/FOLDER:NAME of every test_NAME.py.
 
     Args:
@@ -10,24 +12,23 @@ def capability_tests(deps, exceptions = {}, suites = {}):
       exceptions: for each NAME that needs it a dict of `size` (default "medium"), `deps` (instead of the folder's),
         `data`, `shard_count`, and `full`: True makes full_NAME too, which takes every case instead of a pairwise
         cover and runs only when it is named.
-      suites: for each capability that has several test files, under its name the NAMEs of these files. Those of them that have
+      together: for each capability that has several test files, under its name the NAMEs of those that run in one process:
+        starting one, and importing jax, PyTorch and transformers, takes up to ten seconds. Each is a target of its own, too,
+        which runs only when it is named.
+      suites: for each capability whose test files run apart, under its name the NAMEs of these files. Those of them that have
         a full_NAME also make a suite full_SUITE.
     """
     names = [src[len("test_"):-len(".py")] for src in native.glob(["test_*.py"])]
-    for name in exceptions:
+    joined = [member for members in together.values() for member in members]
+    for name in list(exceptions) + joined:
         if name not in names:
-            fail("exceptions names {}, but there is no test_{}.py".format(name, name))
-    for name in names:
-        special = dict(exceptions.get(name, {}))
-        full = special.pop("full", False)
-        size = special.pop("size", "medium")
-        attributes = {
-            "data": special.pop("data", []),
-            "deps": special.pop("deps", deps),
-            "srcs": ["test_{}.py".format(name)],
-        }
-        pytest_test(name = name, size = size, **dict(attributes, **special))
-        if full:
+            fail("{} is named, but there is no test_{}.py".format(name, name))
+    attributes_of = {name: _attributes(name, deps, exceptions.get(name, {})) for name in names}
+    for name, attributes in attributes_of.items():
+        tags = ["manual"] if name in joined else []
+        pytest_test(name = name, tags = tags, **attributes)
+        if exceptions.get(name, {}).get("full"):
+            attributes = {key: value for key, value in attributes.items() if key not in ["shard_count", "size"]}
             pytest_test(
                 name = "full_" + name,
                 size = "enormous",
@@ -35,8 +36,20 @@ def capability_tests(deps, exceptions = {}, suites = {}):
                 tags = ["manual"],
                 **attributes
             )
+    for capability, members in together.items():
+        pytest_test(name = capability, **_joined([attributes_of[member] for member in members]))
     for suite, members in suites.items():
         native.test_suite(name = suite, tests = [":" + member for member in members])
         full = [":full_" + member for member in members if exceptions.get(member, {}).get("full")]
         if full:
             native.test_suite(name = "full_" + suite, tags = ["manual"], tests = full)
+
+def _attributes(name, deps, special):
+    attributes = {"data": [], "deps": deps, "size": "medium", "srcs": ["test_{}.py".format(name)]}
+    return dict(attributes, **{key: value for key, value in special.items() if key != "full"})
+
+def _joined(several):
+    joined = {"size": _SIZES[max([_SIZES.index(one["size"]) for one in several])]}
+    for key in ["data", "deps", "srcs"]:
+        joined[key] = sorted({value: None for one in several for value in one[key]})
+    return joined
