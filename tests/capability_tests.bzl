@@ -10,7 +10,7 @@ def capability_tests(deps, exceptions = {}, together = {}, suites = {}):
     Args:
       deps: what the tests of the folder import.
       exceptions: for each NAME that needs it a dict of `size` (default "medium"), `deps` (instead of the folder's),
-        `data`, `shard_count`, and `full`: True makes full_NAME too, which takes every case instead of a pairwise
+        `data`, `tags`, `shard_count`, and `full`: True makes full_NAME too, which takes every case instead of a pairwise
         cover and runs only when it is named.
       together: for each capability that has several test files, under its name the NAMEs of those that run in one process:
         starting one, and importing jax, PyTorch and transformers, takes up to ten seconds. Each is a target of its own, too,
@@ -25,10 +25,11 @@ def capability_tests(deps, exceptions = {}, together = {}, suites = {}):
             fail("{} is named, but there is no test_{}.py".format(name, name))
     attributes_of = {name: _attributes(name, deps, exceptions.get(name, {})) for name in names}
     for name, attributes in attributes_of.items():
-        tags = ["manual"] if name in joined else []
-        pytest_test(name = name, tags = tags, **attributes)
+        if name in joined:
+            attributes = dict(attributes, tags = ["manual"])
+        pytest_test(name = name, **attributes)
         if exceptions.get(name, {}).get("full"):
-            attributes = {key: value for key, value in attributes.items() if key not in ["shard_count", "size"]}
+            attributes = {key: value for key, value in attributes.items() if key not in ["shard_count", "size", "tags"]}
             pytest_test(
                 name = "full_" + name,
                 size = "enormous",
