@@ -111,3 +111,11 @@ def test_queries_asked_lately_are_remembered_and_no_more():
     for index in range(2, 2 + RECENT_QUERIES):
         assert not cache.seen_before(tokens(index))
     assert not cache.seen_before(tokens(1))
+
+
+def test_a_cleared_cache_has_seen_nothing():
+    """Else a request after it would be scored by another algorithm than on a new engine."""
+    cache = PrefixCache(ARRAY_BYTES)
+    cache.seen_before(tokens(1))
+    cache.clear()
+    assert not cache.seen_before(tokens(1))

@@ -128,8 +128,9 @@ class PrefixCache:
             self._stats.evictions += 1
 
     def clear(self) -> None:
-        """Forgets all prefixes; the counters stay."""
+        """Forgets all prefixes, and which came lately; the counters stay."""
         self._prefixes.clear()
+        self._recent.clear()
 
     def _num_bytes(self) -> int:
         return sum(prefix.num_bytes for prefix in self._prefixes.values())
