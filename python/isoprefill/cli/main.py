@@ -15,6 +15,7 @@ from isoprefill.cli.interrupts import acknowledge, raise_interrupts
 COMMANDS = {
     "audit": "tell whether a /v1/score server isolates items",
     "batch": "score tables offline, on one machine or many",
+    "doctor": "check that this machine computes what it should",
     "score": "score items against a query",
     "serve": "serve /v1/score over HTTP",
 }

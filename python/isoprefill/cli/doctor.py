@@ -1,0 +1,61 @@
+"""Checks this machine: versions, folders, every back end's numbers and isolation, known scores, and speed.
+
+    isoprefill doctor
+    isoprefill doctor --json > report.json
+
+Takes about a minute. Exit status: 0 nothing is wrong, 7 something is: the table says what, and what to do; 1 it could
+not be finished, 2 wrong use, 130 interrupted.
+"""
+
+import dataclasses
+import json
+import sys
+
+from absl import flags
+
+from isoprefill.cli.failures import require_output
+from isoprefill.doctor.finding import Finding
+from isoprefill.doctor.run import Dtype, run_checks
+from isoprefill.doctor.scoring import DEFAULT_MODEL
+
+FOUND_FAULTS = 7
+
+_MODEL = flags.DEFINE_string(
+    "model", DEFAULT_MODEL, "What to score with; only of the default model scores are known."
+)
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the model's weights.")
+_JSON = flags.DEFINE_bool("json", False, "Print the report as JSON.")
+_MARKS = {"ok": "ok", "note": "note", "skipped": "skipped", "failed": "FAILED"}
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns the exit status. Raises an error on bad input."""
+    if arguments:
+        raise ValueError(f"unexpected argument {arguments[0]!r}")
+    require_output()
+    findings: list[Finding] = []
+    for finding in run_checks(_MODEL.value, _dtype()):
+        findings.append(finding)
+        if not _JSON.value:
+            _print(finding)
+    failed = [finding.name for finding in findings if finding.status == "failed"]
+    if _JSON.value:
+        rows = [dataclasses.asdict(finding) for finding in findings]
+        print(json.dumps({"healthy": not failed, "checks": rows}, indent=2))
+    elif failed:
+        print(f"\nWrong here: {', '.join(failed)}.")
+    else:
+        print("\nNothing is wrong here.")
+    return FOUND_FAULTS if failed else 0
+
+
+def _dtype() -> Dtype:
+    return "bfloat16" if _DTYPE.value == "bfloat16" else "float32"
+
+
+def _print(finding: Finding) -> None:
+    """Prints a row when it is found: the checks take a minute together."""
+    print(f"{_MARKS[finding.status]:8} {finding.name:20} {finding.detail}")
+    if finding.advice:
+        print(f"{'':8} {'':20} -> {finding.advice}")
+    sys.stdout.flush()

@@ -1,0 +1,54 @@
+"""All checks, one after another."""
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import jax
+
+import isoprefill_csrc
+from isoprefill.doctor.attention import check_attention
+from isoprefill.doctor.cache_folders import check_cache_folders
+from isoprefill.doctor.finding import Finding
+from isoprefill.doctor.machine import describe_machine
+from isoprefill.doctor.scoring import DEFAULT_MODEL, check_scoring
+from isoprefill.doctor.speed import check_speed
+from isoprefill.execution.engine import ScoringEngine
+from isoprefill.models.sources.pinned import FetchError
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+def run_checks(
+    model: str = DEFAULT_MODEL,
+    dtype: Dtype = "float32",
+    *,
+    load: Callable[[str, Dtype], ScoringEngine] = ScoringEngine.from_pretrained,
+) -> Iterator[Finding]:
+    """Yields what each check finds, as it is found.
+
+    Args:
+        model: what to score with; see `ScoringEngine.from_pretrained`.
+        dtype: of its weights.
+        load: loads it.
+
+    Raises:
+        ValueError: the model is not to be had.
+    """
+    yield from describe_machine()
+    yield from check_cache_folders()
+    yield from check_attention()
+    try:
+        engine = load(model, dtype)
+    except FetchError as error:
+        advice = "give a model of your own with --model, or let this machine fetch the default one"
+        yield Finding("model", "skipped", str(error), advice)
+        return
+    known = model == DEFAULT_MODEL
+    yield from check_scoring(engine, dtype, known=known)
+    yield check_speed(engine, dtype, _kind(), known=known)
+
+
+def _kind() -> str:
+    if jax.default_backend() == "cpu":
+        return isoprefill_csrc.best_instructions()
+    return jax.devices()[0].device_kind
