@@ -33,10 +33,10 @@ class LocalHub(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: LocalHub
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         self._answer(with_body=False)
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self._answer(with_body=True)
 
     def _answer(self, *, with_body: bool) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 from isoprefill.models.config.architectures import ARCHITECTURES, Architecture, gguf_model_type
 from isoprefill.models.config.config import ModelConfig, required
 from isoprefill.models.config.config_huggingface import ACTIVATIONS
-from isoprefill.models.config.experts import Experts
 from isoprefill.models.config.derived_fields import derived_fields
+from isoprefill.models.config.experts import Experts
 from isoprefill.models.config.parameters import PARAMETERS
 from isoprefill.models.config.rope_gguf import rope_from_gguf
 from isoprefill.models.config.size_limits import check_sizes
