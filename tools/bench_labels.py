@@ -1,8 +1,8 @@
 """Times labels of several tokens against items that are repeated for each label: `bazel run //tools:bench_labels`.
 
 Both read the same log-probabilities of random tokens. `one token` scores as many labels of one token each, which need
-nothing but the items: what labels of several tokens cost beyond them. All three run in turns, over a new query each time,
-and `x` compares medians with `branches`, our way.
+nothing but the items: what labels of several tokens cost beyond them. All three run in turns, over a new query each
+time, and `x` compares medians with `branches`, our way.
 """
 
 import statistics
