@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from isoprefill.request.result import ScoreResult as ScoreResult
     from isoprefill.request.result import Usage as Usage
     from isoprefill.request.vectors import EmbedOverrides as EmbedOverrides
+    from isoprefill.rerank.reranker import Reranker as Reranker
 
 _HOMES = {
     "EmbedOverrides": "isoprefill.request.vectors",
@@ -27,6 +28,7 @@ _HOMES = {
     "MissingLogprobError": "isoprefill.request.errors",
     "PackedLayout": "isoprefill.attention.layout",
     "RequestError": "isoprefill.request.errors",
+    "Reranker": "isoprefill.rerank.reranker",
     "ScoreOptions": "isoprefill.request.options",
     "ScoreResult": "isoprefill.request.result",
     "ScoringEngine": "isoprefill.execution.engine",

@@ -68,10 +68,17 @@ ROOMS: dict[str, set[str]] = {
         "isoprefill.request",
         *LOOSE,
     },
+    "isoprefill.rerank": {
+        "isoprefill.execution",
+        "isoprefill.models",
+        "isoprefill.request",
+        *LOOSE,
+    },
     "isoprefill.server": {
         "isoprefill_csrc",
         "isoprefill.execution",
         *MODELS,
+        "isoprefill.rerank",
         "isoprefill.request",
         *LOOSE,
     },

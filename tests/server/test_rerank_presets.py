@@ -14,15 +14,16 @@ from isoprefill.models.tokenizers.byte_level_bpe import byte_level_bpe
 from isoprefill.models.tokenizers.tokenizer import Tokenizer
 from isoprefill.models.tokenizers.word_rules import find_rule
 from isoprefill.request.preparer import Preparer
-from isoprefill.server.rerank.choice import choose_preset
-from isoprefill.server.rerank.job import RerankJob
-from isoprefill.server.rerank.preset import NAMES, load_preset
-from isoprefill.server.rerank.reranker import Reranker
-from isoprefill.server.rerank.template import TemplateError, lay_out
-from isoprefill.server.settings import EngineSettings, RerankSettings, ServerSettings
+from isoprefill.rerank.choice import choose_preset
+from isoprefill.rerank.job import RerankJob
+from isoprefill.rerank.preset import NAMES, load_preset
+from isoprefill.rerank.prompted_model import PromptedModel
+from isoprefill.rerank.settings import RerankSettings
+from isoprefill.rerank.template import TemplateError, lay_out
+from isoprefill.rerank.terms import Terms
 
 SMOLLM2 = "smollm2-135m"
-SETTINGS = ServerSettings(engine=EngineSettings())
+TERMS = Terms()
 TEXTS = [
     ("what is a panda?", "The giant panda is a bear."),
     ("  two\n\nlines ", "\n\nbegins with lines, ends in a space "),
@@ -75,12 +76,12 @@ def qwen_tokenizer() -> Tokenizer:
 TOKENIZERS = {"smollm2": lambda: load_tokenizer(SMOLLM2), "qwen": qwen_tokenizer}
 
 
-def reranker(name: str, tokenizer: Tokenizer, chat_template: str | None = None) -> Reranker:
+def reranker(name: str, tokenizer: Tokenizer, chat_template: str | None = None) -> PromptedModel:
     preparer = Preparer(tokenizer, tokenizer.vocab_size, 8192, 16_384, 64)
-    return Reranker.of(load_preset(name), preparer, SETTINGS, chat_template)
+    return PromptedModel.of(load_preset(name), preparer, TERMS, chat_template)
 
 
-def prompt_of(made: Reranker, query: str, document: str, **options: object) -> list[int]:
+def prompt_of(made: PromptedModel, query: str, document: str, **options: object) -> list[int]:
     request = made.request(RerankJob(query=query, documents=(document,), **options))
     return [*request.query.tolist(), *request.items[0].tolist()]
 
@@ -249,7 +250,7 @@ def test_a_gguf_files_own_template_is_taken_as_it_is():
     template = "<|im_start|>{query} {{ x }}\n{document}<|im_end|>"
     preset = choose_preset(RerankSettings(), ModelDescription(rerank_template=template)).preset
     tokenizer = qwen_tokenizer()
-    made = Reranker.of(preset, Preparer(tokenizer, tokenizer.vocab_size, 512, 512, 64), SETTINGS)
+    made = PromptedModel.of(preset, Preparer(tokenizer, tokenizer.vocab_size, 512, 512, 64), TERMS)
     assert prompt_of(made, "q", "d") == tokenizer.encode("<|im_start|>q {{ x }}\nd<|im_end|>")
 
 

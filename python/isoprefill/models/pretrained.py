@@ -26,12 +26,14 @@ class Pretrained:
         config: sizes and switches.
         params: weights, on JAX's default device.
         tokenizer: text to token ids.
+        path: the file or the directory that it was loaded from; None if it was made otherwise.
     """
 
     name: str
     config: ModelConfig
     params: Params
     tokenizer: Tokenizer
+    path: Path | None = None
 
 
 def load_pretrained(
@@ -72,4 +74,4 @@ def load_pretrained(
             f"model {found.name}: every text begins with token {tokenizer.bos_id}, "
             f"but the weights have {config.vocab_size} tokens"
         )
-    return Pretrained(found.name, config, params, tokenizer)
+    return Pretrained(found.name, config, params, tokenizer, found.path)

@@ -20,7 +20,7 @@ from isoprefill.request.result import ScoreResult
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server.api_models import Lenient, TokenId
 from isoprefill.server.errors import ApiError
-from isoprefill.server.limits import Extent, check_tokens
+from isoprefill.server.limits import Extent
 from isoprefill.server.scoring import Prepared, ScoringRoute
 from isoprefill.server.service import Service
 
@@ -306,7 +306,7 @@ def _checked(
             request_id=request_id,
         )
         service.preparer.check(request)
-        check_tokens(service.settings.limits, request)
+        service.settings.limits.tokens.check(request)
     except RequestError as error:
         place = indices[error.index[0]] if error.field == "items" and error.index else indices[0]
         raise RequestError(error.rule, "items", place, **error.data) from None

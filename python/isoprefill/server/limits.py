@@ -58,27 +58,11 @@ def check_extent(limits: Limits, extent: Extent) -> None:
 def check_all_tokens(limits: Limits, requests: Sequence[TokenRequest]) -> None:
     """Raises RequestError if an item, a request, or all that are scored for one body together have too many tokens."""
     for request in requests:
-        check_tokens(limits, request)
+        limits.tokens.check(request)
     number = sum(request.num_computed_tokens for request in requests)
     if number > limits.max_request_tokens:
         raise RequestError(
             "too_many_tokens.request", "items", limit=limits.max_request_tokens, value=number
-        )
-
-
-def check_tokens(limits: Limits, request: TokenRequest) -> None:
-    """Raises RequestError if an item, or the whole request, has too many tokens."""
-    lens = request.item_lens
-    if lens.max() > limits.max_item_tokens:
-        index = int((lens > limits.max_item_tokens).argmax())
-        raise RequestError(
-            "too_many_tokens", "items", index, limit=limits.max_item_tokens, value=lens[index]
-        )
-    number = request.num_computed_tokens
-    if number > limits.max_request_tokens:
-        rule = "item_first" if request.options.item_first else "request"
-        raise RequestError(
-            f"too_many_tokens.{rule}", "items", limit=limits.max_request_tokens, value=number
         )
 
 

@@ -15,12 +15,12 @@ from isoprefill.models.tokenizers.tokenizer import Tokenizer
 from isoprefill.request.preparer import Preparer
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
+from isoprefill.rerank.prompted_model import PromptedModel
 from isoprefill.server import protocol
 from isoprefill.server.bodies import BodyMemory, ClientGoneError
 from isoprefill.server.dispatch import Dispatcher
 from isoprefill.server.errors import ApiError
 from isoprefill.server.metrics import Metrics
-from isoprefill.server.rerank.reranker import Reranker
 from isoprefill.server.rerank.start import make_reranker
 from isoprefill.server.settings import ServerSettings
 
@@ -54,7 +54,7 @@ class Service:
     tokenizer: Tokenizer
     description: ModelDescription = dataclasses.field(default_factory=ModelDescription)
     preparer: Preparer | None = None
-    reranker: Reranker | None = None
+    reranker: PromptedModel | None = None
     draining: bool = False
 
     def __post_init__(self) -> None:

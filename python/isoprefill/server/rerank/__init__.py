@@ -1,1 +1,1 @@
-"""Reranking: documents by their relevance to a query, in the shapes that other services' clients expect."""
+"""Reranking over HTTP, in the shapes that other services' clients expect."""

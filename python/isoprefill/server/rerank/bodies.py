@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from isoprefill.request.errors import RequestError
+from isoprefill.rerank.job import RerankJob, Truncation
 from isoprefill.server.api_models import Lenient, Text, Usage, form
-from isoprefill.server.rerank.job import RerankJob, Truncation
 
 Most = Annotated[int, Field(ge=0)]
 Model = Annotated[str | None, Field(description="The served model's name, or `default`.")]

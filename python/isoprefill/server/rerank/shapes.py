@@ -8,6 +8,9 @@ import numpy as np
 
 from isoprefill.request.errors import RequestError
 from isoprefill.request.result import ScoreResult
+from isoprefill.rerank.job import RerankJob
+from isoprefill.rerank.prompted_model import PromptedModel
+from isoprefill.rerank.relevances import Relevances
 from isoprefill.server.errors import ApiError
 from isoprefill.server.limits import Extent
 from isoprefill.server.rerank.bodies import (
@@ -18,8 +21,6 @@ from isoprefill.server.rerank.bodies import (
     TeiRequest,
     truncation,
 )
-from isoprefill.server.rerank.job import RerankJob
-from isoprefill.server.rerank.reranker import Relevances, Reranker
 from isoprefill.server.responses import usage_of
 from isoprefill.server.scoring import Prepared
 from isoprefill.server.service import Service
@@ -273,7 +274,7 @@ def are_pairs(raw: Mapping[str, Any]) -> bool:
 _TEI_TYPES = {429: "Overloaded", 500: "Backend", 503: "Unhealthy"}
 
 
-def _reranker(service: Service) -> Reranker:
+def _reranker(service: Service) -> PromptedModel:
     if service.reranker is None:
         raise RequestError("rerank_unavailable")
     return service.reranker

@@ -3,10 +3,10 @@
 import dataclasses
 from typing import Any
 
-from isoprefill.models.sources.description import ModelDescription
-from isoprefill.server.rerank.preset import HEAD, NAMES, Preset, load_preset
-from isoprefill.server.rerank.template import from_placeholders
-from isoprefill.server.settings import RerankSettings
+from isoprefill.models.description import ModelDescription
+from isoprefill.rerank.preset import HEAD, NAMES, Preset, load_preset
+from isoprefill.rerank.settings import RerankSettings
+from isoprefill.rerank.template import from_placeholders
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

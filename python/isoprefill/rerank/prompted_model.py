@@ -12,7 +12,6 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float64
 
 from isoprefill.models.tokenizers.tokenizer import Tokenizer
 from isoprefill.request.errors import RequestError
@@ -22,37 +21,16 @@ from isoprefill.request.preparer import Preparer
 from isoprefill.request.result import ScoreResult
 from isoprefill.request.softmax import class_log_odds
 from isoprefill.request.token_request import TokenRequest, Tokens
-from isoprefill.server.limits import check_tokens
-from isoprefill.server.rerank.job import RerankJob
-from isoprefill.server.rerank.preset import Preset
-from isoprefill.server.rerank.prompt import Prompt, Texts, continues, encode_pieces
-from isoprefill.server.rerank.template import Chat, Template, lay_out
-from isoprefill.server.settings import ServerSettings
+from isoprefill.rerank.job import RerankJob
+from isoprefill.rerank.preset import Preset
+from isoprefill.rerank.prompt import Prompt, Texts, continues, encode_pieces
+from isoprefill.rerank.relevances import Relevances
+from isoprefill.rerank.template import Chat, Template, lay_out
+from isoprefill.rerank.terms import Terms
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Relevances:
-    """Of all documents of a job.
-
-    Attributes:
-        scores: between 0 and 1, 0 where there is nothing in a document.
-        raw: with labels log P(yes) - log P(no), or log P(yes) if there is no other; with classes the log-odds of the
-            relevant one; else the mean log-probability of the query's tokens. Natural logarithms; -inf where there is
-            nothing in a document.
-    """
-
-    scores: Float64[np.ndarray, "N"]
-    raw: Float64[np.ndarray, "N"]
-
-    def best_first(self) -> list[int]:
-        """Returns the indices of the documents, most relevant first."""
-        # Relevances near 0 and 1 are alike before their raw scores are.
-        order: list[int] = np.lexsort((-self.raw, -self.scores)).tolist()
-        return order
-
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Reranker:
+class PromptedModel:
     """One preset for one model.
 
     Attributes:
@@ -60,23 +38,23 @@ class Reranker:
         template: its prompt.
         labels: yes, and no if there is one; None if the query's tokens or the model's classes are read.
         preparer: of the model.
-        settings: of the server.
+        terms: of all jobs.
     """
 
     preset: Preset
     template: Template
     labels: LabelSets | None
     preparer: Preparer
-    settings: ServerSettings
+    terms: Terms
 
     @classmethod
     def of(
         cls,
         preset: Preset,
         preparer: Preparer,
-        settings: ServerSettings,
+        terms: Terms,
         chat_template: str | None = None,
-    ) -> "Reranker":
+    ) -> "PromptedModel":
         """Makes a preset ready for a model.
 
         Raises:
@@ -113,7 +91,7 @@ class Reranker:
                     f"rerank-yes and rerank-no must differ, both are the token {ids[0]}"
                 )
             labels = LabelSets.shared(ids)
-        return cls(preset, template, labels, preparer, settings)
+        return cls(preset, template, labels, preparer, terms)
 
     @property
     def reads_query(self) -> bool:
@@ -138,7 +116,7 @@ class Reranker:
         prompt, texts = self._prompt(job)
         untrusted = job.untrusted_text
         if untrusted is None:
-            untrusted = self.settings.untrusted_text != "never"
+            untrusted = self.terms.untrusted_text
         encode = functools.partial(
             encode_pieces, self.preparer.tokenizer, texts=texts, untrusted=untrusted
         )
@@ -160,14 +138,14 @@ class Reranker:
         options = ScoreOptions(
             labels=self.labels,
             apply_softmax=self.preset.no is not None and self.labels is not None,
-            delimiter=self.settings.delimiter,
-            delimiter_id=self.settings.delimiter_token_id,
+            delimiter=self.terms.delimiter,
+            delimiter_id=self.terms.delimiter_id,
         )
         context = np.asarray(context_lens, np.int32) if tail else None
         with _placed(job.scored):
             request = TokenRequest(query, tuple(items), options, context, request_id)
             self.preparer.check(request)
-            check_tokens(self.settings.limits, request)
+            self.terms.limits.check(request)
         return request
 
     def relevances(self, job: RerankJob, result: ScoreResult | None) -> Relevances:
@@ -217,7 +195,7 @@ class Reranker:
 
     def _check_repeated(self, job: RerankJob, prompt: Prompt, tail: int) -> None:
         """Refuses a query whose repetition for every document would be too much, before it is made."""
-        limits = self.settings.limits
+        limits, most = self.terms.limits, self.terms.max_characters
         number = len(job.documents)
         if tail * number > limits.max_request_tokens:
             raise RequestError(
@@ -227,13 +205,8 @@ class Reranker:
                 value=tail * number,
             )
         characters = self.num_characters(job)
-        if (
-            any(piece.kind == "query" for piece in prompt.item)
-            and characters > limits.max_body_bytes
-        ):
-            raise RequestError(
-                "too_many_tokens.prompts", "items", limit=limits.max_body_bytes, value=characters
-            )
+        if any(piece.kind == "query" for piece in prompt.item) and characters > most:
+            raise RequestError("too_many_tokens.prompts", "items", limit=most, value=characters)
 
     def _item(
         self, job: RerankJob, index: int, prompt: Prompt, texts: Texts, untrusted: bool, others: int
@@ -263,7 +236,7 @@ class Reranker:
             bounds.append(cut.prompt_tokens - others)
         if cut.to_fit:
             bounds.append(self.preparer.max_positions - others)
-            bounds.append(self.settings.limits.max_item_tokens - (others if prompt.tail else 0))
+            bounds.append(self.terms.limits.max_item_tokens - (others if prompt.tail else 0))
         most = min(bounds, default=None)
         if most is None or len(tokens) <= most:
             return tokens
