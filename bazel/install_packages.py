@@ -2,7 +2,8 @@
 
   check                        checks that this Python can make an environment
   environment DIRECTORY LOCK   makes a virtual environment
-  overlay DIRECTORY LOCK...    run by that environment's Python: adds packages beside it
+  overlay DIRECTORY LOCK... PACKAGE...    run by that environment's Python: adds packages beside it; those that are
+                               named are built from their sources
   headers                      prints where Python's, pybind11's and jaxlib's headers are
 
 A failure prints its cause and its remedy.
@@ -126,9 +127,15 @@ def has_cuda_torch(directory):
     return namespace["cuda"] is not None
 
 
-def make_overlay(directory, lock, cuda_lock=None):
-    """Installs the packages of one lock in a plain directory, and CUDA's where torch was built for it."""
-    pip_install(sys.executable, lock, ["--target", directory])
+def make_overlay(directory, lock, *more):
+    """Installs the packages of one lock in a plain directory, and CUDA's where torch was built for it.
+
+    After the locks come the names of packages that have no wheel; the environment has what builds them.
+    """
+    cuda_lock = next((one for one in more if one.endswith(".lock")), None)
+    sources = [one for one in more if one != cuda_lock]
+    options = [f"--no-binary={','.join(sources)}", "--no-build-isolation"] if sources else []
+    pip_install(sys.executable, lock, ["--target", directory, *options])
     if cuda_lock and has_cuda_torch(directory):
         pip_install(sys.executable, cuda_lock, ["--target", directory])
 

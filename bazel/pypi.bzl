@@ -146,7 +146,7 @@ def _overlay_impl(ctx):
     locks = [lock] + ([ctx.path(ctx.attr.cuda_lock)] if ctx.attr.cuda_lock else [])
     _execute(
         ctx,
-        [python, installer, "overlay", ctx.path("packages")] + locks,
+        [python, installer, "overlay", ctx.path("packages")] + locks + ctx.attr.from_source,
         "installing {}".format(lock.basename),
     )
     _write_installed(ctx, python, ["--path", str(ctx.path("packages"))])
@@ -158,6 +158,7 @@ pypi_overlay = repository_rule(
     implementation = _overlay_impl,
     attrs = {
         "cuda_lock": attr.label(allow_single_file = True),
+        "from_source": attr.string_list(doc = "packages of the lock that have no wheel"),
         "lock": attr.label(mandatory = True, allow_single_file = True),
         "_installer": attr.label(default = "//bazel:install_packages.py", allow_single_file = True),
         "_interpreter": attr.label(default = "@pypi//:interpreter.txt", allow_single_file = True),
@@ -204,6 +205,11 @@ def pypi_repositories():
         cuda_lock = Label("//requirements:cuda.lock"),
     )
     pypi_overlay(name = "pypi_browser", lock = Label("//requirements:browser.lock"))
+    pypi_overlay(
+        name = "pypi_integrations",
+        from_source = ["rouge-score", "sqlitedict", "word2number"],
+        lock = Label("//requirements:integrations.lock"),
+    )
     pypi_overlay(name = "pypi_tpu", lock = Label("//requirements:tpu.lock"))
     pypi_overlay(name = "pypi_batch", lock = Label("//requirements:batch.lock"))
     pypi_overlay(name = "pypi_clients", lock = Label("//requirements:clients.lock"))

@@ -1,7 +1,8 @@
 """Writes the *.lock files from the *.in files: `python requirements/lock.py [--upgrade]` (needs uv on PATH).
 
-runtime.lock stands alone. The other sets are installed over it, so their locks leave out what runtime.lock has, and
-CUDA's packages, which only a CUDA build of torch needs, have a lock of their own.
+runtime.lock stands alone. The other sets are installed over it, so their locks leave out what runtime.lock has;
+integrations is installed over tests too, and leaves out what that has. CUDA's packages, which only a CUDA build of
+torch needs, have a lock of their own.
 """
 
 import pathlib
@@ -52,11 +53,16 @@ def main() -> None:
     runtime = compile_set("runtime", options)
     write("runtime", runtime)
     cuda = {}
-    for name in ("batch", "browser", "clients", "gemma", "tests", "tpu"):
-        entries = {k: v for k, v in compile_set(name, options).items() if k not in runtime}
+    names = ("batch", "browser", "clients", "gemma", "tests", "tpu")
+    compiled = {name: compile_set(name, options) for name in names}
+    for name, found in compiled.items():
+        entries = {k: v for k, v in found.items() if k not in runtime}
         cuda.update({k: v for k, v in entries.items() if CUDA.match(k)})
         write(name, {k: v for k, v in entries.items() if k not in cuda})
     write("cuda", cuda)
+    over = runtime.keys() | compiled["tests"].keys()
+    entries = compile_set("integrations", options)
+    write("integrations", {k: v for k, v in entries.items() if k not in over})
 
 
 if __name__ == "__main__":

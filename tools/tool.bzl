@@ -18,13 +18,14 @@ def tool(name, deps, srcs = None, **kwargs):
         **kwargs
     )
 
-def tool_in_folder(name, deps):
+def tool_in_folder(name, deps, **kwargs):
     """Makes a tool of all modules of a folder, which main.py begins, and a filegroup of them, `sources`.
 
     Args:
       name: the target; that of the folder.
       deps: as in tool.
+      **kwargs: as in py_binary.
     """
     srcs = native.glob(["*.py"])
-    tool(name = name, srcs = srcs, main = "main.py", deps = deps)
+    tool(name = name, srcs = srcs, main = "main.py", deps = deps, **kwargs)
     native.filegroup(name = "sources", srcs = srcs)

@@ -45,6 +45,7 @@ REFUSED = {
         ["causal_effect"],
         ["check_sglang_jax", "--source=."],
         ["draw_mask"],
+        ["soak"],
         ["torch_reference_server"],
         ["tune_tpu", "--output=."],
     )

@@ -117,6 +117,10 @@ ROOMS: dict[str, set[str]] = {
     "isoprefill.integrations": {
         "isoprefill_sglang_jax",
         "isoprefill.attention",
+        "isoprefill.execution",
+        "isoprefill.models",
+        "isoprefill.request",
+        "isoprefill.rerank",
         *LOOSE,
     },
     "isoprefill_torch": {"torch", "transformers", *MODELS},

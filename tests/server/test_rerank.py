@@ -5,6 +5,8 @@ import pytest
 
 from api_answers import code_of
 from http_oracle import log_probabilities, tokens_of
+from isoprefill.integrations import relevance_source as relevance_source_module
+from isoprefill.integrations.relevance_source import best_first, relevance_source
 from isoprefill.server.settings import RerankSettings
 from server_fixtures import RERANK_TEMPLATE
 from unconnected_service import ask, unconnected_service
@@ -42,6 +44,23 @@ def test_rerank_orders_documents(server):
         assert one["document"]["text"] == texts[one["index"]]
     bare = server.post("/v1/rerank", query="abc", documents=["a"], return_documents=False).json()
     assert set(bare["results"][0]) == {"index", "relevance_score"}
+
+
+def test_the_integrations_read_relevances_of_a_server(server, monkeypatch):
+    """In the order of the documents, in requests of a bounded size; a refusal is an error with its reason."""
+    monkeypatch.setattr(relevance_source_module, "AT_ONCE", 2)
+    source = relevance_source(base_url=f"{server.url}/")
+    texts = ["first", "second one", "", "third", "first"]
+    found = source("abc", texts)
+    expected = server.post("/v1/rerank", query="abc", documents=texts).json()
+    assert found == by_index(expected)
+    assert best_first(found, 2) == sorted(range(5), key=lambda place: -found[place])[:2]
+    with pytest.raises(RuntimeError, match=r"answered 400: .*documents\[0\]"):
+        source("abc", ["x" * 600])
+    with pytest.raises(ValueError, match="give either model or base_url"):
+        relevance_source()
+    with pytest.raises(ValueError, match="preset: how the model is asked is set at the server"):
+        relevance_source(base_url=server.url, preset="chat")
 
 
 def test_documents_do_not_see_each_other(server):

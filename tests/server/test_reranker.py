@@ -59,9 +59,7 @@ def test_scores_are_those_of_transformers(engine):
     for text in ("first", "second one"):
         yes, no = log_probabilities(tokens_of(before + text + after))[-1, tokens_of("yn")]
         expected.append(1 / (1 + np.exp(no - yes)))
-    scores = isoprefill.Reranker(engine, **ASKED).predict(
-        [("abc", "first"), ("abc", "second one")]
-    )
+    scores = isoprefill.Reranker(engine, **ASKED).predict([("abc", "first"), ("abc", "second one")])
     np.testing.assert_allclose(scores, expected, atol=1e-3)
 
 

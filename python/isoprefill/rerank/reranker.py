@@ -158,9 +158,7 @@ class Reranker:
             results.append(one)
         return results
 
-    def _job(
-        self, query: str, documents: Sequence[str], places: tuple[int, ...] = ()
-    ) -> RerankJob:
+    def _job(self, query: str, documents: Sequence[str], places: tuple[int, ...] = ()) -> RerankJob:
         if not query:
             raise RequestError("empty_query", "query")
         return RerankJob(

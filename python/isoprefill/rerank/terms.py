@@ -22,5 +22,5 @@ class Terms:
     untrusted_text: bool = True
     delimiter: Delimiter = "none"
     delimiter_id: int | None = None
-    limits: TokenLimits = TokenLimits()
+    limits: TokenLimits = dataclasses.field(default_factory=TokenLimits)
     max_characters: int = sys.maxsize

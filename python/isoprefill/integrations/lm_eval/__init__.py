@@ -1,0 +1,1 @@
+"""isoprefill as a model of lm-evaluation-harness: `python -m isoprefill.integrations.lm_eval` (docs/evaluation.md)."""
