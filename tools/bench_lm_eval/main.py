@@ -19,7 +19,7 @@ from absl import app, flags
 import callers_directory
 from bench_lm_eval.tasks import write_task
 from benchmark import write_json
-from isoprefill.models.pinned import FetchError, locate
+from isoprefill.models.sources.pinned import FetchError, locate
 
 _QUESTIONS = flags.DEFINE_integer("questions", 1000, "Questions of the task.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 1, "Runs of each model.", lower_bound=1)

@@ -17,7 +17,7 @@ from benchmark import write_json
 from eval_ranking.lists import TASKS, RankedList, lists
 from eval_ranking.ways import WAYS
 from isoprefill import ScoringEngine
-from isoprefill.models.pinned import FetchError
+from isoprefill.models.sources.pinned import FetchError
 
 _MODEL = flags.DEFINE_string(
     "model", "smollm2-135m", "A pinned model's name, a .gguf file, or a directory with safetensors."

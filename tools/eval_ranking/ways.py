@@ -8,7 +8,7 @@ import numpy as np
 
 from eval_ranking.lists import PROMPTS, RankedList
 from isoprefill import ScoringEngine
-from isoprefill.models.description import describe_model
+from isoprefill.models.sources.description import describe_model
 from isoprefill.request.scores import score_result
 from isoprefill.rerank.chosen_model import chosen_model
 from isoprefill.rerank.job import RerankJob

@@ -18,7 +18,7 @@ from absl import app, flags
 
 import callers_directory
 from benchmark import write_json
-from isoprefill.models.pinned import FetchError
+from isoprefill.models.sources.pinned import FetchError
 from soak.clients import PATIENCE_S, Client, Tally
 from soak.requests import known_requests
 from soak.server import ServerProcess, Usage, wait_until

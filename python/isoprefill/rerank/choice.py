@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from isoprefill.models.description import ModelDescription
+from isoprefill.models.sources.description import ModelDescription
 from isoprefill.rerank.preset import HEAD, NAMES, Preset, load_preset
 from isoprefill.rerank.settings import RerankSettings
 from isoprefill.rerank.template import from_placeholders

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from isoprefill.models.description import ModelDescription
+from isoprefill.models.sources.description import ModelDescription
 from isoprefill.request.preparer import Preparer
 from isoprefill.rerank.choice import choose_preset
 from isoprefill.rerank.preset import load_preset

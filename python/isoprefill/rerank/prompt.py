@@ -4,8 +4,8 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
-from isoprefill.models.tokenizer import Tokenizer
-from isoprefill.models.untrusted_text import Span, encode_spans
+from isoprefill.models.tokenizers.tokenizer import Tokenizer
+from isoprefill.models.tokenizers.untrusted_text import Span, encode_spans
 from isoprefill.rerank.template import Layout, Piece, places
 
 _WORDS = re.compile(r"(?:^|(?<=\S)) (?=\S)")

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from isoprefill.execution.engine import ScoringEngine
-from isoprefill.models.description import ModelDescription, describe_model
+from isoprefill.models.sources.description import ModelDescription, describe_model
 from isoprefill.request.errors import RequestError
 from isoprefill.request.scores import score_result
 from isoprefill.request.token_request import TokenRequest
