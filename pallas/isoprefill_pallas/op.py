@@ -55,11 +55,7 @@ def attend(
         q, k, v, of="schedule", rows=schedule.num_rows, columns=columns, soft_cap=soft_cap
     )
     Heads.of(q, k)  # refuses what the kernel does not take
-    if interpret is None:
-        interpret = False if jax.default_backend() == "tpu" else pltpu.InterpretParams()
-    if vmem_limit_bytes is None:
-        chip = chip_of(jax.devices()[0].device_kind)
-        vmem_limit_bytes = DEFAULT_VMEM_LIMIT_BYTES if chip is None else chip.vmem_limit_bytes
+    interpret, vmem_limit_bytes = device_options(interpret, vmem_limit_bytes)
     missing = schedule.padded_columns - k.shape[0]
     if missing > 0:
         k, v = (jnp.pad(x, ((0, missing), (0, 0), (0, 0))) for x in (k, v))
@@ -88,11 +84,27 @@ def attend(
 
     out, lse = run(online=False)
     uncertified = jnp.isnan(lse)
+    # Heads side by side, as the kernel writes them: another shape would be another layout, and a copy.
+    flat = out.reshape(out.shape[0], -1)
 
     def redo() -> tuple[jax.Array, jax.Array]:
         online_out, online_lse = run(online=True)
-        return jnp.where(uncertified[..., None], online_out, out), jnp.where(
+        out_of_it = jnp.repeat(uncertified, out.shape[2], axis=1)
+        return jnp.where(out_of_it, online_out.reshape(flat.shape), flat), jnp.where(
             uncertified, online_lse, lse
         )
 
-    return lax.cond(uncertified.any(), redo, lambda: (out, lse))
+    flat, lse = lax.cond(uncertified.any(), redo, lambda: (flat, lse))
+    return flat.reshape(out.shape), lse
+
+
+def device_options(
+    interpret: bool | pltpu.InterpretParams | None = None, vmem_limit_bytes: int | None = None
+) -> tuple[bool | pltpu.InterpretParams, int]:
+    """Returns how kernels run on the device that is there, and how much VMEM they may take, unless it is given."""
+    if interpret is None:
+        interpret = False if jax.default_backend() == "tpu" else pltpu.InterpretParams()
+    if vmem_limit_bytes is None:
+        chip = chip_of(jax.devices()[0].device_kind)
+        vmem_limit_bytes = DEFAULT_VMEM_LIMIT_BYTES if chip is None else chip.vmem_limit_bytes
+    return interpret, vmem_limit_bytes

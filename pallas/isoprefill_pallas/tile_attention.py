@@ -81,19 +81,20 @@ def tile_attention(
         shape = (pl.Element(count), pl.Element(head_dim))
         return pl.BlockSpec(shape if token_major else (pl.Element(1), *shape), index)
 
-    in_memory: Any = jax.ShapeDtypeStruct
-    if not interpret:
-        # Left alone, the compiler may put whole operands into VMEM, where vector instructions copy the blocks.
-        in_memory = pltpu.HBM
-        row_bounds, q, k, v = (
-            pltpu.with_memory_space_constraint(x, pltpu.HBM) for x in (row_bounds, q, k, v)
-        )
     if token_major:
         q_spec = pl.BlockSpec((bq, groups * head_dim), q_tile)
         q, k, v = (x.reshape(x.shape[0], -1) for x in (q, k, v))
     else:
         q_spec = pl.BlockSpec((groups, bq, head_dim), q_tile)
         q, k, v = (x.swapaxes(0, 1) for x in (q, k, v))
+    in_memory: Any = jax.ShapeDtypeStruct
+    if not interpret:
+        # Left alone, the compiler may put whole operands into VMEM, where vector instructions copy the blocks.
+        # It does not look through the constraint, so that it stands behind what cancels out: reshapes.
+        in_memory = pltpu.HBM
+        row_bounds, q, k, v = (
+            pltpu.with_memory_space_constraint(x, pltpu.HBM) for x in (row_bounds, q, k, v)
+        )
 
     depth = head_dim + ones_rows(v.dtype)
     num_steps = part.num_steps

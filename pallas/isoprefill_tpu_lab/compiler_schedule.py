@@ -22,7 +22,11 @@ _BRANCH = re.compile(r"sbr\.rel (?:\(!?%\w+\) )?target = \$region(\d+)")
 
 def dump_flags(directory: str) -> str:
     """Returns flags for LIBTPU_INIT_ARGS, to be set before jax is imported."""
-    return f"--xla_jf_dump_to={directory} --xla_jf_dump_llo_text=true"
+    return (
+        f"--xla_jf_dump_to={directory} --xla_jf_dump_llo_text=true "
+        # Of seventy stages, the last: the others take most of the compilation's time.
+        "--xla_jf_dump_llo_pass_label_regex=^(final|deduplication)"
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)

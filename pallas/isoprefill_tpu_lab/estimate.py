@@ -22,7 +22,7 @@ from isoprefill_tpu_lab.chips import FIGURES
 from isoprefill_tpu_lab.compiler_schedule import CompiledKernel
 from isoprefill_tpu_lab.cost_model import Cost, kernel_cost, splash_cost
 from isoprefill_tpu_lab.packs import Pack, square_mask
-from isoprefill_tpu_lab.tpu_compiler import compile_for
+from isoprefill_tpu_lab.tpu_compiler import PROGRAMS, compile_for
 
 # (block_q, block_kv, block_kv_compute)
 SPLASH_BLOCKS = (
@@ -127,7 +127,9 @@ def bound_seconds(chip: str, pack: Pack) -> tuple[float, float]:
     )
 
 
-def splash_attention(pack: Pack, blocks: tuple[int, int, int]) -> tuple[Any, int]:
+def splash_attention(
+    pack: Pack, blocks: tuple[int, int, int], *, interpret: bool = False
+) -> tuple[Any, int]:
     """Returns splash attention with the pack's mask on arrays [heads, rows, head_dim], and rows as it wants them."""
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         splash_attention_kernel,
@@ -143,6 +145,7 @@ def splash_attention(pack: Pack, blocks: tuple[int, int, int]) -> tuple[Any, int
         block_sizes=splash_attention_kernel.BlockSizes(
             block_q=block_q, block_kv=block_kv, block_kv_compute=block_kv_compute
         ),
+        interpret=interpret,
     )
     return attend, rows
 
@@ -176,6 +179,7 @@ def _compile(
 
 
 def _clear(directory: str) -> None:
-    for path in pathlib.Path(directory).iterdir():
+    """Deletes the schedules and programs of earlier compilations."""
+    for path in [*pathlib.Path(directory).iterdir(), *pathlib.Path(directory, PROGRAMS).glob("*")]:
         if path.is_file():
             path.unlink()

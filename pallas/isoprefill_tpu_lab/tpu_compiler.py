@@ -5,6 +5,7 @@ libtpu serves one chip and one dump directory per process, so callers start a pr
 """
 
 import os
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,14 @@ import jax
 from isoprefill_tpu_lab.chips import FIGURES
 from isoprefill_tpu_lab.compiler_schedule import dump_flags
 
+PROGRAMS = "programs"
+
 
 def prepare_process(chip: str, dump_directory: str | None = None) -> None:
     """Sets the environment of libtpu. To be called before anything else uses jax.
+
+    With a dump directory, libtpu leaves there the final schedule of everything that it compiles (`compiler_schedule`)
+    and, in PROGRAMS below it, the programs as it leaves them (`compiled_program`).
 
     Raises:
         ValueError: for a chip that is not known.
@@ -36,6 +42,8 @@ def prepare_process(chip: str, dump_directory: str | None = None) -> None:
     )
     if dump_directory is not None:
         os.environ["LIBTPU_INIT_ARGS"] = dump_flags(dump_directory)
+        programs = f"--xla_dump_to={dump_directory}/{PROGRAMS} --xla_dump_hlo_as_text"
+        os.environ["XLA_FLAGS"] = " ".join(filter(None, [os.environ.get("XLA_FLAGS"), programs]))
 
 
 def lower_for(chip: str, function: Callable[..., Any], *arguments: Any) -> jax.stages.Lowered:
@@ -55,3 +63,15 @@ def lower_for(chip: str, function: Callable[..., Any], *arguments: Any) -> jax.s
 def compile_for(chip: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """Compiles `function` for one core of `chip`; arguments as of `lower_for`."""
     return lower_for(chip, function, *arguments).compile()
+
+
+def compiled_program(dump_directory: str) -> str:
+    """Returns the text of the program that was compiled last: its optimised HLO, as its code was generated from it.
+
+    Raises:
+        FileNotFoundError: if none was.
+    """
+    found = list(pathlib.Path(dump_directory, PROGRAMS).glob("*.after_codegen.txt"))
+    if not found:
+        raise FileNotFoundError(f"no program was compiled with its dump in {dump_directory}")
+    return max(found, key=lambda path: path.stat().st_mtime_ns).read_text()

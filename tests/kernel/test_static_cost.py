@@ -6,10 +6,14 @@ the module sets its environment up before anything uses jax.
 
 import dataclasses
 import functools
+import pathlib
 import tempfile
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from isoprefill_tpu_lab import tpu_compiler
 
@@ -21,7 +25,10 @@ from isoprefill_tpu_lab import estimate  # noqa: E402
 from isoprefill_tpu_lab.chips import FIGURES  # noqa: E402
 from isoprefill_tpu_lab.compiler_schedule import CompiledKernel  # noqa: E402
 from isoprefill_tpu_lab.cost_model import Cost  # noqa: E402
+from isoprefill_tpu_lab.instruction_schedule import read_bundles  # noqa: E402
+from isoprefill_tpu_lab.optimised_program import OptimisedProgram  # noqa: E402
 from isoprefill_tpu_lab.packs import PACKS, square_mask  # noqa: E402
+from isoprefill_tpu_lab.step_cost import InstructionCost, StepCounter  # noqa: E402
 
 SPLASH_BLOCKS = (1024, 1024, 512)  # the best on W of those tried
 
@@ -110,3 +117,83 @@ def test_a_kernel_that_left_no_dump_is_an_error():
         CompiledKernel(DUMP, "absent")
     with pytest.raises(ValueError, match="chip must be one of"):
         tpu_compiler.prepare_process("v9")
+
+
+@functools.cache
+def counted(kind: str) -> dict[str, InstructionCost]:
+    """The count of a small program as the TPU's compiler leaves it: {name of an instruction: its cost}."""
+
+    def product(x, w):
+        with jax.named_scope("projections"):
+            return lax.dot_general(
+                x, w, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+            )
+
+    def function(x, w):
+        if kind == "copy":  # of another layout: the transpose has to be made
+            return x.T + 0
+        if kind == "round trip":
+            return (lax.optimization_barrier(product(x, w)) * 2).astype(jnp.bfloat16)
+        if kind == "layout":
+            turned = product(x, w).astype(jnp.bfloat16).reshape(-1, 8, 128).swapaxes(0, 1)
+            return lax.optimization_barrier(turned)
+        return (product(x, w) * 2).astype(jnp.bfloat16)
+
+    for path in pathlib.Path(DUMP).rglob("*"):
+        if path.is_file():
+            path.unlink()
+    shapes = (jax.ShapeDtypeStruct((sizes), jnp.bfloat16) for sizes in (X, WEIGHTS))
+    tpu_compiler.compile_for(CHIP, function, *shapes)
+    counter = StepCounter(
+        program=OptimisedProgram.parse(tpu_compiler.compiled_program(DUMP)),
+        bundles=read_bundles(DUMP),
+        kernels={},
+        loop_times={},
+        chip=FIGURES[CHIP],
+    )
+    return {cost.name: cost for cost in counter.count()}
+
+
+# Too large for the compiler to keep them in VMEM.
+X, WEIGHTS = (65536, 1024), (1024, 1024)
+OF_X, OF_WEIGHTS = 65536 * 1024, 1024 * 1024
+
+
+def total(kind: str, field: str) -> float:
+    return sum(getattr(cost, field) for cost in counted(kind).values())
+
+
+def test_one_product_costs_what_arithmetic_says():
+    """Its operations, and x, the weights and the result once each; its schedule is between the peak and 3/4 of it."""
+    assert total("product", "operations") == 2 * OF_X * 1024
+    assert total("product", "hbm_bytes") == pytest.approx(2 * (2 * OF_X + OF_WEIGHTS), rel=0.02)
+    peak = 2 * OF_X * 1024 / FIGURES[CHIP].peak_flops
+    assert peak < total("product", "compute_seconds") < peak / 0.75
+    (largest,) = (cost for cost in counted("product").values() if cost.operations)
+    assert (largest.part, largest.from_schedule) == ("projections", True)
+
+
+def test_one_copy_costs_what_arithmetic_says():
+    moved = 2 * 2 * OF_X
+    assert total("copy", "hbm_bytes") == pytest.approx(moved, rel=0.02)
+    assert total("copy", "seconds") >= 0.98 * moved / FIGURES[CHIP].hbm_bytes_per_second
+    assert total("copy", "operations") == 0
+
+
+def test_a_float32_round_trip_shows():
+    """The planted fault: a product written in float32 and read again."""
+    more = total("round trip", "hbm_bytes") - total("product", "hbm_bytes")
+    assert more == pytest.approx(2 * 4 * OF_X, rel=0.02)
+    assert total("round trip", "seconds") > 1.5 * total("product", "seconds")
+
+
+def test_a_copy_between_layouts_shows():
+    """The planted fault: heads first, where the product writes rows."""
+    copies = [cost for cost in counted("layout").values() if cost.part == "copies"]
+    faster = total("product", "hbm_bytes")
+    assert copies or total("layout", "hbm_bytes") > 1.5 * faster
+
+
+def test_without_a_program_there_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no program was compiled"):
+        tpu_compiler.compiled_program(str(tmp_path))

@@ -62,6 +62,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "isoprefill.request": {*MODELS, *LOOSE},
     "isoprefill.execution": {
+        "isoprefill_pallas",
         "isoprefill.attention",
         "isoprefill.host",
         *MODELS,

@@ -3,17 +3,23 @@
 On a TPU it measures the median of several calls after a warm-up. With CUDA it measures the xla back end. Anywhere else
 it compiles for the chip with libtpu and prints the cycles of the compiler's static schedule, which is an estimate, as
 its first line says. The dense mask is XLA's, estimated by the operations and bytes that its compiler counts.
+
+--step counts whole scoring steps instead, of every model, workload and read-out that is asked for. --measure measures
+whatever device is there, also a CPU, whose times say nothing of a TPU: a rehearsal, with --tiny in a few seconds.
 """
 
+import itertools
 import pathlib
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from absl import app, flags
 
 import callers_directory
-from bench_tpu import measurement
+from bench_tpu import measurement, step, step_table
+from bench_tpu.models import MODELS
 from bench_tpu.rows import ESTIMATE, Row, make_row, print_table
 from benchmark import error_line, write_json
 from isoprefill_tpu_lab import estimate, tpu_compiler
@@ -29,13 +35,26 @@ _JSON = flags.DEFINE_string("json", None, "Write the rows to this file, as JSON.
 _REPEATS = flags.DEFINE_integer(
     "repeats", 10, "Measured calls of each implementation, on a device.", lower_bound=1
 )
+_STEP = flags.DEFINE_bool("step", False, "Count whole scoring steps, without a TPU.")
+_MODEL = flags.DEFINE_multi_enum(
+    "model", ["qwen3-0.6b"], list(MODELS), "Models whose steps are counted; may be repeated."
+)
+_READOUT = flags.DEFINE_multi_enum(
+    "readout", ["labels"], ["labels", "likelihoods"], "What the steps read; may be repeated."
+)
+_MEASURE = flags.DEFINE_bool("measure", False, "Measure the device that is there, also a CPU.")
+_TINY = flags.DEFINE_bool("tiny", False, "With --measure: a tiny pack and model instead.")
 _REGIONS = flags.DEFINE_bool("regions", True, "Print the regions of our kernel, without a TPU.")
 
 
 def main(argv: list[str]) -> None:
     callers_directory.enter(argv)
-    if _has_accelerator():
-        rows = list(measurement.measure(_WORKLOAD.value, _REPEATS.value))
+    if _STEP.value:
+        write_json(_JSON.value, list(count_steps(_CHIP.value)))
+        return
+    if _MEASURE.value or _has_accelerator():
+        packs = [measurement.TINY] if _TINY.value else [PACKS[name] for name in _WORKLOAD.value]
+        rows = list(measurement.measure(packs, _REPEATS.value))
     else:
         rows = list(estimate_all(_CHIP.value))
     print_table(rows)
@@ -55,12 +74,37 @@ def estimate_all(chip: str) -> Iterator[Row]:
         flush=True,
     )
     with tempfile.TemporaryDirectory() as dump:
-        try:
-            tpu_compiler.prepare_process(chip, dump)
-        except ModuleNotFoundError:
-            raise app.UsageError("the estimate needs libtpu: pip install libtpu") from None
+        _prepare(chip, dump)
         for name in _WORKLOAD.value:
             yield from _estimate_workload(name, chip, dump)
+
+
+def _prepare(chip: str, dump: str) -> None:
+    try:
+        tpu_compiler.prepare_process(chip, dump)
+    except ModuleNotFoundError:
+        raise app.UsageError("the estimate needs libtpu: pip install libtpu") from None
+
+
+def count_steps(chip: str) -> Iterator[dict[str, Any]]:
+    """Yields a row for every step, and after each the published figures beside it."""
+    print(
+        f"Compiler estimate for {chip}, not a measurement: no TPU is attached. One core, the whole step.",
+        flush=True,
+    )
+    with tempfile.TemporaryDirectory() as dump:
+        _prepare(chip, dump)
+        for model, workload, readout in itertools.product(
+            _MODEL.value, _WORKLOAD.value, _READOUT.value
+        ):
+            if workload not in step.WORKLOADS:
+                continue
+            counted = step.estimate_step(model, workload, readout, chip, dump)
+            row = step_table.make_row(model, workload, readout, chip, counted)
+            others = step_table.published_rows(model, workload, chip)
+            step_table.print_step(row, others)
+            yield row
+            yield from others
 
 
 def _estimate_workload(name: str, chip: str, dump: str) -> Iterator[Row]:

@@ -17,12 +17,16 @@ from jaxtyping import Array, Float, Float32, Int32
 from isoprefill.attention import multi_item_attention
 from isoprefill.attention.layout import Ints, PackedLayout
 from isoprefill.bits import from_bits, to_bits
+from isoprefill.execution.layer_kernels import layer_kernels
 from isoprefill.execution.mesh import TENSOR
 from isoprefill.models.config.config import ModelConfig
 from isoprefill.models.decoder.decoder import decode
-from isoprefill.models.decoder.head import class_logits_at, logprobs_at, states_at
+from isoprefill.models.decoder.head import ROWS_AT_ONCE, class_logits_at, logprobs_at, states_at
 from isoprefill.models.weights.params import Params
 from isoprefill.modes import Backend
+
+# Rows of logits at once on a TPU, whose time at the head is that of reading its weights: half of what 256 rows need.
+TPU_ROWS_AT_ONCE = 512
 
 
 class PackInputs(NamedTuple):
@@ -66,6 +70,11 @@ class Forward:
     config: ModelConfig
     attention: Backend
     tensor_shards: int
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of which `read` computes all logits at once."""
+        return TPU_ROWS_AT_ONCE if self.attention == "pallas" else ROWS_AT_ONCE
 
     def hidden_states(
         self,
@@ -114,6 +123,7 @@ class Forward:
             jnp.asarray(readout.token_ids),
             device=lax.axis_index(TENSOR) if self.tensor_shards > 1 else 0,
             num_devices=self.tensor_shards,
+            rows_at_once=self.rows_at_once,
         )
         return self._all_reduce(logprobs)
 
@@ -195,6 +205,7 @@ class Forward:
             vectors=None if pack.vectors is None else jnp.asarray(pack.vectors),
             return_kv=return_kv,
             all_reduce=None if self.tensor_shards == 1 else self._all_reduce,
+            kernels=layer_kernels(params, self.config, self.attention),
         )
 
     def _all_reduce(self, partial: Array) -> Array:

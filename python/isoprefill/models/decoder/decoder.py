@@ -39,6 +39,22 @@ Attend = Callable[
     Float[Array, "T Hq D"],
 ]
 Layer = Callable[[Float[Array, "T E"], Any], tuple[Float[Array, "T E"], Any]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LayerKernels:
+    """What a device computes of a layer by kernels of its own, which read the layer's part of stacked weights.
+
+    Attributes:
+        heads: of rows [T, E], weights [L, H*D, E], the layer's index, the rows' cosine and sine or None, and the
+            heads' norm [D] or None: the rows' heads [T, H*D], normalised and rotated; None: XLA computes them.
+        gated: of rows, the gate's and up's weights [L, F, E] and the index: what `down` multiplies, [T, F].
+    """
+
+    heads: Callable[..., Float[Array, "T H*D"]] | None = None
+    gated: Callable[..., Float[Array, "T F"]] | None = None
+
+
 KeysAndValues = tuple[Float[Array, "L T Hkv D"], Float[Array, "L T Hkv D"]]
 
 
@@ -54,6 +70,7 @@ def decode(
     vectors: Float[Array, "R E"] | None = None,
     return_kv: bool = False,
     all_reduce: AllReduce = None,
+    kernels: LayerKernels | None = None,
 ) -> tuple[Float[Array, "T E"], KeysAndValues | None]:
     """Runs all layers over T rows.
 
@@ -70,6 +87,7 @@ def decode(
         vectors: what rows have instead of an embedding of a token, float32; None: no row has.
         return_kv: return the keys and values of these rows.
         all_reduce: sums over the devices that hold parts of the heads and of the feed-forward width, if there are.
+        kernels: what the device computes of a layer by kernels of its own; not with packed weights.
 
     Returns:
         hidden states after the final norm [T, E], and (keys, values), each [L, T, Hkv, D], if `return_kv`, else None.
@@ -88,12 +106,14 @@ def decode(
         assert isinstance(head, PackedWeights)
         hidden = cpu_operations.norm(stream, params.final_norm, rows, config.rms_norm_eps, head)
         return hidden, keys_and_values
-    embeddings = from_bits(params.embedding[jnp.maximum(token_ids, 0)])
+    with jax.named_scope("embedding"):
+        embeddings = from_bits(params.embedding[jnp.maximum(token_ids, 0)])
     stream = _with_vectors(embeddings.astype(jnp.float32), token_ids, vectors)
     stream = scaled_embeddings(stream, config, embeddings.dtype)
-    layer = _layer(config, rotations, attend, all_reduce)
+    layer = _layer(config, rotations, attend, all_reduce, kernels or LayerKernels(), params.layers)
     stream, keys_and_values = _scan(layer, stream, (params.layers, indices, cache), return_kv)
-    hidden = rms_norm(stream, params.final_norm, config.rms_norm_eps)
+    with jax.named_scope("norm"):
+        hidden = rms_norm(stream, params.final_norm, config.rms_norm_eps)
     return hidden.astype(head.dtype), keys_and_values
 
 
@@ -153,45 +173,75 @@ def scaled_embeddings(
 
 
 def _layer(
-    config: ModelConfig, rotations: Rotations, attend: Attend, all_reduce: AllReduce
+    config: ModelConfig,
+    rotations: Rotations,
+    attend: Attend,
+    all_reduce: AllReduce,
+    kernels: LayerKernels,
+    stacked: LayerParams,
 ) -> Layer:
-    """Returns one layer as `_scan` calls it, over (weights of the layer, its index, its cache)."""
+    """Returns one layer as `_scan` calls it, over (weights of the layer, its index, its cache).
+
+    Kernels read the weights of all layers, `stacked`.
+    """
 
     def heads(rows: Float[Array, "T H*D"]) -> Float[Array, "T H D"]:
         return rows.reshape(rows.shape[0], -1, config.head_dim)
 
     def norm(x: Float[Array, "... N"], weight: Float[Array, "N"] | None) -> Float[Array, "... N"]:
-        return x if weight is None else rms_norm(x, weight, config.rms_norm_eps)
+        if weight is None:
+            return x
+        with jax.named_scope("norm"):
+            return rms_norm(x, weight, config.rms_norm_eps)
+
+    def attention_inputs(
+        normed: Float[Array, "T E"], weights: LayerParams, index: Int[Array, ""]
+    ) -> tuple[Float[Array, "T Hq D"], Float[Array, "T Hkv D"], Float[Array, "T Hkv D"]]:
+        dtype, rotation = normed.dtype, rotations.at(index)
+        if kernels.heads is not None:
+            q = kernels.heads(normed, stacked.query, index, rotation, weights.query_norm)
+            k = kernels.heads(normed, stacked.key, index, rotation, weights.key_norm)
+            v = kernels.heads(normed, stacked.value, index, None, None)
+            return heads(q), heads(k), heads(v)
+        with jax.named_scope("projections"):
+            q = project(normed, weights.query, weights.query_bias)
+            k = project(normed, weights.key, weights.key_bias)
+            v = heads(project(normed, weights.value, weights.value_bias)).astype(dtype)
+        if config.projection_norm:
+            q = norm_of_all_heads(q, weights.query_projection_norm, config, all_reduce)
+            k = norm_of_all_heads(k, weights.key_projection_norm, config, all_reduce)
+        with jax.named_scope("rope"):
+            q = rope.rotate(norm(heads(q), weights.query_norm), *rotation).astype(dtype)
+            k = rope.rotate(norm(heads(k), weights.key_norm), *rotation).astype(dtype)
+        return q, k, v
 
     def layer(
         stream: Float[Array, "T E"], slices: tuple[LayerParams, Int[Array, ""], Any]
     ) -> tuple[Float[Array, "T E"], Any]:
         weights, index, layer_cache = slices
         dtype = weights.query.dtype
-        rotation = rotations.at(index)
         normed = norm(stream, weights.attention_norm).astype(dtype)
-        q = project(normed, weights.query, weights.query_bias)
-        k = project(normed, weights.key, weights.key_bias)
-        if config.projection_norm:
-            q = norm_of_all_heads(q, weights.query_projection_norm, config, all_reduce)
-            k = norm_of_all_heads(k, weights.key_projection_norm, config, all_reduce)
-        v = heads(project(normed, weights.value, weights.value_bias)).astype(dtype)
-        q = rope.rotate(norm(heads(q), weights.query_norm), *rotation).astype(dtype)
-        k = rope.rotate(norm(heads(k), weights.key_norm), *rotation).astype(dtype)
+        q, k, v = attention_inputs(normed, weights, index)
         attended = attend(q, k, v, layer_cache).reshape(stream.shape[0], -1).astype(dtype)
-        output = _reduced(project(attended, weights.output), all_reduce)
+        with jax.named_scope("projections"):
+            output = _reduced(project(attended, weights.output), all_reduce)
         if weights.output_bias is not None:
             output = output + weights.output_bias
         output = norm(output, weights.post_attention_norm)
         stream = stream + output * config.residual_scale
         normed = norm(stream, weights.feed_forward_norm).astype(dtype)
-        down = _reduced(feed_forward(normed, weights), all_reduce)
+        with jax.named_scope("feed_forward"):
+            down = _reduced(feed_forward(normed, weights, index), all_reduce)
         down = norm(down, weights.post_feed_forward_norm)
         return stream + down * config.residual_scale, (k, v)
 
-    def feed_forward(x: Float[Array, "T E"], weights: LayerParams) -> Float[Array, "T E"]:
+    def feed_forward(
+        x: Float[Array, "T E"], weights: LayerParams, index: Int[Array, ""]
+    ) -> Float[Array, "T E"]:
         if config.experts is None:
             gate, up, down = map(_plain, (weights.gate, weights.up, weights.down))
+            if kernels.gated is not None:
+                return project(kernels.gated(x, stacked.gate, stacked.up, index), down)
             return project(gated(project(x, gate), project(x, up)).astype(x.dtype), down)
         logits = project(x, _plain(weights.router), weights.router_bias)
         gate, up, down = map(_plain, (weights.expert_gate, weights.expert_up, weights.expert_down))

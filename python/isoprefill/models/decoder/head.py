@@ -35,11 +35,13 @@ def logprobs_at(
     *,
     device: Int32[Array, ""] | int = 0,
     num_devices: int = 1,
+    rows_at_once: int = ROWS_AT_ONCE,
 ) -> Float[Array, "M K"]:
     """Returns log P(token_ids[m, k]) over the full vocabulary at rows[m], for the first `num_rows` of M.
 
     A token id may be `LARGEST_LOGPROB` or `LARGEST_TOKEN` instead.
 
+    `rows_at_once` make a block. More read the head's weights less often, and keep more logits.
     Of `num_devices` devices each computes every so many blocks and leaves zeros elsewhere: the sum over the devices is
     the answer.
     """
@@ -50,7 +52,7 @@ def logprobs_at(
     if isinstance(weights, PackedWeights) and num_devices == 1:
         return by_cpu(hidden, weights, rows, num_rows, token_ids)
     capacity = rows.shape[0]
-    block = min(ROWS_AT_ONCE, capacity)
+    block = min(rows_at_once, capacity)
     blocks = -(-capacity // block)
     padding = (-(-blocks // num_devices) * num_devices) * block - capacity
     rows = jnp.pad(rows, (0, padding))

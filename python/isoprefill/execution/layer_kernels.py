@@ -1,0 +1,52 @@
+"""The TPU kernels of a layer outside its attention, as `decode` calls them, for models that they can compute."""
+
+import functools
+
+import jax.numpy as jnp
+from jax.experimental.pallas import tpu as pltpu
+
+from isoprefill.models.config.config import ModelConfig
+from isoprefill.models.decoder.decoder import LayerKernels
+from isoprefill.models.weights.packed_weights import PackedWeights
+from isoprefill.models.weights.params import Params
+from isoprefill.modes import Backend
+from isoprefill_pallas.layer_kernels import project_gated, project_heads
+from isoprefill_pallas.op import device_options
+
+LANES = 128
+
+
+def layer_kernels(
+    params: Params,
+    config: ModelConfig,
+    attention: Backend,
+    interpret: bool | pltpu.InterpretParams | None = None,
+) -> LayerKernels:
+    """Returns the kernels for a model; without the back end "pallas", and where they cannot compute it, none.
+
+    Args:
+        params: weights, or what one device has of them.
+        interpret: as in `multi_item_attention`.
+    """
+    layers = params.layers
+    if attention != "pallas" or isinstance(layers.query, PackedWeights):
+        return LayerKernels()
+    gate = layers.gate if config.experts is None else None
+    matrices = [layers.query, layers.key, layers.value]
+    if gate is not None:
+        matrices += [gate, layers.up]
+    if any(weights.dtype != jnp.bfloat16 for weights in matrices) or config.hidden_size % LANES:
+        return LayerKernels()
+    interpret, vmem_limit_bytes = device_options(interpret)
+    options = {"interpret": interpret, "vmem_limit_bytes": vmem_limit_bytes}
+    whole_heads = config.head_dim % LANES == 0 and config.rotary_dim == config.head_dim
+    plain = not config.qkv_bias and not config.projection_norm
+    gated = gate is not None and config.activation == "silu" and gate.shape[1] % LANES == 0
+    return LayerKernels(
+        heads=functools.partial(
+            project_heads, head_dim=config.head_dim, eps=config.rms_norm_eps, **options
+        )
+        if whole_heads and plain
+        else None,
+        gated=functools.partial(project_gated, **options) if gated else None,
+    )

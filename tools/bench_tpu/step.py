@@ -1,0 +1,159 @@
+"""Counts what a whole scoring step costs on a chip, from the compiler's schedule of every instruction (`step_cost`)."""
+
+import contextlib
+import dataclasses
+import pathlib
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+
+from bench_tpu.models import MODELS
+from bench_tpu.scoring_step import Readout, ScoringStep
+from isoprefill.execution.forward import TPU_ROWS_AT_ONCE
+from isoprefill.models.config.config import ModelConfig
+from isoprefill_pallas.chips import CHIPS
+from isoprefill_pallas.schedule import KernelSchedule
+from isoprefill_tpu_lab import tpu_compiler
+from isoprefill_tpu_lab.chips import FIGURES
+from isoprefill_tpu_lab.compiler_schedule import CompiledKernel
+from isoprefill_tpu_lab.cost_model import kernel_cost
+from isoprefill_tpu_lab.instruction_schedule import read_bundles
+from isoprefill_tpu_lab.optimised_program import OptimisedProgram
+from isoprefill_tpu_lab.packs import PACKS, Pack
+from isoprefill_tpu_lab.step_cost import (
+    PARTS,
+    InstructionCost,
+    KnownKernel,
+    StepCounter,
+    layer_kernel_cost,
+)
+
+# With the heads of the model; the other packs are one of these, with other heads.
+WORKLOADS = ("W", "S2", "P", "G")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StepEstimate:
+    """The count of one step.
+
+    Attributes:
+        instructions: every fusion, copy and kernel.
+        bound_seconds: the model's useful operations at the chip's peak.
+        compile_seconds: of the whole step, with its dump.
+    """
+
+    instructions: list[InstructionCost]
+    num_items: int
+    bound_seconds: float
+    compile_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        return sum(cost.seconds for cost in self.instructions)
+
+    def by_part(self) -> dict[str, tuple[float, int]]:
+        """Returns seconds and bytes of HBM of each part."""
+        found = dict.fromkeys(PARTS, (0.0, 0))
+        for cost in self.instructions:
+            seconds, moved = found[cost.part]
+            found[cost.part] = (seconds + cost.seconds, moved + cost.hbm_bytes)
+        return {part: total for part, total in found.items() if total != (0.0, 0)}
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "seconds": self.seconds,
+            "items_per_second": self.num_items / self.seconds,
+            "share_of_peak": self.bound_seconds / self.seconds,
+            "hbm_bytes": sum(cost.hbm_bytes for cost in self.instructions),
+            "compile_seconds": self.compile_seconds,
+            "parts": {
+                part: {"seconds": seconds, "hbm_bytes": moved}
+                for part, (seconds, moved) in self.by_part().items()
+            },
+            "instructions": [dataclasses.asdict(cost) for cost in self.instructions],
+        }
+
+
+def estimate_step(
+    model: str, workload: str, readout: Readout, chip: str, dump: str
+) -> StepEstimate:
+    """Compiles a step for a chip and counts it. `tpu_compiler.prepare_process` has run with the dump directory."""
+    config, pack = MODELS[model], of_model(PACKS[workload], MODELS[model])
+    begin = time.perf_counter()
+    with for_chip(chip):
+        step = ScoringStep.of(config, pack, readout, chip=chip)
+        weights = step.params(lambda shape: jax.ShapeDtypeStruct(shape, jnp.dtype(pack.dtype)))
+        _clear(dump)
+        tpu_compiler.compile_for(chip, step.function(), weights, *step.inputs)
+    took = time.perf_counter() - begin
+    schedule = KernelSchedule.of(pack.layout, sizes=step.layout.schedule.sizes, padded=False)
+    (part,) = schedule.parts
+    compiled = CompiledKernel(dump, "isoprefill_anchored")
+    cost = kernel_cost(compiled, part, schedule.sizes, pack, online=False)
+    operations = 4 * pack.head_dim * pack.query_heads * cost.computed_pairs
+    counter = StepCounter(
+        program=OptimisedProgram.parse(tpu_compiler.compiled_program(dump)),
+        bundles=read_bundles(dump),
+        kernels={
+            "isoprefill_anchored": lambda *shapes: KnownKernel(
+                cost.static_cycles, cost.hbm_bytes, operations
+            ),
+            "isoprefill_heads": layer_kernel_cost,
+            "isoprefill_gated": layer_kernel_cost,
+        },
+        loop_times={
+            "jit(hidden_states)": config.num_layers,
+            "jit(read)": -(-step.read_rows // TPU_ROWS_AT_ONCE),
+        },
+        chip=FIGURES[chip],
+    )
+    costs = counter.count()
+    _clear(dump)
+    bound = useful_operations(config, pack, step.read_rows) / FIGURES[chip].peak_flops
+    return StepEstimate(costs, step.num_items, bound, took)
+
+
+def of_model(pack: Pack, config: ModelConfig) -> Pack:
+    """Returns the pack with the heads of a model."""
+    return dataclasses.replace(
+        pack,
+        query_heads=config.num_query_heads,
+        kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+    )
+
+
+def useful_operations(config: ModelConfig, pack: Pack, read_rows: int) -> float:
+    """Returns the operations that no step can do without: products of rows that are not padding, visible pairs."""
+    heads = (2 * config.num_query_heads + 2 * config.num_kv_heads) * config.head_dim
+    layer = config.hidden_size * (heads + 3 * config.intermediate_size)
+    projections = 2.0 * pack.layout.num_rows * layer * config.num_layers
+    attention = 4.0 * config.num_query_heads * config.head_dim * pack.useful_pairs
+    return (
+        projections
+        + attention * config.num_layers
+        + 2.0 * read_rows * config.hidden_size * config.vocab_size
+    )
+
+
+@contextlib.contextmanager
+def for_chip(chip: str) -> Iterator[None]:
+    """Answers what the product asks JAX about its device, for the chip that is compiled for."""
+    with (
+        mock.patch.object(jax, "default_backend", return_value="tpu"),
+        mock.patch("isoprefill_pallas.op.chip_of", return_value=CHIPS[chip]),
+    ):
+        yield
+
+
+def _clear(directory: str) -> None:
+    for path in pathlib.Path(directory).iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

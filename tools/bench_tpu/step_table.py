@@ -1,0 +1,59 @@
+"""The rows and the table of `bench_tpu --step`."""
+
+import dataclasses
+from typing import Any
+
+from bench_tpu import published
+from bench_tpu.rows import ESTIMATE
+from bench_tpu.step import StepEstimate
+
+LARGEST = 12  # instructions that the table names
+
+
+def make_row(
+    model: str, workload: str, readout: str, chip: str, estimate: StepEstimate
+) -> dict[str, Any]:
+    """Returns a row of the JSON file."""
+    known = estimate.as_json()
+    return {
+        "model": model,
+        "workload": workload,
+        "readout": readout,
+        "chip": chip,
+        "source": ESTIMATE,
+        **known,
+    }
+
+
+def published_rows(model: str, workload: str, chip: str) -> list[dict[str, Any]]:
+    """Returns the figures of others for the same model, chip and workload, and those for none of our workloads."""
+    return [
+        {"model": model, "chip": chip, **dataclasses.asdict(figure)}
+        for figure in published.FIGURES.get((model, chip), ())
+        if figure.workload in (None, workload)
+    ]
+
+
+def print_step(row: dict[str, Any], others: list[dict[str, Any]]) -> None:
+    """Prints the parts of one step, its largest instructions, and what others publish."""
+    total = row["seconds"]
+    print(
+        f"\n{row['model']}, {row['workload']}, {row['readout']}, {row['chip']}: {total * 1e3:.2f} ms, "
+        f"{row['items_per_second']:,.0f} items/s, {row['share_of_peak']:.1%} of the chip's peak, "
+        f"{row['hbm_bytes'] / 1e9:.1f} GB; compiled in {row['compile_seconds']:.0f} s"
+    )
+    print(f"  {'part':16} {'ms':>8} {'share':>6} {'GB':>7}")
+    for part, of in row["parts"].items():
+        print(
+            f"  {part:16} {of['seconds'] * 1e3:8.2f} {of['seconds'] / total:6.1%} {of['hbm_bytes'] / 1e9:7.2f}"
+        )
+    print(f"  largest: {'ms':>7} {'without memory':>14} {'times':>5}")
+    for cost in sorted(row["instructions"], key=lambda cost: -cost["seconds"])[:LARGEST]:
+        print(
+            f"  {cost['seconds'] * 1e3:16.2f} {cost['compute_seconds'] * 1e3:14.2f} {cost['times']:5}  "
+            f"{cost['name']} ({cost['part']}) {cost['shapes']}"
+        )
+    bound = row["items_per_second"] / row["share_of_peak"]
+    print(f"  {bound:10,.0f} items/s: arithmetic of the model at the chip's peak")
+    for other in others:
+        print(f"  {other['items_per_second']:10,.0f} items/s: published, {other['source']}")
