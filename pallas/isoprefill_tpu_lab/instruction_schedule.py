@@ -31,7 +31,8 @@ class InstructionBundles:
     @classmethod
     def parse(cls, text: str) -> "InstructionBundles":
         """Reads final bundles; a loop inside another is not told from it."""
-        outside, loops, run, limit = 0, [], 0, None
+        loops: list[tuple[int, int | None]] = []
+        outside, run, limit = 0, 0, None
         for line in text.splitlines():
             bundle = _BUNDLE.match(line)
             if bundle:

@@ -1,7 +1,9 @@
 """The TPU kernels of a layer outside its attention, as `decode` calls them, for models that they can compute."""
 
 import functools
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
@@ -31,17 +33,18 @@ def layer_kernels(
     layers = params.layers
     if attention != "pallas" or isinstance(layers.query, PackedWeights):
         return LayerKernels()
-    gate = layers.gate if config.experts is None else None
-    matrices = [layers.query, layers.key, layers.value]
-    if gate is not None:
-        matrices += [gate, layers.up]
+    gate = layers.gate  # none in a model whose layers are all mixtures of experts
+    found = (layers.query, layers.key, layers.value, gate, layers.up)
+    matrices = [weights for weights in found if weights is not None]
     if any(weights.dtype != jnp.bfloat16 for weights in matrices) or config.hidden_size % LANES:
         return LayerKernels()
     interpret, vmem_limit_bytes = device_options(interpret)
-    options = {"interpret": interpret, "vmem_limit_bytes": vmem_limit_bytes}
+    options: dict[str, Any] = {"interpret": interpret, "vmem_limit_bytes": vmem_limit_bytes}
     whole_heads = config.head_dim % LANES == 0 and config.rotary_dim == config.head_dim
     plain = not config.qkv_bias and not config.projection_norm
-    gated = gate is not None and config.activation == "silu" and gate.shape[1] % LANES == 0
+    gated = (
+        config.activation == "silu" and isinstance(gate, jax.Array) and gate.shape[1] % LANES == 0
+    )
     return LayerKernels(
         heads=functools.partial(
             project_heads, head_dim=config.head_dim, eps=config.rms_norm_eps, **options
