@@ -5,12 +5,14 @@ import dataclasses
 import logging
 import os
 import re
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 from isoprefill.host.threads import usable_threads
 
 OBJECT_STORE_BYTES = 200_000_000  # hardly used: rows travel through files
+CONNECT_S = 10.0
 STARTS = 3  # tries to start Ray on this machine
 
 
@@ -93,6 +95,7 @@ def ray_session(settings: RaySettings) -> Iterator[Any]:
 
 def _connect(ray: Any, settings: RaySettings) -> None:
     """Joins Ray, or starts it. On a busy machine its start may take longer than the 30 s that it allows itself."""
+    _check_reachable(settings.address or "")
     options: dict[str, Any] = {"address": settings.address}
     if settings.address is None:
         cpus = int(-(-settings.replicas * settings.resources.get("CPU", 0) // 1))
@@ -112,3 +115,15 @@ def _connect(ray: Any, settings: RaySettings) -> None:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 place = settings.address or "this machine"
                 raise RayError(f"Ray at {place} cannot be used: {reason}") from error
+
+
+def _check_reachable(address: str) -> None:
+    """Raises RayError if nobody listens at HOST:PORT: Ray would try for minutes, and say so in many lines."""
+    match = re.fullmatch(r"([^/:]+):(\d{1,5})", address)
+    if match is None:  # none, auto, or a URI
+        return
+    try:
+        socket.create_connection((match[1], int(match[2])), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RayError(f"Ray at {address} cannot be used: {reason}") from error
