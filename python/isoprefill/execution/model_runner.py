@@ -93,9 +93,13 @@ class ModelRunner:
         """Puts a model on a mesh, or leaves it on the default device.
 
         Raises:
-            ValueError: if the devices or the model's heads do not allow the mesh; with the numbers. Or if the model's
-                attention is of a kind that is not computed here.
+            ValueError: if the devices or the model's heads do not allow the mesh; with the numbers. Or if the model
+                is to have attention sinks, and there are none.
         """
+        if config.attention_sinks and params.layers.sinks is None:
+            raise ValueError(
+                "attention_sinks needs the sinks' weights, but params.layers.sinks is None"
+            )
         params = as_stored(params)
         mesh = None if shape is None else make_mesh(shape, config)
         if mesh is not None:
