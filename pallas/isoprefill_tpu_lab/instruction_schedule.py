@@ -32,7 +32,8 @@ class InstructionBundles:
     def parse(cls, text: str) -> "InstructionBundles":
         """Reads final bundles; a loop inside another is not told from it."""
         loops: list[tuple[int, int | None]] = []
-        outside, run, limit = 0, 0, None
+        outside, run = 0, 0
+        limit: int | None = None
         for line in text.splitlines():
             bundle = _BUNDLE.match(line)
             if bundle:
