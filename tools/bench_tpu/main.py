@@ -12,7 +12,7 @@ import itertools
 import pathlib
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import jax
 from absl import app, flags
@@ -20,6 +20,7 @@ from absl import app, flags
 import callers_directory
 from bench_tpu import measurement, step, step_table
 from bench_tpu.models import MODELS
+from bench_tpu.scoring_step import Readout
 from bench_tpu.rows import ESTIMATE, Row, make_row, print_table
 from benchmark import error_line, write_json
 from isoprefill_tpu_lab import estimate, tpu_compiler
@@ -40,7 +41,7 @@ _MODEL = flags.DEFINE_multi_enum(
     "model", ["qwen3-0.6b"], list(MODELS), "Models whose steps are counted; may be repeated."
 )
 _READOUT = flags.DEFINE_multi_enum(
-    "readout", ["labels"], ["labels", "likelihoods"], "What the steps read; may be repeated."
+    "readout", ["labels"], list(get_args(Readout)), "What the steps read; may be repeated."
 )
 _MEASURE = flags.DEFINE_bool("measure", False, "Measure the device that is there, also a CPU.")
 _TINY = flags.DEFINE_bool("tiny", False, "With --measure: a tiny pack and model instead.")
@@ -94,6 +95,7 @@ def count_steps(chip: str) -> Iterator[dict[str, Any]]:
     )
     with tempfile.TemporaryDirectory() as dump:
         _prepare(chip, dump)
+        readout: Readout
         for model, workload, readout in itertools.product(
             _MODEL.value, _WORKLOAD.value, _READOUT.value
         ):
