@@ -20,8 +20,8 @@ from absl import app, flags
 import callers_directory
 from bench_tpu import measurement, step, step_table
 from bench_tpu.models import MODELS
-from bench_tpu.scoring_step import Readout
 from bench_tpu.rows import ESTIMATE, Row, make_row, print_table
+from bench_tpu.scoring_step import Readout
 from benchmark import error_line, write_json
 from isoprefill_tpu_lab import estimate, tpu_compiler
 from isoprefill_tpu_lab.chips import FIGURES
