@@ -76,32 +76,34 @@ def test_a_prefix_is_found_by_its_own_tokens_only():
 
 def test_the_longest_common_beginning_is_reused():
     cache = PrefixCache(1000)
-    short, long = long_tokens(0, 40), np.r_[long_tokens(0, 70), tokens(7)]
+    step = REUSE_STEP
+    short, long = long_tokens(0, step + 8), np.r_[long_tokens(0, 2 * step + 6), tokens(7)]
     cache.keep(prefix(long))
     cache.keep(prefix(short))
-    found, reused = cache.find(long_tokens(0, 100))
-    assert (found.tokens.size, reused) == (71, 64)
+    found, reused = cache.find(long_tokens(0, 3 * step))
+    assert (found.tokens.size, reused) == (long.size, 2 * step)
     # All of this one is there, but for its last hidden state.
-    found, reused = cache.find(long_tokens(0, 64))
-    assert (found.tokens.size, reused) == (71, 32)
+    found, reused = cache.find(long_tokens(0, 2 * step))
+    assert (found.tokens.size, reused) == (long.size, step)
     assert cache.find(long_tokens(0, REUSE_STEP)) == (None, 0)
     stats = cache.stats
     assert (stats.hits, stats.extensions, stats.misses) == (0, 2, 1)
-    assert (stats.tokens_asked, stats.tokens_reused) == (196, 96)
+    assert (stats.tokens_asked, stats.tokens_reused) == (6 * step, 3 * step)
 
 
 def test_a_kept_query_cannot_be_found_out_token_by_token():
-    """What is reused is told to whoever asks: 32 tokens must be guessed at once, or all that are left."""
+    """What is reused is told to whoever asks: REUSE_STEP tokens must be guessed at once, or all that are left."""
     cache = PrefixCache(1000)
-    secret = long_tokens(0, 100)
+    step = REUSE_STEP
+    secret = long_tokens(0, 3 * step + 4)
     cache.keep(prefix(secret))
 
     def told(guessed: int) -> int:
         return cache.find(np.r_[secret[:guessed], np.full(20, 999, np.int32)])[1]
 
-    assert {told(guessed) for guessed in range(32)} == {0}
-    assert {told(guessed) for guessed in range(32, 64)} == {32}
-    assert {told(guessed) for guessed in range(96, 101)} == {96}
+    assert {told(guessed) for guessed in range(step)} == {0}
+    assert {told(guessed) for guessed in range(step, 2 * step)} == {step}
+    assert {told(guessed) for guessed in range(3 * step, secret.size + 1)} == {3 * step}
 
 
 def test_queries_asked_lately_are_remembered_and_no_more():

@@ -90,6 +90,32 @@ def test_bits_do_not_depend_on_the_number_of_rows_in_sliding_windows(directory, 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("window", [None, 90])
+def test_bits_do_not_depend_on_what_the_cache_holds(directory, dtype, window):
+    """A query that begins like an earlier one continues its keys and values, which must not show."""
+    model = load_pretrained(directory, dtype)
+    if window is not None:
+        config = dataclasses.replace(
+            model.config, sliding_window=window, windowed_layers=(True, False)
+        )
+        model = dataclasses.replace(model, config=config)
+    scorer = ScoringEngine(model, attention="cpu")
+    rng = np.random.default_rng(3)
+    query = rng.integers(0, 250, 300).tolist()
+    items = [ITEM, *neighbours(60, rng)]
+    alone = scorer.score(query, items, algorithm="serial").logprobs
+    reused = set()
+    for begins_alike in (100, 128, 200, 256, 290):
+        scorer.clear_prefix_cache()
+        scorer.score(query[:begins_alike], items, algorithm="packed_extend")
+        before = scorer.prefix_cache_stats.tokens_reused
+        found = scorer.score(query, items, algorithm="packed_extend").logprobs
+        reused.add(scorer.prefix_cache_stats.tokens_reused - before)
+        np.testing.assert_array_equal(found, alone, err_msg=str(begins_alike))
+    assert reused == {0, 128, 256}  # or nothing was continued
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_bits_do_not_depend_on_packs_or_on_other_requests(directory, dtype):
     """However a list is cut into packs and chunks, and whatever other requests share a pack."""
     whole = engine(directory, dtype)

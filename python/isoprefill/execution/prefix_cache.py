@@ -8,9 +8,10 @@ from isoprefill.execution.forward import PrefixState
 from isoprefill.integers import common_prefix
 
 RECENT_QUERIES = 1_024  # remembered by their hash alone
-# Tokens in common are reused in steps of so many: computing fewer again is as quick, and whoever is told how many were
-# reused cannot find out another's query one token after another.
-REUSE_STEP = 32
+# Tokens in common are reused in steps of so many. On a CPU the attention adds up columns in blocks of 128: with another
+# step a row's bits would tell where the reused part ends (tests/engine/test_row_bits.py). And whoever is told how many
+# tokens were reused cannot find out another's query one token after another.
+REUSE_STEP = 128
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
