@@ -119,12 +119,24 @@ def test_a_bad_query_has_a_code_in_each_of_its_rows(engine, bad, code):
 
 @pytest.mark.parametrize(
     ("label", "code"),
-    [(None, "invalid_labels_type"), ([], "invalid_labels_type"), ("xy", "invalid_label")],
+    [(None, "invalid_labels_type"), ([], "invalid_labels_type"), ("", "invalid_label")],
 )
 def test_a_bad_label_has_a_code(engine, label, code):
     scorer = RowScorer(engine, ScoringSettings(), label_column=True)
     found = scorer.score(["q"] * 3, [" a", " b", " c"], ["x", label, "y"])
     assert found.errors == [None, code, None]
+
+
+def test_a_label_may_have_several_tokens(engine):
+    """Beside labels of one token, which then have the same scores as alone."""
+    scorer = RowScorer(engine, ScoringSettings(), label_column=True)
+    found = scorer.score(["q"] * 2, [" a", " b"], ["x", "xy"])
+    assert found.errors == [None, None]
+    alone = [
+        engine.score("q", [item], labels=[label]).scores
+        for item, label in ((" a", "x"), (" b", "xy"))
+    ]
+    np.testing.assert_allclose(np.ravel(found.scores), np.ravel(alone), rtol=1e-6)
 
 
 def test_equal_items_are_scored_once(engine):
@@ -161,7 +173,7 @@ def test_query_tokens_are_counted_as_they_are_computed(engine, algorithm):
 @pytest.mark.parametrize(
     ("settings", "label_column", "message"),
     [
-        (ScoringSettings(labels=("xy",)), False, "must be a single token"),
+        (ScoringSettings(labels=("",)), False, "label"),
         (ScoringSettings(labels=("x",)), True, "either labels or label-column"),
         (ScoringSettings(softmax=True), False, "softmax needs labels"),
     ],

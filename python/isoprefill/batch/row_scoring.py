@@ -60,7 +60,7 @@ class RowScorer:
             label_column: whether each row has labels of its own.
 
         Raises:
-            ValueError: labels do not fit the model, or one is not a single token; says which.
+            ValueError: labels do not fit the model, or one is empty; says which.
         """
         self._engine, self._settings = engine, settings
         labels, classes = None, engine.model.config.classes
