@@ -130,7 +130,8 @@ def test_bfloat16_errs_less_than_transformers_does(family, tmp_path):
 
     How much bfloat16 changes probabilities depends on the model: by 0.02 for the Gemma here, and by 0.05 with
     transformers. So the measure is what transformers' own bfloat16 makes of the same weights. The truth is float64.
-    Items are many, because some rows of a random model turn small errors into large ones.
+    Items are many, and the median item counts, because some turn small errors into large ones: in a mixture an item
+    may get another expert, in transformers' bfloat16 as in ours.
     """
     rng = np.random.default_rng(0)
     items = rng.integers(0, 256, (64, 8)).tolist()
@@ -140,7 +141,9 @@ def test_bfloat16_errs_less_than_transformers_does(family, tmp_path):
     ours = np.exp(engine.score(QUERY, items, list(range(small_models.VOCAB_SIZE))).logprobs)
     theirs = last_probabilities(copy.deepcopy(model).bfloat16(), items)
     truth = last_probabilities(model.double(), items)
-    our_error, their_error = (np.sqrt(np.mean((found - truth) ** 2)) for found in (ours, theirs))
+    our_error, their_error = (
+        np.median(np.sqrt(np.mean((found - truth) ** 2, axis=1))) for found in (ours, theirs)
+    )
     print(f"{family}: {our_error:.1e} beside {their_error:.1e}, {our_error / their_error:.2f}")
     assert our_error <= 0.75 * their_error
     assert np.abs(ours - truth).mean() <= 0.01
