@@ -40,7 +40,7 @@ _ITEMS_COLUMN = flags.DEFINE_string(
     "items-column", None, "Column of lists of items, instead of --item-column."
 )
 _LABELS = flags.DEFINE_multi_string(
-    "labels", [], "Score P(label | query, item) for this label, one token of text; repeat for more."
+    "labels", [], "Score P(label | query, item) for this label; repeat for more."
 )
 _LABEL_COLUMN = flags.DEFINE_string(
     "label-column",
