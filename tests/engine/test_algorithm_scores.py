@@ -24,6 +24,7 @@ from engine_cases import (
 )
 from isoprefill import LabelSets, ScoreOptions, ScoringEngine
 from isoprefill.execution.algorithms import PLANS
+from isoprefill.execution.prefix_cache import REUSE_STEP
 from isoprefill.modes import Algorithm
 from isoprefill.request.errors import MissingLogprobError
 from pairwise import cases
@@ -139,15 +140,17 @@ def test_requests_of_all_kinds_share_packs(model_and_oracle):
 
 
 @pytest.mark.parametrize("algorithm", ["prefill_extend", "packed_extend"])
-@pytest.mark.parametrize("length", [39, 41, 70], ids=["shorter", "one more", "longer"])
+@pytest.mark.parametrize("length", [159, 161, 290], ids=["shorter", "one more", "longer"])
 def test_a_query_that_begins_like_a_kept_one_reuses_it(model_and_oracle, algorithm, length):
     """The rest is computed over the kept keys and values, and is then kept itself."""
     model, oracle = model_and_oracle
     engine = ScoringEngine(model)
-    engine.score(QUERY, ITEMS[:2], algorithm=algorithm)
-    query = (QUERY * 2)[:length]
+    kept = QUERY * 4
+    assert REUSE_STEP < len(kept) < 2 * REUSE_STEP
+    engine.score(kept, ITEMS[:2], algorithm=algorithm)
+    query = (kept * 2)[:length]
     results = [engine.score(query, ITEMS[:6], algorithm=algorithm) for _ in range(2)]
-    assert [one.cached_tokens for one in results] == [32, length]
+    assert [one.cached_tokens for one in results] == [REUSE_STEP, length]
     for one in results:
         values = [oracle.tokens(query, item).sum() for item in ITEMS[:6]]
         np.testing.assert_allclose(one.logprobs, values, atol=TOLERANCE)
