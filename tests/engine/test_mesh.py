@@ -15,6 +15,7 @@ import pytest
 import small_models
 from isoprefill import LabelSets, MeshShape, ScoringEngine
 from isoprefill.execution.mesh import make_mesh
+from isoprefill.execution.prefix_cache import REUSE_STEP
 from isoprefill.models.config.experts import Experts
 from isoprefill.request.token_request import TokenRequest
 from isoprefill_pallas.block_sizes import BlockSizes
@@ -77,9 +78,12 @@ def test_a_mesh_scores_as_one_device(model, case):
     many = mesh.score(QUERY, ITEMS, **options)
     np.testing.assert_allclose(many.logprobs, one.logprobs, atol=TOLERANCE)
     if case["algorithm"] == "packed_extend":  # over keys and values that lie on several devices
-        longer = QUERY + [7] * 5
+        kept, longer = QUERY * 4, QUERY * 4 + [7] * 5
+        budgets["pack_tokens"] = len(longer) + 16
+        mesh = ScoringEngine(model, mesh=MeshShape.parse(case["mesh"]), **budgets)
+        mesh.score(kept, ITEMS, **options)
         again = mesh.score(longer, ITEMS, **options)
-        assert again.cached_tokens == 32 < len(QUERY)
+        assert again.cached_tokens == REUSE_STEP < len(kept)
         plain = ScoringEngine(model, **budgets).score(longer, ITEMS, **options)
         np.testing.assert_allclose(again.logprobs, plain.logprobs, atol=TOLERANCE)
 
