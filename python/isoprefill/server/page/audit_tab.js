@@ -26,7 +26,7 @@ async function run() {
   if (filled.method === "rerank") filled.method = "likelihood";
   showMessage(errorBox, null);
   if (filled.items.length < 2) {
-    showMessage(errorBox, "The tab Score must hold at least 2 items.");
+    showMessage(errorBox, "The Score tab must hold at least 2 items.");
     return;
   }
   const controller = (running = new AbortController());

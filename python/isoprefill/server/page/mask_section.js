@@ -88,9 +88,9 @@ function facts(layout) {
   const rows = [
     ["Tokens", whole(layout.num_tokens)],
     ["Tiles computed", whole(layout.tiles.length)],
-    ["Pairs of row and column, seen", whole(seen)],
-    ["Pairs computed, in these tiles", whole(computed)],
-    ["Seen, of what a causal mask lets see", percent(seen / causal)],
+    ["Pairs of row and column that are seen", whole(seen)],
+    ["Pairs computed in these tiles", whole(computed)],
+    ["Seen, as a share of a causal mask’s pairs", percent(seen / causal)],
   ];
   return rows.flatMap(([term, value]) => [element("dt", {}, term), element("dd", {}, value)]);
 }

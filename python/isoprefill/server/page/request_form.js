@@ -20,8 +20,8 @@ import { counted, whole } from "./numbers.js";
 
 const MOST_FILE_BYTES = 8 << 20;
 const HINTS = {
-  labels: "P(label | query, item): how likely the model goes on with the first label after query and item.",
-  likelihood: "log P(item | query): how likely the model continues the query with the item.",
+  labels: "P(label | query, item): how likely the model is to go on with the first label after query and item.",
+  likelihood: "log P(item | query): how likely the model is to continue the query with the item.",
   rerank: "How relevant each item is to the query, asked in the way that suits this model.",
 };
 

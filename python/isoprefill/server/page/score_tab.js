@@ -54,7 +54,7 @@ export async function preview() {
     showMask(await layoutOf(filled, causal.checked ? "causal" : "isolated"));
   } catch (error) {
     if (!(error instanceof ApiProblem)) throw error;
-    hideMask("It is drawn when the server has scored a list.");
+    hideMask("The mask is drawn when the server has scored a list.");
   }
 }
 
@@ -69,7 +69,7 @@ async function run(filled) {
   showMessage(errorBox, null);
   markWrong(null);
   if (!filled.items.length) {
-    showMessage(errorBox, "There are no items: write one a line.");
+    showMessage(errorBox, "There are no items: write one per line.");
     markWrong("items");
     return;
   }
