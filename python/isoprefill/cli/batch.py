@@ -28,8 +28,8 @@ from isoprefill.server.settings import EngineSettings, LogFormat
 _INPUT = flags.DEFINE_multi_string(
     "input",
     [],
-    "A file or directory, on this machine or of a file system that pyarrow opens (s3://, gs://, hdfs://), that ends in "
-    ".parquet, .pq, .jsonl or .ndjson (.gz too); repeat for more. Arguments that are no flags are inputs too.",
+    "A directory, or a file that ends in .parquet, .pq, .jsonl, .ndjson, .jsonl.gz or .ndjson.gz, here or on a file "
+    "system that pyarrow opens (s3://, gs://, hdfs://); repeat for more. Arguments that are not flags are inputs too.",
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "The directory to write to: a new or empty one, or that of the same job."
@@ -45,7 +45,7 @@ _LABELS = flags.DEFINE_multi_string(
 _LABEL_COLUMN = flags.DEFINE_string(
     "label-column",
     None,
-    "Column of the label of each row, or of lists of labels, instead of --labels.",
+    "Column of the label of each row, or of its list of labels, instead of --labels.",
 )
 _SOFTMAX = flags.DEFINE_bool(
     "softmax", False, "Normalise over the labels, or over a classification model's classes."
@@ -74,11 +74,11 @@ _ADDRESS = flags.DEFINE_string(
 _BLOCK_ITEMS = flags.DEFINE_integer(
     "block-items",
     None,
-    "Items of a file of the output at most, which is the unit of progress. Default: 1% of all, shared by the replicas.",
+    "Most items in a file of the output, the unit of progress. Default: 1% of all items, divided among the replicas.",
     lower_bound=1,
 )
 _LOG_FORMAT = flags.DEFINE_enum(
-    "log-format", "text", get_args(LogFormat), "Format of the progress and of the summary."
+    "log-format", "text", get_args(LogFormat), "Format of the progress and the summary."
 )
 
 

@@ -36,7 +36,7 @@ def summary_lines(summary: Summary) -> Iterator[str]:
         f"{summary.items_per_replica_second:,.1f} items/s of a replica"
     )
     yield (
-        f"{summary.query_share:.2%} of the query tokens computed that scoring item by item would compute; "
+        f"computed {summary.query_share:.2%} of the query tokens that scoring item by item would compute; "
         f"{counts.item_tokens:,} item tokens"
     )
     if summary.items_begun_again:

@@ -1,4 +1,4 @@
-"""Checks this machine: versions, folders, every back end's numbers and isolation, known scores, and speed.
+"""Checks this machine: versions, folders, numbers and isolation of every back end, known scores, and speed.
 
     isoprefill doctor
     isoprefill doctor --json > report.json
@@ -21,9 +21,9 @@ from isoprefill.doctor.scoring import DEFAULT_MODEL
 FOUND_FAULTS = 7
 
 _MODEL = flags.DEFINE_string(
-    "model", DEFAULT_MODEL, "What to score with; only of the default model scores are known."
+    "model", DEFAULT_MODEL, "The model to score with; known scores exist for the default one only."
 )
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the model's weights.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the weights.")
 _JSON = flags.DEFINE_bool("json", False, "Print the report as JSON.")
 _MARKS = {"ok": "ok", "note": "note", "skipped": "skipped", "failed": "FAILED"}
 

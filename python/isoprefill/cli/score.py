@@ -1,12 +1,12 @@
 """Scores items against a query and prints them ranked.
 
-Without --labels an item's score is log P(item | query). With labels it is the probability of each label after
+Without --labels an item's score is log P(item | query). With labels an item has the probability of each label after
 query + item, and items are ranked by the first label. A classification model takes no labels: scores are the logits
 of its classes, or with --softmax their probabilities, and items are ranked by the class that says that they are
 relevant.
 
 Exit status: 0 scored, 1 failed (memory, disk, the model's numbers), 2 wrong use (a flag, a file, an item, a model),
-130 interrupted, 141 nobody reads the output any more.
+130 interrupted, 141 the program that read the output has ended.
 """
 
 import dataclasses

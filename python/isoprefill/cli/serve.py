@@ -18,7 +18,7 @@ _SETTINGS = define_flags(ServerSettings)
 _API_KEY_FILE = flags.DEFINE_string(
     "api-key-file",
     None,
-    "File with the API key. Default: the environment variable ISOPREFILL_API_KEY, or no key if it is not set.",
+    "File that holds the API key. Default: the environment variable ISOPREFILL_API_KEY, or no key if it is not set.",
 )
 _CONFIG = flags.DEFINE_string(
     "config",
