@@ -27,7 +27,7 @@ function verdict(report) {
     clean === null
       ? ["Nothing can be said", "", "The items’ scores hardly differ, so no leak could be seen. Try other items."]
       : clean
-        ? ["No item influences another", "clean", "Whatever changed in the list, the scores of the other items stayed."]
+        ? ["No item influences another", "clean", "Whatever changed in the list, the scores of the other items stayed the same."]
         : [
             "Items influence each other",
             "leaks",
