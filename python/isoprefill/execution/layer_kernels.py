@@ -3,7 +3,6 @@
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
@@ -42,9 +41,8 @@ def layer_kernels(
     options: dict[str, Any] = {"interpret": interpret, "vmem_limit_bytes": vmem_limit_bytes}
     whole_heads = config.head_dim % LANES == 0 and config.rotary_dim == config.head_dim
     plain = not config.qkv_bias and not config.projection_norm
-    gated = (
-        config.activation == "silu" and isinstance(gate, jax.Array) and gate.shape[1] % LANES == 0
-    )
+    width = None if gate is None or isinstance(gate, PackedWeights) else gate.shape[1]
+    gated = config.activation == "silu" and width is not None and width % LANES == 0
     return LayerKernels(
         heads=functools.partial(
             project_heads, head_dim=config.head_dim, eps=config.rms_norm_eps, **options
