@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 from api_answers import code_of
 from isoprefill.server import launch
 from isoprefill.server.connection import SURPLUS, protocol_class
+from isoprefill.server.joined_writes import JoinedWrites
 from isoprefill.server.settings import EngineSettings, Limits, ServerSettings
 from raw_http import BODY, BOUNDED, connect, raw_request, read_all, scores
 from running_server import wait_for
@@ -66,6 +67,50 @@ def test_a_client_that_does_not_read_its_answer_is_cut_off(server):
                 client.sendall(openapi)
             wait_for(lambda: not _alive(client))
     assert len(scores(server)) == 2
+
+
+def test_an_answer_to_a_lost_connection_does_not_touch_the_next_one():
+    """The next connection may have its file's number, and must be read: else it waits, and is reset."""
+
+    class Connection(asyncio.Protocol):
+        def __init__(self) -> None:
+            loop = asyncio.get_running_loop()
+            self.read, self.lost = loop.create_future(), loop.create_future()
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = transport
+
+        def data_received(self, data: bytes) -> None:
+            self.read.set_result(data)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.lost.set_result(None)
+
+    async def connected(end: socket.socket) -> Connection:
+        loop = asyncio.get_running_loop()
+        _, made = await loop.create_unix_connection(Connection, sock=end)
+        return made
+
+    async def answer_and_take_the_next() -> None:
+        ours, theirs = socket.socketpair()
+        number = ours.fileno()
+        first = await connected(ours)
+        joined = JoinedWrites(first.transport, asyncio.get_running_loop())
+        joined.write(b"answer")
+        first.transport.abort()  # as when the client resets the connection in the same turn
+        await first.lost
+        with theirs:
+            ends = socket.socketpair()
+        ours, theirs = ends if ends[0].fileno() == number else ends[::-1]
+        assert ours.fileno() == number
+        with theirs:
+            second = await connected(ours)
+            theirs.sendall(b"request")
+            async with asyncio.timeout(10):
+                assert await second.read == b"request"
+        await second.lost
+
+    asyncio.run(answer_and_take_the_next())
 
 
 def test_a_client_that_does_not_read_the_end_of_an_answer_is_cut_off():

@@ -34,4 +34,6 @@ class JoinedWrites:
         """Sends what is written, now."""
         parts, self._parts = self._parts, []
         if parts:
-            self._transport.writelines(parts)
+            # Not writelines: since Python 3.12 it takes no notice of a connection that is lost, and watches its file,
+            # which may be another connection's by then; nor does it say that something is left to write.
+            self._transport.write(b"".join(parts))
