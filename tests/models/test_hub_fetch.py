@@ -7,6 +7,7 @@ pickles of a repository reach the disk. The Hub is a server on this machine.
 import subprocess
 import sys
 
+import huggingface_hub
 import pytest
 
 from isoprefill.models.pretrained import load_pretrained
@@ -83,6 +84,20 @@ def test_a_fetch_that_broke_off_is_not_taken_for_a_model(hub):
     hub.failing = set()
     load_pretrained(NAME)
     assert "model.safetensors" in hub.fetched
+
+
+def test_two_processes_may_fetch_the_same(hub, monkeypatch):
+    """The one that ends last has nothing left to mark as complete."""
+    download = huggingface_hub.snapshot_download
+
+    def and_the_other_ends(*args, **kwargs):
+        found = download(*args, **kwargs)
+        (marker,) = cache_directory().glob("*/.*-incomplete")
+        marker.unlink()
+        return found
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", and_the_other_ends)
+    assert find_model(NAME).path.is_dir()
 
 
 def test_an_unknown_commit_is_an_error_of_one_line(hub):

@@ -72,7 +72,7 @@ def fetch(repository: str, commit: str, file: str | None, folder: Path) -> None:
                 ignore_patterns=ignored,
                 endpoint=os.environ.get("HF_ENDPOINT") or None,
             )
-        _marker(folder, commit).unlink()
+        _marker(folder, commit).unlink(missing_ok=True)  # another process may have fetched the same
     except Exception as error:  # of HTTP, of the package, of the file system
         reason = " ".join(str(error).split())[:300]
         raise FetchError(
