@@ -10,11 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 
 from batch_lakes import lake, read_output, request, write_lake
 from isoprefill.batch import input_files
 from isoprefill.batch.block_scoring import make_scorer
 from isoprefill.batch.columns import InputColumns
+from isoprefill.batch.directory import Directory
 from isoprefill.batch.input_files import Unit, lines_of, units_of
 from isoprefill.batch.job import run_job
 from isoprefill.batch.manifest import InputFile
@@ -154,6 +156,40 @@ def test_files_of_json_lines_are_cut_between_lines(tmp_path, monkeypatch):
         found = [line.decode() for unit in units for line in lines_of(unit)]
         assert found == lines
     assert [line.decode() for line in lines_of(Unit(str(path), "jsonl", 0, -1))] == lines
+
+
+def test_a_unit_within_a_long_line_does_not_read_all_of_it(tmp_path, monkeypatch):
+    """A file without line ends must not fill the memory."""
+    monkeypatch.setattr(input_files, "LINE_BYTES", 50)
+    path = write_lines(tmp_path / "a.jsonl", ["x" * 1_000, "{}"])
+    with pytest.raises(ValueError, match=r"a\.jsonl has a line of more than 50 bytes"):
+        list(lines_of(Unit(str(path), "jsonl", 100, 200)))
+    assert list(lines_of(Unit(str(path), "jsonl", 990, 2_000))) == [b"{}"]
+
+
+def test_an_object_store_has_no_object_that_broke_off(tmp_path):
+    """Closing an object there is completing it, also where an error closes it."""
+
+    class Store:
+        type_name = "s3"
+
+        def open_output_stream(self, path):
+            return fs.LocalFileSystem().open_output_stream(path)
+
+    directory = Directory(str(tmp_path))
+    directory.fs = Store()
+
+    def break_off():
+        with directory.writing("part") as file:
+            file.write(b"half")
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        break_off()
+    assert not (tmp_path / "part").exists()
+    with directory.writing("part") as file:
+        pq.write_table(pa.table({"n": [1, 2]}), file)
+    assert pq.read_table(tmp_path / "part")["n"].to_pylist() == [1, 2]
 
 
 def refused(model_directory, tmp_path, make):

@@ -77,14 +77,18 @@ class Directory:
     def writing(self, name: str) -> Iterator[Any]:
         """Yields a file that gets its name when all of it is written, and on a local disk lies there.
 
-        An object store shows an object only when it is complete. Elsewhere the file grows in SCRATCH and is moved.
+        An object store shows an object only when it is closed. But closing it is all that pyarrow can do with it, so it
+        is begun when nothing of the caller's can fail. Elsewhere the file grows in SCRATCH and is moved.
         """
+        import pyarrow as pa
         from pyarrow import fs
 
         path = self._path(name)
         if self.fs.type_name in ("s3", "gcs", "abfs"):
+            whole = pa.BufferOutputStream()
+            yield whole
             with self.fs.open_output_stream(path) as file:
-                yield file
+                file.write(whole.getvalue())
             return
         scratch = self._path(f"{SCRATCH}/{uuid.uuid4().hex}")
         with self.fs.open_output_stream(scratch) as file:

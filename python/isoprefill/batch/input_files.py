@@ -129,7 +129,7 @@ def lines_of(unit: Unit) -> Iterator[bytes]:
             file.seek(max(0, unit.begin - 1))
             rest = unit.end - unit.begin
             if unit.begin:  # the line before ends behind this byte
-                rest -= len(file.readline()) - 1
+                rest -= len(_line(file, unit.path)) - 1
             yield from _lines(file, rest, unit.path)
     except OSError as error:
         raise _unreadable(unit.path, error) from None
@@ -167,16 +167,22 @@ def plain_type(kind: Any) -> Any:
 
 def _lines(file: Any, rest: int | None, path: str) -> Iterator[bytes]:
     while rest is None or rest > 0:
-        line = file.readline(LINE_BYTES + 1)
+        line = _line(file, path)
         if not line:
             return
-        if len(line) > LINE_BYTES:
-            raise ValueError(f"input {path} has a line of more than {LINE_BYTES} bytes")
         if rest is not None:
             rest -= len(line)
         line = line.strip()
         if line:
             yield line
+
+
+def _line(file: Any, path: str) -> bytes:
+    """Reads a line, or what is left of it; nothing at the end of the file."""
+    line: bytes = file.readline(LINE_BYTES + 1)
+    if len(line) > LINE_BYTES:
+        raise ValueError(f"input {path} has a line of more than {LINE_BYTES} bytes")
+    return line
 
 
 def _files_at(path: str) -> list[InputFile]:
