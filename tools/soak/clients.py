@@ -65,8 +65,12 @@ class Client:
     def ask(self, known: KnownRequest, pause: float) -> None:
         """Sends a request, in pieces if there is a pause between them, and checks the answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE_S)
-        self._tally.count("slow" if pause else "patient")
+        kind = "slow" if pause else "patient"
+        self._tally.count(kind)
+        began, step = time.monotonic(), "connecting"
         try:
+            connection.connect()
+            step = "sending"
             connection.putrequest("POST", "/v1/score")
             connection.putheader("content-type", "application/json")
             connection.putheader("content-length", str(len(known.body)))
@@ -75,10 +79,15 @@ class Client:
             for begin in range(0, len(known.body), size):
                 time.sleep(pause)
                 connection.send(known.body[begin : begin + size])
+            step = "waiting"
             response = connection.getresponse()
+            step = "reading"
             status, body = response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
-            self._tally.fault(f"no answer: {type(error).__name__}")
+            seconds = time.monotonic() - began
+            self._tally.fault(
+                f"no answer: {type(error).__name__} while {step}, {kind}, after {seconds:.1f} s"
+            )
             return
         finally:
             connection.close()

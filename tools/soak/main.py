@@ -167,6 +167,8 @@ def main(argv: list[str]) -> None:
     for name, number in sorted({**tally.counts, **figures}.items()):
         print(f"{name}: {number:.0f}")
     write_json(_JSON.value, {"counts": tally.counts, "figures": figures, "faults": tally.faults})
+    if server.troubles:
+        print("the server's log also has:", *server.troubles, sep="\n  ", file=sys.stderr)
     if tally.faults:
         sys.exit("FAILED: " + "; ".join(tally.faults))
     print(f"PASSED: {tally.counts['scored']} answers, all with their serial scores")

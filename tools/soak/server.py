@@ -39,6 +39,7 @@ class ServerProcess:
         self.port = 0
         self.scheduler_pid = 0
         self.events: dict[str, int] = {}
+        self.troubles: list[str] = []  # the last lines that are not of level "info"
         self._last_words = ""
         self._ready = threading.Event()
         threading.Thread(target=self._read_log, daemon=True).start()
@@ -51,6 +52,8 @@ class ServerProcess:
             self._last_words = line.strip()
             event = json.loads(line) if line.startswith("{") else {"event": "text"}
             name = event["event"]
+            if event.get("level") != "info":
+                self.troubles = [*self.troubles, self._last_words][-50:]
             self.events[name] = self.events.get(name, 0) + 1
             if name == "listening":
                 self.port = int(event["url"].rpartition(":")[2])
