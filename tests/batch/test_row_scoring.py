@@ -9,6 +9,7 @@ import pytest
 from isoprefill.batch.row_scoring import RowScorer
 from isoprefill.batch.scoring_settings import ScoringSettings
 from isoprefill.execution.engine import ScoringEngine
+from isoprefill.request import preparer
 from scoring_oracle import Oracle
 from small_models import byte_tokenizer, random_model, save_directory
 
@@ -137,6 +138,20 @@ def test_a_label_may_have_several_tokens(engine):
         for item, label in ((" a", "x"), (" b", "xy"))
     ]
     np.testing.assert_allclose(np.ravel(found.scores), np.ravel(alone), rtol=1e-6)
+
+
+def test_labels_that_are_too_many_together_are_scored_in_parts(engine, monkeypatch):
+    """One long label among the many rows of a query must not end the job; one that is too long alone has a code."""
+    scorer = RowScorer(engine, ScoringSettings(), label_column=True)
+    queries, items = ["q"] * 6, ITEMS
+    labels = ["x", "y", "abcdef", "z", "abcdefghijkl", "w"]
+    whole = scorer.score(queries, items, labels)
+    assert whole.errors == [None] * 6
+    monkeypatch.setattr(preparer, "MOST_LABEL_TOKENS", 8)
+    found = scorer.score(queries, items, labels)
+    assert found.errors == [None, None, None, None, "too_many_labels", None]
+    kept = [0, 1, 2, 3, 5]
+    assert found.scores[kept].tobytes() == whole.scores[kept].tobytes()
 
 
 def test_equal_items_are_scored_once(engine):

@@ -184,7 +184,14 @@ class RowScorer:
         options = self._options
         if labels is not None:
             lists = [[labels[row]] if isinstance(labels[row], str) else labels[row] for row in rows]
-            made = self._engine.preparer.labels(lists)
+            try:
+                made = self._engine.preparer.labels(lists)
+            except RequestError as error:
+                if len(rows) == 1:
+                    errors[rows[0]] = error.code
+                    return []
+                # Each is possible by itself, but all of them, padded to the longest, are too many.
+                return self._halves(query, items, labels, rows, errors)
             options = dataclasses.replace(options, labels=made)
         try:
             request = self._engine.preparer.request(query, [items[row] for row in rows], options)
@@ -198,12 +205,24 @@ class RowScorer:
                 for row in rows:
                     errors[row] = query
                 return []
-            half = len(rows) // 2  # few are at fault: look for them by halves
-            return [
-                *self._parts(query, items, labels, rows[:half], errors),
-                *self._parts(query, items, labels, rows[half:], errors),
-            ]
+            # Few are at fault: look for them by halves.
+            return self._halves(query, items, labels, rows, errors)
         return [_Part(request, np.asarray(rows, np.int32))]
+
+    def _halves(
+        self,
+        query: Any,
+        items: Sequence[Any],
+        labels: Sequence[Any] | None,
+        rows: list[int],
+        errors: list[str | None],
+    ) -> list[_Part]:
+        """Returns the requests of these rows, of which there are at least two, each half by itself."""
+        half = len(rows) // 2
+        return [
+            *self._parts(query, items, labels, rows[:half], errors),
+            *self._parts(query, items, labels, rows[half:], errors),
+        ]
 
     def _query_tokens(self, query: Any) -> list[int] | str:
         """Returns the query as token ids, not to tokenise it again and again, or the code of what is wrong with it."""
