@@ -7,6 +7,7 @@ import numpy as np
 
 from api_answers import code_of
 from http_oracle import oracle_labels
+from isoprefill.request import label_trie
 from isoprefill.request.errors import RequestError
 from server_fixtures import KEY
 from unconnected_service import ask, unconnected_service
@@ -106,3 +107,21 @@ def test_much_text_is_not_tokenised_on_the_event_loop(model_directory):
     for path, body in sent:
         assert code_of(ask(service, body, f"/v1/{path}")) == "empty_query"
     assert [one is threading.main_thread() for one in threads] == [False, False, False, True]
+
+
+def test_many_labels_do_not_become_trees_on_the_event_loop(model_directory, monkeypatch):
+    """A million tokens of labels take seconds, in which no other client would be answered."""
+    threads = []
+    made = label_trie._made
+
+    def recorded(labels):
+        threads.append(threading.current_thread())
+        return made(labels)
+
+    monkeypatch.setattr(label_trie, "_made", recorded)
+    service = unconnected_service(model_directory)
+    labels = [f"{number:03}" + "x" * 350 for number in range(400)]
+    answer = ask(service, {"query": "a", "items": ["b"], "labels": labels})
+    assert code_of(answer) == "too_many_tokens"
+    assert threads
+    assert threading.main_thread() not in threads

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from isoprefill.request.errors import RequestError
+from isoprefill.request.preparer import Preparer
 from isoprefill.request.result import ScoreResult
 from isoprefill.request.scores import score_result
 from isoprefill.request.token_request import TokenRequest
@@ -23,6 +24,7 @@ from isoprefill.server.limits import Extent
 from isoprefill.server.openapi import body_of, responses
 from isoprefill.server.responses import json_response
 from isoprefill.server.service import Service
+from isoprefill.server.settings import Limits
 from isoprefill.server.validation import Body, read_object, validate
 
 ERRORS = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503)
@@ -164,11 +166,17 @@ async def _prepared(
                 limits.check_extent(bounds, extent)
                 size = max(len(data), extent.num_characters)
                 prepared = await service.run(size, exchange.prepare, body, service, request_id)
-                limits.check_all_tokens(bounds, prepared.requests)
-                for one in prepared.requests:
-                    limits.check_answer(one, preparer.item_answer_size(one.options))
+                # Beside the event loop too: it is here that labels become trees, which takes seconds for a million.
+                await service.run(size, _check, bounds, preparer, prepared)
         except RequestError as error:
             raise ApiError.of(error, items) from None
         except TimeoutError:
             raise request_timeout(bounds, "parsed and tokenised") from None
     return prepared
+
+
+def _check(bounds: Limits, preparer: Preparer, prepared: Prepared) -> None:
+    """Raises RequestError if the requests have too many tokens, or their answers too many numbers."""
+    limits.check_all_tokens(bounds, prepared.requests)
+    for one in prepared.requests:
+        limits.check_answer(one, preparer.item_answer_size(one.options))
