@@ -117,6 +117,14 @@ def test_one_file_is_fetched_with_the_other_parts_of_its_model(hub):
     load_pretrained(f"some-org/Model-1.5/q8/m.gguf@{COMMIT}")
 
 
+def test_one_file_is_not_taken_for_all_of_a_model(hub):
+    """Both lie in the same folder of the cache."""
+    save_gguf(random_model("llama", num_hidden_layers=1), hub.directory / "m.gguf")
+    find_model(f"some-org/Model-1.5/m.gguf@{COMMIT}")
+    load_pretrained(NAME)
+    assert "model.safetensors" in hub.fetched
+
+
 def test_importing_does_not_import_the_package():
     program = "import sys, isoprefill.models.pretrained; sys.exit('huggingface_hub' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -17,6 +17,7 @@ _NAME = re.compile(
     r"(?P<org>\w[\w.-]*)/(?P<name>\w[\w.-]*)(?:/(?P<file>[^@]+))?(?:@(?P<revision>.+))?"
 )
 _MAIN = "main"
+_CONFIGS = ("config.json", "adapter_config.json")  # what a model, or an adapter, is not without
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,7 +54,12 @@ class HubName:
         """
         folder = cache_directory() / f"models--{self.repository.replace('/', '--')}"
         found = self._find(folder)
-        absent = found is None or hub_fetch.is_incomplete(folder, self.revision)
+        absent = (
+            found is None
+            or hub_fetch.is_incomplete(folder, self.revision)
+            # Another name may have fetched one file of the commit.
+            or (self.file is None and not any((found / one).is_file() for one in _CONFIGS))
+        )
         if absent and hub_fetch.can_fetch(self.revision):
             hub_fetch.fetch(self.repository, self.revision, self.file, folder)
             found = self._find(folder)
