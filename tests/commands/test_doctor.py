@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import isoprefill_csrc
+import small_models
 from command_line import run
 from isoprefill import PackedLayout, ScoringEngine
 from isoprefill.cli import doctor
@@ -141,6 +142,16 @@ def test_scores_as_they_are_pass(engine):
         "known scores": "ok",
         "neighbours": "ok",
     }
+
+
+def test_a_classification_model_is_checked_too(tmp_path):
+    """It has a score for each class, takes no labels, and here a vocabulary of 300."""
+    model = small_models.random_classifier("qwen3", num_labels=3, num_hidden_layers=2)
+    classifier = ScoringEngine.from_pretrained(small_models.save_directory(model, tmp_path))
+    (found,) = scoring.check_scoring(classifier, "float32", known=False)
+    assert found.status == "ok"
+    clock = itertools.count(step=1.0).__next__
+    assert speed.check_speed(classifier, "float32", "amx", known=False, clock=clock).status == "ok"
 
 
 def test_wrong_scores_are_found(engine):
