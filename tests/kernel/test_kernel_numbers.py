@@ -60,8 +60,10 @@ def packs(draw):
 @pytest.mark.parametrize("shape", ALL_SHAPES if FULL else SHAPES, ids=str)
 def test_agrees_with_float64_on_ragged_packs(shape):
     """Any mistake in masks, tiles, windows or the softmax of any shape shows here."""
+    # With 16 heads to each of k and v a pack takes 25 s.
+    examples = 30 if FULL else 5 if shape[0] < 16 else 3
 
-    @settings(derandomize=True, deadline=None, max_examples=30 if FULL else 5, database=None)
+    @settings(derandomize=True, deadline=None, max_examples=examples, database=None)
     @given(packs())
     def check(requests):
         out, lse, arrays, layout = run(requests, shape)
