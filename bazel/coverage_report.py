@@ -34,8 +34,26 @@ PYTHON_FILES = (
     "pallas/isoprefill_pallas/**/*.py",
     "pallas/isoprefill_tpu_lab/*.py",
 )
-# What runs with other packages only, which //tests/integrations brings when it is named.
+# What runs with other packages only, which //tests/batch (pyarrow, Ray) and //tests/integrations bring when they are named.
 OTHERS_PACKAGES = {
+    *(
+        f"python/isoprefill/batch/{name}.py"
+        for name in (
+            "block_scoring",
+            "cells",
+            "dataset",
+            "directory",
+            "input_files",
+            "job",
+            "job_files",
+            "job_request",
+            "ray_session",
+            "scored_tables",
+            "shuffle",
+        )
+    ),
+    "python/isoprefill/cli/batch.py",
+    "python/isoprefill/cli/batch_progress.py",
     "python/isoprefill/integrations/haystack.py",
     "python/isoprefill/integrations/langchain.py",
     "python/isoprefill/integrations/llama_index.py",
