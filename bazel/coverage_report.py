@@ -34,7 +34,8 @@ PYTHON_FILES = (
     "pallas/isoprefill_pallas/**/*.py",
     "pallas/isoprefill_tpu_lab/*.py",
 )
-# What runs with other packages only, which //tests/batch (pyarrow, Ray) and //tests/integrations bring when they are named.
+# What runs with other packages only: pyarrow and Ray, and those of the integrations.
+# The manual targets of //tests/batch and //tests/integrations bring them.
 OTHERS_PACKAGES = {
     *(
         f"python/isoprefill/batch/{name}.py"
