@@ -17,6 +17,10 @@ namespace isoprefill {
 // Panels of a block at most: block_panels of any DecoderKernels.
 inline constexpr int64_t kMostTogether = 8;
 
+// Of fewer rows, reading the weights takes longer than multiplying: each thread
+// then reads some of them.
+inline constexpr int64_t kFewRows = 96;
+
 // Memory that begins at a cache line.
 class AlignedBytes {
  public:
@@ -66,7 +70,6 @@ template <typename Compute>
 void InChunks(int64_t rows, int64_t bytes_per_row, const ParallelFor& parallel,
               const Compute& compute) {
   constexpr int64_t kBytes = 1200 << 10;
-  constexpr int64_t kFewRows = 96;  // below, reading the weights takes longer
   constexpr int64_t kMostRows = 512;
   if (rows == 0) return;
   const auto whole = [](int64_t some) {

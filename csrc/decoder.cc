@@ -10,14 +10,11 @@
 #include "csrc/block_product.h"
 #include "csrc/decoder_kernels.h"
 #include "csrc/feed_forward_columns.h"
+#include "csrc/matrix_columns.h"
 #include "csrc/micro_kernels.h"
 
 namespace isoprefill {
 namespace {
-
-const float* Offset(const float* values, int64_t by) {
-  return values == nullptr ? nullptr : values + by;
-}
 
 // Prepares `count` normed rows from `first` on as the first rows of `store`.
 template <typename Element>
@@ -33,26 +30,17 @@ void PrepareNormed(const DecoderKernels<Element>& kernels,
 // The columns of one matrix in groups of a block's panels, added to what there
 // is and written as rows.
 template <typename Element>
-struct AddedColumns {
-  const DecoderKernels<Element>& kernels;
-  const PackedWeights<Element>& weights;
+struct AddedColumns : MatrixColumns<Element> {
+  using MatrixColumns<Element>::kernels;
+  using MatrixColumns<Element>::weights;
+  using MatrixColumns<Element>::Columns;
+  using MatrixColumns<Element>::FirstColumn;
+
   const float* bias;
   float scale;
   const float* residual;  // [rows, M], or null
   float* out;             // [rows, M]
 
-  int64_t NumGroups() const { return CeilDivide(weights.num_panels(), step()); }
-  int64_t Panels(int64_t group) const {
-    return std::min(step(), weights.num_panels() - group * step());
-  }
-  const Element* Panel(int64_t group, int64_t i) const {
-    return weights.panel(group * step() + i);
-  }
-  int64_t Parts(int64_t) const { return weights.parts; }
-  int64_t Columns(int64_t group) const {
-    return std::min(step() * kPanelColumns,
-                    weights.num_columns - FirstColumn(group));
-  }
   void Ahead(int64_t group, int64_t row, int64_t rows) const {
     for (int64_t r = row; r < row + rows; ++r) {
       const int64_t place = r * weights.num_columns + FirstColumn(group);
@@ -67,12 +55,6 @@ struct AddedColumns {
     const int64_t place = row * weights.num_columns + column;
     kernels.add(sums, Offset(bias, column), scale, Offset(residual, place),
                 out + place, weights.num_columns);
-  }
-
- private:
-  int64_t step() const { return kernels.block_panels; }
-  int64_t FirstColumn(int64_t group) const {
-    return group * step() * kPanelColumns;
   }
 };
 
@@ -228,8 +210,7 @@ void ComputeProjection(const Projection<Element>& problem,
                                store.rows(), row);
              });
              const AddedColumns<Element> work{
-                 kernels,
-                 problem.weights,
+                 {kernels, problem.weights},
                  problem.bias,
                  problem.scale,
                  Offset(problem.residual, first * columns),
@@ -258,8 +239,7 @@ void ComputeFeedForward(const FeedForward<Element>& problem,
              MultiplyGroups(kernels, normed.rows(), count, gate.NumGroups(),
                             gate, inside);
              const int64_t place = first * rows.inner;
-             const AddedColumns<Element> down{kernels,
-                                              problem.down,
+             const AddedColumns<Element> down{{kernels, problem.down},
                                               nullptr,
                                               problem.scale,
                                               Offset(problem.residual, place),

@@ -26,8 +26,7 @@ using testing::Unwritten;
 // outputs, one after another; Widths says how many values of a row each has.
 
 template <typename Element>
-struct ProjectionCase {
-  enum Residual { kNone, kApart, kInPlace };
+struct ProjectionCase : testing::AddingCase {
   struct Sizes {
     int64_t rows;
     int64_t columns;
@@ -91,8 +90,7 @@ struct ProjectionCase {
 };
 
 template <typename Element>
-struct FeedForwardCase {
-  enum Residual { kNone, kApart, kInPlace };
+struct FeedForwardCase : testing::AddingCase {
   struct Sizes {
     int64_t rows;
     int64_t inner;
@@ -117,11 +115,7 @@ struct FeedForwardCase {
     problem.gate = gate.weights();
     problem.up = up.weights();
     problem.down = down.weights();
-    if (sizes.residual == kApart) problem.residual = residual.data();
-    if (sizes.residual == kInPlace) {
-      std::copy(x.begin(), x.end(), out.begin());
-      problem.rows.x = problem.residual = out.data();
-    }
+    this->SetResidual(sizes.residual, x, residual, &out, &problem);
     problem.out = out.data();
     ComputeFeedForward(problem, instructions, parallel);
     std::vector<float> values;
@@ -144,10 +138,8 @@ struct FeedForwardCase {
       gated = Rounded<Element>(gated);
       const std::vector<double> sums = down.Times(gated.data());
       for (int64_t i = 0; i < sizes.inner; ++i) {
-        const double added = sizes.residual == kNone ? 0
-                             : sizes.residual == kApart
-                                 ? residual[row * sizes.inner + i]
-                                 : stream[i];
+        const double added = this->Added(sizes.residual, stream[i],
+                                         residual[row * sizes.inner + i]);
         expected.push_back(sizes.scale * sums[i] + added);
       }
     }
@@ -155,10 +147,8 @@ struct FeedForwardCase {
   }
 
   double Activated(double x) const {
-    if (sizes.activation == Activation::kSilu) return x / (1 + std::exp(-x));
-    const double inside =
-        std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x);
-    return x / 2 * (1 + std::tanh(inside));
+    return sizes.activation == Activation::kSilu ? testing::Silu(x)
+                                                 : testing::GeluTanh(x);
   }
 
   std::vector<int64_t> Widths() const { return {sizes.inner}; }

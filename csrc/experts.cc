@@ -11,13 +11,12 @@
 #include "csrc/bfloat16.h"
 #include "csrc/block_product.h"
 #include "csrc/feed_forward_columns.h"
+#include "csrc/matrix_columns.h"
 #include "csrc/micro_kernels.h"
 
 namespace isoprefill {
 namespace {
 
-// Rows of an expert below which its weights are not read by two threads.
-constexpr int64_t kFewRows = 96;
 // Results of experts that wait until they are added up.
 constexpr int64_t kWaitingBytes = int64_t{64} << 20;
 
@@ -111,42 +110,26 @@ class SortedChoices {
 // The columns of one expert's last matrix, times the shares, each row in the
 // place of its choice.
 template <typename Element>
-struct SharedColumns {
-  const DecoderKernels<Element>& kernels;
-  const PackedWeights<Element>& weights;
+struct SharedColumns : MatrixColumns<Element> {
+  using MatrixColumns<Element>::kernels;
+  using MatrixColumns<Element>::weights;
+  using MatrixColumns<Element>::FirstColumn;
+
   const float* bias;  // [N], or null
   const std::vector<Choice>& choices;
   const int64_t* sorted;  // [rows]
   float* results;         // [choices, N]
 
-  int64_t NumGroups() const { return CeilDivide(weights.num_panels(), step()); }
-  int64_t Panels(int64_t group) const {
-    return std::min(step(), weights.num_panels() - group * step());
-  }
-  const Element* Panel(int64_t group, int64_t i) const {
-    return weights.panel(group * step() + i);
-  }
-  int64_t Parts(int64_t) const { return weights.parts; }
-  int64_t Columns(int64_t group) const {
-    return std::min(step() * kPanelColumns,
-                    weights.num_columns - FirstColumn(group));
-  }
   void Ahead(int64_t, int64_t, int64_t) const {}
   void Finish(int64_t group, int64_t row, const SumBlock& sums) const {
     for (int64_t r = 0; r < sums.rows; ++r) {
       const int64_t choice = sorted[row + r];
       kernels.add({sums.data + r * sums.stride, sums.stride, 1, sums.columns},
-                  bias == nullptr ? nullptr : bias + FirstColumn(group),
-                  choices[choice].share, nullptr,
+                  Offset(bias, FirstColumn(group)), choices[choice].share,
+                  nullptr,
                   results + choice * weights.num_columns + FirstColumn(group),
                   weights.num_columns);
     }
-  }
-
- private:
-  int64_t step() const { return kernels.block_panels; }
-  int64_t FirstColumn(int64_t group) const {
-    return group * step() * kPanelColumns;
   }
 };
 
@@ -178,7 +161,7 @@ void ComputePiece(const DecoderKernels<Element>& kernels,
         MultiplyGroups(kernels, x.rows(), count, gate.NumGroups(), gate,
                        inside);
         const SharedColumns<Element> down{
-            kernels, expert.down, expert.down_bias, choices, sorted, results};
+            {kernels, expert.down}, expert.down_bias, choices, sorted, results};
         MultiplyGroups(kernels, gated.rows(), count, down.NumGroups(), down,
                        inside);
       });

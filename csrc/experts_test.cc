@@ -22,8 +22,7 @@ using testing::Surround;
 using testing::Unwritten;
 
 template <typename Element>
-struct ExpertsCase {
-  enum Residual { kNone, kApart, kInPlace };
+struct ExpertsCase : testing::AddingCase {
   struct Sizes {
     int64_t rows;
     int64_t inner;
@@ -77,11 +76,7 @@ struct ExpertsCase {
     problem.normalised = sizes.normalised;
     problem.activation = sizes.activation;
     problem.scale = sizes.scale;
-    if (sizes.residual == kApart) problem.residual = residual.data();
-    if (sizes.residual == kInPlace) {
-      std::copy(x.begin(), x.end(), out.begin());
-      problem.rows.x = problem.residual = out.data();
-    }
+    this->SetResidual(sizes.residual, x, residual, &out, &problem);
     problem.out = out.data();
     ComputeExperts(problem, instructions, parallel);
     std::vector<float> values;
@@ -125,10 +120,8 @@ struct ExpertsCase {
         }
       }
       for (int64_t i = 0; i < sizes.inner; ++i) {
-        const double added = sizes.residual == kNone ? 0
-                             : sizes.residual == kApart
-                                 ? residual[row * sizes.inner + i]
-                                 : stream[i];
+        const double added = this->Added(sizes.residual, stream[i],
+                                         residual[row * sizes.inner + i]);
         expected.push_back(sizes.scale * sums[i] + added);
       }
     }
@@ -142,15 +135,13 @@ struct ExpertsCase {
 
   double Gated(double x, double up) const {
     if (sizes.activation == Activation::kSilu) {
-      return x / (1 + std::exp(-x)) * up;
+      return testing::Silu(x) * up;
     }
     if (sizes.activation == Activation::kClampedSilu) {
       x = std::min(x, 7.0);
       return x / (1 + std::exp(-1.702 * x)) * (std::clamp(up, -7.0, 7.0) + 1);
     }
-    const double inside =
-        std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x);
-    return x / 2 * (1 + std::tanh(inside)) * up;
+    return testing::GeluTanh(x) * up;
   }
 
   std::vector<int64_t> Widths() const { return {sizes.inner}; }

@@ -82,6 +82,34 @@ std::vector<double> Normed(const T* x, const std::vector<float>& norm,
   return normed;
 }
 
+// A case of an operation whose results are added to nothing, to values of
+// their own, or to the rows themselves, whose place they take.
+struct AddingCase {
+  enum Residual { kNone, kApart, kInPlace };
+
+  template <typename Problem>
+  static void SetResidual(Residual residual, const std::vector<float>& x,
+                          const std::vector<float>& apart,
+                          std::vector<float>* out, Problem* problem) {
+    if (residual == kApart) problem->residual = apart.data();
+    if (residual == kInPlace) {
+      std::copy(x.begin(), x.end(), out->begin());
+      problem->rows.x = problem->residual = out->data();
+    }
+  }
+  static double Added(Residual residual, double x, double apart) {
+    return residual == kNone ? 0 : residual == kApart ? apart : x;
+  }
+};
+
+inline double Silu(double x) { return x / (1 + std::exp(-x)); }
+
+inline double GeluTanh(double x) {
+  const double inside =
+      std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x);
+  return x / 2 * (1 + std::tanh(inside));
+}
+
 // Makes `rows` rows of the one that there is: it at `place`, and NaN and
 // infinity by turns elsewhere.
 template <typename T>

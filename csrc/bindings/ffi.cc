@@ -238,15 +238,23 @@ const float* FloatsOfLayer(const ffi::Buffer<ffi::F32>& array, int64_t layer) {
   return array.element_count() == 0 ? nullptr : OfLayer<float>(array, layer);
 }
 
+// One of `count` packed matrices that lie one after another.
+template <typename Element>
+PackedWeights<Element> WeightsAt(const ffi::AnyBuffer& array, int64_t index,
+                                 int64_t count, int64_t columns,
+                                 int64_t inner) {
+  const auto* bytes = static_cast<const char*>(array.untyped_data());
+  const auto size = static_cast<int64_t>(array.size_bytes());
+  return {reinterpret_cast<const Element*>(bytes + index * (size / count)),
+          columns, inner, PartsOf<Element>(array)};
+}
+
 template <typename Element>
 PackedWeights<Element> WeightsOfLayer(const ffi::AnyBuffer& array,
                                       int64_t layer, int64_t columns,
                                       int64_t inner) {
-  const int64_t layers = array.dimensions()[0];
-  const auto* bytes = static_cast<const char*>(array.untyped_data());
-  const auto size = static_cast<int64_t>(array.size_bytes());
-  return {reinterpret_cast<const Element*>(bytes + layer * (size / layers)),
-          columns, inner, PartsOf<Element>(array)};
+  return WeightsAt<Element>(array, layer, array.dimensions()[0], columns,
+                            inner);
 }
 
 // Rows that nothing was computed of are zeros.
@@ -390,10 +398,20 @@ ffi::Error ProjectionOfLayer(float scale, Layer layer, Rows rows,
   });
 }
 
+Activation ParseActivation(std::string_view name) {
+  if (name == "silu") return Activation::kSilu;
+  if (name == "gelu_tanh") return Activation::kGeluTanh;
+  if (name == "clamped_silu") return Activation::kClampedSilu;
+  throw std::invalid_argument(
+      "activation must be silu, gelu_tanh or clamped_silu, got " +
+      std::string(name));
+}
+
 // Elements are float32, or bfloat16 if `narrow`.
 ffi::Error FeedForwardOfLayer(float eps, int64_t width, bool adds, bool narrow,
-                              bool gelu, float scale, Layer layer, Rows rows,
-                              Floats stream, Floats norm, ffi::AnyBuffer gate,
+                              std::string_view activation, float scale,
+                              Layer layer, Rows rows, Floats stream,
+                              Floats norm, ffi::AnyBuffer gate,
                               ffi::AnyBuffer up, ffi::AnyBuffer down,
                               ffi::ResultBuffer<ffi::F32> out,
                               ffi::ThreadPool pool) {
@@ -417,7 +435,7 @@ ffi::Error FeedForwardOfLayer(float eps, int64_t width, bool adds, bool narrow,
     problem.gate = WeightsOfLayer<Element>(gate, l, width, inner);
     problem.up = WeightsOfLayer<Element>(up, l, width, inner);
     problem.down = WeightsOfLayer<Element>(down, l, inner, width);
-    problem.activation = gelu ? Activation::kGeluTanh : Activation::kSilu;
+    problem.activation = ParseActivation(activation);
     problem.scale = scale;
     problem.residual = adds ? stream.typed_data() : nullptr;
     problem.out = out->typed_data();
@@ -440,15 +458,6 @@ template <typename... Sizes>
 std::vector<std::string> SizesOfBias(const Floats& array, Sizes... sizes) {
   if (array.element_count() == 0) return {"L", "0"};
   return {"L", sizes...};
-}
-
-Activation ParseActivation(std::string_view name) {
-  if (name == "silu") return Activation::kSilu;
-  if (name == "gelu_tanh") return Activation::kGeluTanh;
-  if (name == "clamped_silu") return Activation::kClampedSilu;
-  throw std::invalid_argument(
-      "activation must be silu, gelu_tanh or clamped_silu, got " +
-      std::string(name));
 }
 
 // Elements are float32, or bfloat16 if `narrow`.
@@ -490,13 +499,9 @@ ffi::Error ExpertsOfLayer(float eps, int64_t width, int64_t chosen,
     // They lie one after another, and so do the layers.
     const auto weights_of = [&](const ffi::AnyBuffer& array, int64_t expert,
                                 int64_t columns, int64_t columns_inner) {
-      const int64_t index = l * num_experts + expert;
-      const auto* bytes = static_cast<const char*>(array.untyped_data());
-      const auto size = static_cast<int64_t>(array.size_bytes()) /
-                        (norm.dimensions()[0] * num_experts);
-      return PackedWeights<Element>{
-          reinterpret_cast<const Element*>(bytes + index * size), columns,
-          columns_inner, PartsOf<Element>(array)};
+      return WeightsAt<Element>(array, l * num_experts + expert,
+                                norm.dimensions()[0] * num_experts, columns,
+                                columns_inner);
     };
     Experts<Element> problem;
     problem.rows = ReadRows(stream, norm, l,
@@ -678,7 +683,7 @@ XLA_FFI_DEFINE_HANDLER(kFeedForward, FeedForwardOfLayer,
                            .Attr<int64_t>("width")
                            .Attr<bool>("adds")
                            .Attr<bool>("narrow")
-                           .Attr<bool>("gelu")
+                           .Attr<std::string_view>("activation")
                            .Attr<float>("scale")
                            .Arg<ffi::Buffer<ffi::S32>>()
                            .Arg<ffi::Buffer<ffi::S32>>()

@@ -107,6 +107,16 @@ def project_gated(
     )
 
 
+def takes_heads(hidden_size: int, head_dim: int) -> bool:
+    """Whether `project_heads` takes rows and heads of these widths: whole lanes."""
+    return hidden_size % LANES == 0 and head_dim % LANES == 0
+
+
+def takes_gate(hidden_size: int, width: int) -> bool:
+    """Whether `project_gated` takes E = `hidden_size` and F = `width`."""
+    return hidden_size % LANES == 0 and width % LANES == 0
+
+
 def rows_of_tile(rows: int, depth: int) -> int:
     """Returns how many of T = `rows` rows of E = `depth` numbers are computed at once."""
     return min(ROWS // _narrower(depth), rows)

@@ -13,7 +13,6 @@ After the rows of a small workload (tiny, small, page) stands how long all cores
 import json
 import os
 import pathlib
-import platform
 
 from absl import app, flags
 
@@ -28,6 +27,7 @@ from bench_cpu.rows import Row, identity, with_ratios
 from bench_cpu.table import header, line, weights_lines
 from bench_cpu.workloads import KINDS, WORKLOADS, RandomRequest
 from benchmark import write_json
+from isoprefill.host.processor import processor_name
 
 _WORKLOAD = flags.DEFINE_multi_enum(
     "workload", list(WORKLOADS), list(WORKLOADS), "Requests to score; may be repeated."
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
     if _QUICK.value:
         workloads, kinds, dtypes, rounds = ["demo"], ["labels"], ["float32"], 1
     kept = _kept()
-    print(f"{_processor()}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
+    print(f"{processor_name()}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
     print(in_use(_INSTRUCTIONS.value))
     print(header(), flush=True)
     complete = True
@@ -149,13 +149,6 @@ def _measured_of(workload: RandomRequest, names: list[str]) -> list[str]:
     if workload.vectors:
         return [name for name in names if name in WARM]
     return [name for name in names if name not in OF_SMALL]
-
-
-def _processor() -> str:
-    path = pathlib.Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _kept() -> dict[str, list[Row]]:

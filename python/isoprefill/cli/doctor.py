@@ -25,7 +25,6 @@ _MODEL = flags.DEFINE_string(
 )
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the weights.")
 _JSON = flags.DEFINE_bool("json", False, "Print the report as JSON.")
-_MARKS = {"ok": "ok", "note": "note", "skipped": "skipped", "failed": "FAILED"}
 
 
 def main(arguments: list[str]) -> int:
@@ -55,7 +54,8 @@ def _dtype() -> Dtype:
 
 def _print(finding: Finding) -> None:
     """Prints a row when it is found: the checks take a minute together."""
-    print(f"{_MARKS[finding.status]:8} {finding.name:20} {finding.detail}")
+    mark = finding.status.upper() if finding.status == "failed" else finding.status
+    print(f"{mark:8} {finding.name:20} {finding.detail}")
     if finding.advice:
         print(f"{'':8} {'':20} -> {finding.advice}")
     sys.stdout.flush()

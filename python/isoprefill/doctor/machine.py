@@ -3,7 +3,6 @@
 import platform
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 
 import jax
 
@@ -12,6 +11,7 @@ import isoprefill_csrc
 from isoprefill.doctor.finding import Finding
 from isoprefill.execution.failures import shown_bytes
 from isoprefill.execution.memory import host_bytes
+from isoprefill.host.processor import processor_name
 from isoprefill.host.threads import usable_threads, use_threads
 
 _LIBRARIES = ("jax", "jaxlib", "libtpu", "numpy")
@@ -20,7 +20,9 @@ _LIBRARIES = ("jax", "jaxlib", "libtpu", "numpy")
 def describe_machine() -> Iterator[Finding]:
     """Yields what the machine has; nothing of it is a fault."""
     yield Finding("versions", "ok", _versions())
-    yield Finding("processor", "ok", f"{processor()}, {platform.machine()}, {platform.system()}")
+    yield Finding(
+        "processor", "ok", f"{processor_name()}, {platform.machine()}, {platform.system()}"
+    )
     threads, usable = use_threads(), usable_threads()
     if threads < usable:
         detail = f"{threads} of the {usable} that this process may run at once"
@@ -30,16 +32,6 @@ def describe_machine() -> Iterator[Finding]:
     yield Finding("memory", "ok", f"{shown_bytes(host_bytes())} for this process")
     yield _instructions()
     yield Finding("devices", "ok", _devices())
-
-
-def processor() -> str:
-    """Returns the processor's name, as Linux knows it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unnamed"
 
 
 def _versions() -> str:

@@ -11,10 +11,13 @@ from isoprefill.models.decoder.decoder import LayerKernels
 from isoprefill.models.weights.packed_weights import PackedWeights
 from isoprefill.models.weights.params import Params
 from isoprefill.modes import Backend
-from isoprefill_pallas.layer_kernels import project_gated, project_heads
+from isoprefill_pallas.layer_kernels import (
+    project_gated,
+    project_heads,
+    takes_gate,
+    takes_heads,
+)
 from isoprefill_pallas.op import device_options
-
-LANES = 128
 
 
 def layer_kernels(
@@ -35,19 +38,25 @@ def layer_kernels(
     gate = layers.gate  # none in a model whose layers are all mixtures of experts
     found = (layers.query, layers.key, layers.value, gate, layers.up)
     matrices = [weights for weights in found if weights is not None]
-    if any(weights.dtype != jnp.bfloat16 for weights in matrices) or config.hidden_size % LANES:
+    if any(weights.dtype != jnp.bfloat16 for weights in matrices):
         return LayerKernels()
     interpret, vmem_limit_bytes = device_options(interpret)
     options: dict[str, Any] = {"interpret": interpret, "vmem_limit_bytes": vmem_limit_bytes}
-    whole_heads = config.head_dim % LANES == 0 and config.rotary_dim == config.head_dim
-    plain = not config.qkv_bias and not config.projection_norm
+    heads = (
+        takes_heads(config.hidden_size, config.head_dim)
+        and config.rotary_dim == config.head_dim
+        and not config.qkv_bias
+        and not config.projection_norm
+    )
     width = None if gate is None or isinstance(gate, PackedWeights) else gate.shape[1]
-    gated = config.activation == "silu" and width is not None and width % LANES == 0
+    gated = (
+        width is not None and takes_gate(config.hidden_size, width) and config.activation == "silu"
+    )
     return LayerKernels(
         heads=functools.partial(
             project_heads, head_dim=config.head_dim, eps=config.rms_norm_eps, **options
         )
-        if whole_heads and plain
+        if heads
         else None,
         gated=functools.partial(project_gated, **options) if gated else None,
     )

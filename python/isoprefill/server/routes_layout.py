@@ -11,7 +11,6 @@ from starlette.responses import Response
 
 from isoprefill.modes import Delimiter, Isolation
 from isoprefill.request.errors import RequestError
-from isoprefill.request.options import ScoreOptions
 from isoprefill.request.preparer import Preparer
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import limits
@@ -24,6 +23,7 @@ from isoprefill.server.api_models import (
 )
 from isoprefill.server.errors import ApiError
 from isoprefill.server.openapi import body_of, responses
+from isoprefill.server.pack_options import pack_options
 from isoprefill.server.pack_picture import PackPicture
 from isoprefill.server.responses import json_response
 from isoprefill.server.scoring import ERRORS, read_json
@@ -118,16 +118,7 @@ def _validated(data: bytes) -> LayoutRequest:
 
 def _answer(service: Service, preparer: Preparer, body: LayoutRequest, request_id: str) -> Response:
     settings = service.settings
-    isolation = body.isolation or settings.isolation
-    if isolation == "causal" and not settings.allows_causal:
-        raise RequestError("invalid_isolation.server", "isolation")
-    options = ScoreOptions(
-        isolation=isolation,
-        delimiter=settings.delimiter,
-        delimiter_id=settings.delimiter_token_id,
-        tokenization=body.tokenization,
-        untrusted_text=settings.untrusts(body.untrusted_text),
-    )
+    options = pack_options(body, settings)
     prepared = preparer.request(body.query or "", body.item_list, options, request_id=request_id)
     limits.check_all_tokens(settings.limits, [prepared])
     picture = PackPicture.of(prepared)
@@ -136,8 +127,8 @@ def _answer(service: Service, preparer: Preparer, body: LayoutRequest, request_i
         "id": request_id,
         "object": "layout",
         "model": service.model_names[0],
-        "isolation": isolation,
-        "delimiter": settings.delimiter,
+        "isolation": options.isolation,
+        "delimiter": options.delimiter,
         "num_tokens": num_tokens,
         "segments": picture.segments,
         "positions": picture.positions.tolist(),

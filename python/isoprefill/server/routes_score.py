@@ -1,5 +1,6 @@
 """POST /v1/score."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,6 @@ import numpy as np
 
 from isoprefill.request.errors import RequestError
 from isoprefill.request.labels import LabelSets
-from isoprefill.request.options import ScoreOptions
 from isoprefill.request.preparer import Preparer
 from isoprefill.request.result import ScoreResult
 from isoprefill.request.token_request import TokenRequest
@@ -16,6 +16,7 @@ from isoprefill.server.api_models import ScoreRequest, ScoreResponse
 from isoprefill.server.embed_overrides import decoded_overrides
 from isoprefill.server.errors import ApiError
 from isoprefill.server.limits import Extent
+from isoprefill.server.pack_options import pack_options
 from isoprefill.server.rerank.bodies import PairScoreRequest, PairScoreResponse
 from isoprefill.server.rerank.shapes import PAIRS, are_pairs
 from isoprefill.server.responses import usage_of
@@ -51,22 +52,16 @@ def _request(
                 raise RequestError("classification_model", field)
     elif body.return_token_logprobs and labels is None:
         raise RequestError("missing_label_token_ids.logprobs", "label_token_ids")
-    isolation = body.isolation or settings.isolation
-    if isolation == "causal" and not settings.allows_causal:
-        raise RequestError("invalid_isolation.server", "isolation")
+    packed = pack_options(body, settings)
     extraction = body.score_extraction_token
     if extraction is not None and body.top_n is not None:
         raise RequestError("invalid_extraction_token.top_n", "top_n")
-    options = ScoreOptions(
+    options = dataclasses.replace(
+        packed,
         labels=labels,
         apply_softmax=body.apply_softmax,
         temperature=body.temperature,
         item_first=body.item_first,
-        isolation=isolation,
-        delimiter=settings.delimiter,
-        delimiter_id=settings.delimiter_token_id,
-        tokenization=body.tokenization,
-        untrusted_text=settings.untrusts(body.untrusted_text),
         return_token_logprobs=body.return_item_logprobs,
         extraction_token_id=None
         if extraction is None

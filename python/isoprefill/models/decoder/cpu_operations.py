@@ -7,6 +7,7 @@ Letters: T rows, E hidden_size, F intermediate_size, L layers, Hq query heads, H
 vocab_size, M rows to read, K tokens at each.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -131,25 +132,10 @@ def feed_forward(
 ) -> Float[Array, "T E"]:
     """Returns the feed-forward part of the normed stream: scaled and added to the stream, or alone."""
     gate, up, down = map(_packed, (layers.gate, layers.up, layers.down))
-    (out,) = _call(
-        "feed_forward",
-        (jax.ShapeDtypeStruct(stream.shape, jnp.float32),),
-        layer,
-        num_rows,
-        stream,
-        _or_nothing(layers.feed_forward_norm, layers),
-        gate.data,
-        up.data,
-        down.data,
-        aliases={2: 0} if add_residual else None,
-        eps=np.float32(config.rms_norm_eps),
-        width=gate.columns,
-        adds=add_residual,
-        narrow=gate.dtype == jnp.bfloat16,
-        gelu=config.activation == "gelu_tanh",
-        scale=np.float32(config.residual_scale if add_residual else 1.0),
+    operands = [gate.data, up.data, down.data]
+    return _call_feed_forward(
+        "feed_forward", layers, layer, stream, num_rows, config, gate, operands, add_residual
     )
-    return out
 
 
 def experts(
@@ -170,24 +156,52 @@ def experts(
         layers.expert_up_bias,
         layers.expert_down_bias,
     )
-    (out,) = _call(
+    operands = [_packed(one).data for one in weights]
+    operands += [_or_nothing(one, layers) for one in biases]
+    return _call_feed_forward(
         "experts",
+        layers,
+        layer,
+        stream,
+        num_rows,
+        config,
+        _packed(layers.expert_gate),
+        operands,
+        add_residual,
+        chosen=config.experts.chosen,
+        normalised=config.experts.normalised,
+    )
+
+
+def _call_feed_forward(
+    target: str,
+    layers: LayerParams,
+    layer: Scalar,
+    stream: Float[Array, "T E"],
+    num_rows: Scalar,
+    config: ModelConfig,
+    gate: PackedWeights,
+    operands: Sequence[Any],
+    add_residual: bool,
+    **attributes: Any,
+) -> Float[Array, "T E"]:
+    """Calls what turns the normed stream into a feed-forward part, one or of experts; `gate` tells width and dtype."""
+    (out,) = _call(
+        target,
         (jax.ShapeDtypeStruct(stream.shape, jnp.float32),),
         layer,
         num_rows,
         stream,
         _or_nothing(layers.feed_forward_norm, layers),
-        *(_packed(one).data for one in weights),
-        *(_or_nothing(one, layers) for one in biases),
+        *operands,
         aliases={2: 0} if add_residual else None,
         eps=np.float32(config.rms_norm_eps),
-        width=_packed(layers.expert_gate).columns,
-        chosen=config.experts.chosen,
-        normalised=config.experts.normalised,
+        width=gate.columns,
         adds=add_residual,
-        narrow=_packed(layers.expert_gate).dtype == jnp.bfloat16,
+        narrow=gate.dtype == jnp.bfloat16,
         activation=config.activation,
         scale=np.float32(config.residual_scale if add_residual else 1.0),
+        **attributes,
     )
     return out
 
