@@ -27,10 +27,10 @@ using Kind = std::optional<Instructions>;
 constexpr Kind kPortableTiles = std::nullopt;
 
 // Portable tiles take minutes then; one problem is computed with them. They are
-// another architecture's, and tests for ARM are mostly emulated. Without
-// optimisation is how coverage is measured.
+// another architecture's, and tests for ARM are mostly emulated. Counted lines
+// are those of the coverage report.
 #if defined(__SANITIZE_ADDRESS__) || defined(__aarch64__) || \
-    !defined(__OPTIMIZE__)
+    defined(ISOPREFILL_COUNTED)
 constexpr bool kFewTiles = true;
 #else
 constexpr bool kFewTiles = false;

@@ -39,11 +39,7 @@ struct PortableTiles {
     std::memcpy(c, tile(kC), kBytes);
     for (int m = 0; m < kRows; ++m) {
       float sums[2 * kColumns] = {};  // of even and of odd elements, by turns
-      for (int k = 0; k < kRows; ++k) {
-        for (int n = 0; n < 2 * kColumns; ++n) {
-          sums[n] = MulAdd(a[m][2 * k + n % 2], b[k][n], sums[n]);
-        }
-      }
+      for (int k = 0; k < kRows; ++k) AddProducts(&a[m][2 * k], b[k], sums);
       for (int n = 0; n < kColumns; ++n) {
         c[m][n] = Flushed(c[m][n] + Flushed(sums[2 * n] + sums[2 * n + 1]));
       }
@@ -68,19 +64,39 @@ struct PortableTiles {
       to[i] = Flushed(ToFloat(element));
     }
   }
+  // Through the bits: compilers make vectors of such loops, not of loops that
+  // compare floats.
+  static uint32_t Exponent(float x) { return Bits(x) & 0x7f800000; }
+  static uint32_t Bits(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof(bits));
+    return bits;
+  }
   static float Flushed(float x) {
-    constexpr float kLeast = std::numeric_limits<float>::min();
-    return std::fabs(x) < kLeast ? std::copysign(0.0f, x) : x;
+    const uint32_t bits = Exponent(x) == 0 ? Bits(x) & 0x80000000 : Bits(x);
+    std::memcpy(&x, &bits, sizeof(x));
+    return x;
   }
   // Rounds once. A product of two bfloat16 has 16 bits, so that it is exact as
   // long as a float reaches so far.
-  static float MulAdd(float a, float b, float sum) {
-    const float product = a * b;
-    const float size = std::fabs(product);
-    return Flushed(size >= std::numeric_limits<float>::min() &&
-                           size <= std::numeric_limits<float>::max()
-                       ? product + sum
-                       : std::fma(a, b, sum));
+  static void AddProducts(const float* pair, const float* row, float* sums) {
+    constexpr int kSums = 2 * kColumns;
+    float left[kSums], added[kSums];
+    for (int n = 0; n < kSums; n += 2) std::memcpy(left + n, pair, 8);
+    uint32_t rare = 0;
+    for (int n = 0; n < kSums; ++n) {
+      const float product = left[n] * row[n];
+      added[n] = Flushed(product + sums[n]);
+      const uint32_t exponent = Exponent(product);
+      const uint32_t beyond = (exponent == 0) | (exponent == 0x7f800000);
+      rare |= beyond & (Exponent(left[n]) != 0) & (Exponent(row[n]) != 0);
+    }
+    if (rare != 0) {
+      for (int n = 0; n < kSums; ++n) {
+        added[n] = Flushed(std::fma(left[n], row[n], sums[n]));
+      }
+    }
+    std::memcpy(sums, added, sizeof(added));
   }
 };
 
