@@ -29,6 +29,7 @@ def run(model: str, arguments: dict[str, Any], folder: pathlib.Path, limit: int)
         "wall_s": time.perf_counter() - wall,
         "cpu_s": time.process_time() - cpu,
         "results": {k: v for k, v in found["results"][TASK].items() if k.startswith("acc")},
+        "right": [doc["target"] for doc in found["samples"][TASK]],
         "answers": [
             [list(map(float, one)) for one in doc["filtered_resps"]]
             for doc in found["samples"][TASK]

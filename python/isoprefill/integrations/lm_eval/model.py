@@ -16,6 +16,9 @@ from isoprefill.integrations.lm_eval.continuations import Continuation, likeliho
 # What the harness hands over: the texts (None: a window of a longer text), and the tokens of both.
 EncodedPair = tuple[tuple[str, str] | None, list[int], list[int]]
 
+# What the harness's command hands over as `device` if its user named none.
+UNNAMED_DEVICE = "cuda:0"
+
 
 @register_model("isoprefill")
 class IsoprefillLM(TemplateLM):
@@ -46,14 +49,14 @@ class IsoprefillLM(TemplateLM):
             prefix_token_id: what stands for an empty context; None: BOS.
             batch_size, max_batch_size: the harness always gives them, and they mean nothing here: packs are as large
                 as memory allows.
-            device: must be None; JAX chooses (JAX_PLATFORMS).
+            device: must be None, or what the harness gives if its user named none; JAX chooses (JAX_PLATFORMS).
             **options: of `ScoringEngine.from_pretrained`, such as `threads` and `adapter`.
 
         Raises:
             ValueError: there is no such model, or an argument is not possible; says why.
         """
         super().__init__()
-        if device is not None:
+        if device not in (None, UNNAMED_DEVICE):
             raise ValueError(f"device is chosen by JAX (JAX_PLATFORMS), got device={device!r}")
         self._engine = ScoringEngine.from_pretrained(pretrained, dtype=dtype, **options)  # type: ignore[arg-type]
         config = self._engine.model.config
