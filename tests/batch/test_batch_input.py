@@ -20,6 +20,7 @@ from isoprefill.batch.directory import Directory
 from isoprefill.batch.input_files import Unit, lines_of, units_of
 from isoprefill.batch.job import run_job
 from isoprefill.batch.manifest import InputFile
+from isoprefill.batch.row_order import rows_in_order
 
 pytest_plugins = ["batch_fixtures"]
 
@@ -165,6 +166,22 @@ def test_a_unit_within_a_long_line_does_not_read_all_of_it(tmp_path, monkeypatch
     with pytest.raises(ValueError, match=r"a\.jsonl has a line of more than 50 bytes"):
         list(lines_of(Unit(str(path), "jsonl", 100, 200)))
     assert list(lines_of(Unit(str(path), "jsonl", 990, 2_000))) == [b"{}"]
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_a_block_may_have_more_text_than_an_array_holds(lists):
+    """2 GB: a hundredth of a lake of long documents. Chunks that are the same array need no memory."""
+    text = "x" * (1 << 20)
+    chunk = pa.array([[text]] if lists else [text])
+    columns = {
+        "n": pa.chunked_array([pa.array([number]) for number in range(2_100)]),
+        "item": pa.chunked_array([chunk] * 2_100),
+    }
+    table = pa.table(columns)
+    found = rows_in_order(table, np.asarray([3, 2_099, 7]))
+    assert found.schema == table.schema
+    assert found["n"].to_pylist() == [3, 2_099, 7]
+    assert found["item"].to_pylist() == [chunk[0].as_py()] * 3
 
 
 def test_an_object_store_has_no_object_that_broke_off(tmp_path):

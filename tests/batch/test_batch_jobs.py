@@ -128,6 +128,19 @@ def test_a_finished_job_does_nothing_again(finished, lake_directory, model_direc
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
 
 
+def test_what_a_job_left_that_was_killed_at_its_very_end_is_removed(
+    finished, lake_directory, model_directory
+):
+    """The shuffle is as large as the input; after the summary nothing else would remove it."""
+    output, summary = finished
+    left = [output / name for name in (job_files.SHUFFLE, job_files.ATTEMPTS)]
+    for directory in left:
+        directory.mkdir()
+        (directory / "file").write_text("x")
+    assert run_job(request(lake_directory, output, model_directory, block_items=900)) == summary
+    assert not any(directory.exists() for directory in left)
+
+
 def test_it_leaves_nothing_behind_that_it_does_not_need(finished):
     output, summary = finished
     names = sorted(str(path.relative_to(output)) for path in output.rglob("*") if path.is_file())

@@ -51,6 +51,7 @@ def run_job(request: JobRequest, on_progress: OnProgress = lambda _: None) -> Su
     """
     manifest, work, units = request.checked()
     if _begin(manifest, work):
+        _tidy(work.directory())  # it may have been killed before it did
         return Summary.parse(work.directory().read_text(SUMMARY))
     with ray_session(request.ray) as ray:
         run = _Run(ray, request, work, on_progress)
@@ -75,6 +76,12 @@ def _begin(manifest: Manifest, work: Work) -> bool:
     make_directories(work)
     directory.write_text(MANIFEST, manifest.text())
     return False
+
+
+def _tidy(directory: Directory) -> None:
+    """Removes what a finished job does not need."""
+    for name in (SHUFFLE, ATTEMPTS, SCRATCH):
+        directory.remove(name)
 
 
 class _Run:
@@ -234,6 +241,5 @@ class _Run:
             replicas=self._request.ray.replicas,
         )
         self._directory.write_text(SUMMARY, summary.text())
-        for name in (SHUFFLE, ATTEMPTS, SCRATCH):
-            self._directory.remove(name)
+        _tidy(self._directory)
         return summary

@@ -16,6 +16,7 @@ from isoprefill.batch.cells import Cells
 from isoprefill.batch.input_files import Unit, lines_of, tables_of
 from isoprefill.batch.job_files import Work, part_name, unit_name
 from isoprefill.batch.json_values import Kinds, joined_kinds, kind_of, parse_line
+from isoprefill.batch.row_order import rows_in_order
 
 PART_ROWS = 1 << 18
 PART_BYTES = 128 << 20
@@ -96,7 +97,7 @@ def read_block(work: Work, parts: Sequence[str], block: Sequence[Interval]) -> A
 
     table = pa.concat_tables([read_interval(work, parts, one) for one in block])
     order = np.lexsort((table[KEYS[1]].to_numpy(), table[KEYS[0]].to_numpy()))
-    return table.drop_columns(list(KEYS)).take(order).combine_chunks()
+    return rows_in_order(table.drop_columns(list(KEYS)), order)
 
 
 def records_of(table: Any) -> list[tuple[dict[str, Any], str | None]]:
