@@ -14,6 +14,7 @@ from isoprefill.execution.packing import (
     item_groups,
     single_item_packs,
 )
+from isoprefill.request.labels import LabelSets
 from isoprefill.request.options import ScoreOptions
 from isoprefill.request.token_request import TokenRequest
 
@@ -62,6 +63,22 @@ def test_chunks_are_bounded_and_full(num_items, delimiter):
         assert batch.tokens.size == size
     if num_items > 1:
         assert sum(sizes) < 1.02 * sum(rows), "lengths are mixed"
+
+
+@pytest.mark.parametrize("cut", [full_packs, equal_length_batches])
+def test_the_delimiters_of_branches_count(cut):
+    """Each branch of an item's labels has one: short items with many labels beside a long one with a single label."""
+    labels = LabelSets.per_item(
+        [[[1, 2, 3], [4, 5, 6], [7, 8, 9], [2, 2, 2]]] * 43 + [[[1, 2]]] * 17, in_sequence=True
+    )
+    items = tuple(np.full(1 if index < 43 else 12, index + 1, np.int32) for index in range(60))
+    options = ScoreOptions(labels=labels, delimiter="hidden", delimiter_id=-1)
+    made = TokenRequest(np.zeros(10, np.int32), items, options)
+    (group,) = item_groups([made])
+    packs = over_prefix(cut, group, 64)
+    check(packs, 60)
+    assert max(pack.tokens.size for pack in packs) <= 64
+    assert made.num_rows == group.tokens.size
 
 
 @pytest.mark.parametrize("budget", [1, 12, 64, 300, 100_000])

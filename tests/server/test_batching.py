@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isoprefill.execution.packing import item_groups
 from isoprefill.request.labels import LabelSets
 from isoprefill.request.options import ScoreOptions
 from isoprefill.request.result import RequestLogprobs
@@ -50,6 +51,15 @@ def test_the_worked_example():
     """The one in batching.py: a large request's rest goes behind those who came after it."""
     waiting = line(request(2, [2] * 8), request(2, [2]))
     assert taken(waiting) == [[(0, [0, 1, 2, 3, 4])], [(1, [0]), (0, [5, 6, 7])]]
+
+
+def test_what_a_batch_counts_is_what_is_computed():
+    """With delimiters each branch of an item's labels is closed by one; uncounted, batches grow beyond their budget."""
+    labels = LabelSets.shared([[1, 2, 3], [4, 5, 6], [7, 8]], in_sequence=True)
+    for options in ({}, {"labels": labels}, {"labels": LabelSets.shared([1, 2])}):
+        one = request(3, [2, 4, 1], delimiter="hidden", delimiter_id=-1, **options)
+        (batch,) = [line(one, budget=1000).take()]
+        assert batch[0].cost == one.num_rows == item_groups([one])[0].tokens.size
 
 
 def test_requests_that_fit_go_together_in_order():

@@ -69,12 +69,24 @@ class ItemGroup:
     @property
     def item_rows(self) -> Int32[np.ndarray, "n"]:
         """Rows of each item and its labels without padding, with the delimiters that close it and its branches."""
+        return self.token_rows + self.closing_delimiters
+
+    @property
+    def token_rows(self) -> Int32[np.ndarray, "n"]:
+        """Rows of each item and its labels without padding and delimiters."""
         rows = np.asarray([item.size for item in self.items], np.int32)
-        branches = np.ones_like(rows)
         if (tries := self.tries) is not None:
             rows += np.asarray([trie.tokens.size for trie in tries], np.int32)
-            branches = np.asarray([max(1, trie.branches.size) for trie in tries], np.int32)
-        return rows if self.request.options.delimiter == "none" else rows + branches
+        return rows
+
+    @property
+    def closing_delimiters(self) -> Int32[np.ndarray, "n"]:
+        """How many delimiters close each item: one for each of its branches, if there are delimiters."""
+        if self.request.options.delimiter == "none":
+            return np.zeros(len(self.items), np.int32)
+        if (tries := self.tries) is None:
+            return np.ones(len(self.items), np.int32)
+        return np.asarray([max(1, trie.branches.size) for trie in tries], np.int32)
 
     @property
     def repeated_columns(self) -> Int64[np.ndarray, "n"]:
@@ -251,8 +263,10 @@ def equal_length_batches(groups: Sequence[ItemGroup], budget: int) -> Iterator[P
     A pack has at most `budget` rows, or one item. They come by length: items lose the order of the request.
     """
     for group in groups:
-        order = np.argsort(group.item_rows, kind="stable")
-        rows = group.item_rows[order]
+        order = np.argsort(group.token_rows, kind="stable")
+        rows = group.token_rows[order]
+        # Padding makes the tokens of items equally many, not their delimiters.
+        delimiters = np.concatenate([[0], np.cumsum(group.closing_delimiters[order])])
         repeated = np.cumsum(group.repeated_columns[order])
         room = budget - group.prefix_rows
         begin = 0
@@ -260,6 +274,7 @@ def equal_length_batches(groups: Sequence[ItemGroup], budget: int) -> Iterator[P
             # Each takes at least what the first takes, so no more than this can fit.
             longest = rows[begin : begin + max(1, room // rows[begin])]
             total = np.arange(1, longest.size + 1) * longest  # never falls
+            total += delimiters[begin + 1 : begin + 1 + longest.size] - delimiters[begin]
             fitting = int(np.searchsorted(total, room, side="right"))
             most = repeated[begin - 1] * (begin > 0) + REPEATED_COLUMNS * budget
             fitting = min(fitting, int(np.searchsorted(repeated, most, side="right")) - begin)

@@ -125,18 +125,22 @@ class TokenRequest:
     @property
     def num_rows(self) -> int:
         """Rows of one prefill of the query, all items with their labels, and the delimiters."""
-        rows = self.num_tokens + int(self.label_rows.sum())
-        if self.options.delimiter == "none":
-            return rows
-        labels = self.options.labels
-        parts = len(self.items) if labels is None else labels.num_branches(len(self.items)).sum()
-        return rows + int(parts) + 1
+        rows = self.num_tokens + int(self.label_rows.sum() + self.closing_delimiters.sum())
+        return rows + int(self.options.delimiter != "none")
 
     @property
     def label_rows(self) -> Int64[np.ndarray, "N"]:
         """How many tokens of labels must be computed after each item: of labels of several tokens all but the last."""
         labels, num_items = self.options.labels, len(self.items)
         return np.zeros(num_items, np.int64) if labels is None else labels.num_rows(num_items)
+
+    @property
+    def closing_delimiters(self) -> Int64[np.ndarray, "N"]:
+        """How many delimiters close each item: one, or one for each branch of its labels; none without delimiters."""
+        num_items, labels = len(self.items), self.options.labels
+        if self.options.delimiter == "none":
+            return np.zeros(num_items, np.int64)
+        return np.ones(num_items, np.int64) if labels is None else labels.num_branches(num_items)
 
     @property
     def repeated_columns(self) -> Int64[np.ndarray, "N"]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
+from isoprefill.server.protocol import Step
 from isoprefill.server.settings import BatchSettings
 
 
@@ -34,6 +35,7 @@ class Waiting:
         costs: tokens that each item adds to a batch.
         next_item: the first item that is not scored yet.
         parts: what came back for the items before it.
+        steps: the prefills that scored them.
     """
 
     id: int
@@ -42,6 +44,7 @@ class Waiting:
     costs: np.ndarray
     next_item: int = 0
     parts: list[RequestLogprobs] = dataclasses.field(default_factory=list)
+    steps: list[Step] = dataclasses.field(default_factory=list)
 
     @property
     def shared_cost(self) -> int:
@@ -81,7 +84,7 @@ class Line:
         return len(self._line)
 
     def add(self, number: int, request: TokenRequest, now: float) -> None:
-        costs = request.item_lens + request.label_rows + (request.options.delimiter != "none")
+        costs = request.item_lens + request.label_rows + request.closing_delimiters
         if request.options.item_first:  # every item brings its own copy of the query
             costs += request.query.size
         waiting = Waiting(number, request, now, costs)
