@@ -34,8 +34,8 @@ PYTHON_FILES = (
     "pallas/isoprefill_pallas/**/*.py",
     "pallas/isoprefill_tpu_lab/*.py",
 )
-# What runs with other packages only: pyarrow and Ray, and those of the integrations.
-# The manual targets of //tests/batch and //tests/integrations bring them.
+# What runs with other packages only: pyarrow and Ray, those of the integrations, and OpenTelemetry.
+# The manual targets of //tests/batch and //tests/integrations, and //tests/server:tracing, bring them.
 OTHERS_PACKAGES = {
     *(
         f"python/isoprefill/batch/{name}.py"
@@ -49,6 +49,7 @@ OTHERS_PACKAGES = {
             "job_files",
             "job_request",
             "ray_session",
+            "row_order",
             "scored_tables",
             "shuffle",
         )
@@ -60,6 +61,7 @@ OTHERS_PACKAGES = {
     "python/isoprefill/integrations/llama_index.py",
     "python/isoprefill/integrations/lm_eval/__main__.py",
     "python/isoprefill/integrations/lm_eval/model.py",
+    "python/isoprefill/server/tracing.py",
 }
 DATA = "python.coverage"  # the name that pytest_main.py gives the data in a test's outputs
 

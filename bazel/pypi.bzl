@@ -212,6 +212,7 @@ def pypi_repositories():
     )
     pypi_overlay(name = "pypi_tpu", lock = Label("//requirements:tpu.lock"))
     pypi_overlay(name = "pypi_batch", lock = Label("//requirements:batch.lock"))
+    pypi_overlay(name = "pypi_otel", lock = Label("//requirements:otel.lock"))
     pypi_overlay(name = "pypi_clients", lock = Label("//requirements:clients.lock"))
     pypi_overlay(name = "pypi_gemma", lock = Label("//requirements:gemma.lock"))
     _pypi_each_python(

@@ -53,7 +53,7 @@ def main() -> None:
     runtime = compile_set("runtime", options)
     write("runtime", runtime)
     cuda = {}
-    names = ("batch", "browser", "clients", "gemma", "tests", "tpu")
+    names = ("batch", "browser", "clients", "gemma", "otel", "tests", "tpu")
     compiled = {name: compile_set(name, options) for name in names}
     for name, found in compiled.items():
         entries = {k: v for k, v in found.items() if k not in runtime}

@@ -12,7 +12,7 @@ import pytest
 import command_line
 import isoprefill
 from isoprefill.cli import score
-from isoprefill.server import device
+from isoprefill.execution.engine_settings import EngineSettings
 from small_models import byte_tokenizer, random_classifier, random_model, save_directory
 
 LOADED: dict[object, object] = {}  # engines, by their settings
@@ -25,7 +25,7 @@ DELIMITER_FLAGS = ["--delimiter-token-id", "--delimiter-id"]  # two names of one
 
 @pytest.fixture(autouse=True)
 def each_model_is_loaded_once(monkeypatch):
-    load = device.load_engine
+    load = EngineSettings.load
 
     def load_once(settings):
         if settings not in LOADED:
@@ -34,7 +34,7 @@ def each_model_is_loaded_once(monkeypatch):
         engine.clear_prefix_cache()
         return engine
 
-    monkeypatch.setattr(device, "load_engine", load_once)
+    monkeypatch.setattr(EngineSettings, "load", load_once)
 
 
 def run(*arguments) -> command_line.Done:

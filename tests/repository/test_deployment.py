@@ -8,9 +8,10 @@ import re
 
 import yaml
 
+from isoprefill.execution.engine_settings import EngineSettings
 from isoprefill.server import routes_status
 from isoprefill.server.metrics import Metrics
-from isoprefill.server.settings import BatchSettings, EngineSettings, Limits, ServerSettings
+from isoprefill.server.settings import BatchSettings, Limits, ServerSettings
 from isoprefill.settings import settings_of
 
 DEPLOY = pathlib.Path(__file__).parents[2] / "deploy"

@@ -110,7 +110,7 @@ def test_a_prompt_that_was_set_is_used(model_directory, monkeypatch):
     """Only the default one, which asks for a word, is not for classifiers."""
     sent = []
 
-    async def submit(request, answer_size):
+    async def submit(request, answer_size, trace):
         sent.append(request)
         raise asyncio.CancelledError
 

@@ -13,10 +13,11 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from api_answers import code_of
+from isoprefill.execution.engine_settings import EngineSettings
 from isoprefill.server import launch
 from isoprefill.server.connection import SURPLUS, protocol_class
 from isoprefill.server.joined_writes import JoinedWrites
-from isoprefill.server.settings import EngineSettings, Limits, ServerSettings
+from isoprefill.server.settings import Limits, ServerSettings
 from raw_http import BODY, BOUNDED, connect, raw_request, read_all, scores
 from running_server import wait_for
 

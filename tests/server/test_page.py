@@ -8,10 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
+from isoprefill.execution.engine_settings import EngineSettings
 from isoprefill.server import openapi, routes_page
 from isoprefill.server.front_end import make_app
 from isoprefill.server.service import Service
-from isoprefill.server.settings import EngineSettings, ServerSettings
+from isoprefill.server.settings import ServerSettings
 
 MOST_BYTES = 12_000  # of one file
 TEXTS = {

@@ -20,13 +20,14 @@ import pytest
 
 import faulty_server
 from api_answers import code_of
+from isoprefill.execution.engine_settings import EngineSettings
 from isoprefill.models.sources.source import load_tokenizer
 from isoprefill.server import dispatch, launch, protocol
 from isoprefill.server.framing import Frames
 from isoprefill.server.front_end import make_app
 from isoprefill.server.scheduler import StartMessage
 from isoprefill.server.service import Service
-from isoprefill.server.settings import BatchSettings, EngineSettings, Limits, ServerSettings
+from isoprefill.server.settings import BatchSettings, Limits, ServerSettings
 from isoprefill.server.supervisor import SCHEDULER_COMMAND, _python_path
 from raw_http import BODY, BOUNDED, QUEUE, connect, scores, send
 from running_server import PATIENCE_S, SERVE, RunningServer, running, running_server, wait_for
@@ -186,9 +187,13 @@ def test_a_long_temporary_directory_and_few_open_files(model_directory, tmp_path
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = Limits(max_connections=300)
-    engine = EngineSettings(model=model_directory, warmup_tokens=())
     settings = ServerSettings(
-        engine=engine, limits=few, port=0, delimiter="hidden", delimiter_token_id=300
+        engine=EngineSettings(model=model_directory),
+        warmup_tokens=(),
+        limits=few,
+        port=0,
+        delimiter="hidden",
+        delimiter_token_id=300,
     )
     program = pathlib.Path(__file__).parent.parent / "support" / "faulty_server.py"
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
@@ -232,7 +237,8 @@ def test_a_scheduler_that_cannot_start_ends_without_a_word():
     ours, theirs = socket.socketpair()
     start = StartMessage(
         socket=theirs.fileno(),
-        engine=EngineSettings(model="none", warmup_tokens=(9999,)),
+        engine=EngineSettings(model="none"),
+        warmup_tokens=(9999,),
         batch=BatchSettings(),
         log_format="text",
     )

@@ -11,8 +11,9 @@ import pytest
 
 from api_answers import code_of
 from command_line import parsed_flags
+from isoprefill.execution.engine_settings import EngineSettings
 from isoprefill.server import launch
-from isoprefill.server.settings import EngineSettings, RerankSettings, ServerSettings
+from isoprefill.server.settings import RerankSettings, ServerSettings
 from isoprefill.server.supervisor import StartError
 from running_server import SERVE, RunningServer
 
@@ -61,6 +62,15 @@ BAD_FLAGS = {
     "wait": (["--max-wait-ms=-1"], "max-wait-ms must be between"),
     "rate": (["--rate-limit=-1"], "rate-limit must be at least 0"),
     "more connections than files": (["--max-connections=2000000000"], "may open"),
+    "a collector without http": (
+        ["--otel-endpoint=localhost:4318"],
+        "otel-endpoint must be an http:// or https:// address",
+    ),
+    "a password for the collector": (
+        ["--otel-endpoint=https://me:key@host/v1/traces"],
+        "without a user and a password",
+    ),
+    "more than all traces": (["--otel-sample-ratio=2"], "otel-sample-ratio must be between 0"),
     "stray": (["extra"], "unexpected argument"),
     "not this machine": (["--host=192.0.2.1", "--allow-anonymous"], "cannot listen on 192.0.2.1"),
 } | {
@@ -104,6 +114,16 @@ def test_bad_flags_stop_the_start_with_the_reason(model_directory, capsys, argum
     assert reason in last_words(capsys, f"--model={model_directory}", *arguments)
 
 
+def test_traces_without_opentelemetry_stop_the_start(model_directory, capsys, monkeypatch):
+    """It is an extra; a server that was told to send traces must not serve without them."""
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
+    monkeypatch.delitem(sys.modules, "isoprefill.server.tracing", raising=False)
+    refused = last_words(
+        capsys, f"--model={model_directory}", "--otel-endpoint=http://localhost:4318/v1/traces"
+    )
+    assert "pip install 'isoprefill[otel]'" in refused
+
+
 def test_an_empty_key_in_the_environment_is_named(model_directory, capsys, monkeypatch):
     monkeypatch.setenv("ISOPREFILL_API_KEY", "")
     refused = last_words(capsys, f"--model={model_directory}")
@@ -140,8 +160,8 @@ def test_what_only_the_scheduler_finds_out_stops_the_start_too(tmp_path, model_d
 def test_settings_that_do_not_go_with_the_model_stop_the_start(model_directory):
     """What shows only when the model is there: a delimiter beyond its vocabulary, labels that it has no token for."""
     program = pathlib.Path(__file__).parent.parent / "support" / "faulty_server.py"
-    engine = EngineSettings(model=model_directory, warmup_tokens=())
-    settings = ServerSettings(engine=engine, port=0)
+    engine = EngineSettings(model=model_directory)
+    settings = ServerSettings(engine=engine, warmup_tokens=(), port=0)
     unusable = [
         (
             {"delimiter": "hidden", "delimiter_token_id": 300},

@@ -6,13 +6,14 @@ from typing import Any
 import httpx
 
 from isoprefill.execution.engine import ScoringEngine
+from isoprefill.execution.engine_settings import EngineSettings
 from isoprefill.models.sources.description import describe_model
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import protocol
 from isoprefill.server.front_end import make_app
 from isoprefill.server.service import Service
-from isoprefill.server.settings import EngineSettings, ServerSettings
+from isoprefill.server.settings import ServerSettings
 
 
 class _Direct:
@@ -23,7 +24,9 @@ class _Direct:
     def __init__(self, engine: ScoringEngine) -> None:
         self._engine = engine
 
-    async def submit(self, request: TokenRequest, answer_size: int = 0) -> RequestLogprobs:
+    async def submit(
+        self, request: TokenRequest, answer_size: int = 0, trace: object = None
+    ) -> RequestLogprobs:
         return self._engine.score_batch([request])[0]
 
 

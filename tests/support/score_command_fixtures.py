@@ -4,22 +4,19 @@ import pytest
 
 from command_line import run
 from isoprefill.cli import score
-from isoprefill.server.device import load_engine
-from isoprefill.server.settings import EngineSettings
+from isoprefill.execution.engine_settings import EngineSettings
 from small_models import random_model, save_directory
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     model = random_model("llama", num_hidden_layers=2)
-    return load_engine(
-        EngineSettings(model=str(save_directory(model, tmp_path_factory.mktemp("model"))))
-    )
+    return EngineSettings(model=str(save_directory(model, tmp_path_factory.mktemp("model")))).load()
 
 
 @pytest.fixture
 def scored(engine, monkeypatch, tmp_path):
     """Runs the command in a directory of its own."""
-    monkeypatch.setattr("isoprefill.server.device.load_engine", lambda settings: engine)
+    monkeypatch.setattr(EngineSettings, "load", lambda settings: engine)
     monkeypatch.chdir(tmp_path)
     return lambda *arguments, **more: run(score, *arguments, **more)

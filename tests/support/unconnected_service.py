@@ -6,13 +6,14 @@ from typing import Any
 import httpx
 
 import small_models
+from isoprefill.execution.engine_settings import EngineSettings
 from isoprefill.models.config.classes import Classes
 from isoprefill.models.sources.source import load_tokenizer
 from isoprefill.request.preparer import Preparer
 from isoprefill.server.front_end import make_app
 from isoprefill.server.rerank.start import make_reranker
 from isoprefill.server.service import Service
-from isoprefill.server.settings import EngineSettings, RerankSettings, ServerSettings
+from isoprefill.server.settings import RerankSettings, ServerSettings
 
 
 def unconnected_service(

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from isoprefill.execution.engine_settings import EngineSettings
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import launch, scheduler
-from isoprefill.server.settings import BatchSettings, EngineSettings, ServerSettings
+from isoprefill.server.settings import BatchSettings, ServerSettings
 
 
 class IdleEngine:
@@ -49,7 +50,8 @@ if __name__ == "__main__":
         scheduler.run(lambda settings: IdleEngine())
     else:
         settings = ServerSettings(
-            engine=EngineSettings(model=sys.argv[1], warmup_tokens=()),
+            engine=EngineSettings(model=sys.argv[1]),
+            warmup_tokens=(),
             port=0,
             log_format="json",
             batch=BatchSettings(max_wait_s=0),

@@ -11,9 +11,9 @@ import sys
 import time
 from collections.abc import Sequence
 
+from isoprefill.execution.engine_settings import EngineSettings
 from isoprefill.request.labels import LabelSets
 from isoprefill.request.options import ScoreOptions
-from isoprefill.server.settings import EngineSettings
 
 
 class LoneEngine:
@@ -50,9 +50,7 @@ class LoneEngine:
 
 def main(model: str) -> None:
     """Answers until standard input closes."""
-    from isoprefill.server.device import load_engine
-
-    engine = load_engine(EngineSettings(model=model))
+    engine = EngineSettings(model=model).load()
 
     def latency(body: str) -> float:
         asked = json.loads(body)

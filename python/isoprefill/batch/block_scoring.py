@@ -86,16 +86,4 @@ class BlockScorer:
 
 def make_scorer(settings: ScoringSettings, *, label_column: bool) -> RowScorer:
     """Loads the model of these settings."""
-    from isoprefill.execution.engine import ScoringEngine
-    from isoprefill.execution.mesh import MeshShape
-
-    engine = ScoringEngine.from_pretrained(
-        settings.model,
-        settings.dtype,
-        settings.adapter,
-        threads=settings.threads,
-        attention=settings.attention,
-        mesh=None if settings.mesh is None else MeshShape.parse(settings.mesh),
-        prefix_cache_bytes=settings.prefix_cache_bytes,
-    )
-    return RowScorer(engine, settings, label_column=label_column)
+    return RowScorer(settings.load(), settings, label_column=label_column)

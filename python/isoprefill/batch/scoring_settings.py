@@ -2,33 +2,22 @@
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any
 
-from isoprefill.modes import AlgorithmChoice, Backend
+from isoprefill.execution.engine_settings import EngineSettings
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ScoringSettings:
+class ScoringSettings(EngineSettings):
     """The model and the scores.
 
     Attributes:
-        model, dtype, adapter, attention, threads, prefix_cache_bytes: see `ScoringEngine.from_pretrained`.
-        mesh: as text, such as "data=2,tensor=4"; None is one device.
-        algorithm: see `ScoringEngine.score`.
         labels: score P(label | query, item) for each of these tokens of text; empty: log P(item | query), or the logits
             of a classification model's classes.
         softmax, temperature, item_first: see `ScoreOptions`.
         deduplicate: score equal items of a query once.
     """
 
-    model: str = "smollm2-135m"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    adapter: str | None = None
-    attention: Backend = "auto"
-    threads: int | None = None
-    prefix_cache_bytes: int | None = None
-    mesh: str | None = None
-    algorithm: AlgorithmChoice = "auto"
     labels: tuple[str, ...] = ()
     softmax: bool = False
     temperature: float | None = None
@@ -36,6 +25,7 @@ class ScoringSettings:
     deduplicate: bool = False
 
     def __post_init__(self) -> None:
+        EngineSettings.__post_init__(self)  # a class with slots is another one than super() knows
         if len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels must differ, got {', '.join(map(repr, self.labels))}")
         if self.temperature is not None and not self.softmax:

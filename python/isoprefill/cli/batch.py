@@ -10,6 +10,7 @@ Exit status: 0 finished, rows with errors included; 1 failed (memory, disk, Ray,
 flag, a file, a column, a model); 130 interrupted.
 """
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -23,7 +24,8 @@ from isoprefill.batch.scoring_settings import ScoringSettings
 from isoprefill.cli.batch_progress import batch_progress, summary_lines
 from isoprefill.cli.failures import CommandFailed, require_output
 from isoprefill.cli.setting_flags import define_flags
-from isoprefill.server.settings import EngineSettings, LogFormat
+from isoprefill.execution.engine_settings import EngineSettings
+from isoprefill.server.settings import LogFormat
 
 _INPUT = flags.DEFINE_multi_string(
     "input",
@@ -57,7 +59,7 @@ _ITEM_FIRST = flags.DEFINE_bool("item-first", False, "Score item + query instead
 _DEDUPLICATE = flags.DEFINE_bool(
     "deduplicate", False, "Score equal items of a query once; each of their rows gets the score."
 )
-_ENGINE = define_flags(EngineSettings, without={"warmup_tokens"})
+_ENGINE = define_flags(EngineSettings)
 _REPLICAS = flags.DEFINE_integer(
     "replicas", 1, "How many engines score side by side.", lower_bound=1
 )
@@ -134,14 +136,7 @@ def _request(arguments: list[str]) -> dict[str, Any]:
             label=_LABEL_COLUMN.value,
         ),
         "scoring": ScoringSettings(
-            model=engine.model,
-            dtype=engine.dtype,
-            adapter=engine.adapter,
-            attention=engine.attention,
-            threads=engine.threads,
-            prefix_cache_bytes=engine.prefix_cache_bytes,
-            mesh=engine.mesh,
-            algorithm=engine.algorithm,
+            **dataclasses.asdict(engine),
             labels=tuple(_LABELS.value),
             softmax=_SOFTMAX.value,
             temperature=_TEMPERATURE.value,

@@ -32,8 +32,8 @@ from isoprefill.cli.score_formats import (
 from isoprefill.cli.score_rows import Order, Row, in_order
 from isoprefill.cli.setting_flags import define_flags
 from isoprefill.cli.text_files import STDIN, read_text, shown
+from isoprefill.execution.engine_settings import EngineSettings
 from isoprefill.modes import Delimiter, Isolation, Tokenization
-from isoprefill.server.settings import EngineSettings
 
 if TYPE_CHECKING:
     from isoprefill.models.config.classes import Classes
@@ -97,7 +97,7 @@ _DELIMITER = flags.DEFINE_enum(
 )
 _DELIMITER_ID = flags.DEFINE_integer("delimiter-token-id", None, "The delimiter's token id.")
 flags.DEFINE_alias("delimiter-id", "delimiter-token-id")
-_ENGINE = define_flags(EngineSettings, without={"warmup_tokens"})
+_ENGINE = define_flags(EngineSettings)
 _FORMAT = flags.DEFINE_enum(
     "format", None, FORMATS, "What to print. Default: table on a terminal, else tsv."
 )
@@ -132,10 +132,9 @@ def main(arguments: list[str]) -> int:
     # After the cheap checks: importing jax takes a second.
     from isoprefill.cli.progress import progress
     from isoprefill.cli.scoring import ScoringJob
-    from isoprefill.server.device import load_engine
 
     with progress("score", "items scored") as on_progress:
-        engine = load_engine(settings)
+        engine = settings.load()
         classes = engine.model.config.classes
         _check_labels(classes, order)
         names = _score_names(classes)

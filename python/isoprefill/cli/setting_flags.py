@@ -1,7 +1,7 @@
 """Command-line flags of a settings class: one for each setting, with its default, its choices and its help."""
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -21,12 +21,11 @@ _DEFINE: dict[type, Callable[..., flags.FlagHolder[Any]]] = {
 flags.disclaim_key_flags()  # a flag belongs to the command that calls `define_flags`
 
 
-def define_flags(kind: type[Settings], *, without: Collection[str] = ()) -> Callable[..., Settings]:
+def define_flags(kind: type[Settings]) -> Callable[..., Settings]:
     """Defines a flag for each setting of a class, and of the classes that its fields hold.
 
     Args:
         kind: the class; see `isoprefill.settings`.
-        without: fields that get no flag and keep their defaults.
 
     Returns:
         A function that makes the settings of the flags' values; it takes the fields that are no settings by name. It
@@ -38,8 +37,7 @@ def define_flags(kind: type[Settings], *, without: Collection[str] = ()) -> Call
         if dataclasses.is_dataclass(types[field.name]):
             readers[field.name] = define_flags(types[field.name])
     for name, setting in settings_of(kind).items():
-        if name not in without:
-            readers[name] = _define(setting, types[name])
+        readers[name] = _define(setting, types[name])
     return lambda **others: kind(**{name: read() for name, read in readers.items()}, **others)
 
 

@@ -7,11 +7,10 @@ from typing import Any
 import jax
 
 from isoprefill.execution.engine import ScoringEngine
-from isoprefill.execution.mesh import MeshShape
+from isoprefill.execution.engine_settings import EngineSettings
 from isoprefill.modes import AlgorithmChoice
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
-from isoprefill.server.settings import EngineSettings
 
 
 class DeviceEngine:
@@ -39,25 +38,7 @@ class DeviceEngine:
             self.compilations += 1
 
 
-def load_engine(settings: EngineSettings) -> ScoringEngine:
-    """Loads the model.
-
-    Raises:
-        ValueError: the model or a setting is not supported; says what.
-        FetchError: a pinned model could not be fetched.
-    """
-    return ScoringEngine.from_pretrained(
-        settings.model,
-        settings.dtype,
-        settings.adapter,
-        threads=settings.threads,
-        attention=settings.attention,
-        mesh=None if settings.mesh is None else MeshShape.parse(settings.mesh),
-        prefix_cache_bytes=settings.prefix_cache_bytes,
-    )
-
-
 def make_engine(settings: EngineSettings) -> DeviceEngine:
-    """Loads the model, as `load_engine` does, for a scheduler."""
+    """Loads the model, as `EngineSettings.load` does, for a scheduler."""
     logging.getLogger("jax").setLevel(logging.ERROR)
-    return DeviceEngine(load_engine(settings), settings.algorithm)
+    return DeviceEngine(settings.load(), settings.algorithm)

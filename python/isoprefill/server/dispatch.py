@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import time
+from typing import TYPE_CHECKING
 
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
@@ -11,6 +12,9 @@ from isoprefill.server.channel import Channel
 from isoprefill.server.errors import ApiError
 from isoprefill.server.metrics import Metrics
 from isoprefill.server.settings import Limits
+
+if TYPE_CHECKING:  # needs OpenTelemetry, which need not be there
+    from isoprefill.server.tracing import RequestTrace
 
 VECTOR_BYTES = (
     64  # of embedding vectors that count as much as a token: what waits is bounded in bytes too
@@ -40,7 +44,7 @@ class Dispatcher:
         self._metrics = metrics
         self._channel: Channel | None = None
         self._numbers = itertools.count(1)
-        self._in_flight: dict[int, asyncio.Future[RequestLogprobs]] = {}
+        self._in_flight: dict[int, asyncio.Future[protocol.Scored]] = {}
         # Tokens of the requests that the scheduler has and has not answered: in flight, or given up.
         self._owed: dict[int, int] = {}
         self._tokens = 0
@@ -87,12 +91,15 @@ class Dispatcher:
         """
         return time.monotonic() - self._heard if self._owed else 0.0
 
-    async def submit(self, request: TokenRequest, answer_size: int = 0) -> RequestLogprobs:
+    async def submit(
+        self, request: TokenRequest, answer_size: int = 0, trace: "RequestTrace | None" = None
+    ) -> RequestLogprobs:
         """Has a request scored. Cancelling this takes the request out of the scheduler's queue.
 
         Args:
             request: what to score.
             answer_size: numbers that come back; they wait like tokens.
+            trace: to which the wait and the prefills are added.
 
         Raises:
             ApiError: no scheduler (model_not_loaded), too much in flight (queue_full), no answer in time
@@ -109,6 +116,7 @@ class Dispatcher:
             )
         number = next(self._numbers)
         answer = asyncio.get_running_loop().create_future()
+        sent, steps = time.monotonic(), None
         self._in_flight[number] = answer
         self._tokens += tokens
         try:
@@ -117,12 +125,16 @@ class Dispatcher:
                 self._heard = time.monotonic()  # it had nothing to say
             self._owed[number] = tokens
             async with asyncio.timeout(self._limits.request_timeout_s):
-                return await answer
+                scored = await answer
+            steps = scored.steps
+            return scored.logprobs
         except TimeoutError:
             raise request_timeout(self._limits) from None
         finally:
             del self._in_flight[number]
             self._tokens -= tokens
+            if trace is not None:
+                trace.waited(sent, steps)
             if number in self._owed:  # then the scheduler that has it is still there
                 channel.send(protocol.Cancel(number))
 
@@ -139,7 +151,7 @@ class Dispatcher:
         if answer is None or answer.done():  # given up meanwhile
             return
         if isinstance(message, protocol.Scored):
-            answer.set_result(message.logprobs)
+            answer.set_result(message)
         elif isinstance(message, protocol.Failed):
             answer.set_exception(ApiError("internal_error", "The request could not be scored."))
 

@@ -195,6 +195,8 @@ class Envelope:
             except ApiError as error:
                 await error_response(scope, error)(scope, body, send_with_id)
             else:
+                if self._service.tracing is not None and scope["path"] not in OPEN_PATHS:
+                    state["trace"] = self._service.tracing.begin(headers, began)
                 await self._app(scope, body, send_with_id)
         except Exception as error:  # answered by the application, which hands it on
             logs.event(
@@ -220,6 +222,9 @@ class Envelope:
 
     def _record(self, scope: Scope, state: dict[str, Any], status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")  # never what a client made up
+        trace = state.get("trace")
+        if trace is not None:
+            trace.end(scope["method"], route, status, state["code"], state["log"])
         self._service.metrics.observe_answer(route, status, state["code"], seconds)
         if route in OPEN_PATHS:
             return
@@ -227,4 +232,6 @@ class Envelope:
         if state["code"]:
             fields["code"] = state["code"]
         fields["seconds"] = round(seconds, 4)
+        if trace is not None:
+            fields["trace_id"] = trace.trace_id
         logs.event("request", **fields | state["log"])

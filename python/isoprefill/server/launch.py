@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import uvicorn
 
@@ -41,9 +42,22 @@ def serve(settings: ServerSettings, scheduler_command: Sequence[str] = SCHEDULER
     tokenizer, description = load_tokenizer(model), describe_model(model)
     settings = _fitted(settings)
     service = Service(settings, model.name, tokenizer, description)
+    if settings.traces.endpoint is not None:
+        service.tracing = _tracing(settings, model.name)
     del model  # with its header, which is 60 MB for a vocabulary of 262,144 tokens
     with contextlib.closing(service), _listening_socket(settings) as listener:
         asyncio.run(_serve(service, listener, scheduler_command))
+
+
+def _tracing(settings: ServerSettings, model: str) -> Any:
+    try:
+        from isoprefill.server.tracing import tracing_to
+
+        return tracing_to(settings.traces, model)
+    except ImportError as error:
+        raise ValueError(
+            f"otel-endpoint needs OpenTelemetry ({error}): pip install 'isoprefill[otel]'"
+        ) from error
 
 
 async def _serve(

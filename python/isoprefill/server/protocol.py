@@ -60,11 +60,33 @@ class NotStarted(msgspec.Struct, tag="not_started", array_like=True, frozen=True
     by_settings: bool
 
 
+class Step(msgspec.Struct, array_like=True, frozen=True):
+    """One prefill from the view of one request that had items in it.
+
+    Attributes:
+        began, ended: seconds of the monotonic clock, which both processes share.
+        items, tokens: of the request in it, its query included.
+        batch_requests, batch_tokens: of all that was in it.
+        cached_tokens: of the query that the prefix cache had.
+        algorithm: that computed it.
+    """
+
+    began: float
+    ended: float
+    items: int
+    tokens: int
+    batch_requests: int
+    batch_tokens: int
+    cached_tokens: int
+    algorithm: str
+
+
 class Scored(msgspec.Struct, tag="scored", array_like=True, frozen=True):
-    """What `ScoringEngine.score_batch` returned for one request."""
+    """What `ScoringEngine.score_batch` returned for one request, and the prefills that it took."""
 
     id: int
     logprobs: RequestLogprobs
+    steps: tuple[Step, ...] = ()
 
 
 class Failed(msgspec.Struct, tag="failed", array_like=True, frozen=True):

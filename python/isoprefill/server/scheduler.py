@@ -20,6 +20,7 @@ from typing import Protocol
 import msgspec
 
 from isoprefill.execution.algorithms import PLANS
+from isoprefill.execution.engine_settings import EngineSettings
 from isoprefill.execution.failures import failure_of
 from isoprefill.execution.packing import item_groups
 from isoprefill.execution.warm_up import batches_of_sizes
@@ -30,7 +31,7 @@ from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import logs, protocol
 from isoprefill.server.batching import Line, Slice
 from isoprefill.server.scheduler_channel import FrontEndGoneError, SchedulerChannel
-from isoprefill.server.settings import BatchSettings, EngineSettings, LogFormat
+from isoprefill.server.settings import BatchSettings, LogFormat
 
 BEAT_S = 0.5
 LAST_SECONDS = 2.0  # for an orderly end: a device that is let go, measurements that are written
@@ -41,6 +42,7 @@ class StartMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     socket: int  # the inherited file that is the channel
     engine: EngineSettings
+    warmup_tokens: tuple[int, ...]
     batch: BatchSettings
     log_format: LogFormat
 
@@ -80,7 +82,7 @@ def run(make_engine: Callable[[EngineSettings], Engine]) -> None:
         began = time.monotonic()
         try:
             engine = make_engine(start.engine)
-            warm_up(engine, start.engine.warmup_tokens)
+            warm_up(engine, start.warmup_tokens)
         except Exception as error:
             reason = failure_of(error)
             if reason is None and isinstance(error, ValueError | FetchError | OSError):
@@ -138,6 +140,7 @@ class Scheduler:
             )
         except Exception as error:
             results = [error] if len(batch) == 1 else [self._alone(one) for one in batch]
+        ended, tokens = time.monotonic(), sum(one.cost for one in batch)
         done = [
             (one.request, result)
             for one, result in zip(batch, results, strict=True)
@@ -149,9 +152,9 @@ class Scheduler:
         answers: list[protocol.ToFrontEnd] = [
             protocol.BatchDone(
                 requests=len(batch),
-                tokens=sum(one.cost for one in batch),
+                tokens=tokens,
                 budget=self._settings.max_tokens,
-                seconds=time.monotonic() - began,
+                seconds=ended - began,
                 cached_tokens=sum(result.cached_tokens for _, result in done),
                 query_tokens=sum(group.cacheable_prefix.size for group in over_prefix),
                 compilations=self._engine.compilations - before,
@@ -169,10 +172,21 @@ class Scheduler:
                 answers.append(protocol.Failed(one.waiting.id))
                 continue
             one.waiting.parts.append(result)
+            step = protocol.Step(
+                began=began,
+                ended=ended,
+                items=len(one.request.items),
+                tokens=one.cost,
+                batch_requests=len(batch),
+                batch_tokens=tokens,
+                cached_tokens=result.cached_tokens,
+                algorithm=result.algorithm,
+            )
+            one.waiting.steps.append(step)
             if one.waiting.finished:
-                answers.append(
-                    protocol.Scored(one.waiting.id, RequestLogprobs.joined(one.waiting.parts))
-                )
+                logprobs = RequestLogprobs.joined(one.waiting.parts)
+                steps = tuple(one.waiting.steps)
+                answers.append(protocol.Scored(one.waiting.id, logprobs, steps))
         self._channel.send(*answers)
 
     def _alone(self, one: Slice) -> RequestLogprobs | Exception:

@@ -114,7 +114,12 @@ async def answer(service: Service, choose: Choose, request: Request) -> Response
         ClientGoneError: the client did not wait.
     """
     request_id: str = request.scope["state"]["request_id"]
-    prepared = await _prepared(service, choose, request, request_id)
+    trace, began = request.scope["state"].get("trace"), time.monotonic()
+    try:
+        prepared = await _prepared(service, choose, request, request_id)
+    finally:
+        if trace is not None:
+            trace.prepared(began)
     preparer = service.preparer
     assert preparer is not None
     sizes = [

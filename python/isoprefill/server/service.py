@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request
 
@@ -23,6 +23,9 @@ from isoprefill.server.errors import ApiError
 from isoprefill.server.metrics import Metrics
 from isoprefill.server.rerank.start import make_reranker
 from isoprefill.server.settings import ServerSettings
+
+if TYPE_CHECKING:  # needs OpenTelemetry, which need not be there
+    from isoprefill.server.tracing import RequestTrace, Tracing
 
 T = TypeVar("T")
 
@@ -47,6 +50,7 @@ class Service:
         created: when the server started, seconds since 1970.
         metrics: the server's counters.
         dispatcher: the way to the scheduler.
+        tracing: makes traces of requests; None makes none.
     """
 
     settings: ServerSettings
@@ -56,6 +60,7 @@ class Service:
     preparer: Preparer | None = None
     reranker: PromptedModel | None = None
     draining: bool = False
+    tracing: "Tracing | None" = None
 
     def __post_init__(self) -> None:
         self.model_names = self.settings.served_model_name or (self.model_name,)
@@ -154,7 +159,8 @@ class Service:
 
         gone.add_done_callback(leave)
         try:
-            results = await self._all_scored(requests, answer_sizes)
+            trace = request.scope["state"].get("trace")
+            results = await self._all_scored(requests, answer_sizes, trace)
         except asyncio.CancelledError:
             if left and task.uncancel() == 0:
                 raise ClientGoneError from None
@@ -171,16 +177,19 @@ class Service:
         return results
 
     async def _all_scored(
-        self, requests: Sequence[TokenRequest], answer_sizes: Sequence[int]
+        self,
+        requests: Sequence[TokenRequest],
+        answer_sizes: Sequence[int],
+        trace: "RequestTrace | None",
     ) -> list[RequestLogprobs]:
         """Scores requests side by side; the first failure ends them all."""
         if len(requests) == 1:
-            return [await self.dispatcher.submit(requests[0], answer_sizes[0])]
+            return [await self.dispatcher.submit(requests[0], answer_sizes[0], trace)]
         room = asyncio.Semaphore(AT_ONCE)
 
         async def scored(tokens: TokenRequest, answer_size: int) -> RequestLogprobs:
             async with room:
-                return await self.dispatcher.submit(tokens, answer_size)
+                return await self.dispatcher.submit(tokens, answer_size, trace)
 
         both = zip(requests, answer_sizes, strict=True)
         tasks = [asyncio.ensure_future(scored(tokens, size)) for tokens, size in both]
@@ -192,4 +201,7 @@ class Service:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def close(self) -> None:
+        """Ends what runs beside requests, and sends the last traces."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        if self.tracing is not None:
+            self.tracing.close()

@@ -9,55 +9,14 @@ import ipaddress
 import re
 from typing import Any, Literal
 
-from isoprefill.modes import AlgorithmChoice, Backend, Delimiter, Isolation
+from isoprefill.execution.engine_settings import EngineSettings
+from isoprefill.modes import Delimiter, Isolation
 from isoprefill.request.limits import TokenLimits
 from isoprefill.rerank.settings import RerankSettings
 from isoprefill.settings import check_api_key, check_bounds, setting
 
 LogFormat = Literal["text", "json"]
 UntrustedText = Literal["rerank", "always", "never"]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class EngineSettings:
-    """How an engine is made and warmed up."""
-
-    model: str = setting(
-        "smollm2-135m",
-        "A pinned model's name, a .gguf file, a directory with safetensors, or ORG/NAME[@REVISION] of a model in "
-        "the Hugging Face Hub's local cache.",
-    )
-    adapter: str | None = setting(
-        None, "LoRA adapter to add to the weights: a directory of the peft package, or ORG/NAME."
-    )
-    dtype: Literal["float32", "bfloat16"] = setting("float32", "Type of the weights.")
-    algorithm: AlgorithmChoice = setting(
-        "auto",
-        "How to compute the scores (docs/scoring.md); what auto chooses, and why, is logged.",
-    )
-    attention: Backend = setting("auto", "Attention back end.")
-    warmup_tokens: tuple[int, ...] = setting(
-        (64, 256),
-        "Batch sizes, in tokens, to compile for before /ready answers 200: as one request, and as four.",
-        ge=2,
-    )
-    prefix_cache_bytes: int | None = setting(
-        None,
-        "Maximum bytes of keys and values of queries to cache for reuse; 0 disables the cache. Default: 512 MiB.",
-        ge=0,
-    )
-    threads: int | None = setting(
-        None,
-        "Threads that compute on a CPU. Default: ISOPREFILL_THREADS, or as many as the process may use.",
-        ge=1,
-        le=4096,
-    )
-    mesh: str | None = setting(
-        None, "Devices to distribute the work over, such as data=2,tensor=3. Default: one device."
-    )
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +100,33 @@ class Limits:
         )
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TraceSettings:
+    """Where traces of requests go, and of how many."""
+
+    endpoint: str | None = setting(
+        None,
+        "Send traces of requests to this OTLP/HTTP address, such as http://localhost:4318/v1/traces. Default: none.",
+        flag="otel-endpoint",
+    )
+    sample_ratio: float = setting(
+        1.0,
+        "Share of requests that are traced, where the client's traceparent does not say whether.",
+        flag="otel-sample-ratio",
+        ge=0,
+        le=1,
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.endpoint is not None and not _OTLP_ENDPOINT.fullmatch(self.endpoint):
+            raise ValueError(
+                "otel-endpoint must be an http:// or https:// address without a user and a password (put those into "
+                "OTEL_EXPORTER_OTLP_HEADERS), such as http://localhost:4318/v1/traces"
+            )
+
+
+_OTLP_ENDPOINT = re.compile(r"https?://[!-.0->A-~]+(/[!-?A-~]*)?", re.IGNORECASE)
 _MODEL_NAME = re.compile(r"[!-~]{1,256}")
 CAUSAL_ALGORITHMS = ("auto", "packed")  # those with all items in one prefill
 
@@ -154,6 +140,11 @@ class ServerSettings:
     """
 
     engine: EngineSettings
+    warmup_tokens: tuple[int, ...] = setting(
+        (64, 256),
+        "Batch sizes, in tokens, to compile for before /ready answers 200: as one request, and as four.",
+        ge=2,
+    )
     served_model_name: tuple[str, ...] = setting(
         (),
         "Name of the model in answers; give it several times for further names that requests may use. Default: the "
@@ -185,6 +176,7 @@ class ServerSettings:
     batch: BatchSettings = dataclasses.field(default_factory=BatchSettings)
     limits: Limits = dataclasses.field(default_factory=Limits)
     rerank: RerankSettings = dataclasses.field(default_factory=RerankSettings)
+    traces: TraceSettings = dataclasses.field(default_factory=TraceSettings)
     no_page: bool = setting(False, "Do not serve the page at /.")
     log_format: LogFormat = setting("text", "Format of the log on stderr.")
 

@@ -80,6 +80,7 @@ class Supervisor:
             start = StartMessage(
                 socket=inherited.fileno(),
                 engine=self.service.settings.engine,
+                warmup_tokens=self.service.settings.warmup_tokens,
                 batch=self.service.settings.batch,
                 log_format=self.service.settings.log_format,
             )
