@@ -175,7 +175,7 @@ def test_killed_processes_cost_no_rows(lake_directory, nodes, model_directory, t
     assert sorted(ids) == list(range(ROWS))
 
 
-def test_a_killed_local_ray_costs_no_rows(lake_directory, model_directory, tmp_path):
+def test_a_killed_local_ray_costs_no_rows(model_directory, tmp_path):
     """On one machine the driver goes down with its raylet; the same command continues."""
     small = write_lake(lake(20_000, 200), tmp_path / "lake")
     output = tmp_path / "killed"
