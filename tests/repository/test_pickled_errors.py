@@ -15,7 +15,12 @@ from isoprefill.request.errors import MESSAGES, RequestError
 from isoprefill.server.errors import ApiError
 
 # Modules that define flags or need other packages; none has an exception of its own.
-NO_ERRORS = ("isoprefill.__main__", "isoprefill.cli", "isoprefill.integrations")
+NO_ERRORS = (
+    "isoprefill.__main__",
+    "isoprefill.cli",
+    "isoprefill.integrations",
+    "isoprefill.server.tracing",
+)
 
 
 def exception_classes() -> list[type[Exception]]:
