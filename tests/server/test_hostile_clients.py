@@ -144,6 +144,49 @@ def test_a_client_that_does_not_read_the_end_of_an_answer_is_cut_off():
     asyncio.run(ask_and_read_nothing())
 
 
+LONG = b"POST / HTTP/1.1\r\nhost: l\r\ncontent-length: 3000000\r\n\r\n"
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_client_that_is_still_sending_reads_its_early_answer(goes_on):
+    """A refusal that comes before the body has been sent: a reset instead would look like a broken server.
+
+    A client that never ends does not hold the connection for ever.
+    """
+
+    async def app(scope, receive, send):
+        headers = [(b"content-length", b"6"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 429, "headers": headers})
+        await send({"type": "http.response.body", "body": b"no, no"})
+
+    async def send_slowly() -> None:
+        loop, state = asyncio.get_running_loop(), ServerState()
+        config = uvicorn.Config(app, loop="asyncio", lifespan="off", log_config=None)
+        connection = protocol_class(Limits(read_timeout_s=20 if goes_on else 0.2))
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = await loop.create_server(lambda: connection(config, state, {}), sock=listener)
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            async with asyncio.timeout(60):
+                writer.write(LONG + bytes(1_000_000))
+                await writer.drain()
+                await asyncio.sleep(0.05)  # the answer is there, and the server has closed
+                if goes_on:
+                    for _ in range(2):
+                        writer.write(bytes(1_000_000))
+                        await writer.drain()
+                answer = await reader.read()
+                assert answer.startswith(b"HTTP/1.1 429")
+                assert answer.endswith(b"no, no")
+                if goes_on:
+                    writer.close()
+                while state.connections:
+                    await asyncio.sleep(0.01)
+            writer.transport.abort()
+            server.close()
+
+    asyncio.run(send_slowly())
+
+
 def _alive(client: socket.socket) -> bool:
     try:
         client.send(b"\r\n")

@@ -8,8 +8,11 @@ import httpx
 import langchain_cohere
 import litellm
 import pytest
+import tei_client
 import voyageai
 import voyageai.error
+from llama_index.core.schema import NodeWithScore, TextNode
+from llama_index.postprocessor.tei_rerank import TextEmbeddingInference
 
 from running_server import running_server
 
@@ -119,3 +122,28 @@ def test_litellm(url, expected, provider, path):
     )
     results = ((one["index"], one["relevance_score"]) for one in answer.results)
     assert same(results, expected)
+
+
+def test_text_embeddings_inference(url, expected):
+    """It asks for the kind of model before it reranks, and keeps logits as numbers of any size."""
+    client = tei_client.HttpClient(url, headers={"authorization": f"Bearer {KEY}"}, timeout=120)
+    assert client.health()
+    info = client.info()
+    assert info.server_model_id == "smollm2-135m"
+    assert info.max_client_batch_size == 4096
+    answer = client.rerank(QUERY, DOCUMENTS, return_text=True)
+    assert same(((one.index, one.score) for one in answer.ranks), expected)
+    assert answer.ranks[0].text == DOCUMENTS[1]
+    raw = client.rerank(QUERY, DOCUMENTS, raw_scores=True, truncate=True)
+    assert [one.index for one in raw.ranks] == [index for index, _ in expected]
+    with pytest.raises(AssertionError, match="model required"):
+        client.embed("a text")
+
+
+def test_llama_index(url, expected):
+    """Its postprocessor for Text Embeddings Inference gives each node its own score."""
+    reranker = TextEmbeddingInference(base_url=url, top_n=3, auth_token=f"Bearer {KEY}")
+    nodes = [NodeWithScore(node=TextNode(text=text), score=0.0) for text in DOCUMENTS]
+    best = reranker.postprocess_nodes(nodes, query_str=QUERY)
+    found = ((DOCUMENTS.index(one.node.text), one.score) for one in best)
+    assert same(found, expected[:3])

@@ -142,6 +142,19 @@ def test_text_embeddings_inference(client, expected):
     assert cut["Left"] != cut["Right"]
 
 
+def test_what_text_embeddings_inference_says_of_itself(client, engine, model):
+    """Its clients ask what is served first, and rerank only where they are told that it is a reranker."""
+    info = client.get("/info").json()
+    assert list(info["model_type"]) == ["reranker"]
+    assert info["model_type"]["reranker"]["id2label"] == {"0": "relevance"}
+    assert (info["model_id"], info["model_dtype"]) == ("tiny", "float32")
+    assert (info["max_input_length"], info["max_client_batch_size"]) == (512, 4096)
+    silent = Client(in_process_service(engine, model, rerank=RerankSettings(preset="none")))
+    answer = silent.get("/info")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "rerank_unavailable"
+
+
 def test_sglang(client, expected):
     answer = client.post("/sglang/v1/rerank", query="abc", documents=DOCUMENTS, top_n=3).json()
     assert ranking(answer, "score") == list(expected.items())[:3]

@@ -322,3 +322,13 @@ def test_a_scheduler_that_hangs_longer_than_clients_wait_is_started_anew(model_d
             server.wait_for_event("scheduler_stalled")
         server.wait_until_ready(2)
         assert len(scores(server)) == 2
+
+
+def test_a_scheduler_that_sends_what_is_no_message_is_started_anew(model_directory):
+    """Once: the whole server ended with it. What it had gets a clean 503, and the next request is served."""
+    with with_limits(model_directory) as server:
+        body = {"query": [1], "items": [[faulty_server.GARBLED]]}
+        assert code_of(server.post("/v1/score", **body)) == "model_not_loaded"
+        assert server.wait_for_event("scheduler_garbled")["exception"] == "ValidationError"
+        server.wait_until_ready(2)
+        assert len(scores(server)) == 2

@@ -4,7 +4,7 @@
     python faulty_server.py                     its scheduler
 
 An item's score is minus its number of tokens. The engine raises on a batch that holds token 13; token 14 moves the
-scores of the requests beside it. Token 15 takes `SLOW_S`.
+scores of the requests beside it. Token 15 takes `SLOW_S`. What it says of token 16 is no message of the protocol.
 """
 
 import json
@@ -23,6 +23,7 @@ from isoprefill.server.settings import BatchSettings, Limits, ServerSettings
 POISON = 13
 LEAK = 14
 SLOW, SLOW_S = 15, 7.0
+GARBLED = 16
 
 
 class FaultyEngine:
@@ -54,7 +55,7 @@ class FaultyEngine:
             num_labels=None,
             token_logprobs=None,
             algorithm="packed",
-            reason="",
+            reason=5 if any(GARBLED in item for item in request.items) else "",  # type: ignore[arg-type]
         )
 
 

@@ -49,6 +49,12 @@ class BenchedServer:
             lines = answer.read().decode().splitlines()
         return sum(float(line.split()[1]) for line in lines if line.split()[0] == name)
 
+    def cpu_seconds(self) -> float:
+        """Returns how long the front end's process has computed."""
+        tasks = pathlib.Path("/proc", str(self._process.pid), "task")
+        spent = [int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()]
+        return sum(spent) / 1e9
+
     def send(self, bodies: Sequence[str], times: Sequence[float]) -> list[tuple[float, int]]:
         """Sends requests at these times; returns the latency and status of each."""
         plan = {"port": self.port, "path": "/v1/score", "bodies": bodies, "times": times}

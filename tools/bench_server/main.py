@@ -10,9 +10,10 @@ which get the same requests, and none of them twice:
     unpacked    one request in each prefill
     serial      query + item one by one, one request after another
 
-and for a server whose engine does nothing, which is the front end's own time. Requests that come one after another are
-measured beside the engine without a server. Every request is a query and items of random tokens, with two labels.
-Everything is compiled before it is measured.
+and for a server whose engine does nothing, which is the front end's own time, in turn with a bare server on the same
+stack, which answers with the body that it gets. Requests that come one after another are measured beside the engine
+without a server. Every request is a query and items of random tokens, with two labels. Everything is compiled before it
+is measured.
 """
 
 import dataclasses
@@ -41,6 +42,7 @@ SERVERS: dict[str, tuple[str, ...]] = {
 FIRST_RATE = 0.25  # over that of one request after another
 OVERLOAD = 3  # times the first rate that is not held
 FRONT_END_RATES = (20, 100)
+FRONT_END_ROUNDS = 5
 HEADER = (
     f"{'server':10}{'rate/s':>8}{'sent':>6}{'200':>6}{'429':>6}{'other':>7}{'done/s':>8}{'p50 s':>8}{'p95 s':>8}"
     f"{'p99 s':>8}{'req/batch':>11}{'fill':>7}{'compiled':>9}"
@@ -215,8 +217,8 @@ def rising_rates(name: str) -> list[Row]:
     return rows
 
 
-def front_end() -> list[dict[str, float]]:
-    """Measures a server whose engine does nothing, with text as clients send it."""
+def front_end() -> list[dict[str, Any]]:
+    """Measures a server whose engine does nothing, with text as clients send it, and a bare one, in turn."""
     body = json.dumps(
         {
             "query": "Is this a fruit? " * 6,
@@ -226,23 +228,35 @@ def front_end() -> list[dict[str, float]]:
         }
     )
     rows = []
-    with BenchedServer(sys.executable, str(HERE / "idle_server.py"), _MODEL.value) as server:
-        server.send([body] * 100, [0.005 * number for number in range(100)])
+    with (
+        BenchedServer(sys.executable, str(HERE / "idle_server.py"), _MODEL.value) as ours,
+        BenchedServer(sys.executable, str(HERE / "echo_server.py")) as bare,
+    ):
+        servers = {"front end": ours, "echo": bare}
+        for server in servers.values():
+            server.send([body] * 100, [0.005 * number for number in range(100)])
         for rate in FRONT_END_RATES:
-            times = arrivals(chance_of("times"), rate, 5 * rate)
-            before = server.metric("process_cpu_seconds_total")
-            answers = server.send([body] * len(times), times)
-            cpu = (server.metric("process_cpu_seconds_total") - before) / len(times)
-            if any(status != 200 for _, status in answers):
-                raise RuntimeError("the idle server did not answer every request with 200")
-            row = percentiles([latency for latency, _ in answers])
-            print(
-                f"front end alone at {rate}/s, 10 items of text: "
-                + ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in row.items())
-                + f"; {1e3 * cpu:.2f} ms of CPU a request",
-                flush=True,
-            )
-            rows.append({"rate": rate, "cpu_seconds": cpu, **row})
+            latencies: dict[str, list[float]] = {name: [] for name in servers}
+            cpu = dict.fromkeys(servers, 0.0)
+            for turn in range(FRONT_END_ROUNDS):
+                times = arrivals(chance_of(f"times {turn}"), rate, rate)
+                for name, server in servers.items():
+                    before = server.cpu_seconds()
+                    answers = server.send([body] * len(times), times)
+                    cpu[name] += server.cpu_seconds() - before
+                    if any(status != 200 for _, status in answers):
+                        raise RuntimeError(f"the {name} did not answer every request with 200")
+                    latencies[name] += [latency for latency, _ in answers]
+            for name, values in latencies.items():
+                row = {"server": name, "rate": rate, **percentiles(values)}
+                row["cpu_seconds"] = cpu[name] / len(values)
+                print(
+                    f"{name} alone at {rate}/s, 10 items of text: "
+                    + ", ".join(f"{of} {1e3 * row[of]:.2f} ms" for of in ("p50", "p95", "p99"))
+                    + f"; {1e3 * row['cpu_seconds']:.2f} ms of CPU a request",
+                    flush=True,
+                )
+                rows.append(row)
     return rows
 
 

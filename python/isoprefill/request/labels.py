@@ -13,6 +13,7 @@ from isoprefill.request.errors import RequestError
 from isoprefill.request.label_trie import LabelTrie
 
 FIELD = "label_token_ids"
+MOST_ID = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,6 +39,8 @@ class LabelSets:
             raise ValueError(
                 f"token_ids must be int32 [lists, labels, tokens], got {ids.dtype} {list(ids.shape)}"
             )
+        if ids.size and ids.min() >= 0:  # no list is shorter than another
+            return
         present = ids >= 0
         if not ids.size or not present[:, 0, 0].all():
             raise RequestError("empty_label_token_ids", FIELD)
@@ -153,8 +156,9 @@ class LabelSets:
 
     def most_rows(self, num_items: int) -> Int64[np.ndarray, "N"]:
         """How many of these tokens the longest label of each of the items has."""
-        most = self.num_tokens(num_items).max(axis=1).astype(np.int64) - 1
-        return most if self.needs_rows else np.zeros_like(most)
+        if not self.needs_rows:
+            return np.zeros(num_items, np.int64)
+        return self.num_tokens(num_items).max(axis=1).astype(np.int64) - 1
 
     def num_tokens(self, num_items: int) -> Int32[np.ndarray, "N L"]:
         """How many tokens in sequence each label of each of the items has; 0 where there is no label."""
@@ -186,6 +190,9 @@ def _label_list(labels: Any, in_sequence: bool, *index: int) -> list[list[int]]:
 
 def _flat(values: Any, *index: int) -> list[int]:
     """The token ids of what must be a flat list of them; `index` is its place in the field."""
+    plain = type(values) is list and values and all(type(one) is int for one in values)
+    if plain and min(values) >= 0 and max(values) <= MOST_ID:
+        return list(values)
     try:
         tokens = flat_integers(FIELD, values)
     except ValueError:
@@ -201,7 +208,7 @@ def _flat(values: Any, *index: int) -> list[int]:
     for place, token in enumerate(tokens.tolist()):
         if token < 0:
             raise RequestError("negative_token_id", FIELD, *index, place, value=token)
-        if token > np.iinfo(np.int32).max:
+        if token > MOST_ID:
             raise RequestError("token_id_exceeds_vocab.int32", FIELD, *index, place, value=token)
     return tokens.tolist()
 

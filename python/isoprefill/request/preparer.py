@@ -1,5 +1,6 @@
 """Turns text or token ids into requests: the only place where text becomes tokens. Does not import jax."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
@@ -81,10 +82,7 @@ class Preparer:
                 if no_query
                 else self._tokens(query, table, not options.item_first, options, "query")
             )
-            item_tokens = tuple(
-                self._tokens(item, table, options.item_first, options, "items", index)
-                for index, item in enumerate(items)
-            )
+            item_tokens = self._item_tokens(items, table, options)
         if overrides is not None:
             if options.tokenization == "joint":
                 raise RequestError("invalid_embed_overrides.joint", "embed_override_token_id")
@@ -109,13 +107,12 @@ class Preparer:
             field, *index = place
             tokens = request.query if field == "query" else request.items[index[0]]
             raise self._outside(int(tokens[index[-1]]), field, *index)
-        if options.labels is not None:
+        if options.labels is not None and options.labels.token_ids.max() >= self.vocab_size:
             beyond = np.argwhere(options.labels.token_ids >= self.vocab_size)
-            if beyond.size:
-                one, label, token = beyond[0].tolist()
-                index = [label] if options.labels.is_shared else [one, label]
-                value = int(options.labels.token_ids[one, label, token])
-                raise self._outside(value, "label_token_ids", *index)
+            one, label, token = beyond[0].tolist()
+            index = [label] if options.labels.is_shared else [one, label]
+            value = int(options.labels.token_ids[one, label, token])
+            raise self._outside(value, "label_token_ids", *index)
         delimiter = options.delimiter_id
         if delimiter is not None and not 0 <= delimiter < self.vocab_size:
             raise self._outside(delimiter, "delimiter_id")
@@ -130,10 +127,11 @@ class Preparer:
                 else "one prefill",
                 value=request.num_rows,
             )
-        of_labels = np.zeros_like(request.item_lens)
+        lens = request.item_lens
+        of_labels = np.zeros_like(lens)
         if options.labels is not None:
             of_labels = options.labels.most_rows(len(request.items))
-        longest = int((request.item_lens + of_labels).argmax())
+        longest = int((lens + of_labels).argmax())
         parts = [request.query.size, request.items[longest].size]
         if options.delimiter == "prefix_first":  # which takes a position of its own
             parts.append(1)
@@ -268,6 +266,24 @@ class Preparer:
             raise RequestError("invalid_label.empty", "labels", *index)
         return tokens
 
+    def _item_tokens(
+        self, items: Iterable[TextOrTokens], table: VectorTable, options: ScoreOptions
+    ) -> tuple[Tokens, ...]:
+        begins_text = options.item_first
+        if (
+            not options.untrusted_text
+            and isinstance(items, list)
+            and all(type(item) is str for item in items)
+        ):
+            bos = self._bos() if begins_text else []
+            with contextlib.suppress(ValueError):  # below it is said of which item
+                lists = self.tokenizer.encode_each(items, continues=not begins_text)
+                return tuple([np.array(bos + one if one else one, np.int32) for one in lists])
+        return tuple(
+            self._tokens(item, table, begins_text, options, "items", index)
+            for index, item in enumerate(items)
+        )
+
     def _tokens(
         self,
         value: TextOrTokens,
@@ -305,9 +321,10 @@ class Preparer:
         *index: int,
         continues: bool = False,
     ) -> list[int]:
-        spans = [Span(text, trusted=not options.untrusted_text)]
         try:
-            return encode_spans(self.tokenizer, spans, continues=continues)
+            if not options.untrusted_text:
+                return self.tokenizer.encode(text, continues=continues)
+            return encode_spans(self.tokenizer, [Span(text)], continues=continues)
         except ValueError as error:
             raise RequestError(
                 f"invalid_{field}_type.unicode", field, *index, why=str(error)

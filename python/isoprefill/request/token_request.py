@@ -108,6 +108,13 @@ class TokenRequest:
         return np.asarray([(item == token).sum() for item in self.items], np.int64)
 
     @property
+    def num_reads(self) -> int:
+        """At how many tokens all items together are read."""
+        if self.options.extraction_token_id is None:
+            return len(self.items)
+        return int(self.reads.sum())
+
+    @property
     def num_tokens(self) -> int:
         """Tokens of the query and of all items, without delimiters."""
         return self.query.size + sum(item.size for item in self.items)
@@ -119,7 +126,10 @@ class TokenRequest:
         What labels of several tokens repeat of their items counts too, for what it costs.
         """
         times = len(self.items) if self.options.item_first else 1
-        computed = self.num_tokens + (times - 1) * self.query.size + int(self.label_rows.sum())
+        computed = self.num_tokens + (times - 1) * self.query.size
+        if self.options.labels is None or not self.options.labels.needs_rows:
+            return computed
+        computed += int(self.label_rows.sum())
         return computed + int(self.repeated_columns.sum()) // COLUMNS_OF_A_TOKEN
 
     @property
@@ -157,7 +167,7 @@ class TokenRequest:
         wrong: Callable[[Tokens], Bool[np.ndarray, "tokens"]],
     ) -> tuple[str, *tuple[int, ...]] | None:
         """Returns the field and the index of the first token of query and items that is wrong, if there is one."""
-        places = np.flatnonzero(wrong(np.concatenate((self.query, *self.items))))
+        places = wrong(np.concatenate((self.query, *self.items))).nonzero()[0]
         if not places.size:
             return None
         place = int(places[0]) - self.query.size

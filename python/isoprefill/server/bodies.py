@@ -8,7 +8,7 @@ from starlette.types import Message, Receive
 from isoprefill.server.errors import ApiError
 from isoprefill.server.settings import Limits
 
-# Of a body that is refused: read and dropped, so that the client sees the answer.
+# Of a body that is refused: read and dropped before the answer, so that the connection can be kept.
 DRAIN_BYTES = 64 << 20
 DRAIN_S = 5.0
 BODIES_AT_ONCE = 16  # largest bodies that may be in memory together
@@ -83,7 +83,7 @@ class Body:
     async def drop_rest(self) -> None:
         """Reads what is left of a refused body, up to a bound, and drops it.
 
-        A client that is still sending when the connection closes sees a reset instead of the answer.
+        If it is not all, the connection must be closed after the answer (`JoinedWrites.close`).
         """
         if self._client_waits or self._declared_bytes > DRAIN_BYTES:
             return

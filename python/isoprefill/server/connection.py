@@ -39,7 +39,9 @@ def protocol_class(limits: Limits) -> type[HttpToolsProtocol]:
             self._broken = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            self._joined = JoinedWrites(transport, self.loop)
+            self._joined = JoinedWrites(
+                transport, self.loop, self._is_sent_more, limits.read_timeout_s
+            )
             super().connection_made(self._joined)  # type: ignore[arg-type]
             # pause_writing then says that anything is left to write; by default the last 64 KB do not count.
             transport.set_write_buffer_limits(0)
@@ -86,10 +88,19 @@ def protocol_class(limits: Limits) -> type[HttpToolsProtocol]:
                 self._broken |= self._head_bytes > MOST_HEAD_BYTES
             if self._broken and not (self._in_head and self._answering):
                 self._refuse()
-            elif begin < len(data):
+            elif begin < len(data) and not self.transport.is_closing():
                 self._unread = data[begin:]
                 self.flow.pause_reading()
             self._set_headers_due()
+
+        def _is_sent_more(self) -> bool:
+            """Whether the client is in the middle of a request, or has sent what was not read."""
+            return not self._between_requests or self._broken or bool(self._unread)
+
+        def shutdown(self) -> None:
+            super().shutdown()
+            if self.transport.is_closing():
+                self._joined.close()  # at once
 
         @property
         def _answering(self) -> bool:

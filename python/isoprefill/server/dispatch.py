@@ -115,7 +115,9 @@ class Dispatcher:
                 f"{len(self._in_flight)} requests with {self._tokens} tokens are waiting: the queue is full.",
             )
         number = next(self._numbers)
-        answer = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        answer = loop.create_future()
+        due = loop.call_later(self._limits.request_timeout_s, self._give_up, answer)
         sent, steps = time.monotonic(), None
         self._in_flight[number] = answer
         self._tokens += tokens
@@ -124,13 +126,11 @@ class Dispatcher:
             if not self._owed:
                 self._heard = time.monotonic()  # it had nothing to say
             self._owed[number] = tokens
-            async with asyncio.timeout(self._limits.request_timeout_s):
-                scored = await answer
+            scored = await answer
             steps = scored.steps
             return scored.logprobs
-        except TimeoutError:
-            raise request_timeout(self._limits) from None
         finally:
+            due.cancel()
             del self._in_flight[number]
             self._tokens -= tokens
             if trace is not None:
@@ -154,6 +154,10 @@ class Dispatcher:
             answer.set_result(message)
         elif isinstance(message, protocol.Failed):
             answer.set_exception(ApiError("internal_error", "The request could not be scored."))
+
+    def _give_up(self, answer: asyncio.Future[RequestLogprobs]) -> None:
+        if not answer.done():
+            answer.set_exception(request_timeout(self._limits))
 
     def _full(self, tokens: int) -> bool:
         """Whether a request of so many tokens is too much. One that is alone never is."""

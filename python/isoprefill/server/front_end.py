@@ -2,9 +2,9 @@
 
 import functools
 import logging
+import os
 import re
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +31,7 @@ from isoprefill.server.admission import OPEN_PATHS, ApiKey, RateLimiter
 from isoprefill.server.bodies import Body, ClientGoneError
 from isoprefill.server.connection import SURPLUS
 from isoprefill.server.errors import ApiError
+from isoprefill.server.rerank import info
 from isoprefill.server.rerank import routes as routes_rerank
 from isoprefill.server.responses import json_response
 from isoprefill.server.service import Service
@@ -65,6 +66,7 @@ def make_app(service: Service) -> ASGIApp:
     app.include_router(routes_layout.router(service))
     app.include_router(routes_tokens.router(service))
     app.include_router(routes_status.router(service))
+    app.include_router(info.router(service))
     if not service.settings.no_page:
         app.include_router(routes_page.router())
     document = functools.cache(lambda: openapi.document(app, service, bodies))
@@ -163,7 +165,9 @@ class Envelope:
         began = time.monotonic()
         headers = dict(scope["headers"])  # of one that is there several times, the last
         sent = headers.get(b"x-request-id", b"")
-        request_id = sent.decode() if REQUEST_ID.fullmatch(sent) else f"score-{uuid.uuid4().hex}"
+        request_id = (
+            sent.decode() if REQUEST_ID.fullmatch(sent) else f"score-{os.urandom(16).hex()}"
+        )
         surplus = SURPLUS in scope.get("state", ())
         body = Body(self._service.body_memory, headers, receive)
         state: dict[str, Any] = {"request_id": request_id, "body": body, "code": "", "log": {}}

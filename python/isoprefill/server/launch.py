@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import os
 import resource
 import signal
 import socket
@@ -38,6 +39,8 @@ def serve(settings: ServerSettings, scheduler_command: Sequence[str] = SCHEDULER
         StartError: the model could not be started; says why.
     """
     logs.configure(settings.log_format, "front-end")
+    # Texts are tokenised in this thread or in one of `Service`: the other cores are the scheduler's.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     model = find_model(settings.engine.model)
     tokenizer, description = load_tokenizer(model), describe_model(model)
     settings = _fitted(settings)

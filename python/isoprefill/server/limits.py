@@ -68,6 +68,6 @@ def check_all_tokens(limits: Limits, requests: Sequence[TokenRequest]) -> None:
 
 def check_answer(request: TokenRequest, width: int) -> None:
     """Raises RequestError if so many numbers for each item are too many in one answer."""
-    most, number = MOST_NUMBERS // max(1, width), int(request.reads.sum())
+    most, number = MOST_NUMBERS // max(1, width), request.num_reads
     if number > most:
         raise RequestError("too_many_items.answer", "items", limit=most, value=number, width=width)

@@ -99,13 +99,16 @@ def router(service: Service) -> APIRouter:
         with service.accepted() as preparer:
             data = await read_json(service, request)
             try:
-                body = await service.run(len(data), _validated, data)
+                until = service.deadline()
+                body = await service.run(len(data), _validated, data, until=until)
                 service.check_model(body.model)
                 extent = body.extent_of(body.tokenization)
                 limits.check_extent(service.settings.limits, extent)
                 size = WORK * max(len(data), extent.num_characters)
                 request_id = request.scope["state"]["request_id"]
-                return await service.run(size, _answer, service, preparer, body, request_id)
+                return await service.run(
+                    size, _answer, service, preparer, body, request_id, until=until
+                )
             except RequestError as error:
                 raise ApiError.of(error) from None
 

@@ -67,7 +67,7 @@ def router(service: Service) -> APIRouter:
                 return json_response(work(body))
 
             try:
-                return await service.run(len(data), worked)
+                return await service.run(len(data), worked, until=service.deadline())
             except RequestError as error:
                 raise ApiError.of(error) from None
 

@@ -1,6 +1,5 @@
 """What all scoring routes do with a request: read, parse, check the limits, prepare, score, respond."""
 
-import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,6 @@ from isoprefill.request.scores import score_result
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import limits
 from isoprefill.server.api_models import ErrorResponse
-from isoprefill.server.dispatch import request_timeout
 from isoprefill.server.errors import ApiError
 from isoprefill.server.limits import Extent
 from isoprefill.server.openapi import body_of, responses
@@ -122,9 +120,7 @@ async def answer(service: Service, choose: Choose, request: Request) -> Response
             trace.prepared(began)
     preparer = service.preparer
     assert preparer is not None
-    sizes = [
-        int(one.reads.sum()) * preparer.item_answer_size(one.options) for one in prepared.requests
-    ]
+    sizes = [one.num_reads * preparer.item_answer_size(one.options) for one in prepared.requests]
     logprobs = await service.scored(request, prepared.requests, sizes)
 
     def respond() -> Response:
@@ -159,25 +155,25 @@ async def _prepared(
     bounds, state = service.settings.limits, request.scope["state"]
     with service.accepted() as preparer:
         data = await read_json(service, request)
-        items = choose({}).items
+        items, until = choose({}).items, service.deadline()
         try:
-            async with asyncio.timeout(bounds.request_timeout_s):
-                raw = await service.run(len(data), read_object, data)
-                exchange = choose(raw)
-                state["error_body"], items = exchange.error_body, exchange.items
-                body = await service.run(len(data), validate, exchange.body, raw)
-                service.check_model(body.model)
-                extent = exchange.extent(body, service)
-                limits.check_extent(bounds, extent)
-                size = max(len(data), extent.num_characters)
-                prepared = await service.run(size, exchange.prepare, body, service, request_id)
+            raw = await service.run(len(data), read_object, data, until=until)
+            exchange = choose(raw)
+            state["error_body"], items = exchange.error_body, exchange.items
+            body = await service.run(len(data), validate, exchange.body, raw, until=until)
+            service.check_model(body.model)
+            extent = exchange.extent(body, service)
+            limits.check_extent(bounds, extent)
+
+            def made() -> Prepared:
+                prepared = exchange.prepare(body, service, request_id)
                 # Beside the event loop too: it is here that labels become trees, which takes seconds for a million.
-                await service.run(size, _check, bounds, preparer, prepared)
+                _check(bounds, preparer, prepared)
+                return prepared
+
+            return await service.run(max(len(data), extent.num_characters), made, until=until)
         except RequestError as error:
             raise ApiError.of(error, items) from None
-        except TimeoutError:
-            raise request_timeout(bounds, "parsed and tokenised") from None
-    return prepared
 
 
 def _check(bounds: Limits, preparer: Preparer, prepared: Prepared) -> None:

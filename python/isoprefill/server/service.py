@@ -18,7 +18,7 @@ from isoprefill.request.token_request import TokenRequest
 from isoprefill.rerank.prompted_model import PromptedModel
 from isoprefill.server import protocol
 from isoprefill.server.bodies import BodyMemory, ClientGoneError
-from isoprefill.server.dispatch import Dispatcher
+from isoprefill.server.dispatch import Dispatcher, request_timeout
 from isoprefill.server.errors import ApiError
 from isoprefill.server.metrics import Metrics
 from isoprefill.server.rerank.start import make_reranker
@@ -126,12 +126,26 @@ class Service:
         finally:
             self._accepted -= 1
 
-    async def run(self, size: int, work: Callable[..., T], *arguments: Any) -> T:
-        """Does work on so many bytes or characters, beside the event loop if they are many."""
+    def deadline(self) -> float:
+        """Returns when a request that has just arrived must be parsed and tokenised, by the event loop's clock."""
+        return asyncio.get_running_loop().time() + self.settings.limits.request_timeout_s
+
+    async def run(
+        self, size: int, work: Callable[..., T], *arguments: Any, until: float | None = None
+    ) -> T:
+        """Does work on so many bytes or characters, beside the event loop if they are many.
+
+        Raises:
+            ApiError: it was not done until then.
+        """
         if size < LARGE:
             return work(*arguments)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, work, *arguments)
+        try:
+            async with asyncio.timeout_at(until):
+                return await loop.run_in_executor(self._threads, work, *arguments)
+        except TimeoutError:
+            raise request_timeout(self.settings.limits, "parsed and tokenised") from None
 
     async def scored(
         self, request: Request, requests: Sequence[TokenRequest], answer_sizes: Sequence[int]

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import logging
 import os
 import socket
 import sys
@@ -86,22 +87,24 @@ class Supervisor:
             )
             inherited.close()
             process.stdin.write(msgspec.json.encode(start) + b"\n")
+            garbled = False
             while not ended.done():
                 watched = [one for one in (ended, channel.ended) if not one.done()]
                 await asyncio.wait(watched, timeout=1.0, return_when="FIRST_COMPLETED")
-                if channel.ended.done():
-                    channel.ended.result()
-                if (
-                    self.service.dispatcher.stalled_for()
-                    > self.service.settings.limits.stall_timeout_s
-                ):
+                if channel.ended.done() and not garbled:
+                    garbled = self._garbled(channel)
+                stalled_s = self.service.dispatcher.stalled_for()
+                if garbled:
+                    process.kill()
+                    await ended
+                elif stalled_s > self.service.settings.limits.stall_timeout_s:
                     logs.event("scheduler_stalled", pid=process.pid)
                     process.kill()
                     await ended
             # Its last word may be why it could not start.
             await asyncio.wait([channel.ended], timeout=STOP_S)
-            if channel.ended.done():
-                channel.ended.result()
+            if channel.ended.done() and not garbled:
+                self._garbled(channel)
             logs.event("scheduler_ended", pid=process.pid, status=process.returncode)
             if not self._was_ready:
                 raise StartError(f"the scheduler process ended with status {process.returncode}")
@@ -110,6 +113,22 @@ class Supervisor:
             await _stop(process)
             listening.cancel()
             await asyncio.gather(ended, listening, return_exceptions=True)
+
+    def _garbled(self, channel: Channel) -> bool:
+        """Whether the scheduler sent what could not be taken: then it is not to be trusted, and is started again.
+
+        Raises:
+            ValueError, StartError: it was its first word: it would not be another the next time.
+        """
+        error = channel.ended.exception()
+        if error is None:
+            return False
+        if not self._was_ready:
+            if isinstance(error, msgspec.MsgspecError):
+                raise StartError("the scheduler process sent what is no message") from None
+            raise error
+        logs.event("scheduler_garbled", logging.ERROR, **logs.exception_fields(error))
+        return True
 
     async def _listen(self, beats: asyncio.StreamReader) -> None:
         while await beats.read(4096):
