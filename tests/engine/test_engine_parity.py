@@ -9,11 +9,11 @@ import functools
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from isoprefill import ScoringEngine
 from isoprefill.models.sources import pinned
 from isoprefill.request.errors import RequestError
+from transformers_gguf import model_by_transformers
 
 QUERIES = {
     "short": "The capital of France is",
@@ -47,11 +47,7 @@ def engine() -> ScoringEngine:
 
 @functools.cache
 def torch_model() -> torch.nn.Module:
-    path = pinned.locate("smollm2-135m")
-    model = AutoModelForCausalLM.from_pretrained(
-        str(path.parent), gguf_file=path.name, dtype=torch.float32
-    )
-    return model.eval()
+    return model_by_transformers(pinned.locate("smollm2-135m"))
 
 
 @functools.cache

@@ -11,7 +11,6 @@ import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
-from transformers import AutoTokenizer
 from transformers.integrations.gguf import convert_gguf_tokenizer
 
 from isoprefill.models.files.gguf_header import read_header
@@ -20,6 +19,7 @@ from isoprefill.models.sources.source import load_tokenizer
 from isoprefill.models.tokenizers.tokenizer import Tokenizer
 from isoprefill.models.tokenizers.tokenizer_gguf import tokenizer_from_gguf
 from tokenizer_texts import FRAGMENTS, TEXT, sweep
+from transformers_gguf import tokenizer_by_transformers
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,7 @@ def ours() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def theirs():
-    path = pinned.locate("smollm2-135m")
-    return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    return tokenizer_by_transformers(pinned.locate("smollm2-135m"))
 
 
 @pytest.fixture(scope="module")

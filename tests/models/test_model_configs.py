@@ -363,7 +363,12 @@ def read_gguf_config(
     ("change", "message"),
     [
         ({"general__architecture": "gemma4"}, r"'gemma4' is not supported; .* gemma3, phi3"),
-        ({"general__architecture": "gpt-oss"}, r"'gpt-oss' is not supported; .* qwen3moe, gemma"),
+        (
+            {"general__architecture": "rwkv7"},
+            r"'rwkv7' is not supported; .* qwen3moe, gpt-oss, gemma",
+        ),
+        ({"general__architecture": "gpt-oss"}, r"gpt-oss\.expert_count must be at least 1"),
+        ({"llama__rope__freq_base_swa": 500.0}, r"freq_base_swa must be .* here, got 500\.0"),
         ({"general__architecture": "bert"}, r"'bert' is not supported: .* nothing to share"),
         ({"llama__context_length": None}, r"has no llama\.context_length"),
         ({"llama__attention__head_count": 0}, r"head_count must be from 1 to 65536, got 0"),

@@ -5,8 +5,6 @@ is plain causal; transformers, in float32 on the same file, is the oracle.
 """
 
 import dataclasses
-import functools
-from collections.abc import Sequence
 
 import gguf
 import jax
@@ -17,6 +15,7 @@ import safetensors.numpy
 import torch
 from transformers import AutoModelForCausalLM
 
+from decoder_logits import IDS, assert_same_logits, causal_attend, our_logits, torch_logits
 from isoprefill.models.config.config import ModelConfig
 from isoprefill.models.config.config_huggingface import config_from_huggingface
 from isoprefill.models.decoder.decoder import (
@@ -26,7 +25,6 @@ from isoprefill.models.decoder.decoder import (
     project,
     scaled_embeddings,
 )
-from isoprefill.models.decoder.head import logits_of
 from isoprefill.models.decoder.mixture import ExpertWeights, mix
 from isoprefill.models.decoder.rope import inverse_frequencies
 from isoprefill.models.pretrained import Pretrained, load_pretrained
@@ -37,12 +35,12 @@ from small_models import (
     LLAMA3_ROPE,
     SETTINGS,
     VARIANTS,
-    VOCAB_SIZE,
     random_model,
     save_directory,
     save_gguf,
     unpacked,
 )
+from transformers_gguf import model_by_transformers
 
 PROMPTS = {
     "one token": "Hello",
@@ -53,71 +51,6 @@ PROMPTS = {
 }
 
 
-def causal_attend(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    of_layer: tuple[jax.Array, jax.Array | None] | None,
-    *,
-    scale: float | None = None,
-    soft_cap: float | None = None,
-) -> jax.Array:
-    """Plain causal attention over all rows, or over as many as the window has; with sinks if there are."""
-    window, sinks = (None, None) if of_layer is None else of_layer
-    group = q.shape[1] // k.shape[1]
-    k, v = (jnp.repeat(x, group, axis=1) for x in (k, v))
-    logits = jnp.einsum("thd,shd->hts", q, k, precision="highest")
-    logits *= scale or q.shape[-1] ** -0.5
-    if soft_cap is not None:
-        logits = soft_cap * jnp.tanh(logits / soft_cap)
-    visible = jnp.tri(q.shape[0], dtype=bool)
-    if window is not None:
-        rows = jnp.arange(q.shape[0])
-        visible &= rows > rows[:, None] - window
-    logits = jnp.where(visible, logits, -jnp.inf)
-    if sinks is not None:  # a column more, whose value is 0
-        column = jnp.broadcast_to(sinks[:, None, None], (*logits.shape[:2], 1))
-        logits = jnp.concatenate([logits, column], axis=-1)
-        v = jnp.concatenate([v, jnp.zeros((1, *v.shape[1:]))])
-    return jnp.einsum("hts,shd->thd", jax.nn.softmax(logits), v, precision="highest")
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def all_logits(
-    params: Params, config: ModelConfig, token_ids: jax.Array, positions: jax.Array
-) -> jax.Array:
-    attend = functools.partial(
-        causal_attend, scale=config.query_scale, soft_cap=config.score_softcap
-    )
-    rows = token_ids.size
-    windows = jnp.asarray([window or rows for window in config.layer_windows])
-    cache = (windows, params.layers.sinks)
-    hidden, _ = decode(params, config, token_ids, positions, attend, cache)
-    return logits_of(hidden, head_weights(params), config)
-
-
-def our_logits(
-    model: Pretrained,
-    token_ids: Sequence[int],
-    first_position: int = 0,
-    params: Params | None = None,
-) -> np.ndarray:
-    # Rows after the last are invisible to the others; padding to few lengths saves compilations.
-    ids = jnp.pad(jnp.asarray(token_ids, jnp.int32), (0, -len(token_ids) % 64))
-    positions = first_position + jnp.arange(ids.size, dtype=jnp.int32)
-    logits = all_logits(params or model.params, model.config, ids, positions)
-    return np.asarray(logits)[: len(token_ids)]
-
-
-@torch.inference_mode()
-def torch_logits(
-    model: torch.nn.Module, token_ids: Sequence[int], first_position: int = 0
-) -> np.ndarray:
-    ids = torch.tensor([list(token_ids)])
-    positions = first_position + torch.arange(ids.shape[1])[None]
-    return model(ids, position_ids=positions).logits[0].float().numpy()
-
-
 @pytest.fixture(scope="module")
 def smollm2() -> Pretrained:
     return load_pretrained("smollm2-135m")
@@ -125,11 +58,7 @@ def smollm2() -> Pretrained:
 
 @pytest.fixture(scope="module")
 def torch_smollm2() -> torch.nn.Module:
-    path = pinned.locate("smollm2-135m")
-    model = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32
-    )
-    return model.eval()
+    return model_by_transformers(pinned.locate("smollm2-135m"))
 
 
 def test_published_likelihoods_come_out(smollm2):
@@ -182,18 +111,6 @@ def test_parity_detects_a_wrong_rope_base(smollm2, torch_smollm2):
     wrong_config = dataclasses.replace(smollm2.config, rope_theta=10_000.0)
     wrong = dataclasses.replace(smollm2, config=wrong_config)
     assert np.abs(our_logits(wrong, ids) - torch_logits(torch_smollm2, ids)).max() > 0.1
-
-
-IDS = tuple(int(i) for i in np.random.default_rng(0).integers(0, VOCAB_SIZE, 90))
-
-
-def assert_same_logits(model: Pretrained, oracle: torch.nn.Module, limit: float = 1e-3) -> None:
-    expected = torch_logits(oracle, IDS)
-    assert np.ptp(expected) > 1.0, "logits so small that parity would say nothing"
-    assert np.abs(our_logits(model, IDS) - expected).max() <= limit
-    # The decoder as XLA computes it, which is what runs on other devices.
-    by_xla = our_logits(model, IDS, params=unpacked(model.params))
-    assert np.abs(by_xla - expected).max() <= limit
 
 
 @pytest.mark.parametrize(("family", "overrides"), VARIANTS.values(), ids=VARIANTS.keys())

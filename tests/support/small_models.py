@@ -220,9 +220,7 @@ _NAMES_NOT_IN_GGUF = (
 GGUF_VARIANTS = {
     name: (family, overrides)
     for name, (family, overrides) in VARIANTS.items()
-    if not set(overrides) & set(_NOT_IN_GGUF)
-    and not name.endswith(_NAMES_NOT_IN_GGUF)
-    and ARCHITECTURES[family].in_gguf
+    if not set(overrides) & set(_NOT_IN_GGUF) and not name.endswith(_NAMES_NOT_IN_GGUF)
 }
 # What is of llama.cpp's converter here is not from the table, which this judges.
 GGUF_NAMES = {
@@ -230,6 +228,7 @@ GGUF_NAMES = {
     "mixtral": "llama",
     "qwen3_moe": "qwen3moe",
     "gemma3_text": "gemma3",
+    "gpt_oss": "gpt-oss",
 }
 # GGUF's architectures whose rows of q and k it reorders, and those whose norms it adds 1 to.
 INTERLEAVED = ("llama", "granite", "smollm3")
@@ -360,6 +359,7 @@ def save_gguf(
     quantization: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     extra_metadata: dict[str, Any] | None = None,
     extra_tensors: dict[str, np.ndarray] | None = None,
+    packed: dict[str, tuple[np.ndarray, gguf.GGMLQuantizationType]] | None = None,
     leave_out: str | None = None,
 ) -> Path:
     """Writes a GGUF file with the names, order and head layout of llama.cpp's converter.
@@ -369,7 +369,8 @@ def save_gguf(
         path: the file to write.
         quantization: of the matrices; norms and biases are float32, as llama.cpp has them.
         extra_metadata: more key-value pairs; they win over the model's.
-        extra_tensors: more tensors.
+        extra_tensors: more tensors; they win over the model's.
+        packed: the same as bytes of a quantisation.
         leave_out: name of a tensor to leave out.
     """
     config = model.config
@@ -399,11 +400,14 @@ def save_gguf(
     for key, value in (metadata | (extra_metadata or {})).items():
         _add_metadata(writer, key, value)
     for name, values in (_gguf_tensors(model, arch) | (extra_tensors or {})).items():
-        if name == leave_out:
+        if name == leave_out or name in (packed or {}):
             continue
-        narrow = values.ndim > 1 and "ffn_gate_inp" not in name  # the router stays wide
+        # The router stays wide, and so do biases, of which each expert has a row.
+        narrow = values.ndim > 1 and "ffn_gate_inp" not in name and not name.endswith(".bias")
         kind = quantization if narrow else gguf.GGMLQuantizationType.F32
         writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+    for name, (values, kind) in (packed or {}).items():
+        writer.add_tensor(name, values, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -425,6 +429,9 @@ def _gguf_rope(config: transformers.PreTrainedConfig) -> dict[str, Any]:
     original = rope.get("original_max_position_embeddings")
     if rope["rope_type"] == "yarn":
         keys["rope.scaling.original_context_length"] = original
+        for beta in ("beta_fast", "beta_slow"):
+            if rope.get(beta) is not None:
+                keys[f"rope.scaling.yarn_{beta}"] = float(rope[beta])
     if config.model_type == "phi3":
         keys["rope.dimension_count"] = int(config.head_dim * rope["partial_rotary_factor"])
         keys["rope.scaling.original_context_length"] = config.original_max_position_embeddings
@@ -448,6 +455,8 @@ def _gguf_scales(config: transformers.PreTrainedConfig) -> dict[str, Any]:
         "moe_intermediate_size": "expert_feed_forward_length",
     }
     values = {key: getattr(config, name, None) for name, key in names.items()}
+    if config.model_type == "gpt_oss":  # which has one width in config.json
+        values["expert_feed_forward_length"] = config.intermediate_size
     return {key: value for key, value in values.items() if value is not None}
 
 
@@ -469,21 +478,33 @@ def _gguf_tensors(model: torch.nn.Module, arch: str) -> dict[str, np.ndarray]:
         if name.startswith("score."):
             tensors[name.replace("score", "cls.output")] = values
             continue
-        if name.endswith(".experts.gate_up_proj"):
-            gate, up = np.split(values, 2, axis=1)
-            layer = name.split(".")[2]
-            tensors[f"blk.{layer}.ffn_gate_exps.weight"] = gate
-            tensors[f"blk.{layer}.ffn_up_exps.weight"] = up
+        if ".experts." in name:
+            tensors |= _gguf_experts(name, values, arch)
             continue
-        if name.endswith(".experts.down_proj"):
-            tensors[f"blk.{name.split('.')[2]}.ffn_down_exps.weight"] = values
-            continue
+        name = name.replace(".sinks", ".sinks.weight")
         tensors[names.get_name(name, try_suffixes=(".weight", ".bias")) or name] = values
     rope = config.rope_parameters
     for length in ("short", "long") if rope.get("rope_type") == "longrope" else ():
         factors = np.asarray(rope[f"{length}_factor"], np.float32)
         tensors[f"rope_factors_{length}.weight"] = factors
     return tensors
+
+
+def _gguf_experts(name: str, values: np.ndarray, arch: str) -> dict[str, np.ndarray]:
+    """gpt-oss has gate and up column by column in turn, the others one after another, as rows."""
+    layer, kind = name.split(".")[2], "bias" if name.endswith("_bias") else "weight"
+    if arch == "gpt-oss" and kind == "weight":
+        values = values.swapaxes(1, 2)
+    if ".down_proj" in name:
+        parts = {"down": values}
+    elif arch == "gpt-oss":
+        parts = {"gate": values[:, ::2], "up": values[:, 1::2]}
+    else:
+        parts = dict(zip(("gate", "up"), np.split(values, 2, axis=1), strict=True))
+    return {
+        f"blk.{layer}.ffn_{part}_exps.{kind}": np.ascontiguousarray(one)
+        for part, one in parts.items()
+    }
 
 
 def _interleave(rows: np.ndarray, heads: int) -> np.ndarray:

@@ -51,7 +51,7 @@ class Architecture:
         window_rule: for which layers, if layer_types does not say.
         defaults: what absent keys of config.json mean, if other than what `config_huggingface` takes.
         gguf_name: general.architecture of a GGUF file, if other than model_type. Two may have one, if one is a mixture.
-        in_gguf: GGUF files are read.
+        gguf_yarn_truncated: YaRN's line of a GGUF file begins and ends at whole pairs. GGUF has no key for it.
         gguf_windows: a GGUF file may have a sliding window.
         gguf_wide_scale_layers: a model of so many layers scales queries by sqrt(heads / hidden_size), not by
             sqrt(1 / head_dim). GGUF has no key for it, and llama.cpp knows the one such model by its layers.
@@ -88,7 +88,7 @@ class Architecture:
     window_rule: WindowRule = "every"
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     gguf_name: str | None = None
-    in_gguf: bool = True
+    gguf_yarn_truncated: bool = True
     gguf_windows: bool = True
     gguf_wide_scale_layers: int | None = None
     gguf_interleaves_heads: bool = False
@@ -185,7 +185,8 @@ ARCHITECTURES = {
             "sliding_window": 128,
             "sliding_window_pattern": 2,
         },
-        in_gguf=False,  # llama.cpp truncates YaRN's borders, which these models do not
+        gguf_name="gpt-oss",
+        gguf_yarn_truncated=False,  # llama.cpp truncates it, the models do not
     ),
     "gemma": dataclasses.replace(_GEMMA, gelu_by_tanh=True),
     "gemma2": dataclasses.replace(
@@ -263,10 +264,10 @@ def find_architecture(name: object) -> Architecture:
 def gguf_model_type(metadata: Mapping[str, Any]) -> str:
     """Returns the model_type of a GGUF file's metadata; ValueError unless its architecture is supported."""
     name = metadata.get("general.architecture")
-    rows = {key: row for key, row in ARCHITECTURES.items() if row.in_gguf}
-    named = {key: row for key, row in rows.items() if (row.gguf_name or key) == name}
+    rows = ARCHITECTURES.items()
+    named = {key: row for key, row in rows if (row.gguf_name or key) == name}
     if not named:
-        raise _unsupported(name, list({row.gguf_name or key: None for key, row in rows.items()}))
+        raise _unsupported(name, list({row.gguf_name or key: None for key, row in rows}))
     mixture = bool(metadata.get(f"{name}.expert_count"))
     for key, row in named.items():
         if row.mixture == mixture:

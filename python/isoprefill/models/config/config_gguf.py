@@ -83,8 +83,11 @@ def config_from_gguf(
         qkv_bias=has("query_bias"),
         output_bias=has("output_bias"),
         query_scale=query_scale,
+        attention_sinks=architecture.attention_sinks,
         score_softcap=number("attn_logit_softcapping") if architecture.score_softcap else None,
-        activation=ACTIVATIONS[architecture.activation],
+        activation="clamped_silu"
+        if architecture.clamped_gate
+        else ACTIVATIONS[architecture.activation],
         experts=_experts(metadata, architecture, str(gguf_name)),
         embedding_scale=hidden_size**0.5
         if architecture.embedding_scaled
@@ -120,13 +123,14 @@ def _experts(
             raise ValueError(
                 f"{gguf_name}.{suffix} must be {allowed[-1]}, got {value!r}: such a mixture of experts is not supported"
             )
-    own_width = architecture.expert_width_key != "intermediate_size"
-    width = "expert_feed_forward_length" if own_width else "feed_forward_length"
+    # Mixtral is a llama there, whose one width is that of its experts.
+    width = "feed_forward_length" if gguf_name == "llama" else "expert_feed_forward_length"
     return Experts(
         number=required(metadata, f"{gguf_name}.expert_count", int),
         chosen=required(metadata, f"{gguf_name}.expert_used_count", int),
         width=required(metadata, f"{gguf_name}.{width}", int),
         normalised=True,
+        biased=architecture.experts_biased,
     )
 
 

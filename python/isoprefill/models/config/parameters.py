@@ -24,6 +24,7 @@ class Parameter:
         huggingface: the same for a Hugging Face checkpoint. With "{expert}" every expert has a tensor of its own.
         block_sparse: its name in a Hugging Face checkpoint with Mixtral's names, if that is another.
         together: its name where one tensor has all experts of a layer, as of gpt-oss; in GGUF files it always has.
+        gguf_together: its name in a GGUF file of gpt-oss, if that is another.
         before_post_norm: its name in a Hugging Face checkpoint of a model with post_norms, if that is another.
         only_if: the switch of `ModelConfig` that models with this parameter have on; None: all models have it.
     """
@@ -35,6 +36,7 @@ class Parameter:
     before_post_norm: str | None = None
     block_sparse: str | None = None
     together: str | None = None
+    gguf_together: str | None = None
 
     @property
     def stacked(self) -> bool:
@@ -83,6 +85,7 @@ def _layer(
     before_post_norm: str | None = None,
     block_sparse: str | None = None,
     together: str | None = None,
+    gguf_together: str | None = None,
 ) -> Parameter:
     layer = "model.layers.{layer}."
     return Parameter(
@@ -93,6 +96,7 @@ def _layer(
         before_post_norm and layer + before_post_norm,
         block_sparse and layer + block_sparse,
         together and layer + together,
+        gguf_together and "blk.{layer}." + gguf_together,
     )
 
 
@@ -128,6 +132,7 @@ PARAMETERS = {
         "post_attention_layernorm.weight",
         "pre_norms",
         "pre_feedforward_layernorm.weight",
+        gguf_together="post_attention_norm.weight",
     ),
     "post_feed_forward_norm": _layer(
         "E", "post_ffw_norm.weight", "post_feedforward_layernorm.weight", "post_norms"

@@ -44,6 +44,9 @@ def rope_from_gguf(
     dim = get("rope.dimension_count") or head_dim
     if dim != head_dim and not architecture.partial_rotary:
         raise ValueError(f"{key('rope.dimension_count')} must equal head_dim {head_dim}, got {dim}")
+    local = get("rope.freq_base_swa")
+    if not architecture.local_rope and local not in (None, 0.0, get("rope.freq_base")):
+        raise ValueError(f"{key('rope.freq_base_swa')} must be {theta} here, got {local!r}")
     divisors = tensors.get(_DIVISORS)
     attention_factor = float(get("rope.scaling.attn_factor") or 1.0)
     kind = get("rope.scaling.type") or "none"
@@ -54,7 +57,7 @@ def rope_from_gguf(
         max_positions = rope_scaling.longrope_positions(max_positions, original, short == long)
         scaled: rope_scaling.Divisors | None = short
     elif kind == "yarn":
-        scaled, yarn_factor = _yarn(metadata, key, dim, theta)
+        scaled, yarn_factor = _yarn(metadata, key, dim, theta, architecture)
         attention_factor *= yarn_factor
     else:
         factor = get("rope.scaling.factor") or get("rope.scale_linear") or 1.0
@@ -74,14 +77,16 @@ def rope_from_gguf(
         divisors=divisors if scaled is None else scaled,
         attention_factor=attention_factor,
         rotated=None if dim == head_dim else dim,
-        local_theta=float(get("rope.freq_base_swa") or 10000.0)
-        if architecture.local_rope
-        else None,
+        local_theta=float(local or 10000.0) if architecture.local_rope else None,
     )
 
 
 def _yarn(
-    metadata: Mapping[str, Any], key: Any, dim: int, theta: float
+    metadata: Mapping[str, Any],
+    key: Any,
+    dim: int,
+    theta: float,
+    architecture: Architecture,
 ) -> tuple[rope_scaling.Divisors, float]:
     """Returns YaRN's divisors and the factor of sine and cosine."""
 
@@ -96,6 +101,7 @@ def _yarn(
         original_max_positions=required(metadata, key("rope.scaling.original_context_length"), int),
         beta_fast=float(get("yarn_beta_fast") or 32.0),
         beta_slow=float(get("yarn_beta_slow") or 1.0),
+        truncate=architecture.gguf_yarn_truncated,
     )
     attention_factor = rope_scaling.yarn_attention_factor(factor)
     # Versions of llama.cpp differ in what they make of these.

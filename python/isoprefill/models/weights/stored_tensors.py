@@ -77,9 +77,10 @@ def fused_names() -> dict[str, str]:
 
 def tensor_name(parameter: Parameter, config: ModelConfig, file_format: FileFormat) -> str:
     """Returns the name of a parameter that has tensors of its own."""
-    if file_format == "gguf":
-        return parameter.gguf
     names = find_architecture(config.architecture).tensor_names
+    if file_format == "gguf":
+        together = parameter.gguf_together if names == "together" else None
+        return together or parameter.gguf
     if names == "block_sparse" and parameter.block_sparse:
         return parameter.block_sparse
     if names == "together" and parameter.together:
