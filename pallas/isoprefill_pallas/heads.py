@@ -61,7 +61,7 @@ class Heads(AttentionHeads):
         if self.dtype not in DTYPES:
             raise ValueError(f"the pallas back end takes {DTYPES}, got {self.dtype}")
         if self.head_dim not in HEAD_DIMS:
-            raise ValueError(f"the pallas back end takes head_dim {HEAD_DIMS}, got {self.head_dim}")
+            raise ValueError(f"the TPU kernel takes head_dim {HEAD_DIMS}, got {self.head_dim}")
         if self.groups > MAX_GROUPS:
             raise ValueError(
                 f"the pallas back end takes 1 to {MAX_GROUPS} query heads per KV head, got "

@@ -46,7 +46,7 @@ def test_packs_whose_schedules_are_cut_differently_are_not_computed_side_by_side
     ("backend", "change", "message"),
     [
         ("cpu", {"head_dim": 520}, "the cpu back end takes head_dim up to 512, got 520"),
-        ("pallas", {"head_dim": 96}, "head_dim .* got 96"),
+        ("pallas", {"head_dim": 260}, "head_dim up to 256, got 260"),
         ("dense", {"kv_heads": 0}, "KV heads must be at least 1, got 0"),
         ("xla", {"query_heads": 0}, "query heads must be at least 1, got 0"),
         ("auto", {"head_dim": 0}, "head_dim must be at least 1, got 0"),
@@ -122,16 +122,17 @@ def random_qkv(layout, query_heads=2, kv_heads=1, head_dim=64, dtype="float32"):
     return [jnp.asarray(rng.standard_normal(shape, np.float32), dtype) for shape in shapes]
 
 
+@pytest.mark.parametrize("head_dim", [64, 96])
 @pytest.mark.parametrize("cached_prefix", [False, True])
-def test_the_operation_gives_what_xla_gives(cached_prefix):
-    """No schedule, sizes that are no multiple of any tile, several requests, the log-sum-exp."""
+def test_the_operation_gives_what_xla_gives(cached_prefix, head_dim):
+    """No schedule, sizes that are no multiple of any tile, several requests, padded heads, the log-sum-exp."""
     layout = PackedLayout.concat(
         [
             PackedLayout.from_lengths(37, [5, 60, 1], "hidden", cached_prefix),
             PackedLayout.from_lengths(3, [11], cached_prefix=cached_prefix),
         ]
     )
-    q, k, v = random_qkv(layout)
+    q, k, v = random_qkv(layout, head_dim=head_dim)
     options = {"scale": 0.2, "soft_cap": 3.0, "return_lse": True}
     expected = multi_item_attention(q, k, v, layout, backend="xla", **options)
     got = multi_item_attention(q, k, v, layout, backend="pallas", **options)
@@ -167,7 +168,8 @@ def test_auto_on_a_tpu_is_the_kernel_where_it_takes_the_heads(monkeypatch):
     assert choose_backend("auto", AttentionHeads(2, 1, 64, "float32")).name == "cpu"
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert choose_backend("auto", AttentionHeads(2, 1, 64, "float32")).name == "pallas"
-    assert choose_backend("auto", AttentionHeads(2, 1, 96, "float32")).name == "xla"
+    assert choose_backend("auto", AttentionHeads(2, 1, 96, "float32")).name == "pallas"
+    assert choose_backend("auto", AttentionHeads(2, 1, 260, "float32")).name == "xla"
     assert choose_backend("auto", AttentionHeads(17, 1, 64, "float32")).name == "xla"
 
 
@@ -188,7 +190,7 @@ def test_interpret_takes_the_parameters_of_the_interpreter():
 @pytest.mark.parametrize(
     ("heads", "message"),
     [
-        ((2, 1, 96, "float32"), "head_dim .* got 96"),
+        ((2, 1, 260, "float32"), "head_dim up to 256, got 260"),
         ((34, 2, 64, "float32"), "1 to 16 query heads per KV head, got 34"),
     ],
 )

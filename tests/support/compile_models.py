@@ -103,7 +103,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "rope_theta": 1000000.0,
         "qk_norm": True,
     },
-    # Heads of 96, which the kernel does not take.
+    # Heads of 96, which are padded to 128 for the kernel.
     "phi3-mini": {
         "architecture": "phi3",
         "vocab_size": 32064,
@@ -131,5 +131,26 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "rope_theta": 1000000.0,
         "qk_norm": True,
         "experts": Experts(number=128, chosen=8, width=768, normalised=True),
+    },
+    # Attention sinks, biases everywhere, a clamped gate, 8 query heads for each KV head.
+    "gpt-oss-20b": {
+        "architecture": "gpt_oss",
+        "vocab_size": 201088,
+        "hidden_size": 2880,
+        "intermediate_size": 2880,
+        "num_layers": 2,
+        "num_query_heads": 64,
+        "num_kv_heads": 8,
+        "head_dim": 64,
+        "max_positions": 131072,
+        "rope_theta": 150000.0,
+        "rope_attention_factor": 1.3465736,
+        "sliding_window": 128,
+        "windowed_layers": (True, False),
+        "attention_sinks": True,
+        "qkv_bias": True,
+        "output_bias": True,
+        "activation": "clamped_silu",
+        "experts": Experts(number=32, chosen=4, width=2880, normalised=True, biased=True),
     },
 }

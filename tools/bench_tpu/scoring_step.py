@@ -15,7 +15,7 @@ from isoprefill.models.config.config import ModelConfig
 from isoprefill.models.config.parameters import parameters_of
 from isoprefill.models.weights.params import Params
 from isoprefill.modes import Backend
-from isoprefill_pallas.heads import AttentionHeads, Heads
+from isoprefill_pallas.heads import AttentionHeads
 from isoprefill_tpu_lab.packs import Pack
 
 # What is read: two labels at each item's last row, or the likelihood of each of its tokens.
@@ -59,8 +59,6 @@ class ScoringStep:
         heads = AttentionHeads(
             config.num_query_heads, config.num_kv_heads, config.head_dim, pack.dtype
         )
-        if backend == "pallas":
-            heads = Heads(**dataclasses.asdict(heads))
         if backend in ("pallas", "xla"):
             layout = layout.with_schedule(backend, heads=heads, **options)
         items = [length for lens in pack.item_lens for length in lens]

@@ -3,21 +3,33 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array
 
 import isoprefill_csrc
 from isoprefill.attention.backend import Attended, AttentionBackend
 from isoprefill.attention.layout import PackedLayout
 from isoprefill_pallas import BlockSizes, Heads, KernelSchedule, attend
-from isoprefill_pallas.heads import AttentionHeads
+from isoprefill_pallas.heads import HEAD_DIMS, AttentionHeads
 
 
 def _attend(q: Array, k: Array, v: Array, layout: PackedLayout, **options: Any) -> Attended:
-    return attend(q, k, v, layout.schedule, **options)
+    head_dim = q.shape[2]
+    missing = _kernel_heads(AttentionHeads.of(q, k)).head_dim - head_dim
+    if missing:
+        q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, missing))) for x in (q, k, v))
+    out, lse = attend(q, k, v, layout.schedule, **options)  # with the scale of the head as it is
+    return out[..., :head_dim], lse
 
 
 def _kernel_heads(heads: AttentionHeads) -> Heads:
-    return Heads(heads.query_heads, heads.kv_heads, heads.head_dim, heads.dtype)
+    """Returns the heads that the kernel computes: others are padded with zeros to the next size that it has."""
+    wide = next((size for size in HEAD_DIMS if size >= heads.head_dim), None)
+    if wide is None:
+        raise ValueError(
+            f"the pallas back end takes head_dim up to {HEAD_DIMS[-1]}, got {heads.head_dim}"
+        )
+    return Heads(heads.query_heads, heads.kv_heads, wide, heads.dtype)
 
 
 def _schedule(
