@@ -109,6 +109,12 @@ FAULTS: dict[str, list[dict[str, Any]]] = {
         {"logit_scale": 1.0},
     ],
     "smollm3": [{"layer_ropes": None}],
+    "gpt_oss": [
+        {"sliding_window": 19},
+        {"sliding_window": 21},
+        {"windowed_layers": (False, True, False)},
+        {"rope_attention_factor": 1.0},
+    ],
 }
 
 

@@ -310,9 +310,10 @@ def test_a_rows_result_does_not_depend_on_its_place(smollm2, rows):
         np.testing.assert_array_equal(moved, after)
 
 
-def test_a_step_does_not_copy_bfloat16_weights():
+def test_a_step_does_not_copy_bfloat16_weights(tmp_path):
     """Left to itself, XLA converts all layers' bfloat16 weights to float32 at every call, on a CPU."""
-    model = load_pretrained("smollm2-135m", "bfloat16")
+    sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8}
+    model = load_pretrained(save_directory(random_model("llama", **sizes), tmp_path), "bfloat16")
     size = model.params.layers.gate.data.nbytes
 
     def attend(q, k, v, _):

@@ -206,6 +206,7 @@ FULL_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_moe, every expert": ("qwen3_moe", {"num_experts_per_tok": 7}),
     "mixtral, one expert a row": ("mixtral", {"num_experts_per_tok": 1}),
     "mixtral, its window": ("mixtral", {"sliding_window": 20, "tie_word_embeddings": True}),
+    "qwen3_moe, its window": ("qwen3_moe", {"sliding_window": 20, "use_sliding_window": True}),
     "smollm3, listed layers": ("smollm3", {"no_rope_layers": [0, 1, 1, 0, 1]}),
 }
 if pairwise.FULL in os.environ:
