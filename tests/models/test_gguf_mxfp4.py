@@ -22,7 +22,9 @@ from small_models import assert_refused, random_model, save_directory, save_gguf
 
 SIZES = {"hidden_size": 96, "intermediate_size": 64, "head_dim": 24, "num_hidden_layers": 2}
 SIZES |= {"rms_norm_eps": 2.0**-17}  # which GGUF does not round
-Blocks = dict[str, tuple[np.ndarray, np.ndarray]]  # of each tensor: bytes [X, N, K / 32, 16], scales [X, N, K / 32]
+Blocks = dict[
+    str, tuple[np.ndarray, np.ndarray]
+]  # of each tensor: bytes [X, N, K / 32, 16], scales [X, N, K / 32]
 
 
 @pytest.fixture(scope="module")

@@ -70,11 +70,6 @@ def make_mesh(shape: MeshShape, config: ModelConfig) -> Mesh:
                 f"{config.feed_forward_width} allow "
                 + ", ".join(map(str, _possible_tensor_sizes(config)))
             )
-    if config.biased_mixture and shape.tensor > 1:
-        raise ValueError(
-            f"mesh tensor={shape.tensor} must be 1 for {config.architecture} models: the biases of experts would be "
-            "added on every device"
-        )
     needed, devices = shape.data * shape.tensor, jax.devices()
     if needed > len(devices):
         raise ValueError(
@@ -103,6 +98,10 @@ def param_specs(params: Params) -> Params:
 def shard_params(params: Params, mesh: Mesh) -> Params:
     """Puts the weights on the mesh's devices."""
     params = packed_for_shards(params, mesh.shape[TENSOR])
+    bias = params.layers.expert_down_bias
+    if bias is not None:  # of a sum over the devices, to whose part each adds its share
+        share = bias / mesh.shape[TENSOR]
+        params = params._replace(layers=params.layers._replace(expert_down_bias=share))
     return jax.tree.map(
         lambda weight, spec: jax.device_put(weight, NamedSharding(mesh, spec)),
         params,
