@@ -155,7 +155,7 @@ class Dispatcher:
         elif isinstance(message, protocol.Failed):
             answer.set_exception(ApiError("internal_error", "The request could not be scored."))
 
-    def _give_up(self, answer: asyncio.Future[RequestLogprobs]) -> None:
+    def _give_up(self, answer: asyncio.Future[protocol.Scored]) -> None:
         if not answer.done():
             answer.set_exception(request_timeout(self._limits))
 
