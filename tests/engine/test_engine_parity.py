@@ -214,22 +214,12 @@ def test_means_are_over_the_tokens_of_each_item():
         by_label.mean_logprobs  # noqa: B018
 
 
-class TokenizerWithBos:
-    """SmolLM2's tokenizer as one that begins texts with token 1."""
-
-    adds_bos = True
-    bos_id = 1
-
-    def encode(self, text, **options):
-        return engine().model.tokenizer.encode(text, **options)
-
-
 @pytest.mark.parametrize("item_first", [False, True])
 def test_bos_begins_a_text_once(item_first):
     """BOS belongs to whatever comes first, is added to text only, and never to what follows."""
-    model = dataclasses.replace(engine().model, tokenizer=TokenizerWithBos())
-    scorer = ScoringEngine(model)
-    encode = TokenizerWithBos().encode
+    tokenizer = dataclasses.replace(engine().model.tokenizer, bos_id=1, adds_bos=True)
+    scorer = ScoringEngine(dataclasses.replace(engine().model, tokenizer=tokenizer))
+    encode = tokenizer.encode
     query, items = QUERIES["short"], [" Paris", " London"]
     if item_first:
         tokens = encode(query), [[1, *encode(item)] for item in items]
