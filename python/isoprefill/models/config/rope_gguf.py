@@ -45,7 +45,7 @@ def rope_from_gguf(
     if dim != head_dim and not architecture.partial_rotary:
         raise ValueError(f"{key('rope.dimension_count')} must equal head_dim {head_dim}, got {dim}")
     local = get("rope.freq_base_swa")
-    if not architecture.local_rope and local not in (None, 0.0, get("rope.freq_base")):
+    if not architecture.local_rope and local not in (None, 0.0, theta):
         raise ValueError(f"{key('rope.freq_base_swa')} must be {theta} here, got {local!r}")
     divisors = tensors.get(_DIVISORS)
     attention_factor = float(get("rope.scaling.attn_factor") or 1.0)
