@@ -26,7 +26,8 @@ from isoprefill.models.pretrained import load_pretrained
 from isoprefill.models.weights.packed_weights import PackedWeights, unpack
 from isoprefill.models.weights.params import Params
 
-torch.set_num_threads(1)  # beside other work, two wait for each other longer than a small model takes
+# Beside other work, two threads wait for each other longer than a small model takes.
+torch.set_num_threads(1)
 
 VOCAB_SIZE = 300  # 256 bytes, one special token, the rest unused
 
