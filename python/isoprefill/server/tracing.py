@@ -9,8 +9,8 @@ Only this file imports OpenTelemetry, and is itself imported only where traces a
 request's batches began and ended, by the clock that both processes share; all spans are made and sent here.
 """
 
-import contextlib
 import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -101,7 +101,9 @@ class Tracing:
             }
         )
         self._provider = TracerProvider(
-            resource=resource, sampler=ParentBasedTraceIdRatio(settings.sample_ratio)
+            resource=resource,
+            sampler=ParentBasedTraceIdRatio(settings.sample_ratio),
+            shutdown_on_exit=False,  # by `close`
         )
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("isoprefill", isoprefill.__version__)
@@ -122,10 +124,10 @@ class Tracing:
         return RequestTrace(self._tracer, span, clock_ns)
 
     def close(self) -> None:
-        """Sends what is not sent yet, for a while."""
-        with contextlib.suppress(Exception):  # a server's end does not fail for its traces
-            self._provider.force_flush(int(LAST_SECONDS * 1000))
-        self._provider.shutdown()
+        """Sends what is not sent yet, for `LAST_SECONDS`: a collector that is away must not hold up the server's end."""
+        last = threading.Thread(target=self._provider.shutdown, daemon=True)
+        last.start()
+        last.join(LAST_SECONDS)
 
 
 def tracing_to(settings: TraceSettings, model: str) -> Tracing:
