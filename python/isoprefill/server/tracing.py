@@ -124,7 +124,7 @@ class Tracing:
         return RequestTrace(self._tracer, span, clock_ns)
 
     def close(self) -> None:
-        """Sends what is not sent yet, for `LAST_SECONDS`: a collector that is away must not hold up the server's end."""
+        """Sends what is not sent yet, for `LAST_SECONDS`: a collector that is away must not hold up the end."""
         last = threading.Thread(target=self._provider.shutdown, daemon=True)
         last.start()
         last.join(LAST_SECONDS)
