@@ -154,6 +154,9 @@ RAISED = {
     "too many files": (OSError(errno.EMFILE, "Too many open files"), FAILED, "Too many open files: raise the limit"),
     "I/O error": (OSError(errno.EIO, "Input/output error", "/m/a"), FAILED, "/m/a: Input/output error"),
     "network": (pinned.FetchError("x cannot be fetched\nbecause"), FAILED, "x cannot be fetched because"),
+    "no device": (RuntimeError("Unable to initialize backend 'tpu': no libtpu.so"), FAILED,
+                  "no device: Unable to initialize backend 'tpu'"),
+    "no home": (RuntimeError("Could not determine home directory."), WRONG_USE, "Could not determine home directory"),
     "a package": (ImportError("lib.so: failed to map segment"), FAILED, "a package cannot be loaded: lib.so"),
     "wrong value": (ValueError("a\x1b[31m\nb"), WRONG_USE, "a\\x1b[31m b"),
     "a fault of ours": (KeyError("x\ny"), FAILED, "internal error at "),
@@ -170,6 +173,32 @@ def test_every_exception_is_one_line(error, status, line, capsys):
     said = capsys.readouterr().err
     assert said.startswith(f"score: {line}")
     assert len(said.splitlines()) == 1
+
+
+def test_a_very_long_line_loses_its_middle():
+    """A path that was pasted twice, or a whole file in a flag, must not push the reason off the screen."""
+    status, line = described(ValueError(f"{'x' * 100_000} is unknown"))
+    assert status == WRONG_USE
+    assert len(line) <= failures.LONGEST_LINE + 1
+    assert line.endswith("xx is unknown")
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("", "{} must not be empty"),
+        ("x" * 5000, "is no path: File name too long"),
+        ("~nobody-has-this-name/model", "Give paths in full"),
+        ("loop", "'loop' "),
+        ("a\0b", "{} 'a\\x00b' "),
+    ],
+)
+@pytest.mark.parametrize("flag", ["model", "adapter"])
+def test_what_can_be_no_model(model, tmp_path, monkeypatch, flag, name, part):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    base = [] if flag == "model" else [f"--model={model}"]
+    assert_one_line(run(score, *base, f"--{flag}={name}", *ITEM), WRONG_USE, part.format(flag))
 
 
 def test_nobody_is_told_where_nobody_reads(capsys):
@@ -290,6 +319,8 @@ def test_output_that_cannot_be_written(model):
             FAILED,
             "score: standard output: No space left on device: make room, or write elsewhere\n",
         )
+        process = start("serve", "--print-config", stdout=full)
+        assert process.communicate()[1].startswith("serve: standard output: No space left")
         process = start("--help", stdout=full)
         assert process.communicate()[1].startswith("isoprefill: standard output: No space left")
         assert process.returncode == FAILED
@@ -326,6 +357,26 @@ def test_an_interrupt_while_python_imports():
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
     assert process.communicate()[1] == "isoprefill: interrupted\n"
+    assert process.returncode == INTERRUPTED
+
+
+CRASHES_AT_THE_END = """
+import atexit, os
+from isoprefill.cli import main
+
+def interrupted(*arguments):
+    raise KeyboardInterrupt
+
+atexit.register(os.abort)
+main._run = interrupted
+main.run("score", ["score"])
+"""
+
+
+def test_nothing_is_taken_down_after_an_interrupt():
+    """A device may still be computing: Python's end takes its memory away, and the process crashes."""
+    process = start(stdout=subprocess.PIPE, program=("-c", CRASHES_AT_THE_END))
+    assert process.communicate()[1] == "score: interrupted\n"
     assert process.returncode == INTERRUPTED
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -60,7 +61,9 @@ def items(*texts):
 def test_rows_are_ranked():
     done = start(*FRANCE, *items(*CITIES[::-1]))
     assert done.returncode == 0, done.stderr
-    assert not done.stderr, "a log beside the rows"
+    # On a slow machine there is a line of progress every ten seconds.
+    log = [line for line in done.stderr.splitlines() if not re.fullmatch(r"score: .* s", line)]
+    assert not log, "a log beside the rows"
     lines = [line.split("\t") for line in done.stdout.splitlines()]
     assert lines[0] == ["rank", "index", "item", "score", "mean", "probability", "num_tokens"]
     assert [line[:3] for line in lines[1:]] == [

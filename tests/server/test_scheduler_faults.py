@@ -28,7 +28,7 @@ from isoprefill.server.front_end import make_app
 from isoprefill.server.scheduler import StartMessage
 from isoprefill.server.service import Service
 from isoprefill.server.settings import BatchSettings, Limits, ServerSettings
-from isoprefill.server.supervisor import SCHEDULER_COMMAND, _python_path
+from isoprefill.server.supervisor import SCHEDULER_COMMAND, StartError, _python_path
 from raw_http import BODY, BOUNDED, QUEUE, connect, scores, send
 from running_server import PATIENCE_S, SERVE, RunningServer, running, running_server, wait_for
 
@@ -157,11 +157,29 @@ def test_the_default_fits_the_limit_of_open_files(
     monkeypatch.setattr(launch.resource, "setrlimit", lambda limit, to: set_to.append(to))
     settings = ServerSettings(engine=EngineSettings(), limits=Limits(max_connections=wanted))
     if refused is not None:
-        with pytest.raises(ValueError, match=refused):
+        with pytest.raises((ValueError, StartError), match=refused):
             launch._fitted(settings)
         return
     assert launch._fitted(settings).limits.max_connections == connections
     assert set_to == [(soft, hard)]
+
+
+TOLD_AGAIN = """
+import atexit, os, signal
+from isoprefill.server import scheduler
+
+scheduler._serve = lambda make_engine: None
+atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+scheduler.run(None)
+"""
+
+
+def test_a_scheduler_that_is_told_twice_to_end_says_nothing():
+    """Its channel closes and the front end asks: Python's end, interrupted, would print where it was."""
+    environment = os.environ | {"PYTHONPATH": _python_path()}
+    command = [sys.executable, "-c", TOLD_AGAIN]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_scheduler_that_cannot_start_again_is_tried_again(flags, model_directory, tmp_path):

@@ -1,6 +1,7 @@
 """Every code of the error contract, with the field that is named."""
 
 import concurrent.futures
+import json
 import pathlib
 import sys
 
@@ -176,6 +177,33 @@ def test_bad_json(server, content, code):
     assert code_of(response) == code
 
 
+@pytest.mark.parametrize(
+    ("encoding", "named"),
+    [("utf-8-sig", "byte order mark"), ("utf-16", "UTF-16"), ("utf-16-be", "UTF-16"), ("utf-32", "UTF-32")],
+)  # fmt: skip
+def test_a_body_in_another_encoding_is_named(server, encoding, named):
+    """What PowerShell and Java send by mistake; "expected value at column 1" says nothing."""
+    response = httpx.post(
+        f"{server.url}/v1/score",
+        content=json.dumps(GOOD).encode(encoding),
+        headers={"content-type": "application/json"},
+    )
+    assert code_of(response) == "invalid_json"
+    assert named in response.json()["error"]["message"]
+
+
+def test_a_wrong_type_is_named_with_what_would_be_right(server):
+    """And in words for people who send requests, not for those who write schemas."""
+    for path, body, message in (
+        ("/v1/rerank", {"query": ["a"], "documents": ["b"]}, "query must be text, got an array"),
+        ("/v1/score", {"text_1": 5, "text_2": ["b"]}, "text_1: must be one of 'text', 'list', got 5"),
+        ("/v1/completions", {"prompt": [], "max_tokens": 0}, "prompt: List should have at least 1 item, not 0"),
+        ("/v1/rerank", {"query": "a", "documents": ["b"], "max_tokens_per_doc": -1},
+         "max_tokens_per_doc: Input should be greater than or equal to 1, got -1"),
+    ):  # fmt: skip
+        assert server.post(path, **body).json()["error"]["message"] == message
+
+
 def test_routes_methods_and_media_types(server):
     assert code_of(httpx.get(f"{server.url}/v1/scores")) == "not_found"
     assert code_of(httpx.get(f"{server.url}/v1/score")) == "method_not_allowed"
@@ -184,6 +212,10 @@ def test_routes_methods_and_media_types(server):
         f"{server.url}/v1/score", content=b"{}", headers={"content-type": "text/plain"}
     )
     assert code_of(text) == "unsupported_media_type"
+    packed = httpx.post(f"{server.url}/v1/score", json=GOOD, headers={"content-encoding": "gzip"})
+    assert code_of(packed) == "unsupported_media_type"
+    # A redirect would be an answer without a score and without an error.
+    assert code_of(server.post("/v1/score/", **GOOD)) == "not_found"
 
 
 @pytest.mark.parametrize("algorithm", ["serial", "packed_extend", "prefill_extend"])

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import re
 import signal
 import sys
 
@@ -52,6 +53,10 @@ BAD_FLAGS = {
     "warm-up of words": (["--warmup-tokens=64,many"], "warmup-tokens must be integers"),
     "port": (["--port=70000"], "port must be between"),
     "template and preset": (["--rerank-template=a", "--rerank-preset=chat"], "not both"),
+    "template without a query": (["--rerank-template={{ document }}"], "{{ query }} exactly once"),
+    "template with a filter": (["--rerank-template={{ query|upper }}{{ document }}"], "by a filter"),
+    "template cut off": (["--rerank-template={{ query"], "cannot be rendered"),
+    "template with an escape": (["--rerank-template={{ query }}\\n{{ document }}"], "a backslash and an n"),
     "label and its id": (["--rerank-yes=a", "--rerank-yes-id=1"], "rerank-yes or rerank-yes-id"),
     "labels of nothing": (["--rerank-no=a", "--rerank-preset=query-likelihood"], "no meaning"),
     "same labels": (["--rerank-yes=a", "--rerank-no=a"], "must differ"),
@@ -154,7 +159,7 @@ def test_what_only_the_scheduler_finds_out_stops_the_start_too(tmp_path, model_d
         server.wait_for_event("log ended")
         assert server.log_text[-1].startswith("serve: ")
         assert reason in server.log_text[-1]
-        assert "Fatal Python error" not in "".join(server.log_text)
+        assert not re.search("Fatal Python error|Traceback", "".join(server.log_text))
 
 
 def test_settings_that_do_not_go_with_the_model_stop_the_start(model_directory):
@@ -172,22 +177,6 @@ def test_settings_that_do_not_go_with_the_model_stop_the_start(model_directory):
             {"rerank": RerankSettings(template="{{ document }}{{ query }}", yes_text="no one")},
             ValueError,
             "'no one'",
-        ),
-        (
-            {"rerank": RerankSettings(template="{{ document }}")},
-            ValueError,
-            "{{ query }} exactly once",
-        ),
-        (
-            {"rerank": RerankSettings(template="{{ query|upper }}{{ document }}")},
-            ValueError,
-            "by a filter",
-        ),
-        ({"rerank": RerankSettings(template="{{ query")}, ValueError, "cannot be rendered"),
-        (
-            {"rerank": RerankSettings(template="{{ query }}\\n{{ document }}")},
-            ValueError,
-            "a backslash and an n",
         ),
         ({"rerank": RerankSettings(preset="chat")}, ValueError, "no chat template"),
         (

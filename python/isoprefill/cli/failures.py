@@ -16,6 +16,7 @@ FAILED = 1
 WRONG_USE = 2
 NOBODY_READS = 141  # 128 + SIGPIPE
 
+LONGEST_LINE = 1000  # characters
 LEAST_OPEN_FILES = 32
 LEAST_ADDRESS_SPACE = 2_000_000_000  # bytes that JAX and NumPy map before a model is loaded
 
@@ -67,6 +68,8 @@ def described(error: BaseException) -> tuple[int, str]:
         )
     if isinstance(error, ValueError):
         return WRONG_USE, one_line(str(error))
+    if type(error) is RuntimeError and "home directory" in str(error):  # of pathlib, for "~"
+        return WRONG_USE, one_line(f"{error} Give paths in full instead of with ~.")
     frame = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{os.path.basename(frame.filename)}:{frame.lineno}"
     return FAILED, one_line(
@@ -95,10 +98,11 @@ def require_output() -> None:
 
 
 def one_line(message: str) -> str:
-    """Returns a message without line ends and control characters."""
-    return "".join(
-        char if char.isprintable() else repr(char)[1:-1] for char in " ".join(message.split())
-    )
+    """Returns a message without line ends and control characters, and without its middle if it is very long."""
+    words = " ".join(message.split())
+    if len(words) > LONGEST_LINE:
+        words = f"{words[: LONGEST_LINE // 2]}…{words[-LONGEST_LINE // 2 :]}"
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in words)
 
 
 def _of_system(error: OSError) -> str:

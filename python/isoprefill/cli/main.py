@@ -3,12 +3,14 @@
 import functools
 import importlib
 import logging
+import os
 import sys
 from types import ModuleType
 
 from absl import app, flags
 
 import isoprefill
+from isoprefill.cli.entry import INTERRUPTED
 from isoprefill.cli.failures import WRONG_USE, check_limits, guarded, require_output
 from isoprefill.cli.interrupts import acknowledge, raise_interrupts
 
@@ -37,10 +39,15 @@ def run(command: str, argv: list[str] | None = None) -> None:
     """Runs one command and ends the process; `argv` begins with the command's name."""
     argv = sys.argv if argv is None else argv
     try:
-        status = guarded(command, functools.partial(_run, command, argv))
+        sys.exit(guarded(command, functools.partial(_run, command, argv)))
+    except SystemExit as end:
+        # What was interrupted may still be computing, and crash when Python takes its memory away. Only Ray, which has
+        # processes to end, wants Python's own end.
+        if end.code == INTERRUPTED and command != "batch":
+            os._exit(INTERRUPTED)
+        raise
     finally:
         acknowledge()
-    sys.exit(status)
 
 
 def execute(command: ModuleType, argv: list[str]) -> int:
@@ -71,7 +78,8 @@ def _run(command: str, argv: list[str]) -> int:
         try:
             return flags.FLAGS(args)
         except flags.Error as error:
-            raise ValueError(f"{error} (--help lists the flags)") from error
+            reason = str(error).removeprefix("ERROR:: ")  # of absl, for a --flagfile
+            raise ValueError(f"{reason} (--help lists the flags)") from error
 
     if command != "serve":  # whose event loop answers signals
         raise_interrupts()
@@ -89,7 +97,8 @@ def _usage(command: str) -> int:
     if not wanted:
         print(f"isoprefill: unknown command {command!r}", file=sys.stderr)
     print(
-        f"usage: isoprefill <command> [flags], isoprefill --version\n{lines}",
+        f"usage: isoprefill <command> [flags], isoprefill --version\n{lines}\n"
+        "isoprefill <command> --help lists its flags.",
         file=sys.stdout if wanted else sys.stderr,
     )
     return 0 if wanted else WRONG_USE

@@ -41,7 +41,7 @@ class Columns:
         rank = [] if row.rank is None else [str(row.rank)]
         scores = [*row.scores] if row.mean is None else [row.scores[0], row.mean, row.probability]
         numbers = [f"{score:.9g}" for score in scores]
-        fields = [_text(row.item.fields.get(name)) for name in self._fields]
+        fields = [field_text(row.item.fields.get(name)) for name in self._fields]
         index, tokens = str(row.item.index), str(row.num_tokens)
         return [*rank, index, row.item.text, *numbers, tokens, *fields]
 
@@ -93,7 +93,8 @@ class _Appender:
         self.write = write
 
 
-def _text(value: Any) -> str:
+def field_text(value: Any) -> str:
+    """Returns what a table shows of a JSON value."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value)

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len, split_graphemes
 
+from isoprefill.cli.score_formats import field_text
 from isoprefill.cli.score_rows import Order, Row
 
 GAP = 2  # cells between columns
 SHORTEST_ITEM = 12  # cells that the item's column has at least
-LONGEST_NAME = 24  # cells of a column's name, and of an id
+LONGEST_NAME = 24  # cells of a column's name; ids may have a quarter of a wide terminal
 NARROWEST = 20
 _JOINERS = "\u200c\u200d"  # format characters that words and emoji need
 _ISOLATE, _END_OF_ISOLATE = "\u2068", "\u2069"
@@ -44,7 +45,7 @@ def table_lines(
         width: of the terminal, in cells; None asks it.
     """
     width = terminal_width() if width is None else max(NARROWEST, width)
-    columns = _columns(rows, score_names, order)
+    columns = _columns(rows, score_names, order, width)
     longest = max(cell_len(_start(row.item.text)) for row in rows)
     wanted = max(len("item"), min(longest, 2 * SHORTEST_ITEM))
     for column in reversed([one for one in columns if one.optional]):
@@ -52,7 +53,7 @@ def table_lines(
             columns.remove(column)
     room = width - _taken(columns)
     if room < min(wanted, SHORTEST_ITEM):
-        yield from _records(rows, _columns(rows, score_names, order), width)
+        yield from _records(rows, _columns(rows, score_names, order, width), width)
         return
     item_width = max(len("item"), min(room, longest))
     items = [shortened(row.item.text, item_width) for row in rows]
@@ -96,15 +97,17 @@ def shortened(text: str, width: int) -> str:
     return shown
 
 
-def _columns(rows: Sequence[Row], score_names: Sequence[str], order: Order) -> list[_Column]:
+def _columns(
+    rows: Sequence[Row], score_names: Sequence[str], order: Order, width: int
+) -> list[_Column]:
     """Returns the columns beside the item's; of the optional ones the last goes first."""
     made = []
     if rows[0].rank is not None:
         made.append(_Column("rank", [str(row.rank) for row in rows]))
     made.append(_Column("index", [str(row.item.index) for row in rows]))
     if any("id" in row.item.fields for row in rows):
-        given = (row.item.fields.get("id") for row in rows)
-        ids = ["" if one is None else shortened(str(one), LONGEST_NAME) for one in given]
+        longest = max(LONGEST_NAME, width // 4)
+        ids = [shortened(field_text(row.item.fields.get("id")), longest) for row in rows]
         made.append(_Column("id", ids, optional=True, left=True))
     if score_names:
         made += [

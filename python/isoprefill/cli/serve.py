@@ -9,7 +9,7 @@ import os
 from absl import flags
 
 from isoprefill.cli.api_key import read_api_key
-from isoprefill.cli.failures import CommandFailed
+from isoprefill.cli.failures import CommandFailed, require_output
 from isoprefill.cli.setting_flags import define_flags
 from isoprefill.cli.setting_sources import as_toml, flags_of, read_sources
 from isoprefill.server.settings import ServerSettings
@@ -41,6 +41,7 @@ def main(arguments: list[str]) -> int:
     sources = read_sources(known, _CONFIG.value or os.environ.get("ISOPREFILL_CONFIG"), os.environ)
     settings = _SETTINGS(api_key=_api_key())
     if _PRINT_CONFIG.value:
+        require_output()
         print(as_toml(known, sources), end="")
         return 0
 

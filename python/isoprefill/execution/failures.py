@@ -1,10 +1,11 @@
-"""Failures that are no faults of the program: memory that does not suffice, a model without numbers.
+"""Failures that are no faults of the program: too little memory, no such device, a model without numbers.
 
 Importing this does not import jax.
 """
 
 from isoprefill.request.errors import MissingLogprobError
 
+_NO_DEVICE = "Unable to initialize backend"  # JAX_PLATFORMS names what is not there
 _EXHAUSTED = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
 
 
@@ -18,6 +19,8 @@ def failure_of(error: BaseException) -> str | None:
         return str(error)
     if is_memory(error):
         return f"not enough memory: {error}" if str(error) else "not enough memory"
+    if isinstance(error, RuntimeError) and str(error).startswith(_NO_DEVICE):
+        return f"no device: {error}"
     return None
 
 

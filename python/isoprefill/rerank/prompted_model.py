@@ -69,10 +69,6 @@ class PromptedModel:
         try:
             template = lay_out(preset.template, chat)
             for layout in (template.with_instruction, template.without):
-                if preset.name == "template" and any("\\n" in piece.text for piece in layout):
-                    raise ValueError(
-                        "it has a backslash and an n where a line break was meant: write one, in a shell $'…\\n…'"
-                    )
                 Prompt.of(layout, scores_query=reads_query)
         except ValueError as error:
             name = (

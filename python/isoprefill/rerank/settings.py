@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from isoprefill.rerank.template import TemplateError, lay_out
 from isoprefill.settings import check_bounds, setting
 
 RerankPreset = Literal[
@@ -45,6 +46,8 @@ class RerankSettings:
         check_bounds(self)
         if self.template is not None and self.preset != "auto":
             raise ValueError("give either rerank-template or rerank-preset, not both")
+        if self.template is not None:
+            _check_template(self.template)
         for name in ("yes", "no"):
             if None not in (getattr(self, f"{name}_text"), getattr(self, f"{name}_id")):
                 raise ValueError(f"give either rerank-{name} or rerank-{name}-id, not both")
@@ -62,3 +65,15 @@ class RerankSettings:
     @property
     def no(self) -> str | int | None:
         return self.no_text if self.no_id is None else self.no_id
+
+
+def _check_template(source: str) -> None:
+    """Raises ValueError if no model could be asked with this template."""
+    try:
+        template = lay_out(source)
+    except TemplateError as error:
+        raise ValueError(f"rerank-template: {error}") from None
+    if any("\\n" in piece.text for piece in (*template.with_instruction, *template.without)):
+        raise ValueError(
+            "rerank-template: it has a backslash and an n where a line break was meant: write one, in a shell $'…\\n…'"
+        )

@@ -52,6 +52,7 @@ def make_app(service: Service) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        redirect_slashes=False,  # a redirected POST is no answer, and no error of ours either
     )
     scored = (
         *routes_score.ROUTES,

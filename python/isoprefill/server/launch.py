@@ -19,7 +19,7 @@ from isoprefill.server.connection import protocol_class
 from isoprefill.server.front_end import make_app
 from isoprefill.server.service import Service
 from isoprefill.server.settings import Limits, ServerSettings
-from isoprefill.server.supervisor import SCHEDULER_COMMAND, Supervisor
+from isoprefill.server.supervisor import SCHEDULER_COMMAND, StartError, Supervisor
 
 SPARE_FILES = 64  # beside those of connections
 FEWEST_CONNECTIONS = 8
@@ -36,7 +36,7 @@ def serve(settings: ServerSettings, scheduler_command: Sequence[str] = SCHEDULER
         ValueError: a setting is wrong or does not go with the others, or the address is taken or not this machine's;
             says which.
         FetchError: a pinned model could not be fetched.
-        StartError: the model could not be started; says why.
+        StartError: the model could not be started, or this process may open too few files; says why.
     """
     logs.configure(settings.log_format, "front-end")
     # Texts are tokenised in this thread or in one of `Service`: the other cores are the scheduler's.
@@ -153,7 +153,8 @@ def _fitted(settings: ServerSettings) -> ServerSettings:
     """Raises the limit of open files as far as the connections need; returns settings with fewer if it may not be.
 
     Raises:
-        ValueError: a number of connections that was set does not fit, or hardly any does.
+        ValueError: a number of connections that was set does not fit.
+        StartError: hardly any does.
     """
     limits = settings.limits
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -167,7 +168,9 @@ def _fitted(settings: ServerSettings) -> ServerSettings:
     files = f"this process may open {hard} files (ulimit -n)"
     if most < FEWEST_CONNECTIONS:
         least = 2 * FEWEST_CONNECTIONS + SPARE_FILES
-        raise ValueError(f"a server needs at least {least} open files, but {files}")
+        raise StartError(
+            f"a server needs at least {least} open files, but {files}: raise the limit (ulimit -n {least})"
+        )
     if limits.max_connections != Limits().max_connections:
         raise ValueError(
             f"max-connections must be at most {most}, because {files} and a connection takes two, got "

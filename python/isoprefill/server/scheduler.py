@@ -67,6 +67,13 @@ def run(make_engine: Callable[[EngineSettings], Engine]) -> None:
     # Ctrl-C reaches every process of a terminal; the front end decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    try:
+        _serve(make_engine)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Python's end would show where it was
+
+
+def _serve(make_engine: Callable[[EngineSettings], Engine]) -> None:
     stdin = sys.stdin.buffer
     start = msgspec.json.decode(stdin.readline(), type=StartMessage)
     end_with = threading.Thread(target=_end_with, args=(stdin.fileno(),), daemon=True)

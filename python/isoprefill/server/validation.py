@@ -1,9 +1,10 @@
 """Turns the bytes of a request into a checked model, and pydantic's errors into request errors."""
 
+import codecs
 import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, TypeVar
 
 import pydantic
@@ -60,7 +61,7 @@ def read_object(body: bytes) -> dict[str, Any]:
         raw = pydantic_core.from_json(body, allow_inf_nan=False, cache_strings=False)
     except ValueError as error:
         # pydantic_core says where, and at most which character it expected; never what the body holds.
-        raise RequestError("invalid_json", why=error) from None
+        raise RequestError("invalid_json", why=_encoding(body) or error) from None
     _check_keys(body)
     if not isinstance(raw, dict):
         raise RequestError("invalid_body_type", got=_kind(raw))
@@ -79,7 +80,15 @@ def validate(kind: type[Body], raw: dict[str, Any]) -> Body:
         raise _request_error(error.errors(include_url=False)[0], kind.model_fields) from None
 
 
-def _request_error(error: ErrorDetails, known: Iterable[str]) -> RequestError:
+def _encoding(body: bytes) -> str:
+    """What is wrong with the body if it is not plain UTF-8; the parser would name its first byte only."""
+    start = body[:4]
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 0 in start:
+        return "it is UTF-16 or UTF-32, and must be UTF-8"
+    return "it begins with a byte order mark" if start.startswith(codecs.BOM_UTF8) else ""
+
+
+def _request_error(error: ErrorDetails, known: Collection[str]) -> RequestError:
     """The same error with the API's code for it."""
     context = error.get("ctx", {})
     if error["type"] == "value_error":  # raised by a validator of ours
@@ -105,12 +114,29 @@ def _request_error(error: ErrorDetails, known: Iterable[str]) -> RequestError:
         rule if rule in MESSAGES else "invalid_parameter_type",
         field,
         *index,
-        expected=_EXPECTED[str(name)][bool(index)] if name in _EXPECTED else "",
+        expected=_expected(str(name), bool(index), known),
         choices=context.get("expected"),
         got=_kind(value),
         value=_number(value),
-        why=error["msg"],
+        why=_why(error),
     )
+
+
+def _expected(name: str, is_element: bool, known: Collection[str]) -> str:
+    """What a field, or an element of it, must be; routes without token ids take a query of text only."""
+    if name == "query" and "items" not in known:
+        return "text"
+    return _EXPECTED[name][is_element] if name in _EXPECTED else ""
+
+
+def _why(error: ErrorDetails) -> str:
+    """pydantic's words with what was there instead, and without those for its own users."""
+    words, value = error["msg"].replace(" after validation", ""), error["input"]
+    if error["type"] in ("missing", "too_short", "too_long"):  # said, or nothing to say
+        return words
+    if error["type"] == "union_tag_invalid":
+        words = f"must be one of {error['ctx']['expected_tags']}"
+    return f"{words}, got {_number(value) if type(value) is int else _kind(value)}"
 
 
 def _what(error: ErrorDetails, index: list[int]) -> str:

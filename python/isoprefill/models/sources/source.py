@@ -4,6 +4,7 @@ Importing this does not import jax.
 """
 
 import dataclasses
+import errno
 import functools
 import re
 from pathlib import Path
@@ -61,9 +62,11 @@ def find_model(source: "str | Path | ModelSource") -> ModelSource:
     """
     if isinstance(source, ModelSource):
         return source
+    if not str(source):
+        raise ValueError("model must not be empty")
     if isinstance(source, str) and source in pinned.MODELS:
         return ModelSource(source, pinned.locate(source), "gguf")
-    path = Path(source).expanduser()
+    path = _path(source)
     if path.exists():
         return _model_at(path, path.resolve().name)
     hub_name = HubName.parse(str(source))
@@ -86,12 +89,26 @@ def find_adapter(source: str | Path) -> Path:
     Raises:
         ValueError: there is none.
     """
-    path = Path(source).expanduser()
+    if not str(source):
+        raise ValueError("adapter must not be empty")
+    path = _path(source)
     hub_name = None if path.exists() else HubName.parse(str(source))
     if hub_name is not None:
         return hub_name.locate()
     if not path.is_dir():
         raise ValueError(f"adapter {str(source)!r} does not exist: no such directory")
+    return path
+
+
+def _path(source: str | Path) -> Path:
+    """Returns a source as a path; raises ValueError if there can be no such path."""
+    path = Path(source).expanduser()
+    try:
+        path.exists()
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        raise ValueError(f"{str(source)!r} is no path: {error.strerror}") from None
     return path
 
 
