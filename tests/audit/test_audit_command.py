@@ -11,10 +11,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from audited_servers import audit, small_directory, stub, torch_backend
+from audited_servers import SHORT, audit, small_directory, stub, torch_backend
+from command_line import Done, run
 from isoprefill.audit import AuditSettings, texts
 from isoprefill.audit.analysis import UnreadableResultError, read_result, side_by_side
 from isoprefill.audit.json_report import to_json
+from isoprefill.cli import audit as command
 from isoprefill_torch.server import Backend, create_app
 from local_server import serving
 
@@ -29,10 +31,8 @@ def backend(directory) -> Backend:
     return torch_backend(directory)
 
 
-def run_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "isoprefill", "audit", *arguments]
-    env = os.environ | environment
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
+def run_command(*arguments: str) -> Done:
+    return run(command, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def command_run(backend, tmp_path_factory):
 
 def test_the_command_reports_and_exits_with_the_verdict(command_run):
     done, directory = command_run
-    assert done.returncode == 3, done.stderr
+    assert done.status == 3, done.stderr
     assert done.stdout == (directory / "report.md").read_text()
     assert done.stdout.startswith("# Isolation audit: PARTIAL")
     assert (directory / "influence.png").read_bytes().startswith(b"\x89PNG")
@@ -119,7 +119,7 @@ def test_stored_results_are_shown_side_by_side(command_run, tmp_path):
     script = tmp_path / "script.json"
     script.write_text(json.dumps(SCRIPT_RESULT))
     done = run_command("--analyze", str(directory / "report.json"), str(script))
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.stderr
     rows = {
         cells[0]: cells[1:]
         for line in done.stdout.splitlines()
@@ -160,7 +160,7 @@ def test_markdown_and_json_agree(command_run):
 
 def test_json_is_strict(backend):
     """NaN and infinity are no JSON, and an effect on a vanished probability must stay a number."""
-    report = audit(create_app(backend), settings=AuditSettings(max_items=10, repeats=2))
+    report = audit(create_app(backend), settings=SHORT)
     json.dumps(to_json(report), allow_nan=False)
 
 
@@ -177,7 +177,7 @@ def test_a_server_that_refuses_what_would_tell_is_not_cleared(directory, tmp_pat
             f"--tokenizer={directory}",
             f"--heat-map={tmp_path / 'influence.png'}",
         )
-    assert done.returncode == 5, done.stderr
+    assert done.status == 5, done.stderr
     assert "the server refused the input" in done.stdout
     assert "audit: no heat map: the server refused" in done.stderr
     assert not (tmp_path / "influence.png").exists()
@@ -185,7 +185,12 @@ def test_a_server_that_refuses_what_would_tell_is_not_cleared(directory, tmp_pat
 
 def test_an_unreachable_server_has_an_exit_status_of_its_own():
     # With nowhere to write its cache matplotlib would add two lines; it is loaded for heat maps only.
-    done = run_command("--server-url=http://127.0.0.1:9", "--timeout=5", MPLCONFIGDIR="/proc/none")
+    done = subprocess.run(
+        [sys.executable, "-m", "isoprefill", "audit", "--server-url=http://127.0.0.1:9"],
+        env=os.environ | {"MPLCONFIGDIR": "/proc/none"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2
     assert "cannot be reached" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -227,12 +232,12 @@ def test_settings_are_checked(values, message):
 )
 def test_bad_arguments_are_named(arguments, message):
     done = run_command(*arguments)
-    assert done.returncode == 2
+    assert done.status == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_label_of_two_tokens_is_refused(directory):
     done = run_command("--server-url=http://x", "--labels=AB", f"--tokenizer={directory}")
-    assert done.returncode == 2
+    assert done.status == 2
     assert "label 'AB' must be a single token, but is 2" in done.stderr

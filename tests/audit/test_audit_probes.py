@@ -8,7 +8,6 @@ import pytest
 from fastapi import FastAPI, Response
 
 from audited_servers import (
-    SETTINGS,
     SHORT,
     audit,
     causal,
@@ -88,7 +87,7 @@ def test_a_delimiter_that_shifts_scores_is_a_leak(scores):
 
 
 def test_token_delimiters_are_smuggled_too(backend):
-    settings = dataclasses.replace(SETTINGS, delimiter_token_id=10)
+    settings = dataclasses.replace(SHORT, delimiter_token_id=10)
     report = audit(create_app(backend), settings=settings)
     finding = next(one for one in report.findings if one.name == "delimiter_in_item")
     assert "token 10" in finding.details["diffs"]
@@ -157,7 +156,7 @@ def test_hostile_input_that_breaks_a_server_is_reported_without_hiding_the_rest(
         return await call_next(request)
 
     app.mount("/", isolated)
-    report = audit(app)
+    report = audit(app, settings=SHORT)
     findings = {finding.name: finding for finding in report.findings}
     assert findings["empty_item"].verdict == "failed"
     assert "Traceback" in findings["empty_item"].reason

@@ -65,7 +65,9 @@ def product_server(directory):
 def test_isolated_back_ends_are_cleared(backend, method, delimiter, labels):
     """A false alarm costs the auditor its credit."""
     chosen = dataclasses.replace(backend, method=method, delimiter=delimiter, delimiter_id=10)
-    report = audit(create_app(chosen), labels)
+    # Eager flex attention and a prefill for each item are slow.
+    settings = SHORT if method in ("flex", "serial") else SETTINGS
+    report = audit(create_app(chosen), labels, settings)
     assert report.conclusion.verdict == "ISOLATED"
     assert report.conclusion.exit_code == 0
     assert report.scale == ("log" if labels is None else "probability")
@@ -118,14 +120,14 @@ def test_without_its_fault_a_planted_back_end_is_cleared(backend):
 
 
 def test_a_leak_between_concurrent_requests_is_caught(backend):
-    report = audit(planted_faults.batching_app(backend.scorer))
+    report = audit(planted_faults.batching_app(backend.scorer), settings=SHORT)
     assert report.conclusion.verdict == "PARTIAL"
     assert leaking(report) == {"concurrent_requests"}
     assert "simultaneous requests" in report.conclusion.explanation
 
 
 def test_batching_without_a_leak_is_cleared(backend):
-    report = audit(planted_faults.batching_app(backend.scorer, leak=False))
+    report = audit(planted_faults.batching_app(backend.scorer, leak=False), settings=SHORT)
     assert report.conclusion.verdict == "ISOLATED"
 
 

@@ -188,6 +188,14 @@ def test_the_command_says_what_is_wrong_and_ends_with_7(monkeypatch):
     assert report["checks"][1] == dataclasses.asdict(bad)
 
 
+def test_a_wrong_model_is_named_before_the_checks(monkeypatch):
+    """They take a minute, which somebody who misspelt a name would wait."""
+    monkeypatch.setattr(doctor, "_print", lambda finding: pytest.fail("a check was made"))
+    done = run(doctor, "--model=/nonexistent")
+    assert (done.status, done.stdout) == (2, "")
+    assert "does not exist" in done.stderr
+
+
 def test_without_a_model_the_rest_is_checked(monkeypatch):
     def load(model, dtype):
         raise FetchError("no network")

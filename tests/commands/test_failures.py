@@ -381,7 +381,8 @@ def test_nothing_is_taken_down_after_an_interrupt():
 
 
 def test_an_interrupt_while_items_are_scored(model, tmp_path):
-    (tmp_path / "items").write_text("\n".join(["some words " * 20] * 50_000))
+    # The first of them are there soon, the last after many seconds.
+    (tmp_path / "items").write_text("a\n" * 10_000 + "some words " * 20 + "\n" + "ab\n" * 300_000)
     arguments = ["score", f"--model={model}", "--query=q", f"--items-file={tmp_path / 'items'}"]
     process = start(*arguments, "--sort=input", stdout=subprocess.PIPE)
     process.stdout.readline()

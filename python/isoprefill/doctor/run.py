@@ -14,6 +14,7 @@ from isoprefill.doctor.scoring import DEFAULT_MODEL, check_scoring
 from isoprefill.doctor.speed import check_speed
 from isoprefill.execution.engine import ScoringEngine
 from isoprefill.models.sources.pinned import FetchError
+from isoprefill.models.sources.source import find_model
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -32,8 +33,10 @@ def run_checks(
         load: loads it.
 
     Raises:
-        ValueError: the model is not to be had.
+        ValueError, FetchError: the model is not to be had.
     """
+    if model != DEFAULT_MODEL:  # which has a row of its own if it is not to be had
+        find_model(model)  # a wrong name shows now, and not after a minute
     yield from describe_machine()
     yield from check_cache_folders()
     yield from check_attention()
