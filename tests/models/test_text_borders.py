@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import normalizers, pre_tokenizers
 
 from isoprefill.models.sources.source import load_tokenizer
+from isoprefill.models.tokenizers import tokenizer as tokenizer_module
 from isoprefill.models.tokenizers.tokenizer import Tokenizer
 from isoprefill.models.tokenizers.tokenizer_gguf import tokenizer_from_gguf
+from isoprefill.request.errors import RequestError
 from isoprefill.request.options import ScoreOptions
 from isoprefill.request.preparer import Preparer
 from small_models import byte_tokenizer
@@ -136,3 +138,22 @@ def test_a_tokenizer_without_such_rules_is_its_own_continuation():
     """Else every byte-level tokenizer would be held twice."""
     tokenizer = load_tokenizer("smollm2-135m")
     assert tokenizer.continuation is tokenizer.backend
+
+
+@pytest.mark.parametrize("item_first", [False, True])
+def test_items_that_are_tokenised_in_one_call_are_tokenised_alike(
+    preparer, item_first, monkeypatch
+):
+    """Texts of any script, however many: an item's tokens must not depend on the items beside it."""
+    options = ScoreOptions(item_first=item_first)
+    texts = [" the and", "of", "naïve e\u0301", "北京市 🙂", "<s> x</s>", "\u00a0 \n", "the" * 200]
+    together = preparer.request("the", texts, options).items
+    alone = [preparer.request("the", [text], options).items[0] for text in texts]
+    encoded = preparer.tokenizer.encode_each(texts, continues=True)
+    assert encoded == [preparer.tokenizer.encode(text, continues=True) for text in texts]
+    monkeypatch.setattr(tokenizer_module, "SHORT_TEXTS", 0)
+    one_by_one = preparer.request("the", texts, options).items
+    for each in (alone, one_by_one):
+        assert [item.tolist() for item in together] == [item.tolist() for item in each]
+    with pytest.raises(RequestError, match=r"items\[2\]"):
+        preparer.request("the", ["a", "b", "\ud800"], options)

@@ -333,7 +333,7 @@ def test_only_algorithms_that_search_the_cache_count_in_its_hit_ratio():
 
     batch = line(*requests, budget=100).take()
     scheduler.Scheduler(Channel(), Engine(), BatchSettings())._score_batch(batch)
-    assert sent[0].query_tokens == 5 + 7 + 2 + 3
+    assert sent[-1].query_tokens == 5 + 7 + 2 + 3
 
 
 def test_warm_up_scores_every_kind_of_batch_of_the_given_sizes():

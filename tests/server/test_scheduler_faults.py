@@ -2,7 +2,6 @@
 
 import asyncio
 import concurrent.futures
-import json
 import logging
 import os
 import pathlib
@@ -31,6 +30,7 @@ from isoprefill.server.settings import BatchSettings, Limits, ServerSettings
 from isoprefill.server.supervisor import SCHEDULER_COMMAND, StartError, _python_path
 from raw_http import BODY, BOUNDED, QUEUE, connect, scores, send
 from running_server import PATIENCE_S, SERVE, RunningServer, running, running_server, wait_for
+from server_fixtures import faulty_command
 
 pytest_plugins = ["server_fixtures"]
 FLAGS = BOUNDED
@@ -67,9 +67,9 @@ def test_kill_9_of_the_scheduler(server):
     assert server.metric("queue_requests") == 0
 
 
-def test_sigterm_drains(flags):
+def test_sigterm_drains(model_directory):
     """No new connections, but what is in flight is answered; then both processes end, status 0."""
-    server = RunningServer(*SERVE, *flags).wait_until_ready()
+    server = RunningServer(*faulty_command(model_directory)).wait_until_ready()
     with concurrent.futures.ThreadPoolExecutor(QUEUE) as pool:
         with server.scheduler_stopped() as scheduler:
             sent = send(server, 3, pool)
@@ -92,9 +92,10 @@ def test_sigterm_drains(flags):
     assert "Traceback" not in "".join(server.log_text)
 
 
-def test_a_second_signal_ends_it_at_once(flags):
+def test_a_second_signal_ends_it_at_once(model_directory):
     """Whoever does not want to wait for what is in flight need not reach for kill -9."""
-    server = RunningServer(*SERVE, *flags, "--drain-timeout=3600").wait_until_ready()
+    command = faulty_command(model_directory, drain_timeout_s=3600)
+    server = RunningServer(*command).wait_until_ready()
     with concurrent.futures.ThreadPoolExecutor(1) as pool, server.scheduler_stopped():
         (sent,) = send(server, 1, pool)
         for number in (1, 2):
@@ -121,11 +122,10 @@ def test_a_stopped_scheduler_is_not_ready(server):
 
 def test_a_long_batch_is_not_taken_for_a_stop(model_directory):
     """It takes longer than the longest silence, and the scheduler is ready all the time."""
-    program = pathlib.Path(__file__).parent.parent / "support" / "faulty_server.py"
     assert faulty_server.SLOW_S > dispatch.LONGEST_SILENCE_S + 1
     body = {"query": [1], "items": [[faulty_server.SLOW]]}
     with (
-        running(sys.executable, str(program), model_directory) as server,
+        running(*faulty_command(model_directory)) as server,
         concurrent.futures.ThreadPoolExecutor(1) as pool,
     ):
         answer = pool.submit(server.post, "/v1/score", **body)
@@ -310,15 +310,9 @@ def test_the_scheduler_ends_with_the_front_end(flags, monkeypatch):
         assert not list(pathlib.Path(directory).glob("isoprefill-*"))
 
 
-def with_limits(model_directory, **limits):
-    """A server whose engine compiles nothing, so that it is silent for a short stall time only if it hangs."""
-    program = pathlib.Path(__file__).parent.parent / "support" / "faulty_server.py"
-    return running(sys.executable, str(program), model_directory, json.dumps(limits))
-
-
 def test_a_scheduler_that_hangs_is_started_anew(model_directory):
     """It owes an answer and says nothing: after the stall time it is killed, and the next request is served."""
-    with with_limits(model_directory, stall_timeout_s=1.5) as server:
+    with running(*faulty_command(model_directory, stall_timeout_s=1.5)) as server:
         with concurrent.futures.ThreadPoolExecutor(1) as pool, server.scheduler_stopped():
             (sent,) = send(server, 1, pool)
             assert code_of(sent.result()) == "model_not_loaded"
@@ -329,11 +323,12 @@ def test_a_scheduler_that_hangs_is_started_anew(model_directory):
 
 def test_a_scheduler_that_hangs_longer_than_clients_wait_is_started_anew(model_directory):
     """Nothing is in flight any more when the stall time is over; the next client would wait in vain, and the next."""
-    with with_limits(model_directory, request_timeout_s=1, stall_timeout_s=3) as server:
+    command = faulty_command(model_directory, request_timeout_s=1, stall_timeout_s=1.5)
+    with running(*command) as server:
         with server.scheduler_stopped():
             assert code_of(server.post("/v1/score", **BODY)) == "request_timeout"
         assert len(scores(server)) == 2
-        time.sleep(4)  # it owes nothing for what has timed out once it has read so
+        time.sleep(2.8)  # it owes nothing for what has timed out once it has read so
         assert not server.events("scheduler_stalled")
         with server.scheduler_stopped():
             assert code_of(server.post("/v1/score", **BODY)) == "request_timeout"
@@ -344,7 +339,7 @@ def test_a_scheduler_that_hangs_longer_than_clients_wait_is_started_anew(model_d
 
 def test_a_scheduler_that_sends_what_is_no_message_is_started_anew(model_directory):
     """Once: the whole server ended with it. What it had gets a clean 503, and the next request is served."""
-    with with_limits(model_directory) as server:
+    with running(*faulty_command(model_directory)) as server:
         body = {"query": [1], "items": [[faulty_server.GARBLED]]}
         assert code_of(server.post("/v1/score", **body)) == "model_not_loaded"
         assert server.wait_for_event("scheduler_garbled")["exception"] == "ValidationError"

@@ -5,7 +5,8 @@ import json
 
 from api_answers import code_of
 from raw_http import BODY, BOUNDED, QUEUE, connect, raw_request, scores, send
-from running_server import running_server, wait_for
+from running_server import running, wait_for
+from server_fixtures import faulty_command
 
 pytest_plugins = ["server_fixtures"]
 FLAGS = BOUNDED
@@ -88,8 +89,8 @@ def test_a_client_that_goes_away_leaves_the_queue(server):
     assert server.metric("batch_requests_sum") == scored + 1
 
 
-def test_a_request_that_takes_too_long_is_503_and_leaves_the_queue(flags):
-    with running_server(*flags, "--request-timeout=1") as server:
+def test_a_request_that_takes_too_long_is_503_and_leaves_the_queue(model_directory):
+    with running(*faulty_command(model_directory, request_timeout_s=0.5)) as server:
         with server.scheduler_stopped():
             assert code_of(server.post("/v1/score", **BODY)) == "request_timeout"
             assert server.metric("queue_requests") == 0

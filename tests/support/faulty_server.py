@@ -22,7 +22,7 @@ from isoprefill.server.settings import BatchSettings, Limits, ServerSettings
 
 POISON = 13
 LEAK = 14
-SLOW, SLOW_S = 15, 7.0
+SLOW, SLOW_S = 15, 6.1
 GARBLED = 16
 
 

@@ -3,7 +3,11 @@
 A file's FLAGS, if it has any, are added to those of its `server`.
 """
 
+import json
+import pathlib
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -12,6 +16,12 @@ from running_server import RunningServer, running_server
 
 RERANK_TEMPLATE = "Is this about {{ query }}?\nText: {{ document }}\nAnswer:"
 KEY = "a-key-of-our-own"
+
+
+def faulty_command(model_directory: str, **limits: Any) -> tuple[str, ...]:
+    """Starts a server of `faulty_server`: the same processes, in a second, as nothing imports JAX or is compiled."""
+    program = pathlib.Path(__file__).parent / "faulty_server.py"
+    return (sys.executable, str(program), model_directory, json.dumps(limits))
 
 
 @pytest.fixture(scope="module")

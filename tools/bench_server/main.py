@@ -10,26 +10,25 @@ which get the same requests, and none of them twice:
     unpacked    one request in each prefill
     serial      query + item one by one, one request after another
 
-and for a server whose engine does nothing, which is the front end's own time, in turn with a bare server on the same
-stack, which answers with the body that it gets. Requests that come one after another are measured beside the engine
-without a server. Every request is a query and items of random tokens, with two labels. Everything is compiled before it
-is measured.
+and for a server whose engine does nothing, which is the front end's own time (front_end.py). Requests that come one
+after another are measured beside the engine without a server. Every request is a query and items of random tokens, with
+two labels. Everything is compiled before it is measured.
 """
 
 import dataclasses
-import itertools
 import json
 import os
 import random
 import statistics
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from absl import app, flags
 
 import callers_directory
-from bench_server.benched_server import HERE, BenchedServer
+from bench_server.benched_server import BenchedServer
+from bench_server.front_end import front_end
+from bench_server.latencies import arrivals, percentiles
 from bench_server.lone_engine import LoneEngine
 from benchmark import write_json
 
@@ -41,8 +40,6 @@ SERVERS: dict[str, tuple[str, ...]] = {
 }
 FIRST_RATE = 0.25  # over that of one request after another
 OVERLOAD = 3  # times the first rate that is not held
-FRONT_END_RATES = (20, 100)
-FRONT_END_ROUNDS = 5
 HEADER = (
     f"{'server':10}{'rate/s':>8}{'sent':>6}{'200':>6}{'429':>6}{'other':>7}{'done/s':>8}{'p50 s':>8}{'p95 s':>8}"
     f"{'p99 s':>8}{'req/batch':>11}{'fill':>7}{'compiled':>9}"
@@ -111,19 +108,6 @@ def bodies(chance: random.Random, number: int) -> list[str]:
         )
         for _ in range(number)
     ]
-
-
-def arrivals(chance: random.Random, rate: float, number: int) -> list[float]:
-    return list(itertools.accumulate(chance.expovariate(rate) for _ in range(number)))
-
-
-def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """Returns the smallest values that 50, 95 and 99 percent do not exceed; NaN if there are no values."""
-    ordered = sorted(values) or [float("nan")]
-    return {
-        f"p{percent}": ordered[max(0, -(-percent * len(values) // 100) - 1)]
-        for percent in (50, 95, 99)
-    }
 
 
 def chance_of(purpose: str) -> random.Random:
@@ -217,49 +201,6 @@ def rising_rates(name: str) -> list[Row]:
     return rows
 
 
-def front_end() -> list[dict[str, Any]]:
-    """Measures a server whose engine does nothing, with text as clients send it, and a bare one, in turn."""
-    body = json.dumps(
-        {
-            "query": "Is this a fruit? " * 6,
-            "items": [f" The {number}th thing is an apple." for number in range(10)],
-            "label_token_ids": [1, 2],
-            "apply_softmax": True,
-        }
-    )
-    rows = []
-    with (
-        BenchedServer(sys.executable, str(HERE / "idle_server.py"), _MODEL.value) as ours,
-        BenchedServer(sys.executable, str(HERE / "echo_server.py")) as bare,
-    ):
-        servers = {"front end": ours, "echo": bare}
-        for server in servers.values():
-            server.send([body] * 100, [0.005 * number for number in range(100)])
-        for rate in FRONT_END_RATES:
-            latencies: dict[str, list[float]] = {name: [] for name in servers}
-            cpu = dict.fromkeys(servers, 0.0)
-            for turn in range(FRONT_END_ROUNDS):
-                times = arrivals(chance_of(f"times {turn}"), rate, rate)
-                for name, server in servers.items():
-                    before = server.cpu_seconds()
-                    answers = server.send([body] * len(times), times)
-                    cpu[name] += server.cpu_seconds() - before
-                    if any(status != 200 for _, status in answers):
-                        raise RuntimeError(f"the {name} did not answer every request with 200")
-                    latencies[name] += [latency for latency, _ in answers]
-            for name, values in latencies.items():
-                row = {"server": name, "rate": rate, **percentiles(values)}
-                row["cpu_seconds"] = cpu[name] / len(values)
-                print(
-                    f"{name} alone at {rate}/s, 10 items of text: "
-                    + ", ".join(f"{of} {1e3 * row[of]:.2f} ms" for of in ("p50", "p95", "p99"))
-                    + f"; {1e3 * row['cpu_seconds']:.2f} ms of CPU a request",
-                    flush=True,
-                )
-                rows.append(row)
-    return rows
-
-
 def low_load() -> dict[str, float]:
     """Measures one request after another, by the server and by the engine alone, in turn, with a pause before each."""
     rounds, number = (3, 10) if _QUICK.value else (7, 20)
@@ -295,7 +236,7 @@ def main(argv: list[str]) -> None:
         f"{_MODEL.value}, {os.cpu_count()} cores, query {_QUERY.value} + {_ITEMS.value} x {_ITEM.value} tokens, "
         f"batches of {_BATCH.value} tokens, queue of {_QUEUE.value}"
     )
-    idle = front_end()
+    idle = front_end(_MODEL.value, _SEED.value)
     low = low_load()
     print(HEADER)
     rows = [row for name in _SERVERS.value for row in rising_rates(name)]

@@ -17,13 +17,14 @@ def softmax(
     The largest is subtracted before the division, which may overflow: then it alone counts.
     """
     logprobs = np.asarray(logprobs, np.float64)
-    largest = logprobs.max(axis=-1, keepdims=True)
+    # Not the methods max and sum, which are these and 5 us more.
+    largest = np.maximum.reduce(logprobs, axis=-1, keepdims=True)
     below = logprobs - np.where(largest == -np.inf, 0.0, largest)
     if temperature != 1.0:
         with np.errstate(over="ignore"):
             below = below / temperature
     weights = np.exp(below)
-    total = weights.sum(axis=-1, keepdims=True)
+    total = np.add.reduce(weights, axis=-1, keepdims=True)
     return weights / np.where(total > 0, total, 1.0)
 
 

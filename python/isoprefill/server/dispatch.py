@@ -144,7 +144,8 @@ class Dispatcher:
         """Takes a message of the connected scheduler."""
         self._heard = time.monotonic()
         if isinstance(message, protocol.BatchDone):
-            self._metrics.observe_batch(message)
+            # After the answers that came with it: their tasks are in line already.
+            asyncio.get_running_loop().call_soon(self._metrics.observe_batch, message)
             return
         self._owed.pop(message.id, None)
         answer = self._in_flight.get(message.id)

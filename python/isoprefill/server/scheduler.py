@@ -156,18 +156,17 @@ class Scheduler:
         over_prefix = item_groups(
             [request for request, result in done if PLANS[result.algorithm].over_prefix]
         )
-        answers: list[protocol.ToFrontEnd] = [
-            protocol.BatchDone(
-                requests=len(batch),
-                tokens=tokens,
-                budget=self._settings.max_tokens,
-                seconds=ended - began,
-                cached_tokens=sum(result.cached_tokens for _, result in done),
-                query_tokens=sum(group.cacheable_prefix.size for group in over_prefix),
-                compilations=self._engine.compilations - before,
-                waiting=len(self._line),
-            )
-        ]
+        batch_done = protocol.BatchDone(
+            requests=len(batch),
+            tokens=tokens,
+            budget=self._settings.max_tokens,
+            seconds=ended - began,
+            cached_tokens=sum(result.cached_tokens for _, result in done),
+            query_tokens=sum(group.cacheable_prefix.size for group in over_prefix),
+            compilations=self._engine.compilations - before,
+            waiting=len(self._line),
+        )
+        answers: list[protocol.ToFrontEnd] = []
         for one, result in zip(batch, results, strict=True):
             if isinstance(result, Exception):
                 logs.event(
@@ -194,7 +193,7 @@ class Scheduler:
                 logprobs = RequestLogprobs.joined(one.waiting.parts)
                 steps = tuple(one.waiting.steps)
                 answers.append(protocol.Scored(one.waiting.id, logprobs, steps))
-        self._channel.send(*answers)
+        self._channel.send(*answers, batch_done)  # which is counted when they have left
 
     def _alone(self, one: Slice) -> RequestLogprobs | Exception:
         """Scores a request of a failed batch by itself, so that only the one at fault fails."""

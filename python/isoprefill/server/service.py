@@ -182,8 +182,11 @@ class Service:
         finally:
             waiting = False
             gone.cancel()
+        loop = asyncio.get_running_loop()
         for tokens, result in zip(requests, results, strict=True):
-            self.metrics.observe_scored(tokens, result)
+            loop.call_soon(
+                self.metrics.observe_scored, tokens, result
+            )  # after the answer, if it is small
         request.scope["state"]["log"] |= {
             "items": sum(len(tokens.items) for tokens in requests),
             "tokens": sum(tokens.num_tokens for tokens in requests),
