@@ -1,7 +1,7 @@
 """The front end's own time: a server whose engine does nothing.
 
-It is measured in turn with a bare server on the same stack, which answers with the body that it gets, so that its time is
-the least that the stack takes. Tokenising is measured alone.
+It is measured in turn with a bare server on the same stack, which answers with the body that it gets: its time is the
+least that the stack takes. Tokenising is measured alone.
 """
 
 import json
