@@ -32,6 +32,12 @@ REFUSED = {
         "bench_cpu", ["--quick", "--implementation=torch-compiled"], "got torch-compiled"
     ),
     "head_dim": ("tune_tpu", ["--head-dim=x"], "--head-dim=x"),
+    "a step that is measured": ("bench_tpu", ["--step", "--measure"], "does not go with --measure"),
+    "a model without a step": ("bench_tpu", ["--model=qwen3-4b"], "--model goes with --step"),
+    "a step of other heads": (
+        "bench_tpu", ["--step", "--workload=W-smollm2"], "--step takes the workloads W, S2, P, G"
+    ),
+    "a file nowhere": ("bench_tpu", ["--json=/nonexistent/rows.json"], "whose directory does not exist"),
 } | {
     f"{tool} and a stray argument": (tool, [*required, "stray"], "unexpected arguments ['stray']")
     for tool, *required in (

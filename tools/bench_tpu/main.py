@@ -4,8 +4,9 @@ On a TPU it measures the median of several calls after a warm-up. With CUDA it m
 it compiles for the chip with libtpu and prints the cycles of the compiler's static schedule, which is an estimate, as
 its first line says. The dense mask is XLA's, estimated by the operations and bytes that its compiler counts.
 
---step counts whole scoring steps instead, of every model, workload and read-out that is asked for. --measure measures
-whatever device is there, also a CPU, whose times say nothing of a TPU: a rehearsal, with --tiny in a few seconds.
+--step counts whole scoring steps instead, of every model, workload and read-out that is asked for; one takes a minute
+or more to compile. --measure measures whatever device is there, also a CPU, whose times say nothing of a TPU: a
+rehearsal, with --tiny in a few seconds.
 """
 
 import itertools
@@ -50,8 +51,12 @@ _REGIONS = flags.DEFINE_bool("regions", True, "Print the regions of our kernel, 
 
 def main(argv: list[str]) -> None:
     callers_directory.enter(argv)
+    check_flags(flags.FLAGS)
     if _STEP.value:
-        write_json(_JSON.value, list(count_steps(_CHIP.value)))
+        counted = []
+        for row in count_steps(_CHIP.value):
+            counted.append(row)
+            write_json(_JSON.value, counted)  # a later step may take long, or fail
         return
     if _MEASURE.value or _has_accelerator():
         packs = [measurement.TINY] if _TINY.value else [PACKS[name] for name in _WORKLOAD.value]
@@ -60,6 +65,28 @@ def main(argv: list[str]) -> None:
         rows = list(estimate_all(_CHIP.value))
     print_table(rows)
     write_json(_JSON.value, rows)
+
+
+def check_flags(given: flags.FlagValues) -> None:
+    """Refuses flags that would be ignored, and a --json that could not be written after minutes of work.
+
+    Raises:
+        app.UsageError: naming them.
+    """
+    if given.step and given.measure:
+        raise app.UsageError("--step is counted without a device: it does not go with --measure")
+    if given.tiny and not given.measure:
+        raise app.UsageError("--tiny goes with --measure")
+    for name in ("model", "readout"):
+        if given[name].present and not given.step:
+            raise app.UsageError(f"--{name} goes with --step")
+    unknown = [name for name in given.workload if name not in step.WORKLOADS]
+    if given.step and given["workload"].present and unknown:
+        raise app.UsageError(
+            f"--step takes the workloads {', '.join(step.WORKLOADS)} with the heads of its models, got {unknown[0]}"
+        )
+    if given.json and not pathlib.Path(given.json).resolve().parent.is_dir():
+        raise app.UsageError(f"--json is {given.json}, whose directory does not exist")
 
 
 def _has_accelerator() -> bool:
@@ -88,11 +115,11 @@ def _prepare(chip: str, dump: str) -> None:
 
 
 def count_steps(chip: str) -> Iterator[dict[str, Any]]:
-    """Yields a row for every step, and after each the published figures beside it."""
-    print(
-        f"Compiler estimate for {chip}, not a measurement: no TPU is attached. One core, the whole step.",
-        flush=True,
-    )
+    """Yields a row for every step, and after each the published figures beside it.
+
+    A step that does not compile for the chip has a row with the compiler's error.
+    """
+    print(f"Compiler estimate for {chip}, not a measurement. One core, the whole step.", flush=True)
     with tempfile.TemporaryDirectory() as dump:
         _prepare(chip, dump)
         readout: Readout
@@ -101,7 +128,13 @@ def count_steps(chip: str) -> Iterator[dict[str, Any]]:
         ):
             if workload not in step.WORKLOADS:
                 continue
-            counted = step.estimate_step(model, workload, readout, chip, dump)
+            try:
+                counted = step.estimate_step(model, workload, readout, chip, dump)
+            except jax.errors.JaxRuntimeError as error:
+                row = step_table.make_error_row(model, workload, readout, chip, error)
+                step_table.print_error(row)
+                yield row
+                continue
             row = step_table.make_row(model, workload, readout, chip, counted)
             others = step_table.published_rows(model, workload, chip)
             step_table.print_step(row, others)

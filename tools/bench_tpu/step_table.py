@@ -6,6 +6,7 @@ from typing import Any
 from bench_tpu import published
 from bench_tpu.rows import ESTIMATE
 from bench_tpu.step import StepEstimate
+from benchmark import error_line
 
 LARGEST = 12  # instructions that the table names
 
@@ -14,14 +15,23 @@ def make_row(
     model: str, workload: str, readout: str, chip: str, estimate: StepEstimate
 ) -> dict[str, Any]:
     """Returns a row of the JSON file."""
-    known = estimate.as_json()
+    return _row(model, workload, readout, chip) | estimate.as_json()
+
+
+def make_error_row(
+    model: str, workload: str, readout: str, chip: str, error: Exception
+) -> dict[str, Any]:
+    """Returns the row of a step that does not compile."""
+    return _row(model, workload, readout, chip) | {"error": error_line(error)}
+
+
+def _row(model: str, workload: str, readout: str, chip: str) -> dict[str, Any]:
     return {
         "model": model,
         "workload": workload,
         "readout": readout,
         "chip": chip,
         "source": ESTIMATE,
-        **known,
     }
 
 
@@ -32,6 +42,13 @@ def published_rows(model: str, workload: str, chip: str) -> list[dict[str, Any]]
         for figure in published.FIGURES.get((model, chip), ())
         if figure.workload in (None, workload)
     ]
+
+
+def print_error(row: dict[str, Any]) -> None:
+    print(
+        f"\n{row['model']}, {row['workload']}, {row['readout']}, {row['chip']}: does not compile: {row['error']}",
+        flush=True,
+    )
 
 
 def print_step(row: dict[str, Any], others: list[dict[str, Any]]) -> None:
