@@ -126,7 +126,7 @@ class StepCounter:
                 branches = instruction.called("branch_computations")
                 usual = branches[0] if branches else instruction.called("false_computation")[0]
                 yield from self._computation(usual, times)
-            elif instruction.opcode.endswith("-start"):
+            elif instruction.opcode.endswith(("-start", "-update")):
                 continue
             elif instruction.opcode.endswith("-done"):
                 yield from self._asynchronous(of, order, slack, instruction, times)
@@ -184,17 +184,19 @@ class StepCounter:
     ) -> Iterator[InstructionCost]:
         """Yields what a copy beside other instructions takes beyond what these leave."""
         start = of.get(done.operands[0]) if done.operands else None
-        while start is not None and not start.opcode.endswith("-start"):  # an update of one
+        sources: tuple[str, ...] = ()
+        while start is not None and not start.opcode.endswith("-start"):
+            sources = start.operands[1:]  # an update of one, which has what the start waits for
             start = of.get(start.operands[0]) if start.operands else None
         if start is None or start.opcode.startswith(COLLECTIVES):
             return
-        shapes = [shape for shape in start.shapes if shape.sizes]
-        # The source and the target are the two largest; a slice moves as much as its target holds.
+        sources = start.operands or sources
+        # A slice or a gather moves as much as its target holds.
         size = sum(shape.stored_bytes for shape in done.shapes)
         moved = size * sum(
             any(shape.memory_space == 0 for shape in side)
             for side in (
-                [of[name].shapes[0] for name in start.operands[:1] if of[name].shapes],
+                [of[name].shapes[0] for name in sources[:1] if of[name].shapes],
                 done.shapes,
             )
         )
@@ -205,7 +207,7 @@ class StepCounter:
             if taken:
                 slack[name] -= taken
                 left -= taken
-        if shapes and moved:
+        if moved and any(shape.sizes for shape in done.shapes):
             yield self._row(done, times, left, 0.0, moved, 0.0, True)
 
     def _row(
@@ -258,11 +260,13 @@ _MOVES = {
 def part_of(program: OptimisedProgram, instruction: Instruction) -> str:
     """Returns the part of the step that an instruction belongs to.
 
-    A fusion with a product belongs to the product; one that only moves numbers, and a copy, to the copies. The rest go
-    by the scope that they come from.
+    A fusion with a product belongs to the product; one that only moves numbers, and a copy, to the copies, but looking
+    embeddings up to the embedding. The rest go by the scope that they come from.
     """
     if instruction.opcode.startswith(COLLECTIVES):
         return COLLECTIVE
+    if instruction.opcode == "async-done" and _scope(instruction.op_name) == EMBEDDING:
+        return EMBEDDING
     if instruction.opcode == "custom-call" and instruction.name.startswith("isoprefill_"):
         kind = instruction.name.split(".")[0]
         return KERNEL_PARTS.get(kind, ATTENTION)

@@ -46,14 +46,24 @@ def prepare_process(chip: str, dump_directory: str | None = None) -> None:
         os.environ["XLA_FLAGS"] = " ".join(filter(None, [os.environ.get("XLA_FLAGS"), programs]))
 
 
-def lower_for(chip: str, function: Callable[..., Any], *arguments: Any) -> jax.stages.Lowered:
-    """Lowers `function` for one core of `chip`; arguments are arrays or pytrees, of which only shapes count."""
+def devices_of(chip: str) -> list[jax.Device]:
+    """Returns the devices of the smallest topology of a chip, which need not be there."""
     from jax.experimental import topologies
 
     topology = topologies.get_topology_desc(platform="tpu", topology_name=FIGURES[chip].topology)
-    sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
+    return list(topology.devices)
+
+
+def lower_for(chip: str, function: Callable[..., Any], *arguments: Any) -> jax.stages.Lowered:
+    """Lowers `function` for one core of `chip`; arguments are arrays or pytrees, of which only shapes count.
+
+    Arguments that are sharded over a mesh of `devices_of` the chip stay so: then it is lowered for all of its devices.
+    """
+    one = jax.sharding.SingleDeviceSharding(devices_of(chip)[0])
 
     def shape_of(array: Any) -> jax.ShapeDtypeStruct:
+        given = getattr(array, "sharding", None)
+        sharding = given if isinstance(given, jax.sharding.NamedSharding) else one
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
     shapes = jax.tree.map(shape_of, arguments)

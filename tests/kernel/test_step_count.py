@@ -125,6 +125,24 @@ def test_a_copy_beside_a_product_takes_only_what_the_product_leaves_of_the_bandw
     assert count(bundles={"product": fast})["done.1"].part == "copies"
 
 
+def test_rows_that_are_looked_up_beside_the_program_count_once_and_not_the_whole_table():
+    """As the embedding is: an update between start and done names the table, of which few rows are read."""
+    rows, table = "bf16[512,1024]{1,0:T(8,128)(2,1)}", "bf16[151936,1024]{1,0:T(8,128)(2,1)}"
+    text = PROGRAM.replace(
+        "  ROOT %turned",
+        f"""  %table = {table} constant(0)
+  %lookup-start = ((), (), u32[]) async-start(), async_execution_thread="sparsecore"
+  %lookup-update = (({table}, s32[512]), {rows}, u32[]) async-update(%lookup-start, %table, %none)
+  %lookup-done = {rows} async-done(%lookup-update), metadata={{op_name="jit(step)/embedding/gather"}}
+  ROOT %turned""",
+    )
+    found = {name: cost for name, cost in count(text).items() if "lookup" in name}
+    assert set(found) == {"lookup-done"}
+    assert found["lookup-done"].hbm_bytes == 2 * 512 * 1024 * 2
+    assert found["lookup-done"].seconds == pytest.approx(2 * 512 * 1024 * 2 / BANDWIDTH)
+    assert found["lookup-done"].part == "embedding"
+
+
 def test_what_lies_in_vmem_moves_no_bytes():
     moved = count()["turned"].hbm_bytes
     in_vmem = PROGRAM.replace(f"%out = {MATRIX}", f"%out = {IN_VMEM}")

@@ -5,12 +5,15 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from isoprefill import PackedLayout
 from isoprefill.attention.padding import bucket_size
 from isoprefill.execution.forward import PackInputs, ReadoutInputs
-from isoprefill.execution.model_runner import compiled_functions
+from isoprefill.execution.mesh import TENSOR, param_specs
+from isoprefill.execution.model_runner import SHARDED, compiled_functions
 from isoprefill.models.config.config import ModelConfig
 from isoprefill.models.config.parameters import parameters_of
 from isoprefill.models.weights.params import Params
@@ -30,6 +33,7 @@ class ScoringStep:
     Attributes:
         layout: of the pack, padded as the engine does, with the schedule of its back end.
         read_rows: rows that are read, without padding.
+        mesh: the devices that share out the weights; None is one.
     """
 
     config: ModelConfig
@@ -38,6 +42,7 @@ class ScoringStep:
     readout: Readout
     read_rows: int
     num_items: int
+    mesh: Mesh | None = None
 
     @classmethod
     def of(
@@ -46,9 +51,11 @@ class ScoringStep:
         pack: Pack,
         readout: Readout,
         backend: Backend = "pallas",
+        mesh: Mesh | None = None,
         **options: Any,
     ) -> "ScoringStep":
         """Makes the step of a pack's lengths; `options` are those of the back end's schedule."""
+        shards = 1 if mesh is None else mesh.shape[TENSOR]
         layout = PackedLayout.concat(
             [
                 PackedLayout.from_lengths(prefix, list(lens))
@@ -57,13 +64,16 @@ class ScoringStep:
             pad_to=bucket_size(pack.layout.num_rows),
         )
         heads = AttentionHeads(
-            config.num_query_heads, config.num_kv_heads, config.head_dim, pack.dtype
+            config.num_query_heads // shards,
+            config.num_kv_heads // shards,
+            config.head_dim,
+            pack.dtype,
         )
         if backend in ("pallas", "xla"):
             layout = layout.with_schedule(backend, heads=heads, **options)
         items = [length for lens in pack.item_lens for length in lens]
         rows = len(items) if readout == "labels" else sum(items)
-        return cls(config, backend, layout, readout, rows, len(items))
+        return cls(config, backend, layout, readout, rows, len(items), mesh)
 
     @property
     def inputs(self) -> tuple[PackInputs, ReadoutInputs]:
@@ -88,13 +98,24 @@ class ScoringStep:
 
     def function(self) -> Callable[[Params, PackInputs, ReadoutInputs], jax.Array]:
         """Returns the step: of weights, pack and read-out the log-probabilities [1, M, K]."""
-        functions = compiled_functions(self.config, self.backend, None)
+        functions = compiled_functions(self.config, self.backend, self.mesh)
 
         def score(params: Params, pack: PackInputs, readout: ReadoutInputs) -> jax.Array:
             hidden = functions.hidden_states(params, pack, None, np.int32(0))
             return functions.read(params, hidden, readout)
 
         return score
+
+    def shapes(self, dtype: str) -> tuple[Params, PackInputs, ReadoutInputs]:
+        """Returns the arguments of `function` as shapes, sharded over the mesh if there is one."""
+
+        def shape(array: Any, spec: PartitionSpec | None) -> jax.ShapeDtypeStruct:
+            sharding = None if self.mesh is None else NamedSharding(self.mesh, spec)
+            return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+        weights = self.params(lambda sizes: jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype)))
+        pack, readout = jax.tree.map(lambda array: shape(array, SHARDED), self.inputs)
+        return jax.tree.map(shape, weights, param_specs(weights)), pack, readout
 
     def params(self, array: Callable[[tuple[int, ...]], Any]) -> Params:
         """Returns weights, each made from its shape."""

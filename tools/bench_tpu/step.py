@@ -10,11 +10,13 @@ from typing import Any
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
 from bench_tpu.models import MODELS
 from bench_tpu.scoring_step import Readout, ScoringStep
 from isoprefill.execution.forward import TPU_ROWS_AT_ONCE
+from isoprefill.execution.mesh import DATA, TENSOR
 from isoprefill.models.config.config import ModelConfig
 from isoprefill_pallas.chips import CHIPS
 from isoprefill_pallas.schedule import KernelSchedule
@@ -80,16 +82,26 @@ class StepEstimate:
 
 
 def estimate_step(
-    model: str, workload: str, readout: Readout, chip: str, dump: str
+    model: str, workload: str, readout: Readout, chip: str, dump: str, tensor: int = 1
 ) -> StepEstimate:
-    """Compiles a step for a chip and counts it. `tpu_compiler.prepare_process` has run with the dump directory."""
-    config, pack = MODELS[model], of_model(PACKS[workload], MODELS[model])
+    """Compiles a step for a chip and counts it. `tpu_compiler.prepare_process` has run with the dump directory.
+
+    Args:
+        tensor: devices that share out the weights, all of the chip's smallest topology or one; each is counted alike.
+
+    Raises:
+        JaxRuntimeError: it does not compile.
+    """
+    config = MODELS[model]
     begin = time.perf_counter()
     with for_chip(chip):
-        step = ScoringStep.of(config, pack, readout, chip=chip)
-        weights = step.params(lambda shape: jax.ShapeDtypeStruct(shape, jnp.dtype(pack.dtype)))
+        mesh = None if tensor == 1 else tensor_mesh(chip)
+        step = ScoringStep.of(
+            config, of_model(PACKS[workload], config), readout, mesh=mesh, chip=chip
+        )
+        pack = of_model(PACKS[workload], config, tensor)
         _clear(dump)
-        tpu_compiler.compile_for(chip, step.function(), weights, *step.inputs)
+        tpu_compiler.compile_for(chip, step.function(), *step.shapes(pack.dtype))
     took = time.perf_counter() - begin
     schedule = KernelSchedule.of(pack.layout, sizes=step.layout.schedule.sizes, padded=False)
     (part,) = schedule.parts
@@ -114,16 +126,23 @@ def estimate_step(
     )
     costs = counter.count()
     _clear(dump)
-    bound = useful_operations(config, pack, step.read_rows) / FIGURES[chip].peak_flops
+    useful = useful_operations(config, of_model(PACKS[workload], config), step.read_rows)
+    bound = useful / tensor / FIGURES[chip].peak_flops
     return StepEstimate(costs, step.num_items, bound, took)
 
 
-def of_model(pack: Pack, config: ModelConfig) -> Pack:
-    """Returns the pack with the heads of a model."""
+def tensor_mesh(chip: str) -> Mesh:
+    """Returns all devices of the chip's smallest topology as one mesh that shares out the weights."""
+    devices = np.asarray(tpu_compiler.devices_of(chip))
+    return Mesh(devices.reshape(1, -1), (DATA, TENSOR))
+
+
+def of_model(pack: Pack, config: ModelConfig, tensor: int = 1) -> Pack:
+    """Returns the pack with the heads of a model that one of `tensor` devices has."""
     return dataclasses.replace(
         pack,
-        query_heads=config.num_query_heads,
-        kv_heads=config.num_kv_heads,
+        query_heads=config.num_query_heads // tensor,
+        kv_heads=config.num_kv_heads // tensor,
         head_dim=config.head_dim,
     )
 
