@@ -16,6 +16,8 @@ class ChipFigures:
         hbm_bytes_per_second: per core.
         peak_flops: bfloat16, per core.
         hbm_bytes: per device as JAX counts them: a core of tpu7x, a chip of the others.
+        link_bytes_per_second: of one link between chips, one way: the published rate of a chip, both ways together
+            (400, 800 and 1,200 GB/s), over its links (4 on v5e and v6e, 6 on v5p and tpu7x), and half of that.
     """
 
     topology: str
@@ -25,6 +27,7 @@ class ChipFigures:
     hbm_bytes_per_second: float
     peak_flops: float
     hbm_bytes: int
+    link_bytes_per_second: float
 
 
 FIGURES = {
@@ -36,6 +39,7 @@ FIGURES = {
         hbm_bytes_per_second=819e9,
         peak_flops=197e12,
         hbm_bytes=16 << 30,
+        link_bytes_per_second=50e9,
     ),
     "v6e": ChipFigures(
         topology="v6e:2x2",
@@ -45,6 +49,7 @@ FIGURES = {
         hbm_bytes_per_second=1640e9,
         peak_flops=918e12,
         hbm_bytes=32 << 30,
+        link_bytes_per_second=100e9,
     ),
     # Two cores a chip, half of its bandwidth and peak each.
     "v5p": ChipFigures(
@@ -55,6 +60,7 @@ FIGURES = {
         hbm_bytes_per_second=2765e9 / 2,
         peak_flops=459e12 / 2,
         hbm_bytes=95 << 30,
+        link_bytes_per_second=100e9,
     ),
     "tpu7x": ChipFigures(
         topology="tpu7x:2x2x1",
@@ -64,5 +70,6 @@ FIGURES = {
         hbm_bytes_per_second=7380e9 / 2,
         peak_flops=2307e12 / 2,
         hbm_bytes=96 << 30,
+        link_bytes_per_second=100e9,
     ),
 }

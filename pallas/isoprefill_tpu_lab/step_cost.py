@@ -7,8 +7,9 @@ The bundles are the compiler's own (`instruction_schedule`), those of the attent
 and results that lie in HBM, with the padding of their tiles; of a stacked weight, the slice that is read.
 
 Copies that run beside other instructions (between their start and their done) take the bandwidth that these leave:
-what does not fit there is added. Of a conditional, the first branch is counted: the usual one here, that nothing has
-to be computed again and that no largest token was asked for.
+what does not fit there is added. A collective takes its bytes over the links (`collectives`), less what other
+instructions take between its start and its done, if it has these. Of a conditional, the first branch is counted: the
+usual one here, that nothing has to be computed again and that no largest token was asked for.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from isoprefill_pallas.layer_kernels import rows_of_tile
 from isoprefill_tpu_lab.chips import ChipFigures
+from isoprefill_tpu_lab.collectives import is_collective, link_bytes, link_seconds
 from isoprefill_tpu_lab.instruction_schedule import InstructionBundles
 from isoprefill_tpu_lab.optimised_program import (
     ArrayShape,
@@ -24,12 +26,12 @@ from isoprefill_tpu_lab.optimised_program import (
     OptimisedProgram,
     operations_of,
 )
+from isoprefill_tpu_lab.step_parts import COLLECTIVE, part_of
 
 FREE = {
     "after-all", "bitcast", "constant", "get-tuple-element", "iota", "parameter", "partition-id",
     "replica-id", "tuple", "opt-barrier",
 }  # fmt: skip
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 KERNEL = 'custom_call_target="tpu_custom_call"'
 FLOAT32_PASSES = 6  # of the matrix unit, for a product of full precision
 
@@ -45,6 +47,7 @@ class InstructionCost:
         hbm_bytes, operations: of all runs.
         times: how often it runs.
         from_schedule: its bundles are known.
+        link_bytes, link_seconds: that each device sends to others in all runs, and how long that takes alone.
     """
 
     name: str
@@ -57,6 +60,8 @@ class InstructionCost:
     operations: float
     times: int
     from_schedule: bool
+    link_bytes: int = 0
+    link_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -117,6 +122,7 @@ class StepCounter:
     def _computation(self, name: str, times: int) -> Iterator[InstructionCost]:
         of = self.program.computations[name]
         slack: dict[str, float] = {}  # seconds in which an instruction leaves the memory alone
+        busy: dict[str, float] = {}  # seconds that it takes
         order = list(of)
         for instruction in of.values():
             if instruction.opcode == "while":
@@ -129,12 +135,16 @@ class StepCounter:
             elif instruction.opcode.endswith(("-start", "-update")):
                 continue
             elif instruction.opcode.endswith("-done"):
-                yield from self._asynchronous(of, order, slack, instruction, times)
+                yield from self._asynchronous(of, order, slack, busy, instruction, times)
+            elif is_collective(instruction):
+                yield self._collective(instruction, instruction, times, 0.0)
             elif instruction.opcode not in FREE:
                 cost = self._cost(of, instruction, times)
                 if cost is not None:
                     moving = cost.hbm_bytes / self.chip.hbm_bytes_per_second
-                    slack[instruction.name] = max(0.0, cost.seconds - moving)
+                    # Of one run, as copies and collectives beside it are.
+                    slack[instruction.name] = max(0.0, cost.seconds - moving) / times
+                    busy[instruction.name] = cost.seconds / times
                     yield cost
 
     def _times_of(self, loop: Instruction) -> int:
@@ -179,16 +189,22 @@ class StepCounter:
         of: Computation,
         order: list[str],
         slack: dict[str, float],
+        busy: Mapping[str, float],
         done: Instruction,
         times: int,
     ) -> Iterator[InstructionCost]:
-        """Yields what a copy beside other instructions takes beyond what these leave."""
+        """Yields what a copy or a collective beside other instructions takes beyond what these leave."""
         start = of.get(done.operands[0]) if done.operands else None
         sources: tuple[str, ...] = ()
         while start is not None and not start.opcode.endswith("-start"):
             sources = start.operands[1:]  # an update of one, which has what the start waits for
             start = of.get(start.operands[0]) if start.operands else None
-        if start is None or start.opcode.startswith(COLLECTIVES):
+        if start is None:
+            return
+        begin, end = order.index(start.name), order.index(done.name)
+        if is_collective(start):
+            beside = sum(busy.get(name, 0.0) for name in order[begin:end])
+            yield self._collective(start, done, times, beside)
             return
         sources = start.operands or sources
         # A slice or a gather moves as much as its target holds.
@@ -201,7 +217,6 @@ class StepCounter:
             )
         )
         left = moved / self.chip.hbm_bytes_per_second
-        begin, end = order.index(start.name), order.index(done.name)
         for name in order[begin:end]:
             taken = min(left, slack.get(name, 0.0))
             if taken:
@@ -209,6 +224,17 @@ class StepCounter:
                 left -= taken
         if moved and any(shape.sizes for shape in done.shapes):
             yield self._row(done, times, left, 0.0, moved, 0.0, True)
+
+    def _collective(
+        self, start: Instruction, done: Instruction, times: int, beside: float
+    ) -> InstructionCost:
+        """Returns what a collective takes beyond the seconds of what runs beside it."""
+        sent = link_bytes(start, done)
+        alone = link_seconds(sent, self.chip)
+        row = self._row(done, times, max(0.0, alone - beside), 0.0, 0, 0.0, True)
+        return dataclasses.replace(
+            row, part=COLLECTIVE, link_bytes=sent * times, link_seconds=alone * times
+        )
 
     def _row(
         self,
@@ -233,59 +259,3 @@ class StepCounter:
             times,
             from_schedule,
         )
-
-
-ATTENTION, CERTIFICATE, COPIES, OTHER = "attention", "certificate", "copies", "other"
-PROJECTIONS, FEED_FORWARD, NORMS, HEAD = "projections", "feed-forward", "norms and RoPE", "head"
-EMBEDDING, COLLECTIVE = "embedding", "collectives"
-PARTS = (
-    ATTENTION, PROJECTIONS, FEED_FORWARD, NORMS, COPIES, CERTIFICATE, COLLECTIVE, HEAD, EMBEDDING, OTHER,
-)  # fmt: skip
-# The scopes of the decoder (`jax.named_scope`) and of the compiled functions, the innermost first.
-SCOPES = {
-    "norm/": NORMS,
-    "rope/": NORMS,
-    "projections/": PROJECTIONS,
-    "feed_forward/": FEED_FORWARD,
-    "jit(_attend)/": CERTIFICATE,
-    "embedding/": EMBEDDING,
-    "jit(read)": HEAD,
-}
-_MOVES = {
-    "bitcast", "broadcast", "concatenate", "constant", "copy", "dynamic-slice", "pad", "parameter", "reshape", "slice",
-    "transpose", "tuple",
-}  # fmt: skip
-
-
-def part_of(program: OptimisedProgram, instruction: Instruction) -> str:
-    """Returns the part of the step that an instruction belongs to.
-
-    A fusion with a product belongs to the product; one that only moves numbers, and a copy, to the copies, but looking
-    embeddings up to the embedding. The rest go by the scope that they come from.
-    """
-    if instruction.opcode.startswith(COLLECTIVES):
-        return COLLECTIVE
-    if instruction.opcode == "async-done" and _scope(instruction.op_name) == EMBEDDING:
-        return EMBEDDING
-    if instruction.opcode == "custom-call" and instruction.name.startswith("isoprefill_"):
-        kind = instruction.name.split(".")[0]
-        return KERNEL_PARTS.get(kind, ATTENTION)
-    products = [product for product, _ in program.products(instruction)]
-    if products:
-        return _scope(products[0].op_name) or _scope(instruction.op_name) or OTHER
-    inner = list(program.inside(instruction))
-    moves = instruction.opcode in ("copy", "transpose", "reshape", "copy-done", "async-done")
-    kinds = {i.opcode for i in inner if i.opcode != "fusion"}
-    if moves or (inner and kinds <= _MOVES and "jit(read)" not in instruction.op_name):
-        return COPIES
-    names = [instruction.op_name, *(i.op_name for i in inner)]
-    return next((scope for name in names if (scope := _scope(name))), OTHER)
-
-
-# The product's other kernels.
-KERNEL_PARTS = {"isoprefill_heads": PROJECTIONS, "isoprefill_gated": FEED_FORWARD}
-
-
-def _scope(op_name: str) -> str | None:
-    inside = [piece for piece in SCOPES if piece in op_name]
-    return SCOPES[max(inside, key=op_name.rfind)] if inside else None

@@ -37,6 +37,9 @@ REFUSED = {
     "a step of other heads": (
         "bench_tpu", ["--step", "--workload=W-smollm2"], "--step takes the workloads W, S2, P, G"
     ),
+    "heads that chips cannot share": (
+        "bench_tpu", ["--step", "--tensor", "--model=smollm2-135m"], "of which smollm2-135m has 3"
+    ),
     "a file nowhere": ("bench_tpu", ["--json=/nonexistent/rows.json"], "whose directory does not exist"),
 } | {
     f"{tool} and a stray argument": (tool, [*required, "stray"], "unexpected arguments ['stray']")

@@ -125,6 +125,57 @@ def test_a_copy_beside_a_product_takes_only_what_the_product_leaves_of_the_bandw
     assert count(bundles={"product": fast})["done.1"].part == "copies"
 
 
+def test_a_product_leaves_its_bandwidth_once_a_run():
+    """Half of the copy fits beside each of 28 runs, and none of it twice."""
+    alone = 4096 * 1024 * 2 / BANDWIDTH
+    moving = count()["product"].hbm_bytes / 28 / BANDWIDTH
+    half = InstructionBundles(round((moving + alone / 2) * CLOCK), ())
+    done = count(bundles={"product": half})["done.1"]
+    assert done.seconds == pytest.approx(28 * alone / 2, rel=1e-3)
+
+
+def with_collective(collective: str) -> str:
+    """The program, with a collective after its loop whose result is a matrix of 4096 x 1024 in bfloat16."""
+    return PROGRAM.replace("  ROOT %turned", f"{collective}\n  ROOT %turned")
+
+
+RING = 2 * CHIP.link_bytes_per_second  # a ring of chips sends both ways
+GROUPS = "replica_groups={{0,1,2,3}}, to_apply=%condition"
+
+
+@pytest.mark.parametrize(
+    ("kind", "groups", "sent"),
+    [
+        ("all-reduce", GROUPS, 2 * 3 / 4),
+        ("all-gather", "replica_groups=[1,4]<=[4], dimensions={0}", 3 / 4),
+        ("reduce-scatter", GROUPS, 3),
+        ("all-to-all", "replica_groups=[2,2]<=[4]", 1 / 2),
+        ("collective-permute", "source_target_pairs={{0,1},{1,0}}", 1),
+    ],
+)
+def test_a_collective_takes_the_bytes_that_each_device_sends(kind, groups, sent):
+    cost = count(with_collective(f"  %sum = {MATRIX} {kind}(%out), {groups}"))["sum"]
+    assert cost.link_bytes == sent * 4096 * 1024 * 2
+    assert cost.seconds == cost.link_seconds == pytest.approx(cost.link_bytes / RING)
+    assert (cost.part, cost.hbm_bytes) == ("collectives", 0)
+
+
+def test_a_collective_beside_other_instructions_takes_what_they_do_not():
+    asynchronous = f"""  %sum-start = {MATRIX} all-reduce-start(%out), {GROUPS}
+  %beside = {MATRIX} copy(%out)
+  %sum-done = {MATRIX} all-reduce-done(%sum-start)"""
+    found = count(with_collective(asynchronous))
+    assert found["sum-done"].link_seconds == pytest.approx(1.5 * 4096 * 1024 * 2 / RING)
+    assert found["sum-done"].seconds == pytest.approx(
+        found["sum-done"].link_seconds - found["beside"].seconds
+    )
+
+
+def test_a_collective_of_unknown_devices_is_an_error():
+    with pytest.raises(ValueError, match="the devices of sum are not known"):
+        count(with_collective(f"  %sum = {MATRIX} all-reduce(%out), replica_groups=?"))
+
+
 def test_rows_that_are_looked_up_beside_the_program_count_once_and_not_the_whole_table():
     """As the embedding is: an update between start and done names the table, of which few rows are read."""
     rows, table = "bf16[512,1024]{1,0:T(8,128)(2,1)}", "bf16[151936,1024]{1,0:T(8,128)(2,1)}"

@@ -44,6 +44,11 @@ _MODEL = flags.DEFINE_multi_enum(
 _READOUT = flags.DEFINE_multi_enum(
     "readout", ["labels"], list(get_args(Readout)), "What the steps read; may be repeated."
 )
+_TENSOR = flags.DEFINE_bool(
+    "tensor",
+    False,
+    f"With --step: share the weights out to {step.TENSOR_DEVICES} chips, v5e or v6e.",
+)
 _MEASURE = flags.DEFINE_bool("measure", False, "Measure the device that is there, also a CPU.")
 _TINY = flags.DEFINE_bool("tiny", False, "With --measure: a tiny pack and model instead.")
 _REGIONS = flags.DEFINE_bool("regions", True, "Print the regions of our kernel, without a TPU.")
@@ -80,6 +85,19 @@ def check_flags(given: flags.FlagValues) -> None:
     for name in ("model", "readout"):
         if given[name].present and not given.step:
             raise app.UsageError(f"--{name} goes with --step")
+    if given.tensor:
+        if not given.step:
+            raise app.UsageError("--tensor goes with --step")
+        if given.chip not in step.TENSOR_CHIPS:
+            raise app.UsageError(
+                f"--tensor takes the chips {', '.join(step.TENSOR_CHIPS)}, got {given.chip}"
+            )
+        for name in given.model:
+            if MODELS[name].num_kv_heads % step.TENSOR_DEVICES:
+                raise app.UsageError(
+                    f"--tensor shares out KV heads to {step.TENSOR_DEVICES} chips, of which {name} has "
+                    f"{MODELS[name].num_kv_heads}"
+                )
     unknown = [name for name in given.workload if name not in step.WORKLOADS]
     if given.step and given["workload"].present and unknown:
         raise app.UsageError(
@@ -119,7 +137,9 @@ def count_steps(chip: str) -> Iterator[dict[str, Any]]:
 
     A step that does not compile for the chip has a row with the compiler's error.
     """
-    print(f"Compiler estimate for {chip}, not a measurement. One core, the whole step.", flush=True)
+    devices = step.TENSOR_DEVICES if _TENSOR.value else 1
+    of = f"One of {devices} chips" if _TENSOR.value else "One core"
+    print(f"Compiler estimate for {chip}, not a measurement. {of}, the whole step.", flush=True)
     with tempfile.TemporaryDirectory() as dump:
         _prepare(chip, dump)
         readout: Readout
@@ -129,7 +149,7 @@ def count_steps(chip: str) -> Iterator[dict[str, Any]]:
             if workload not in step.WORKLOADS:
                 continue
             try:
-                counted = step.estimate_step(model, workload, readout, chip, dump)
+                counted = step.estimate_step(model, workload, readout, chip, dump, devices)
             except jax.errors.JaxRuntimeError as error:
                 row = step_table.make_error_row(model, workload, readout, chip, error)
                 step_table.print_error(row)

@@ -28,15 +28,17 @@ from isoprefill_tpu_lab.instruction_schedule import read_bundles
 from isoprefill_tpu_lab.optimised_program import OptimisedProgram
 from isoprefill_tpu_lab.packs import PACKS, Pack
 from isoprefill_tpu_lab.step_cost import (
-    PARTS,
     InstructionCost,
     KnownKernel,
     StepCounter,
     layer_kernel_cost,
 )
+from isoprefill_tpu_lab.step_parts import PARTS
 
 # With the heads of the model; the other packs are one of these, with other heads.
 WORKLOADS = ("W", "S2", "P", "G")
+# Chips whose smallest topology is a ring of so many devices, one a chip.
+TENSOR_CHIPS, TENSOR_DEVICES = ("v5e", "v6e"), 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,14 +47,16 @@ class StepEstimate:
 
     Attributes:
         instructions: every fusion, copy and kernel.
-        bound_seconds: the model's useful operations at the chip's peak.
+        bound_seconds: the model's useful operations at the peak of the devices that share them.
         compile_seconds: of the whole step, with its dump.
+        tensor: devices that share out the weights; what is counted is one of them.
     """
 
     instructions: list[InstructionCost]
     num_items: int
     bound_seconds: float
     compile_seconds: float
+    tensor: int = 1
 
     @property
     def seconds(self) -> float:
@@ -66,6 +70,17 @@ class StepEstimate:
             found[cost.part] = (seconds + cost.seconds, moved + cost.hbm_bytes)
         return {part: total for part, total in found.items() if total != (0.0, 0)}
 
+    def collectives(self) -> dict[str, float]:
+        """Returns what a device sends to others, how long that takes alone, and the share that runs beside the rest."""
+        sent = [cost for cost in self.instructions if cost.link_bytes]
+        alone = sum(cost.link_seconds for cost in sent)
+        left = sum(cost.seconds for cost in sent)
+        return {
+            "link_bytes": sum(cost.link_bytes for cost in sent),
+            "link_seconds": alone,
+            "overlapping_share": 1 - left / alone if alone else 0.0,
+        }
+
     def as_json(self) -> dict[str, Any]:
         return {
             "seconds": self.seconds,
@@ -73,6 +88,8 @@ class StepEstimate:
             "share_of_peak": self.bound_seconds / self.seconds,
             "hbm_bytes": sum(cost.hbm_bytes for cost in self.instructions),
             "compile_seconds": self.compile_seconds,
+            "devices": self.tensor,
+            **({"collectives": self.collectives()} if self.tensor > 1 else {}),
             "parts": {
                 part: {"seconds": seconds, "hbm_bytes": moved}
                 for part, (seconds, moved) in self.by_part().items()
@@ -87,7 +104,7 @@ def estimate_step(
     """Compiles a step for a chip and counts it. `tpu_compiler.prepare_process` has run with the dump directory.
 
     Args:
-        tensor: devices that share out the weights, all of the chip's smallest topology or one; each is counted alike.
+        tensor: devices that share out the weights: TENSOR_DEVICES or 1; the first is counted.
 
     Raises:
         JaxRuntimeError: it does not compile.
@@ -96,13 +113,24 @@ def estimate_step(
     begin = time.perf_counter()
     with for_chip(chip):
         mesh = None if tensor == 1 else tensor_mesh(chip)
-        step = ScoringStep.of(
-            config, of_model(PACKS[workload], config), readout, mesh=mesh, chip=chip
-        )
-        pack = of_model(PACKS[workload], config, tensor)
+        pack = of_model(PACKS[workload], config)
+        step = ScoringStep.of(config, pack, readout, mesh=mesh, chip=chip)
         _clear(dump)
         tpu_compiler.compile_for(chip, step.function(), *step.shapes(pack.dtype))
     took = time.perf_counter() - begin
+    costs = count_step(step, PACKS[workload], chip, dump)
+    _clear(dump)
+    useful = useful_operations(config, pack, step.read_rows)
+    return StepEstimate(
+        costs, step.num_items, useful / tensor / FIGURES[chip].peak_flops, took, tensor
+    )
+
+
+def count_step(step: ScoringStep, pack: Pack, chip: str, dump: str) -> list[InstructionCost]:
+    """Counts what one device does of a step that was compiled with its dump."""
+    config = step.config
+    tensor = 1 if step.mesh is None else step.mesh.shape[TENSOR]
+    pack = of_model(pack, config, tensor)
     schedule = KernelSchedule.of(pack.layout, sizes=step.layout.schedule.sizes, padded=False)
     (part,) = schedule.parts
     compiled = CompiledKernel(dump, "isoprefill_anchored")
@@ -120,15 +148,12 @@ def estimate_step(
         },
         loop_times={
             "jit(hidden_states)": config.num_layers,
-            "jit(read)": -(-step.read_rows // TPU_ROWS_AT_ONCE),
+            # Each device reads every so many blocks; the one with most counts.
+            "jit(read)": -(-step.read_rows // (TPU_ROWS_AT_ONCE * tensor)),
         },
         chip=FIGURES[chip],
     )
-    costs = counter.count()
-    _clear(dump)
-    useful = useful_operations(config, of_model(PACKS[workload], config), step.read_rows)
-    bound = useful / tensor / FIGURES[chip].peak_flops
-    return StepEstimate(costs, step.num_items, bound, took)
+    return counter.count()
 
 
 def tensor_mesh(chip: str) -> Mesh:

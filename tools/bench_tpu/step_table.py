@@ -56,13 +56,18 @@ def print_step(row: dict[str, Any], others: list[dict[str, Any]]) -> None:
     total = row["seconds"]
     print(
         f"\n{row['model']}, {row['workload']}, {row['readout']}, {row['chip']}: {total * 1e3:.2f} ms, "
-        f"{row['items_per_second']:,.0f} items/s, {row['share_of_peak']:.1%} of the chip's peak, "
+        f"{row['items_per_second']:,.0f} items/s, {row['share_of_peak']:.1%} of the peak, "
         f"{row['hbm_bytes'] / 1e9:.1f} GB; compiled in {row['compile_seconds']:.0f} s"
     )
     print(f"  {'part':16} {'ms':>8} {'share':>6} {'GB':>7}")
     for part, of in row["parts"].items():
         print(
             f"  {part:16} {of['seconds'] * 1e3:8.2f} {of['seconds'] / total:6.1%} {of['hbm_bytes'] / 1e9:7.2f}"
+        )
+    if sent := row.get("collectives"):
+        print(
+            f"  between {row['devices']} chips, each: {sent['link_bytes'] / 1e9:.1f} GB over links, "
+            f"{sent['link_seconds'] * 1e3:.2f} ms alone, of which {sent['overlapping_share']:.0%} beside other work"
         )
     print(f"  largest: {'ms':>7} {'without memory':>14} {'times':>5}")
     for cost in sorted(row["instructions"], key=lambda cost: -cost["seconds"])[:LARGEST]:
@@ -71,6 +76,6 @@ def print_step(row: dict[str, Any], others: list[dict[str, Any]]) -> None:
             f"{cost['name']} ({cost['part']}) {cost['shapes']}"
         )
     bound = row["items_per_second"] / row["share_of_peak"]
-    print(f"  {bound:10,.0f} items/s: arithmetic of the model at the chip's peak")
+    print(f"  {bound:10,.0f} items/s: arithmetic of the model at the peak")
     for other in others:
         print(f"  {other['items_per_second']:10,.0f} items/s: published, {other['source']}")
