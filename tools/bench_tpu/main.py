@@ -6,7 +6,7 @@ its first line says. The dense mask is XLA's, estimated by the operations and by
 
 --step counts whole scoring steps instead, of every model, workload and read-out that is asked for; one takes a minute
 or more to compile. --measure measures whatever device is there, also a CPU, whose times say nothing of a TPU: a
-rehearsal, with --tiny in a few seconds.
+rehearsal, with --tiny in half a minute.
 """
 
 import itertools
