@@ -14,7 +14,7 @@ def capability_tests(deps, exceptions = {}, together = {}, suites = {}):
         cover and runs only when it is named.
       together: for each capability that has several test files, under its name the NAMEs of those that run in one process:
         starting one, and importing jax, PyTorch and transformers, takes up to ten seconds. Each is a target of its own, too,
-        which runs only when it is named.
+        which runs only when it is named. Those of them that have a full_NAME also make a full_CAPABILITY.
       suites: for each capability whose test files run apart, under its name the NAMEs of these files. Those of them that have
         a full_NAME also make a suite full_SUITE.
     """
@@ -29,21 +29,27 @@ def capability_tests(deps, exceptions = {}, together = {}, suites = {}):
             attributes = dict(attributes, tags = ["manual"])
         pytest_test(name = name, **attributes)
         if exceptions.get(name, {}).get("full"):
-            attributes = {key: value for key, value in attributes.items() if key not in ["shard_count", "size", "tags"]}
-            pytest_test(
-                name = "full_" + name,
-                size = "enormous",
-                env = {"ISOPREFILL_FULL_MATRIX": "1"},
-                tags = ["manual"],
-                **attributes
-            )
+            _full(name, attributes)
     for capability, members in together.items():
         pytest_test(name = capability, **_joined([attributes_of[member] for member in members]))
+        full = [attributes_of[member] for member in members if exceptions.get(member, {}).get("full")]
+        if full:
+            _full(capability, _joined(full))
     for suite, members in suites.items():
         native.test_suite(name = suite, tests = [":" + member for member in members])
         full = [":full_" + member for member in members if exceptions.get(member, {}).get("full")]
         if full:
             native.test_suite(name = "full_" + suite, tags = ["manual"], tests = full)
+
+def _full(name, attributes):
+    attributes = {key: value for key, value in attributes.items() if key not in ["shard_count", "size", "tags"]}
+    pytest_test(
+        name = "full_" + name,
+        size = "enormous",
+        env = {"ISOPREFILL_FULL_MATRIX": "1"},
+        tags = ["manual"],
+        **attributes
+    )
 
 def _attributes(name, deps, special):
     attributes = {"data": [], "deps": deps, "size": "medium", "srcs": ["test_{}.py".format(name)]}

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Response
 
 import small_models
 from audited_servers import SHORT, audit, causal, computing, leaking, own
+from huggingface_directory import save_directory
 from in_process_service import in_process_service
 from isoprefill.audit import ScoreClient, ServerError, run_audit
 from isoprefill.audit.log_scores import (
@@ -25,9 +26,7 @@ from local_server import serving
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     classifier = small_models.random_classifier("qwen3", True, num_labels=3)
-    return str(
-        small_models.save_directory(classifier, tmp_path_factory.mktemp("classifier") / "tiny")
-    )
+    return str(save_directory(classifier, tmp_path_factory.mktemp("classifier") / "tiny"))
 
 
 @pytest.mark.parametrize(("isolation", "exit_code"), [("isolated", 0), ("causal", 4)])

@@ -121,7 +121,7 @@ def test_lists_of_items(table, scores, model_directory, tmp_path):
 
 def test_token_ids_and_dictionaries(table, scores, model_directory, tmp_path):
     """Text in a dictionary, as pandas' categories are written, is text; lists of integers are token ids."""
-    from small_models import byte_tokenizer
+    from byte_level_tokenizer import byte_tokenizer
 
     tokenizer = byte_tokenizer()
     ids = [tokenizer.encode(one).ids for one in table["item"].to_pylist()]

@@ -6,12 +6,14 @@ If one of these fails, a row's score is another row's, or one bad row spoils its
 import numpy as np
 import pytest
 
+from byte_level_tokenizer import byte_tokenizer
+from huggingface_directory import save_directory
 from isoprefill.batch.row_scoring import RowScorer
 from isoprefill.batch.scoring_settings import ScoringSettings
 from isoprefill.execution.engine import ScoringEngine
 from isoprefill.request import preparer
 from scoring_oracle import Oracle
-from small_models import byte_tokenizer, random_model, save_directory
+from small_models import random_model
 
 QUERIES = ["red sky", "blue", [7, 3, 99]]
 ITEMS = [" at night", " at dawn", " whale", " sea", " is", [5, 6]]

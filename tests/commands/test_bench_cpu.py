@@ -22,6 +22,8 @@ from bench_cpu.ours import Ours
 from bench_cpu.rows import row_of, with_ratios
 from bench_cpu.weights_read import WeightsRead
 from bench_cpu.workloads import WORKLOADS, RandomRequest, all_weights
+from gguf_writer import save_gguf
+from huggingface_directory import save_directory
 from isoprefill.models.config.config import ModelConfig
 
 MODEL = ModelConfig("llama", 100, 8, 24, 2, 4, 2, 2, 1e-5, 1e4, 64)
@@ -126,9 +128,7 @@ def test_instructions_restrict_ours_and_every_library_of_the_peer():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_copy_for_llamacpp_has_the_same_weights_and_metadata(dtype, tmp_path):
     q8_0 = gguf.GGMLQuantizationType.Q8_0
-    source = small_models.save_gguf(
-        small_models.random_model("llama"), tmp_path / "source.gguf", q8_0
-    )
+    source = save_gguf(small_models.random_model("llama"), tmp_path / "source.gguf", q8_0)
     gguf_copy.copy(str(source), str(tmp_path / "copy.gguf"), dtype)
     before, after = (gguf.GGUFReader(tmp_path / name) for name in ("source.gguf", "copy.gguf"))
     for name, field in before.fields.items():
@@ -148,7 +148,7 @@ def test_the_copy_for_llamacpp_has_the_same_weights_and_metadata(dtype, tmp_path
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_items_of_vectors_score_as_their_tokens(dtype, tmp_path):
     """The workload E measures the same work as its peers' tokens, over a query that is kept."""
-    directory = small_models.save_directory(small_models.random_model("llama"), tmp_path)
+    directory = save_directory(small_models.random_model("llama"), tmp_path)
     ours = Ours("packed_extend", dtype, str(directory), warm=True)
     request = dataclasses.replace(WORKLOADS["E"], query_len=40, item_lens=(1,) * 5)
     query, items = request.tokens(small_models.VOCAB_SIZE)

@@ -13,6 +13,7 @@ import pytest
 import isoprefill_csrc
 import small_models
 from command_line import run
+from huggingface_directory import save_directory
 from isoprefill import PackedLayout, ScoringEngine
 from isoprefill.cli import doctor
 from isoprefill.doctor import attention, cache_folders, machine, scoring, speed
@@ -147,7 +148,7 @@ def test_scores_as_they_are_pass(engine):
 def test_a_classification_model_is_checked_too(tmp_path):
     """It has a score for each class, takes no labels, and here a vocabulary of 300."""
     model = small_models.random_classifier("qwen3", num_labels=3, num_hidden_layers=2)
-    classifier = ScoringEngine.from_pretrained(small_models.save_directory(model, tmp_path))
+    classifier = ScoringEngine.from_pretrained(save_directory(model, tmp_path))
     (found,) = scoring.check_scoring(classifier, "float32", known=False)
     assert found.status == "ok"
     clock = itertools.count(step=1.0).__next__

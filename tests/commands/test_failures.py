@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 
 from command_line import run
+from huggingface_directory import save_directory
 from isoprefill.cli import failures, score
 from isoprefill.cli.entry import INTERRUPTED
 from isoprefill.cli.failures import FAILED, NOBODY_READS, WRONG_USE, described, guarded
 from isoprefill.execution import engine, memory
 from isoprefill.execution.engine import ScoringEngine
 from isoprefill.models.sources import pinned
-from small_models import random_model, save_directory
+from small_models import random_model
 
 ROOT = Path(__file__).parents[2]
 ITEM = ["--query=q", "--item=a"]

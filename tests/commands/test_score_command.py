@@ -13,9 +13,11 @@ import pytest
 
 import command_line
 import isoprefill
+from byte_level_tokenizer import byte_tokenizer
+from huggingface_directory import save_directory
 from isoprefill.cli import score
 from isoprefill.execution.engine_settings import EngineSettings
-from small_models import byte_tokenizer, random_classifier, random_model, save_directory
+from small_models import random_classifier, random_model
 
 LOADED: dict[object, object] = {}  # engines, by their settings
 COMMAND = [sys.executable, "-m", "isoprefill", "score"]

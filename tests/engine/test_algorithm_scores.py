@@ -28,6 +28,7 @@ from isoprefill.execution.prefix_cache import REUSE_STEP
 from isoprefill.modes import Algorithm
 from isoprefill.request.errors import MissingLogprobError
 from pairwise import cases
+from unpacked_params import unpacked
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ def test_causal_scoring_sees_the_items_before(model_and_oracle):
 def test_a_missing_logprob_is_an_error_that_names_request_and_item(model_and_oracle, kind):
     """Weights that give NaN for one token: no score is made up for the item that holds it."""
     model, _ = model_and_oracle
-    params = small_models.unpacked(model.params)
+    params = unpacked(model.params)
     embedding = params.embedding.at[299].set(jnp.nan)
     broken = dataclasses.replace(model, params=params._replace(embedding=embedding))
     engine = ScoringEngine(broken)

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-import small_models
 from engine_cases import ITEMS, QUERY, TOLERANCE, delimiter_arguments, make_model_and_oracle
 from isoprefill import ScoringEngine
+from unpacked_params import unpacked
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_auto_does_not_pay_for_keeping_what_is_not_kept(
     model, _ = model_and_oracle
     model = dataclasses.replace(
         model,
-        params=jax.tree.map(lambda leaf: leaf.astype(dtype), small_models.unpacked(model.params)),
+        params=jax.tree.map(lambda leaf: leaf.astype(dtype), unpacked(model.params)),
     )
     options = {"items": ITEMS[:2], **delimiter_arguments(delimiter)}
     for query in (QUERY * 8, QUERY * 2):  # long; at its second time

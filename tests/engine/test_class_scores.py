@@ -15,12 +15,17 @@ import numpy as np
 import pytest
 import torch
 
+import gguf_conversion
+import model_families
 import pairwise
 import small_models
+from gguf_writer import save_gguf
+from huggingface_directory import save_directory
 from isoprefill import LabelSets, RequestError, ScoreOptions, ScoringEngine
 from isoprefill.models.config.architectures import ARCHITECTURES
 from isoprefill.models.decoder.head import class_logits_at
 from isoprefill.modes import Algorithm
+from unpacked_params import unpacked
 
 RANDOM = np.random.default_rng(0)
 QUERY = RANDOM.integers(1, 250, 40).tolist()
@@ -42,7 +47,7 @@ def oracle(family: str, head: str, dtype: str = "float32") -> tuple[torch.nn.Mod
     number, bias, overrides = HEADS[head]
     model = small_models.random_classifier(family, bias, num_labels=number, **overrides)
     directory = Path(tempfile.mkdtemp())
-    small_models.save_directory(model, directory, dtype=getattr(torch, dtype))
+    save_directory(model, directory, dtype=getattr(torch, dtype))
     return model, directory
 
 
@@ -51,8 +56,8 @@ def engine(family: str, head: str, source: str = "directory", dtype: str = "floa
     model, directory = oracle(family, head, dtype)
     if source == "gguf":
         names = list(model.config.id2label.values())
-        arch = small_models.GGUF_NAMES.get(family, family)
-        path = small_models.save_gguf(
+        arch = gguf_conversion.GGUF_NAMES.get(family, family)
+        path = save_gguf(
             model,
             directory / "model.gguf",
             extra_metadata={f"{arch}.classifier.output_labels": names},
@@ -82,7 +87,7 @@ def close(found: np.ndarray, wanted: np.ndarray) -> None:
 # transformers has no such head for Granite. Of mixtures of experts one is below: the head knows nothing of them.
 FAMILIES = [
     family
-    for family in small_models.FAMILIES
+    for family in model_families.FAMILIES
     if family != "granite" and not ARCHITECTURES[family].mixture
 ]
 CASES = pairwise.cases(
@@ -176,9 +181,7 @@ def test_the_head_without_packed_weights(dtype):
     params = scorer.model.params
     states = scorer.score(QUERY, ITEMS, return_pooled_hidden_states=True).pooled_hidden_states
     hidden, at = jnp.asarray(states, jnp.dtype(dtype)), jnp.asarray([6, 0, 3], jnp.int32)
-    packed, plain = (
-        class_logits_at(one, hidden, at) for one in (params, small_models.unpacked(params))
-    )
+    packed, plain = (class_logits_at(one, hidden, at) for one in (params, unpacked(params)))
     np.testing.assert_allclose(packed, plain, atol=1e-5)
     np.testing.assert_array_equal(packed, scorer.score(QUERY, ITEMS).scores[[6, 0, 3]])
 
@@ -222,7 +225,7 @@ def test_several_requests_share_a_pack():
 def test_states_of_labels_are_those_of_the_decoder():
     """On a language model too: the head times the state gives the labels' logits."""
     model = small_models.random_model("llama")
-    directory = small_models.save_directory(model, Path(tempfile.mkdtemp()))
+    directory = save_directory(model, Path(tempfile.mkdtemp()))
     result = ScoringEngine.from_pretrained(directory).score(
         QUERY, ITEMS, [3, 99], return_pooled_hidden_states=True
     )
@@ -250,7 +253,7 @@ def test_what_needs_a_language_model_head_is_refused(options, param):
 
 def test_what_needs_a_classification_head_is_refused(tmp_path):
     model = small_models.random_model("llama", num_hidden_layers=1)
-    scorer = ScoringEngine.from_pretrained(small_models.save_directory(model, tmp_path))
+    scorer = ScoringEngine.from_pretrained(save_directory(model, tmp_path))
     for options, param in (
         ({"apply_softmax": True}, "label_token_ids"),
         ({"return_pooled_hidden_states": True}, "return_pooled_hidden_states"),

@@ -14,10 +14,12 @@ import pytest
 import torch
 
 import small_models
+from huggingface_directory import save_directory
 from isoprefill import EmbedOverrides, LabelSets, RequestError, ScoreOptions, ScoringEngine
 from isoprefill.models.decoder.decoder import decode
 from isoprefill.modes import Algorithm
 from isoprefill.request.result import RequestLogprobs
+from unpacked_params import unpacked
 
 RANDOM = np.random.default_rng(0)
 QUERY = RANDOM.integers(1, 250, 40).tolist()
@@ -33,7 +35,7 @@ def oracle(head: str) -> tuple[torch.nn.Module, Path]:
         model = small_models.random_classifier("qwen3", True, num_labels=3, num_hidden_layers=2)
     else:
         model = small_models.random_model("llama", num_hidden_layers=2)
-    return model, small_models.save_directory(model, Path(tempfile.mkdtemp()))
+    return model, save_directory(model, Path(tempfile.mkdtemp()))
 
 
 @functools.cache
@@ -93,7 +95,7 @@ def test_overrides_take_the_places_of_their_token(item_first):
 def test_own_embeddings_without_packed_weights():
     """The plain decoder, which runs on every other device than a CPU, looks vectors up too."""
     model = engine().model
-    params = small_models.unpacked(model.params)
+    params = unpacked(model.params)
 
     def hidden(tokens, vectors=None):
         def attend(q, k, v, _):

@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 import torch
 
+import model_families
+import model_variants
 import pairwise
 import small_models
+from huggingface_directory import save_directory
 from isoprefill import ScoringEngine
 from isoprefill.models.pretrained import load_pretrained
 
@@ -29,8 +32,8 @@ CHANGED, KEPT = 1, [0, 2, 3, 4]
 
 # Family, and what makes it other than `small_models` does.
 MODELS = {
-    **{family: (family, {}) for family in small_models.SETTINGS},
-    "yarn": small_models.VARIANTS["qwen3, yarn"],
+    **{family: (family, {}) for family in model_families.SETTINGS},
+    "yarn": model_variants.VARIANTS["qwen3, yarn"],
 }
 ALGORITHMS = ["packed", "packed_extend", "prefill_extend"]
 ATTENTION = ["cpu", "xla"]
@@ -45,7 +48,7 @@ else:  # one of each model, some of each algorithm and back end
 def oracle_and_directory(name: str) -> tuple[torch.nn.Module, Path]:
     family, overrides = MODELS[name]
     model = small_models.random_model(family, **overrides)
-    return model, small_models.save_directory(model, Path(tempfile.mkdtemp()))
+    return model, save_directory(model, Path(tempfile.mkdtemp()))
 
 
 @functools.cache
@@ -130,7 +133,7 @@ def test_a_fault_of_the_configuration_is_seen(family):
         assert not np.abs(found - expected(family)[0]).max() <= 1e-3, fault
 
 
-@pytest.mark.parametrize("family", small_models.SETTINGS)
+@pytest.mark.parametrize("family", model_families.SETTINGS)
 def test_bfloat16_errs_less_than_transformers_does(family, tmp_path):
     """Fails if something is rounded that should stay in float32: a norm's 1 + w, the residual stream, a soft cap.
 
@@ -142,7 +145,7 @@ def test_bfloat16_errs_less_than_transformers_does(family, tmp_path):
     rng = np.random.default_rng(0)
     items = rng.integers(0, 256, (64, 8)).tolist()
     model = small_models.random_model(family)
-    directory = small_models.save_directory(model, tmp_path, dtype=torch.bfloat16)
+    directory = save_directory(model, tmp_path, dtype=torch.bfloat16)
     engine = ScoringEngine.from_pretrained(directory, "bfloat16")
     ours = np.exp(engine.score(QUERY, items, list(range(small_models.VOCAB_SIZE))).logprobs)
     theirs = last_probabilities(copy.deepcopy(model).bfloat16(), items)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import small_models
+from huggingface_directory import save_directory
 from isoprefill import ScoringEngine
 from isoprefill.execution.algorithms import PLANS
 from isoprefill.modes import Delimiter
@@ -71,7 +72,7 @@ def directory(tmp_path_factory):
         num_key_value_heads=2,
         max_position_embeddings=1024,  # causal scoring of all items takes over 512
     )
-    return small_models.save_directory(model, tmp_path_factory.mktemp("model"))
+    return save_directory(model, tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from engine_cases import (
     delimiter_arguments,
     make_model_and_oracle,
 )
+from huggingface_directory import save_directory
 from isoprefill import LabelSets, ScoreOptions, ScoringEngine
 from isoprefill.execution import model_runner, packing
 from isoprefill.execution.branches import Branches
@@ -258,7 +259,7 @@ def test_a_stream_takes_them_too(engine):
 def test_windows_count_positions_of_item_and_label(tmp_path):
     """In a windowed layer a label's token sees the last positions before it: of its own branch, its item, the query."""
     model = small_models.random_model("mistral", sliding_window=6)
-    engine = ScoringEngine.from_pretrained(small_models.save_directory(model, tmp_path))
+    engine = ScoringEngine.from_pretrained(save_directory(model, tmp_path))
     assert engine.model.config.windows == (6,)
     wanted = expected(Oracle(model), [(QUERY, item) for item in ITEMS], [LABELS] * len(ITEMS))
     for algorithm in ("packed", "packed_extend"):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import small_models
+from huggingface_directory import save_directory
 from isoprefill import LabelSets, MeshShape, ScoringEngine
 from isoprefill.execution.mesh import make_mesh
 from isoprefill.execution.prefix_cache import REUSE_STEP
@@ -40,7 +41,7 @@ def model(tmp_path_factory):
     random = small_models.random_model(
         "qwen2", num_hidden_layers=2, num_attention_heads=16, num_key_value_heads=8, head_dim=16
     )
-    directory = small_models.save_directory(random, tmp_path_factory.mktemp("model"))
+    directory = save_directory(random, tmp_path_factory.mktemp("model"))
     return ScoringEngine.from_pretrained(directory).model
 
 
@@ -98,7 +99,7 @@ def test_norms_after_a_sum_and_scales_on_two_devices(tmp_path, family):
     if family == "qwen3_moe":
         sizes["moe_intermediate_size"] = 38
     random = small_models.random_model(family, **sizes)
-    one = ScoringEngine.from_pretrained(small_models.save_directory(random, tmp_path))
+    one = ScoringEngine.from_pretrained(save_directory(random, tmp_path))
     two = ScoringEngine(one.model, mesh=MeshShape(tensor=2))
     scores = [engine.score(QUERY, ITEMS, algorithm="packed").logprobs for engine in (one, two)]
     np.testing.assert_allclose(scores[1], scores[0], atol=TOLERANCE)
@@ -107,7 +108,7 @@ def test_norms_after_a_sum_and_scales_on_two_devices(tmp_path, family):
 def test_a_mesh_reads_classes_as_one_device(tmp_path):
     """Every device has the whole head: its logits must not be added up over the devices. One pack has vectors."""
     random = small_models.random_classifier("qwen2", True, num_hidden_layers=1, num_labels=3)
-    loaded = ScoringEngine.from_pretrained(small_models.save_directory(random, tmp_path)).model
+    loaded = ScoringEngine.from_pretrained(save_directory(random, tmp_path)).model
     one = ScoringEngine(loaded).score(QUERY, ITEMS, return_pooled_hidden_states=True)
     mesh = ScoringEngine(loaded, mesh=MeshShape(data=2, tensor=2), pack_tokens=len(QUERY) + 16)
     weights = random.get_input_embeddings().weight.detach().numpy()
@@ -149,7 +150,7 @@ def test_the_kernel_takes_packs_of_different_kinds_side_by_side(tmp_path, monkey
     random = small_models.random_model(
         "llama", num_hidden_layers=1, head_dim=64, num_attention_heads=4, num_key_value_heads=2
     )
-    one = ScoringEngine.from_pretrained(small_models.save_directory(random, tmp_path))
+    one = ScoringEngine.from_pretrained(save_directory(random, tmp_path))
     long = BlockSizes(256, 256, 128, 128, 128, 2, 160, 100)
     short = BlockSizes(128, 256, 128, 128, 128, 2, 160, 0)
     chosen = []

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import small_models
+from huggingface_directory import save_directory
 from isoprefill import ScoringEngine
 from isoprefill.models.pretrained import load_pretrained
 
@@ -30,7 +31,7 @@ def engine(directory, dtype: str) -> ScoringEngine:
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     model = small_models.random_model("qwen3", **FAMILY)
-    return small_models.save_directory(model, tmp_path_factory.mktemp("model"))
+    return save_directory(model, tmp_path_factory.mktemp("model"))
 
 
 def neighbours(num_tokens: int, rng: np.random.Generator) -> list[list[int]]:
@@ -149,7 +150,7 @@ def test_bits_of_other_families(family, dtype, tmp_path):
     Rows that choose one expert are computed together, so other rows decide beside which a row is.
     """
     model = small_models.random_model(family)
-    scorer = engine(small_models.save_directory(model, tmp_path), dtype)
+    scorer = engine(save_directory(model, tmp_path), dtype)
     rng = np.random.default_rng(0)
     for labels in (LABELS, None):
         alone = bits(scorer, labels, "serial", [ITEM], 0)

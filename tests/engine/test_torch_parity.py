@@ -18,8 +18,10 @@ import pytest
 import torch
 import transformers
 
+import model_families
 import pairwise
 import small_models
+from huggingface_directory import save_directory
 from isoprefill import ScoringEngine
 from isoprefill.modes import Algorithm
 from isoprefill_torch import METHODS, TorchScorer, extend, load_model
@@ -33,7 +35,7 @@ MAX_DIFF = {"float32": 1e-3, "bfloat16": 0.02}
 MEAN_DIFF = {"float32": 1e-4, "bfloat16": 0.01}
 
 # The others are in test_family_parity: isoprefill_torch takes no soft caps of scores and no windows.
-FAMILIES = [family for family in small_models.FAMILIES if family not in small_models.SETTINGS]
+FAMILIES = [family for family in model_families.FAMILIES if family not in model_families.SETTINGS]
 AXES = {
     "count": [1, 2, 4, 8, 200],
     "family": FAMILIES,
@@ -51,7 +53,7 @@ CASES = pairwise.cases(AXES)
 def directory(family: str, dtype: str) -> Path:
     path = Path(tempfile.mkdtemp())
     model = small_models.random_model(family)
-    return small_models.save_directory(model, path, dtype=getattr(torch, dtype))
+    return save_directory(model, path, dtype=getattr(torch, dtype))
 
 
 @functools.cache

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import small_models
+from huggingface_directory import save_directory
 from isoprefill import ScoringEngine
 from isoprefill.models.pretrained import load_pretrained
 
@@ -46,7 +47,7 @@ def case(request, tmp_path_factory):
     """A model of transformers, and the same weights with the windows of MODELS, whatever reads its config.json."""
     family, keys, layers = MODELS[request.param]
     model = small_models.random_model(family, **keys)
-    directory = small_models.save_directory(model, tmp_path_factory.mktemp("model"))
+    directory = save_directory(model, tmp_path_factory.mktemp("model"))
     file = directory / "config.json"
     config = json.loads(file.read_text())
     config = {name: value for name, value in config.items() if name not in WINDOW_KEYS}

@@ -12,8 +12,8 @@ import sys
 import numpy as np
 import pytest
 
-import small_models
 from http_oracle import MODEL
+from huggingface_directory import save_directory
 
 pytest.importorskip("lm_eval")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -42,7 +42,7 @@ metric_list: [{{metric: acc}}]
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    return str(small_models.save_directory(MODEL, tmp_path_factory.mktemp("model") / "tiny"))
+    return str(save_directory(MODEL, tmp_path_factory.mktemp("model") / "tiny"))
 
 
 @pytest.fixture(scope="module")

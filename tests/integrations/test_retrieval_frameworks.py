@@ -9,8 +9,8 @@ import os
 import pytest
 
 import isoprefill
-import small_models
 from http_oracle import MODEL
+from huggingface_directory import save_directory
 from server_fixtures import RERANK_TEMPLATE
 
 pytest_plugins = ["server_fixtures"]
@@ -22,7 +22,7 @@ os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return str(small_models.save_directory(MODEL, tmp_path_factory.mktemp("own") / "tiny"))
+    return str(save_directory(MODEL, tmp_path_factory.mktemp("own") / "tiny"))
 
 
 @pytest.fixture(params=["in this process", "over HTTP"])

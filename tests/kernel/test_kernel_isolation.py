@@ -13,6 +13,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 import small_models
+from huggingface_directory import save_directory
 from isoprefill import PackedLayout, ScoringEngine, multi_item_attention
 from isoprefill.attention import AttentionHeads
 from isoprefill.attention.backends import choose_backend
@@ -80,7 +81,7 @@ def model_directory(tmp_path_factory):
     model = small_models.random_model(
         "llama", num_hidden_layers=2, head_dim=64, num_attention_heads=4, num_key_value_heads=2
     )
-    return small_models.save_directory(model, tmp_path_factory.mktemp("model"))
+    return save_directory(model, tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

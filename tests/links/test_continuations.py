@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import small_models
+from huggingface_directory import save_directory
 from isoprefill.execution.engine import ScoringEngine
 from isoprefill.execution.prefix_cache import REUSE_STEP
 from isoprefill.integrations.lm_eval import continuations
@@ -19,7 +20,7 @@ POSITIONS = 512
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    directory = small_models.save_directory(MODEL, tmp_path_factory.mktemp("model") / "tiny")
+    directory = save_directory(MODEL, tmp_path_factory.mktemp("model") / "tiny")
     return ScoringEngine.from_pretrained(directory)
 
 

@@ -8,9 +8,12 @@ import json
 import numpy as np
 import pytest
 
+from gguf_writer import save_gguf
+from huggingface_directory import save_directory
 from isoprefill.models.config.classes import Classes, classes_from_gguf, classes_from_huggingface
 from isoprefill.models.pretrained import load_pretrained
-from small_models import assert_refused, random_classifier, random_model, save_directory, save_gguf
+from model_refusals import assert_refused
+from small_models import random_classifier, random_model
 
 CLASSIFIER = {"architectures": ["Qwen3ForSequenceClassification"]}
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import gguf
 import pytest
 
+from byte_level_tokenizer import byte_tokenizer
 from damaged_models import MOST_BYTES, damage, load_and_tokenise, make_models, outcome
 from isoprefill.models.sources.source import load_tokenizer
 from pairwise import FULL
-from small_models import byte_tokenizer
 
 NUMBER = 2_000 if FULL in os.environ else 200
 AT_ONCE = 50

@@ -13,12 +13,15 @@ from hypothesis import example, given, settings
 from tokenizers import models, normalizers, processors
 from transformers import AutoTokenizer
 
+from byte_level_tokenizer import byte_tokenizer
+from gguf_writer import save_gguf
+from huggingface_directory import save_directory
 from isoprefill.models.pretrained import load_pretrained
 from isoprefill.models.sources.source import load_tokenizer
 from isoprefill.models.tokenizers.tokenizer import Tokenizer
 from isoprefill.models.tokenizers.tokenizer_gguf import tokenizer_from_gguf
 from isoprefill.models.tokenizers.tokenizer_json import tokenizer_from_directory
-from small_models import byte_tokenizer, random_model, save_directory, save_gguf
+from small_models import random_model
 from tokenizer_texts import SENTENCES, sentencepiece_metadata, sweep
 
 

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from gguf_writer import save_gguf
+from huggingface_directory import save_directory
 from isoprefill.models.files.finite import check_finite
 from isoprefill.models.pretrained import load_pretrained
-from small_models import assert_refused, random_model, save_directory, save_gguf
+from model_refusals import assert_refused
+from small_models import random_model
 
 DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
 

@@ -11,13 +11,15 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 
+from gguf_writer import save_gguf
 from isoprefill import ScoringEngine
 from isoprefill.models.files import gguf_header, gguf_split
 from isoprefill.models.pretrained import load_pretrained
 from isoprefill.models.sources import pinned
 from isoprefill.models.sources.description import describe_model
 from isoprefill.models.sources.source import find_model, load_tokenizer
-from small_models import assert_refused, random_model, save_gguf
+from model_refusals import assert_refused
+from small_models import random_model
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,12 @@ import torch
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from decoder_logits import IDS, assert_same_logits, our_logits
+from gguf_writer import save_gguf
+from huggingface_directory import save_directory
 from isoprefill.models.pretrained import load_pretrained
-from small_models import assert_refused, random_model, save_directory, save_gguf, unpacked
+from model_refusals import assert_refused
+from small_models import random_model
+from unpacked_params import unpacked
 
 SIZES = {"hidden_size": 96, "intermediate_size": 64, "head_dim": 24, "num_hidden_layers": 2}
 SIZES |= {"rms_norm_eps": 2.0**-17}  # which GGUF does not round

@@ -10,10 +10,13 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
+from gguf_writer import save_gguf
+from huggingface_directory import save_directory
 from isoprefill.models.pretrained import load_pretrained
 from isoprefill.models.sources.hub_cache import HubName, cache_directory
 from isoprefill.models.sources.source import find_adapter, find_model, load_tokenizer
-from small_models import assert_refused, random_model, save_directory, save_gguf
+from model_refusals import assert_refused
+from small_models import random_model
 
 OLD, NEW = "a" * 40, "b" * 40
 

@@ -10,12 +10,15 @@ import sys
 import huggingface_hub
 import pytest
 
+from gguf_writer import save_gguf
+from huggingface_directory import save_directory
 from isoprefill.models.pretrained import load_pretrained
 from isoprefill.models.sources.hub_cache import cache_directory
 from isoprefill.models.sources.pinned import FetchError
 from isoprefill.models.sources.source import find_adapter, find_model
 from local_hub import local_hub
-from small_models import assert_refused, random_model, save_directory, save_gguf
+from model_refusals import assert_refused
+from small_models import random_model
 
 COMMIT = "c" * 40
 NAME = f"some-org/Model-1.5@{COMMIT}"

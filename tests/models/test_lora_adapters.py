@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from gguf_writer import save_gguf
+from huggingface_directory import save_directory
 from isoprefill.models.pretrained import load_pretrained
 from isoprefill.models.weights.packed_weights import PackedWeights, unpack
-from small_models import assert_refused, random_model, save_directory, save_gguf
+from model_refusals import assert_refused
+from small_models import random_model
 
 LAYERS = 2
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")

@@ -12,11 +12,15 @@ import safetensors.numpy
 import torch
 from tokenizers import processors
 
+from byte_level_tokenizer import byte_tokenizer
+from gguf_writer import save_gguf
+from huggingface_directory import save_directory
 from isoprefill.models.pretrained import load_pretrained
 from isoprefill.request.errors import RequestError
 from isoprefill.request.options import ScoreOptions
 from isoprefill.request.preparer import Preparer
-from small_models import assert_refused, byte_tokenizer, random_model, save_directory, save_gguf
+from model_refusals import assert_refused
+from small_models import random_model
 
 
 @pytest.fixture(scope="module")

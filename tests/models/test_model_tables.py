@@ -13,7 +13,8 @@ from isoprefill.models.config.parameters import PARAMETERS, parameters_of
 from isoprefill.models.weights.packed_weights import PackedWeights
 from isoprefill.models.weights.params import LayerParams, Params
 from isoprefill.models.weights.stored_tensors import FileFormat, stored_tensors
-from small_models import GGUF_VARIANTS, VARIANTS, small_config
+from model_variants import GGUF_VARIANTS, VARIANTS
+from small_models import small_config
 
 FIELDS = typing.get_type_hints(LayerParams) | typing.get_type_hints(Params)
 del FIELDS["layers"]
@@ -46,7 +47,7 @@ def test_tensors_are_read_once(family, overrides, file_format):
 
 @pytest.mark.parametrize("variants", [VARIANTS, GGUF_VARIANTS], ids=["directory", "gguf"])
 def test_every_row_is_compared_with_transformers(variants):
-    """test_models runs these variants; tests/engine/test_class_scores the heads of classification models."""
+    """test_family_logits and test_gguf_weights run these variants, tests/engine/test_class_scores heads of classes."""
     assert {family for family, _ in variants.values()} == set(ARCHITECTURES)
     configs = [
         config_from_huggingface(small_config(family, **overrides).to_dict())

@@ -17,9 +17,11 @@ import safetensors.torch
 import torch
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
+from huggingface_directory import save_directory
 from isoprefill.models.pretrained import load_pretrained
 from isoprefill.models.weights.packed_weights import PackedWeights, unpack
-from small_models import assert_refused, random_model, save_directory
+from model_refusals import assert_refused
+from small_models import random_model
 
 Tensors = dict[str, torch.Tensor]
 # Of an integer of AWQ the nibbles, from the lowest, hold these of eight neighbouring outputs.

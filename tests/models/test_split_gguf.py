@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from gguf_writer import save_gguf
 from isoprefill.models.files.gguf_header import read_header
 from isoprefill.models.pretrained import load_pretrained
 from isoprefill.models.sources.source import load_tokenizer
-from small_models import assert_refused, random_model, save_gguf
+from model_refusals import assert_refused
+from small_models import random_model
 
 
 @pytest.fixture(scope="module")

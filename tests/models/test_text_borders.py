@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers, pre_tokenizers
 
+from byte_level_tokenizer import byte_tokenizer
 from isoprefill.models.sources.source import load_tokenizer
 from isoprefill.models.tokenizers import tokenizer as tokenizer_module
 from isoprefill.models.tokenizers.tokenizer import Tokenizer
@@ -17,7 +18,6 @@ from isoprefill.models.tokenizers.tokenizer_gguf import tokenizer_from_gguf
 from isoprefill.request.errors import RequestError
 from isoprefill.request.options import ScoreOptions
 from isoprefill.request.preparer import Preparer
-from small_models import byte_tokenizer
 from tokenizer_texts import sentencepiece_metadata, sweep
 
 

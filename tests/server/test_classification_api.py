@@ -12,6 +12,7 @@ import torch
 import small_models
 from api_answers import code_of
 from http_oracle import tokens_of
+from huggingface_directory import save_directory
 from isoprefill.models.config.classes import Classes
 from isoprefill.request.errors import RequestError
 from isoprefill.request.options import ScoreOptions
@@ -33,7 +34,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def model_directory(model, tmp_path_factory):
-    return str(small_models.save_directory(model, tmp_path_factory.mktemp("model") / "tiny"))
+    return str(save_directory(model, tmp_path_factory.mktemp("model") / "tiny"))
 
 
 @pytest.fixture(scope="module")

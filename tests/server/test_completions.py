@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-import small_models
 from api_answers import code_of
+from byte_level_tokenizer import byte_tokenizer
 from http_oracle import MODEL, log_probabilities, tokens_of
+from huggingface_directory import save_directory
 from in_process_service import Client, in_process_service
 from isoprefill.execution.engine import ScoringEngine
 from isoprefill.models.tokenizers.tokenizer import Tokenizer
@@ -25,12 +26,12 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Client:
-    model = str(small_models.save_directory(MODEL, tmp_path_factory.mktemp("model") / "tiny"))
+    model = str(save_directory(MODEL, tmp_path_factory.mktemp("model") / "tiny"))
     return Client(in_process_service(ScoringEngine.from_pretrained(model), model))
 
 
 def text_of(tokens: list[int]) -> str:
-    return Tokenizer(small_models.byte_tokenizer(), None, False).decode(tokens)
+    return Tokenizer(byte_tokenizer(), None, False).decode(tokens)
 
 
 def as_tokens(prompts):

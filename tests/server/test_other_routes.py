@@ -4,9 +4,9 @@ import httpx
 import numpy as np
 import pytest
 
-import small_models
 from api_answers import code_of
 from http_oracle import MODEL, oracle_labels, tokens_of
+from huggingface_directory import save_directory
 from in_process_service import Client, in_process_service
 from isoprefill.execution.engine import ScoringEngine
 from mask_definition import RequestSpec, define
@@ -15,7 +15,7 @@ from mask_definition import tokens_of as definition_tokens
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(small_models.save_directory(MODEL, tmp_path_factory.mktemp("model") / "tiny"))
+    return str(save_directory(MODEL, tmp_path_factory.mktemp("model") / "tiny"))
 
 
 @pytest.fixture(scope="module")

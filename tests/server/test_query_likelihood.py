@@ -6,8 +6,8 @@ import pathlib
 import numpy as np
 import pytest
 
-import small_models
 from http_oracle import MODEL, log_probabilities, tokens_of
+from huggingface_directory import save_directory
 from in_process_service import Client, in_process_service
 from isoprefill.execution.engine import ScoringEngine
 
@@ -17,7 +17,7 @@ DOCUMENTS = ["first", "second one", "third", "x" * 40]
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Client:
-    model = str(small_models.save_directory(MODEL, tmp_path_factory.mktemp("model") / "tiny"))
+    model = str(save_directory(MODEL, tmp_path_factory.mktemp("model") / "tiny"))
     return Client(in_process_service(ScoringEngine.from_pretrained(model), model))
 
 

@@ -8,6 +8,9 @@ import tokenizers
 from tokenizers import models
 
 import small_models
+from byte_level_tokenizer import byte_alphabet, byte_tokenizer
+from gguf_writer import save_gguf
+from huggingface_directory import save_directory
 from isoprefill.models.sources.description import ModelDescription, describe_model
 from isoprefill.models.sources.source import load_tokenizer
 from isoprefill.models.tokenizers.byte_level_bpe import byte_level_bpe
@@ -51,7 +54,7 @@ def qwen_tokenizer() -> Tokenizer:
         "Yes",
         "Ye",
     ]
-    tokens = [*small_models.byte_alphabet(), *[word for word in words if len(word) > 1]]
+    tokens = [*byte_alphabet(), *[word for word in words if len(word) > 1]]
     merges = [
         "Ġ Ġ",
         "Ġ t",
@@ -256,14 +259,14 @@ def test_a_gguf_files_own_template_is_taken_as_it_is():
 
 def test_descriptions_of_directories_and_files(tmp_path):
     model = small_models.random_model("llama")
-    directory = small_models.save_directory(model, tmp_path / "Some-Reranker")
+    directory = save_directory(model, tmp_path / "Some-Reranker")
     (directory / "chat_template.jinja").write_text("{{ messages }}")
     described = describe_model(directory)
     assert described.names[-1] == "Some-Reranker"
     assert described.architecture == "LlamaForCausalLM"
     assert described.chat_template == "{{ messages }}"
     metadata = {"tokenizer.chat_template.rerank": "{query}{document}", "general.name": "Named"}
-    file = small_models.save_gguf(model, tmp_path / "one.gguf", extra_metadata=metadata)
+    file = save_gguf(model, tmp_path / "one.gguf", extra_metadata=metadata)
     described = describe_model(file)
     assert described.rerank_template == "{query}{document}"
     assert {"one.gguf", "Named"} <= set(described.names)
@@ -315,7 +318,7 @@ def test_a_short_text_is_left_as_it_is_and_a_long_one_is_cut_between_characters(
 
 def test_cutting_never_takes_the_only_character_that_fits():
     """Each byte a token: a beginning of n tokens is n characters."""
-    tokenizer = Tokenizer(small_models.byte_tokenizer(), None, False)
+    tokenizer = Tokenizer(byte_tokenizer(), None, False)
     assert isinstance(tokenizer.backend.model, models.BPE)
     assert [tokenizer.cut("abcdef", n) for n in (0, 2, 6, 7)] == ["", "ab", "abcdef", "abcdef"]
     assert [tokenizer.cut("abcdef", n, "end") for n in (0, 2, 6)] == ["", "ef", "abcdef"]

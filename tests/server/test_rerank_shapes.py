@@ -7,8 +7,8 @@ import httpx
 import numpy as np
 import pytest
 
-import small_models
 from http_oracle import MODEL
+from huggingface_directory import save_directory
 from in_process_service import Client, in_process_service
 from isoprefill.execution.engine import ScoringEngine
 from isoprefill.server.settings import RerankSettings
@@ -22,7 +22,7 @@ RERANK = RerankSettings(template=RERANK_TEMPLATE, yes_text="y", no_text="n")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(small_models.save_directory(MODEL, tmp_path_factory.mktemp("model") / "tiny"))
+    return str(save_directory(MODEL, tmp_path_factory.mktemp("model") / "tiny"))
 
 
 @pytest.fixture(scope="module")

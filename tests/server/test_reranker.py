@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import isoprefill
-import small_models
 from http_oracle import MODEL, log_probabilities, tokens_of
+from huggingface_directory import save_directory
 from in_process_service import Client, in_process_service
 from isoprefill.rerank.settings import RerankSettings
 from server_fixtures import RERANK_TEMPLATE
@@ -20,7 +20,7 @@ SETTINGS = RerankSettings(template=RERANK_TEMPLATE, yes_text="y", no_text="n")
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    model = small_models.save_directory(MODEL, tmp_path_factory.mktemp("model") / "tiny")
+    model = save_directory(MODEL, tmp_path_factory.mktemp("model") / "tiny")
     return isoprefill.ScoringEngine.from_pretrained(model)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import faulty_server
 import small_models
+from huggingface_directory import save_directory
 from running_server import running, running_server
 
 BATCH_TOKENS = 1024
@@ -18,7 +19,7 @@ BATCH_TOKENS = 1024
 @pytest.fixture(scope="module")
 def model_directory(tmp_path_factory) -> str:
     model = small_models.random_model("llama")
-    return str(small_models.save_directory(model, tmp_path_factory.mktemp("model") / "tiny"))
+    return str(save_directory(model, tmp_path_factory.mktemp("model") / "tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import torch
 from fastapi import FastAPI, Response
 
 import small_models
+from huggingface_directory import save_directory
 from isoprefill.audit import AuditSettings, ScoreClient, run_audit
 from isoprefill.models.sources.source import load_tokenizer
 from isoprefill_torch import TorchScorer, load_model
@@ -25,9 +26,7 @@ LABELS = [65, 66, 67]
 
 def small_directory(path: Path) -> Path:
     """Saves a small random model with a token for each byte."""
-    return small_models.save_directory(
-        small_models.random_model("llama", max_position_embeddings=8192), path
-    )
+    return save_directory(small_models.random_model("llama", max_position_embeddings=8192), path)
 
 
 def torch_backend(directory: Path) -> Backend:

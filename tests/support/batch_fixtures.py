@@ -4,9 +4,10 @@ import contextlib
 
 import pytest
 
+from huggingface_directory import save_directory
 from inline_ray import InlineRay
 from isoprefill.batch.ray_session import RaySettings, ray_session
-from small_models import random_model, save_directory
+from small_models import random_model
 
 
 @pytest.fixture(scope="session")

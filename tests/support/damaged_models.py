@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gguf_writer import save_gguf
+from huggingface_directory import save_directory
 from isoprefill.models.pretrained import load_pretrained
-from small_models import random_model, save_directory, save_gguf
+from small_models import random_model
 
 NUMBERS = (0, -1, 1, 2**31, 2**63, 1e308, 0.5, -0.0, 10**400)
 VALUES: tuple[Any, ...] = (

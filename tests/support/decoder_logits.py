@@ -13,7 +13,8 @@ from isoprefill.models.decoder.decoder import decode, head_weights
 from isoprefill.models.decoder.head import logits_of
 from isoprefill.models.pretrained import Pretrained
 from isoprefill.models.weights.params import Params
-from small_models import VOCAB_SIZE, unpacked
+from small_models import VOCAB_SIZE
+from unpacked_params import unpacked
 
 IDS = tuple(int(i) for i in np.random.default_rng(0).integers(0, VOCAB_SIZE, 90))
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 import small_models
+from huggingface_directory import save_directory
 from isoprefill import ScoringEngine
 from isoprefill.execution.algorithms import PLANS
 from isoprefill.models.pretrained import Pretrained
@@ -26,7 +27,7 @@ ALGORITHMS = list(PLANS)
 def make_model_and_oracle(directory: Path) -> tuple[Pretrained, Oracle]:
     """Makes a random model of two layers, and the same by transformers in float64."""
     model = small_models.random_model("llama", num_hidden_layers=2)
-    small_models.save_directory(model, directory)
+    save_directory(model, directory)
     return ScoringEngine.from_pretrained(directory).model, Oracle(model)
 
 

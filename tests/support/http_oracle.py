@@ -4,13 +4,14 @@ import numpy as np
 import torch
 
 import small_models
+from byte_level_tokenizer import byte_tokenizer
 
 VOCAB = small_models.VOCAB_SIZE
 MODEL = small_models.random_model("llama")
 
 
 def tokens_of(text: str) -> list[int]:
-    return small_models.byte_tokenizer().encode(text).ids
+    return byte_tokenizer().encode(text).ids
 
 
 @torch.no_grad()

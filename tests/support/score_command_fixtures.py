@@ -3,9 +3,10 @@
 import pytest
 
 from command_line import run
+from huggingface_directory import save_directory
 from isoprefill.cli import score
 from isoprefill.execution.engine_settings import EngineSettings
-from small_models import random_model, save_directory
+from small_models import random_model
 
 
 @pytest.fixture(scope="module")

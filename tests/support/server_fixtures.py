@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import small_models
+from huggingface_directory import save_directory
 from running_server import RunningServer, running_server
 
 RERANK_TEMPLATE = "Is this about {{ query }}?\nText: {{ document }}\nAnswer:"
@@ -27,7 +28,7 @@ def faulty_command(model_directory: str, **limits: Any) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> str:
     model = small_models.random_model("llama")
-    return str(small_models.save_directory(model, tmp_path_factory.mktemp("model") / "tiny"))
+    return str(save_directory(model, tmp_path_factory.mktemp("model") / "tiny"))
 
 
 @pytest.fixture(scope="module")
