@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import transformers
 
-import small_models
 from http_oracle import MODEL
+from huggingface_directory import save_directory
 from isoprefill.models.sources.source import find_model
 from running_server import RunningServer, running_server
 
@@ -34,7 +34,7 @@ def model(request, tmp_path_factory):
     """The served model's name, what the harness loads itself, and a directory with the tokenizer."""
     directory = tmp_path_factory.mktemp("model")
     if request.param == "random":
-        saved = str(small_models.save_directory(MODEL, directory / "tiny"))
+        saved = str(save_directory(MODEL, directory / "tiny"))
         return saved, {"pretrained": saved}, saved
     path = find_model(request.param).path
     tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
