@@ -11,6 +11,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 
+from gguf_conversion import converted_keys
 from gguf_writer import save_gguf
 from isoprefill import ScoringEngine
 from isoprefill.models.files import gguf_header, gguf_split
@@ -30,6 +31,23 @@ def oracle() -> torch.nn.Module:
 def test_missing_gguf_tensor_is_named(oracle, tmp_path):
     path = save_gguf(oracle, tmp_path / "small.gguf", leave_out="blk.1.ffn_up.weight")
     assert_refused(path, r"tensor blk\.1\.ffn_up\.weight is missing")
+
+
+def test_gguf_with_more_tokens_than_rows(oracle, tmp_path):
+    """With a key that says how many rows there are it loads; else the rows of the last tokens may just be lost."""
+    keys = converted_keys(oracle.config, "llama")
+    extra = {
+        "tokenizer.ggml.tokens": [*keys["tokenizer.ggml.tokens"], "<new>"],
+        "tokenizer.ggml.token_type": [*keys["tokenizer.ggml.token_type"], 3],
+    }
+    assert_refused(
+        save_gguf(oracle, tmp_path / "refused.gguf", extra_metadata=extra),
+        r"tensor token_embd\.weight must have shape \[301, 64\].*, got \[300, 64\]",
+    )
+    extra["llama.vocab_size"] = 300
+    model = load_pretrained(save_gguf(oracle, tmp_path / "loaded.gguf", extra_metadata=extra))
+    assert model.config.vocab_size == 300
+    assert model.tokenizer.encode("a<new>")[-1] == 300
 
 
 def test_gguf_feed_forward_biases_are_refused(tmp_path):
