@@ -86,7 +86,7 @@ class ItemGroup:
             return np.zeros(len(self.items), np.int32)
         if (tries := self.tries) is None:
             return np.ones(len(self.items), np.int32)
-        return np.asarray([max(1, trie.branches.size) for trie in tries], np.int32)
+        return np.asarray([trie.num_branches for trie in tries], np.int32)
 
     @property
     def repeated_columns(self) -> Int64[np.ndarray, "n"]:
@@ -95,7 +95,7 @@ class ItemGroup:
             return np.zeros(len(self.items), np.int64)
         return np.asarray(
             [
-                max(0, trie.branches.size - 1) * (item.size + int(trie.depths.max(initial=0)))
+                (trie.num_branches - 1) * (item.size + int(trie.depths.max(initial=0)))
                 for item, trie in zip(self.items, tries, strict=True)
             ],
             np.int64,

@@ -41,6 +41,11 @@ class LabelTrie:
         follows = self.depths[1:] == self.depths[:-1] + 1
         return np.flatnonzero(np.concatenate([np.ones(min(1, self.depths.size), bool), ~follows]))
 
+    @property
+    def num_branches(self) -> int:
+        """In how many branches labels follow the item; the first continues it, as no tokens do."""
+        return max(1, self.branches.size)
+
     def log_probabilities(self, logprobs: Float64[np.ndarray, "m K"]) -> Float64[np.ndarray, "L"]:
         """Returns each label's, the sum of its tokens', of those of `read`; -inf for what is no label."""
         of_tokens = np.where(self.places >= 0, logprobs.ravel()[self.places], 0.0)

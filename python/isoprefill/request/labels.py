@@ -148,11 +148,11 @@ class LabelSets:
         return np.asarray([trie.tokens.size for trie in tries], np.int64)
 
     def num_branches(self, num_items: int) -> Int64[np.ndarray, "N"]:
-        """In how many branches these tokens follow each of the items; the first continues it, as no tokens do."""
+        """In how many branches these tokens follow each of the items."""
         if not self.needs_rows:
             return np.ones(num_items, np.int64)
         tries = self.tries(np.arange(num_items, dtype=np.int32))
-        return np.asarray([max(1, trie.branches.size) for trie in tries], np.int64)
+        return np.asarray([trie.num_branches for trie in tries], np.int64)
 
     def most_rows(self, num_items: int) -> Int64[np.ndarray, "N"]:
         """How many of these tokens the longest label of each of the items has."""

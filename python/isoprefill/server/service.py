@@ -183,10 +183,8 @@ class Service:
             waiting = False
             gone.cancel()
         loop = asyncio.get_running_loop()
-        for tokens, result in zip(requests, results, strict=True):
-            loop.call_soon(
-                self.metrics.observe_scored, tokens, result
-            )  # after the answer, if it is small
+        for tokens, result in zip(requests, results, strict=True):  # counted after a small answer
+            loop.call_soon(self.metrics.observe_scored, tokens, result)
         request.scope["state"]["log"] |= {
             "items": sum(len(tokens.items) for tokens in requests),
             "tokens": sum(tokens.num_tokens for tokens in requests),
