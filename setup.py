@@ -17,11 +17,20 @@ PACKAGES = {
     for room in ("python", "pallas")
     for package in find_packages(room, exclude=["isoprefill_torch*", "isoprefill_tpu_lab*"])
 }
-SOURCES = [name for name in glob.glob("csrc/*.cc") if not name.endswith("_test.cc")]
-HEADERS = [
+SOURCES = sorted(name for name in glob.glob("csrc/*.cc") if not name.endswith("_test.cc"))
+CSRC_HEADERS = glob.glob("csrc/*.h")
+FOREIGN_HEADERS = [
     pybind11.get_include(),
     os.path.join(os.path.dirname(jaxlib.__file__), "include"),
 ]
+COMPILE_ARGS = [
+    "-std=c++17",
+    "-O3",
+    "-ffp-contract=off",  # csrc/BUILD says why
+    "-g0",
+    "-fvisibility=hidden",
+]
+LIBRARY_DIRECTORY = "build/library"
 
 
 class BuildWithStubs(build_py):
@@ -40,20 +49,26 @@ setup(
     cmdclass={"build_py": BuildWithStubs},
     packages=list(PACKAGES),
     package_dir=PACKAGES,
+    # csrc without Python: compiled once, in one place, whichever Python the extension is then linked for.
+    libraries=[
+        (
+            "isoprefill",
+            {
+                "sources": SOURCES,
+                "obj_deps": {"": CSRC_HEADERS},
+                "include_dirs": ["."],
+                "cflags": COMPILE_ARGS,
+            },
+        )
+    ],
+    options={"build_clib": {"build_clib": LIBRARY_DIRECTORY, "build_temp": LIBRARY_DIRECTORY}},
     ext_modules=[
         Extension(
             "isoprefill_csrc",
-            sources=sorted(SOURCES + glob.glob("csrc/bindings/*.cc")),
-            depends=glob.glob("csrc/**/*.h", recursive=True),
+            sources=sorted(glob.glob("csrc/bindings/*.cc")),
+            depends=[*SOURCES, *CSRC_HEADERS, *glob.glob("csrc/bindings/*.h")],
             include_dirs=["."],
-            extra_compile_args=[
-                "-std=c++17",
-                "-O3",
-                "-ffp-contract=off",  # csrc/BUILD says why
-                "-g0",
-                "-fvisibility=hidden",
-                *(f"-isystem{directory}" for directory in HEADERS),
-            ],
+            extra_compile_args=COMPILE_ARGS + [f"-isystem{path}" for path in FOREIGN_HEADERS],
             language="c++",
         )
     ],

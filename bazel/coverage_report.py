@@ -154,13 +154,14 @@ def tests_the_extension(name: str) -> bool:
 def report_cc(work: pathlib.Path) -> bool:
     """Compiles csrc with counters, runs its tests and adds up the lines that were run."""
     compile_with_counters(work)
-    for program in sorted(work.glob("*_test")):
-        subprocess.run([program], check=True)
     tests = [name for name in sorted(glob.glob("tests/*/test_*.py")) if tests_the_extension(name)]
     path = os.pathsep.join([str(work), os.environ.get("PYTHONPATH", "")])
     env = os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
-    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
-    subprocess.run(pytest, env=env, check=True)
+    # The longest first. Each adds its counts to the files when it ends, and gcov locks these.
+    commands = [[sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]]
+    commands += [[str(program)] for program in sorted(work.glob("*_test"))]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda command: subprocess.run(command, env=env, check=True), commands))
     subprocess.run(
         ["gcov", "--json-format", *work.glob("*.gcda")],
         cwd=work,

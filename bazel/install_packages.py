@@ -2,6 +2,7 @@
 
   check                        checks that this Python can make an environment
   environment DIRECTORY LOCK   makes a virtual environment
+  environments LOCK DIRECTORY=PYTHON...   makes one for each Python, at the same time
   overlay DIRECTORY LOCK... PACKAGE...    run by that environment's Python: adds packages beside it; those that are
                                named are built from their sources
   headers                      prints where Python's, pybind11's and jaxlib's headers are
@@ -9,6 +10,7 @@
 A failure prints its cause and its remedy.
 """
 
+import concurrent.futures
 import importlib.util
 import os
 import re
@@ -98,9 +100,9 @@ def pip_install(python, lock, options=()):
         raise pip_failure(lock, output)
 
 
-def make_environment(directory, lock):
-    """Makes a virtual environment that holds the packages of one lock."""
-    code, output = run([sys.executable, "-m", "venv", "--clear", directory])
+def make_environment(directory, lock, python=sys.executable, options=()):
+    """Makes a virtual environment of a Python that holds the packages of one lock."""
+    code, output = run([python, "-m", "venv", "--clear", directory])
     if code:
         raise SetupError("python -m venv failed:\n" + output)
     programs = os.path.join(directory, "bin")
@@ -108,12 +110,26 @@ def make_environment(directory, lock):
         if not name.isascii():  # Python 3.14's 𝜋thon, which Bazel cannot delete under the C locale
             os.remove(os.path.join(programs, name))
     python = os.path.join(programs, "python")
-    pip_install(python, lock)
+    pip_install(python, lock, options)
     code, output = run([python, "-m", "pip", "check"])
     if code:
         raise SetupError(
             f"The packages of {lock} are incompatible with one another (pip check):\n{output}"
         )
+
+
+def make_environments(lock, *directories_and_pythons):
+    """Makes an environment for each DIRECTORY=PYTHON.
+
+    Their modules are compiled when they are imported: these environments serve a single test, which needs few.
+    """
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        made = [
+            pool.submit(make_environment, directory, lock, python, ["--no-compile"])
+            for directory, python in (pair.split("=", 1) for pair in directories_and_pythons)
+        ]
+    for each in made:
+        each.result()
 
 
 def has_cuda_torch(directory):
@@ -158,6 +174,7 @@ def main(arguments):
     steps = {
         "check": check_interpreter,
         "environment": make_environment,
+        "environments": make_environments,
         "overlay": make_overlay,
         "headers": lambda: print(*header_directories(), sep="\n"),
     }

@@ -170,16 +170,19 @@ def _each_python_impl(ctx):
     installer = ctx.path(ctx.attr._installer)
     lock = ctx.path(ctx.attr.lock)
     lines = []
+    environments = []
     for version in ctx.attr.versions:
         pyenv = ctx.execute(["sh", "-c", "ls -d ~/.pyenv/versions/{}.*/bin/python".format(version)]).stdout.split("\n")
         python, reason = _find_python(ctx, installer, ["python" + version] + [path for path in pyenv if path])
         if python:
             directory = ctx.path(version)
-            what = "installing {} for Python {}".format(lock.basename, version)
-            _execute(ctx, [python, installer, "environment", directory, lock], what)
+            environments.append("{}={}".format(directory, python))
             lines.append("{}: {}/bin/python".format(version, directory))
         else:
             lines.append("{}: absent: {}".format(version, reason.replace("\n", " ")))
+    if environments:
+        what = "installing {} for each Python".format(lock.basename)
+        _execute(ctx, [_base_python(ctx, installer), installer, "environments", lock] + environments, what)
     ctx.file("pythons.txt", "\n".join(lines) + "\n")
     ctx.file("BUILD", "exports_files([\"pythons.txt\"], visibility = [\"//visibility:public\"])\n")
 
