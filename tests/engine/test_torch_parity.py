@@ -8,6 +8,7 @@ flex_attention with the same rule; their masks are written from the definition, 
 these fails, scores are not what the published systems, or scoring query + item alone, would give.
 """
 
+import copy
 import functools
 import tempfile
 from pathlib import Path
@@ -24,7 +25,7 @@ import small_models
 from huggingface_directory import save_directory
 from isoprefill import ScoringEngine
 from isoprefill.modes import Algorithm
-from isoprefill_torch import METHODS, TorchScorer, extend, load_model
+from isoprefill_torch import METHODS, CausalLM, TorchScorer, extend, load_model
 
 ALGORITHMS = get_args(Algorithm)
 DELIMITER_ID = 299  # in no text, and in no list of token ids below
@@ -235,12 +236,21 @@ TEXT = (
 SMOLLM2_LABELS = [" yes", " no", ".", " Paris", ","]
 
 
+SMOLLM2 = "smollm2-135m"
+
+
 @functools.cache
+def torch_smollm2() -> CausalLM:
+    return load_model(SMOLLM2)  # transformers takes 18 CPU seconds for a GGUF
+
+
 def smollm2(dtype: str) -> tuple[ScoringEngine, TorchScorer]:
-    name = "smollm2-135m"
-    model = load_model(name, dtype)
-    model.torch_model.float()
-    return ScoringEngine.from_pretrained(name, dtype), TorchScorer(model)
+    """The engine, and PyTorch in float32 with the weights that the engine's dtype has."""
+    model = copy.deepcopy(torch_smollm2())
+    # Not the buffers: RoPE's are float32 in every dtype.
+    for weight in model.torch_model.parameters():
+        weight.data = weight.data.to(getattr(torch, dtype)).float()
+    return ScoringEngine.from_pretrained(SMOLLM2, dtype), TorchScorer(model)
 
 
 @pytest.mark.parametrize(
