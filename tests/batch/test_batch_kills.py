@@ -129,6 +129,28 @@ def kill_an_actor():
     os.kill(scoring[0], signal.SIGKILL)
 
 
+def raylets():
+    """The raylets of this test that live."""
+    return [
+        int(entry.name)
+        for entry in pathlib.Path("/proc").iterdir()
+        if entry.name.isdecimal() and is_raylet(int(entry.name)) and is_ours(int(entry.name))
+    ]
+
+
+def is_raylet(pid):
+    """Whether a process lives and runs the raylet's own program: a script that starts one also names it."""
+    return read_or_empty(f"/proc/{pid}/cmdline").split(b"\0")[0].endswith(b"/raylet/raylet")
+
+
+def kill_a_raylet(pid):
+    """Kills a process that is a raylet, and waits until it is dead: a wrapper's death would prove nothing."""
+    assert is_raylet(pid)
+    os.kill(pid, signal.SIGKILL)
+    # A dead one that nobody has waited for has no command line.
+    wait_for(lambda: not is_raylet(pid))
+
+
 def test_killed_processes_cost_no_rows(lake_directory, nodes, model_directory, tmp_path):
     """An actor, a node and the driver are killed with kill -9, the driver once in the shuffle and once in a block."""
     undisturbed = start(
@@ -158,7 +180,7 @@ def test_killed_processes_cost_no_rows(lake_directory, nodes, model_directory, t
     kill_an_actor()
     killed_at = blocks(output)
     wait_for(lambda: blocks(output) >= killed_at + 30, second)
-    os.kill(nodes.raylet(), signal.SIGKILL)  # a node with what runs on it
+    kill_a_raylet(nodes.raylet())  # a node with what runs on it
     killed_at = blocks(output)
     wait_for(lambda: blocks(output) >= killed_at + 20, second)
     second.kill()  # the driver, in blocks
@@ -182,20 +204,12 @@ def test_a_killed_local_ray_costs_no_rows(model_directory, tmp_path):
     asked = (small, output, model_directory, "--block-items=100")
     first = start(*asked)
     wait_for(lambda: blocks(output) >= 4, first)
-    raylets = [
-        int(entry.name)
-        for entry in pathlib.Path("/proc").iterdir()
-        if entry.name.isdecimal()
-        and b"raylet/raylet" in read_or_empty(entry / "cmdline")
-        and is_ours(int(entry.name))
-    ]
-    assert len(raylets) == 1
-    os.kill(raylets[0], signal.SIGKILL)
+    (raylet,) = raylets()
+    kill_a_raylet(raylet)
     first.communicate(timeout=PATIENCE_S)
-    assert first.returncode in (
-        0,
-        1,
-    )  # Ray's actors outlive their raylet for some seconds, which may suffice
+    assert not raylets()  # nobody started another
+    # Ray's actors outlive their raylet for some seconds, which may suffice.
+    assert first.returncode in (0, 1)
     before = blocks(output)
     assert (before == blocks_of(output)) == (first.returncode == 0)
     summary = finish(start(*asked))
@@ -208,6 +222,6 @@ def test_a_killed_local_ray_costs_no_rows(model_directory, tmp_path):
 
 def read_or_empty(path):
     try:
-        return path.read_bytes()
+        return pathlib.Path(path).read_bytes()
     except OSError:
         return b""
