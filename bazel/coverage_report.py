@@ -61,6 +61,7 @@ OTHERS_PACKAGES = {
     "python/isoprefill/integrations/llama_index.py",
     "python/isoprefill/integrations/lm_eval/__main__.py",
     "python/isoprefill/integrations/lm_eval/model.py",
+    "python/isoprefill/integrations/pyterrier.py",
     "python/isoprefill/server/tracing.py",
 }
 DATA = "python.coverage"  # the name that pytest_main.py gives the data in a test's outputs

@@ -1,4 +1,4 @@
-"""LangChain, LlamaIndex and Haystack themselves with our rerankers, in this process and over HTTP.
+"""LangChain, LlamaIndex, Haystack and PyTerrier themselves with our rerankers, in this process and over HTTP.
 
 Needs their packages (requirements/integrations.lock). If one of these fails, a pipeline orders documents otherwise than
 the server does, or the framework has changed what it wants of a component.
@@ -78,3 +78,47 @@ def test_haystack(source, expected):
     assert [(one.content, one.score) for one in found] == expected[:2]
     more = pipeline.run({"ranker": {"query": "abc", "documents": given, "top_k": 3}})
     assert len(more["ranker"]["documents"]) == 3
+
+
+def test_pyterrier(source, expected):
+    pt = pytest.importorskip("pyterrier")
+    import pandas as pd
+
+    from isoprefill.integrations.pyterrier import IsoprefillReranker
+
+    class Retriever(pt.Transformer):
+        """Finds the same for two queries, the best last, and for one of them what has no text."""
+
+        def transform(self, inp):
+            rows = [
+                {"qid": qid, "query": "abc", "docno": text, "body": text, "score": float(place)}
+                for place, (text, _) in enumerate(expected)
+                for qid in ("q2", "q1")
+            ]
+            rows.append({"qid": "q1", "query": "abc", "docno": "empty", "body": None, "score": 9.0})
+            return pt.model.add_ranks(pd.DataFrame(rows))
+
+    found = (Retriever() >> IsoprefillReranker(**source, text_field="body")).search("abc")
+    found = found.sort_values(["qid", "rank"])
+    one, two = (found[found["qid"] == qid] for qid in ("q1", "q2"))
+    assert list(zip(two["docno"], two["score"], strict=True)) == expected
+    assert two["rank"].tolist() == [0, 1, 2, 3]
+    assert [name for name in one["docno"] if name != "empty"] == [text for text, _ in expected]
+    assert one["score"].is_monotonic_decreasing
+    assert len(one) == 5
+
+
+def test_pyterrier_knows_what_it_takes_without_a_model(tmp_path):
+    """PyTerrier asks by empty tables before a pipeline runs, which must not load anything."""
+    pt = pytest.importorskip("pyterrier")
+    from isoprefill.integrations.pyterrier import IsoprefillReranker
+
+    reranker = IsoprefillReranker(model=str(tmp_path / "nowhere"))
+    (taken,) = pt.inspect.transformer_inputs(reranker)
+    assert sorted(taken) == ["docno", "qid", "query", "text"]
+    given = pt.inspect.transformer_outputs(reranker, [*taken, "url"])
+    assert sorted(given) == ["docno", "qid", "query", "rank", "score", "text", "url"]
+    with pytest.raises(KeyError, match="text"):
+        reranker([{"qid": "1", "query": "a", "docno": "b"}])
+    with pytest.raises(ValueError, match="either model or base_url"):
+        IsoprefillReranker()
