@@ -4,7 +4,7 @@ One replica of a job on Ray and the engine by itself score the same rows, in pro
 other: 1,000,000 items under 10,000 queries on a model of two layers, and 20,000 under 200 on SmolLM2. Rows a second
 count the time in which the replica has a block: reading, tokenising, scoring, writing. CPU seconds are told too, as
 a wall clock also measures what else the machine does. The engine by itself has its rows in memory, sorted by query, and
-writes nothing.
+writes nothing; it gets as many rows at once as a block of the job has.
 """
 
 import dataclasses
@@ -145,6 +145,7 @@ def engine_alone(task: dict[str, Any]) -> dict[str, float]:
     import pyarrow.parquet as pq
 
     from isoprefill import ScoringEngine
+    from isoprefill.batch.block_plan import automatic_block_items
 
     table = pq.read_table(task["lake"]).sort_by("query")
     queries = table["query"].to_numpy().tolist()
@@ -153,7 +154,7 @@ def engine_alone(task: dict[str, Any]) -> dict[str, float]:
     engine = ScoringEngine.from_pretrained(task["model"], threads=task["threads"])
     at_once: list[Any] = []
     held = 0
-    most = max(1, len(queries) // 100)
+    most = automatic_block_items(len(queries), 1)
     wall, cpu = seconds()
     for begin, end in itertools.pairwise(begins):
         at_once.append(engine.preparer.request(queries[begin], items[begin:end]))
