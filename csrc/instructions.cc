@@ -122,6 +122,7 @@ Instructions BestInstructions() {
       throw std::invalid_argument("ISOPREFILL_INSTRUCTIONS is \"" + limit +
                                   "\"; it must be one of " + Known());
     }
+    SplitsFloat32();  // a wrong value is told on every processor
     return widest;
   }();
   return best;
@@ -130,7 +131,12 @@ Instructions BestInstructions() {
 bool SplitsFloat32() {
   static const bool splits = [] {
     const char* variable = std::getenv("ISOPREFILL_SPLIT_FLOAT32");
-    return variable == nullptr || std::string(variable) != "0";
+    const std::string value = variable == nullptr ? "" : variable;
+    if (value != "" && value != "0" && value != "1") {
+      throw std::invalid_argument("ISOPREFILL_SPLIT_FLOAT32 is \"" + value +
+                                  "\"; it must be \"0\" or \"1\"");
+    }
+    return value != "0";
   }();
   return splits;
 }

@@ -7,11 +7,12 @@
         def __post_init__(self) -> None:
             check_bounds(self)
 
-`isoprefill.cli.setting_flags` makes the flag `--max-items` of it.
+`isoprefill.cli.command_flags` makes the flag `--max-items` of it.
 """
 
 import dataclasses
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 _BOUNDS = {
@@ -20,6 +21,21 @@ _BOUNDS = {
     "le": ("at most", operator.le),
     "lt": ("below", operator.lt),
 }
+
+
+Bounds = Mapping[str, float]  # by "ge", "gt", "le" and "lt"
+
+
+def within(value: float, bounds: Bounds) -> bool:
+    """Returns whether a number lies within bounds; NaN lies within none."""
+    return all(_BOUNDS[bound][1](value, limit) for bound, limit in bounds.items())
+
+
+def bounds_text(bounds: Bounds) -> str:
+    """Returns bounds in words, such as "at least 1"."""
+    if bounds.keys() == {"ge", "le"}:
+        return f"between {bounds['ge']} and {bounds['le']}"
+    return " and ".join(f"{_BOUNDS[bound][0]} {limit}" for bound, limit in bounds.items())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,22 +54,16 @@ class Setting:
     default: Any
     help: str
     scale: float
-    bounds: dict[str, float]
+    bounds: Bounds
 
     def check(self, value: Any) -> None:
         """Raises ValueError unless the field's value lies within the bounds; None always does."""
         for one in value if isinstance(value, tuple) else (value,):
-            if one is None or all(
-                _BOUNDS[bound][1](one * self.scale, limit) for bound, limit in self.bounds.items()
-            ):
+            if one is None or within(one * self.scale, self.bounds):
                 continue
-            if self.bounds.keys() == {"ge", "le"}:
-                limits = f"between {self.bounds['ge']} and {self.bounds['le']}"
-            else:
-                limits = " and ".join(
-                    f"{_BOUNDS[b][0]} {limit}" for b, limit in self.bounds.items()
-                )
-            raise ValueError(f"{self.flag} must be {limits}, got {one * self.scale}")
+            raise ValueError(
+                f"{self.flag} must be {bounds_text(self.bounds)}, got {one * self.scale}"
+            )
 
 
 def setting(

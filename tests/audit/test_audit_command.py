@@ -223,7 +223,7 @@ def test_settings_are_checked(values, message):
         (["--server-url=http://x", "--labels= yes"], "--labels needs --tokenizer"),
         (
             ["--server-url=http://x", "--label-token-ids=1,b"],
-            "must be integers of at least 0, got '1,b'",
+            "--label-token-ids must be integers of at least 0, separated by commas, got '1,b'",
         ),
         (["--server-url=http://x", "--labels= a", "--label-token-ids=1"], "one of --labels and"),
         (["--analyze"], "--analyze needs the files"),

@@ -72,14 +72,22 @@ BAD = {
     "empty line": ("x", " a\n\n b\n", "x:2: the item is empty"),
     "not JSON": ("x.jsonl", '" a"\n{\n" b"', "x.jsonl:2: not JSON: "),
     "deep JSON": ("x.jsonl", '" a"\n' + "[" * 100_000 + '\n" b"', "x.jsonl:2: not JSON"),
-    "large integer": ("x.jsonl", '" a"\n' + "1" * 5000 + '\n" b"', "x.jsonl:2: not JSON"),
-    "another key": ("x.jsonl", '" a"\n{"text": "c"}\n" b"', "x.jsonl:2: expected a string or an object with a string "
-                    "\"item\", got the keys 'text'"),
-    "a number": ("x.jsonl", '" a"\n3\n" b"', "x.jsonl:2: expected a string"),
-    "key twice": ("x.jsonl", '" a"\n{"item": "c", "item": "d"}\n" b"', "x.jsonl:2: not JSON: the key 'item' occurs"),
-    "no number": ("x.jsonl", '" a"\n{"item": "c", "n": NaN}\n" b"', "x.jsonl:2: not JSON: NaN is"),
-    "half a character": ("x.jsonl", '" a"\n"\\ud800"\n" b"', "x.jsonl:2: items[1]"),
-    "too long": ("x", " a\n" + "z" * 600 + "\n b\n", "x:2: query and items[1] must have at most 512 tokens"),
+    "large integer": ("x.jsonl", '" a"\n' + "1" * 5000 + '\n" b"', "x.jsonl:2: not usable JSON: a number has 5000"),
+    "another key": ("x.jsonl", '" a"\n{"text": "c"}\n" b"', "x.jsonl:2: an object must have the key \"item\", got the "
+                    "keys 'text'"),
+    "no text": ("x.jsonl", '" a"\n{"item": 5}\n" b"', 'x.jsonl:2: "item" must be a string, got a number'),
+    "null": ("x.jsonl", '" a"\n{"item": null}\n" b"', 'x.jsonl:2: "item" must be a string, got null'),
+    "a number": ("x.jsonl", '" a"\n3\n" b"', "x.jsonl:2: expected a string or an object with a string \"item\", got a "
+                 "number"),
+    "key twice": ("x.jsonl", '" a"\n{"item": "c", "item": "d"}\n" b"', "x.jsonl:2: not usable JSON: the key 'item' o"),
+    "many keys": ("x.jsonl", '" a"\n{' + "".join(f'"k{n}": 1, ' for n in range(100_000)) + '"k9": 1}\n" b"',
+                  "x.jsonl:2: not usable JSON: the key 'k9' occurs twice"),
+    "no number": ("x.jsonl", '" a"\n{"item": "c", "n": NaN}\n" b"', "x.jsonl:2: not usable JSON: NaN is"),
+    "no double": ("x.jsonl", '" a"\n{"item": "c", "n": 1e999}\n" b"', "x.jsonl:2: not usable JSON: the number 1e999 is "
+                  "beyond the range of a double"),
+    "half a character": ("x.jsonl", '" a"\n"\\ud800"\n" b"', "x.jsonl:2: the item: text must be valid Unicode, but has "
+                         "half of a surrogate pair, '\\ud800', at 0"),
+    "too long": ("x", " a\n" + "z" * 600 + "\n b\n", "x:2: query and the item must have at most 512 tokens"),
     "in a list": ("x.json", '[" a", "", " b"]', "x.json[1]: the item is empty"),
 }  # fmt: skip
 
@@ -101,6 +109,17 @@ def test_a_bad_item_is_named_and_can_be_skipped(scored, tmp_path, name, text, me
         assert len(done.stderr.splitlines()) == 1
         rows = sorted((row["index"], row["item"]) for row in map(json.loads, done.lines))
         assert rows == [(0, " a"), (2, " b")]
+
+
+def test_a_query_that_is_too_long_is_not_blamed_on_an_item(scored):
+    """The first item was named, and --skip-invalid advised, which then refused every item."""
+    for arguments in ([], ["--skip-invalid"], ["--sort=input"]):
+        done = scored(f"--query={'z' * 600}", "--item=a", "--item=b", *arguments)
+        assert (done.status, done.stdout) == (2, "")
+        assert done.stderr.startswith(
+            "score: query must have at most 511 tokens, so that there is "
+        )
+        assert done.stderr.endswith(" got 600: shorten it\n")
 
 
 def test_if_every_item_is_bad_that_is_an_error(scored, tmp_path):

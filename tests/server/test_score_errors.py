@@ -10,6 +10,8 @@ import pytest
 
 from api_answers import code_of, likelihoods
 from http_oracle import VOCAB
+from isoprefill.request.errors import RequestError
+from isoprefill.server.validation import read_object
 from running_server import running
 from unconnected_service import ask, unconnected_service
 
@@ -93,6 +95,7 @@ BAD_BODIES = {
     "unknown token": ({"query": [VOCAB], "items": [[1]]}, "token_id_exceeds_vocab", "query[0]"),
     "huge token": ({"query": [1], "items": [[2**70]]}, "token_id_exceeds_vocab", "items[0][0]"),
     "too long": ({"items": ["a", "b" * 512]}, "context_length_exceeded", "items[1]"),
+    "a query without room for an item": ({"query": "a" * 512}, "context_length_exceeded", "query"),
     "joint and too long": (
         {"items": ["a", "b" * 512], "tokenization": "joint"}, "context_length_exceeded", "items[1]"
     ),
@@ -119,6 +122,27 @@ def test_bad_body(server, change, code, param):
     response = server.post("/v1/score", **body)
     assert code_of(response) == code, response.text
     assert response.json()["error"]["param"] == param
+
+
+NO_JSON = {
+    "UTF-16": ('{"query"'.encode("utf-16"), "it is UTF-16 or UTF-32, and must be UTF-8"),
+    "byte order mark": (b'\xef\xbb\xbf{}', "it begins with a byte order mark"),
+    "Latin-1": (b'{"query": "\xe9"}', "it must be UTF-8, and is not at byte 11"),
+    "half a character": (
+        b'{"query": "\\ud800"}', "half of a surrogate pair, which is no character, at line 1 column 18"
+    ),
+    "the other half first": (b'{"query": "\\udc00\\ud800"}', "half of a surrogate pair, which is no character, at"),
+    "half a pair as bytes": (b'{"query": "\xed\xa0\x80"}', "it must be UTF-8, and is not at byte 11"),
+    "an escape cut off": (b'{"query": "\\u12"}', "invalid escape at line 1 column 16"),
+    "cut off": (b'{"query": "a', "EOF while parsing a string at line 1 column 12"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "reason"), NO_JSON.values(), ids=NO_JSON.keys())
+def test_a_body_that_is_no_json_is_refused_with_the_reason(body, reason):
+    with pytest.raises(RequestError, match="The body is not valid JSON: ") as refused:
+        read_object(body)
+    assert reason in str(refused.value)
 
 
 def test_a_label_is_refused_without_being_repeated(server):

@@ -1,15 +1,21 @@
 """What is bounded in the memory of the front end, and what reaches its log."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import sys
+import tracemalloc
 
 import pytest
 
+from isoprefill.request.errors import RequestError
 from isoprefill.server import admission, bodies, logs
+from isoprefill.server.api_models import ScoreRequest
 from isoprefill.server.errors import ApiError
+from isoprefill.server.front_end import all_bodies
 from isoprefill.server.settings import Limits
+from isoprefill.server.validation import validate
 
 pytest_plugins = ["server_fixtures"]
 
@@ -108,3 +114,42 @@ def test_a_log_line_is_one_line_and_holds_no_message_of_an_exception(log_format)
     else:
         assert line.endswith("Z E front-end " + line.partition("front-end ")[2])
         assert " plain=word number=1.5 " in line
+
+
+MANY = 5000
+WRONG = {
+    "of null": [None] * MANY,
+    "of empty texts": [""] * MANY,
+    "of numbers": [-1] * MANY,
+    "of lists": [[]] * MANY,
+    "in a list": [[""] * MANY],
+    "of numbers in a list": [[1, *[-1] * MANY]],
+    "of objects": [{"x": 1}] * MANY,
+    "further keys": {str(number): 1 for number in range(MANY)},
+    "further keys in a list": [{str(number): 1 for number in range(MANY)}],
+    "further keys in lists": [[{str(number): 1 for number in range(MANY)}]],
+}
+
+
+@pytest.mark.parametrize("kind", all_bodies(), ids=lambda kind: kind.__name__)
+def test_many_faults_of_a_body_cost_as_much_as_one(kind):
+    """An error for each of millions of elements took a minute and gigabytes, and nobody else was answered."""
+    bodies_of = [{name: value} for name in kind.model_fields for value in WRONG.values()]
+    for raw in [*bodies_of, {str(number): 1 for number in range(MANY)}]:
+        tracemalloc.start()
+        try:
+            with contextlib.suppress(RequestError):  # an elsewhere empty body
+                validate(kind, raw)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        field = next(iter(raw))
+        assert peak < 100 * MANY, f"{field}: {raw[field]!r:.60}"
+
+
+def test_vectors_of_further_keys_are_refused():
+    fields = {"base64": "", "dtype": "float32", "shape": [1]}
+    body = {"query": "a", "items": ["b"], "query_embed_overrides": fields}
+    with pytest.raises(RequestError, match="must have the keys base64 and dtype only") as refused:
+        validate(ScoreRequest, body)
+    assert refused.value.param == "query_embed_overrides"

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from api_answers import code_of
-from command_line import parsed_flags
+from command_line import status_of
 from isoprefill.execution.engine_settings import EngineSettings
 from isoprefill.server import launch
 from isoprefill.server.settings import RerankSettings, ServerSettings
@@ -49,9 +49,9 @@ BAD_FLAGS = {
         ["--isolation=causal", "--delimiter=hidden", "--delimiter-token-id=0"],
         "use delimiter 'none'",
     ),
-    "warm-up of one token": (["--warmup-tokens=1"], "warmup-tokens must be at least 2"),
+    "warm-up of one token": (["--warmup-tokens=1"], "warmup-tokens must be integers of at least 2"),
     "warm-up of words": (["--warmup-tokens=64,many"], "warmup-tokens must be integers"),
-    "port": (["--port=70000"], "port must be between"),
+    "port": (["--port=70000"], "--port must be an integer between 0 and 65535, got '70000'"),
     "template and preset": (["--rerank-template=a", "--rerank-preset=chat"], "not both"),
     "template without a query": (["--rerank-template={{ document }}"], "{{ query }} exactly once"),
     "template with a filter": (["--rerank-template={{ query|upper }}{{ document }}"], "by a filter"),
@@ -62,10 +62,10 @@ BAD_FLAGS = {
     "same labels": (["--rerank-yes=a", "--rerank-no=a"], "must differ"),
     "key file": (["--api-key-file=/nonexistent"], "cannot read the API key"),
     "empty key": (["--api-key-file=/dev/null"], "the API key is empty: /dev/null contains only white space"),
-    "prefix cache": (["--prefix-cache-bytes=-1"], "prefix-cache-bytes must be at least 0, got -1"),
+    "prefix cache": (["--prefix-cache-bytes=-1"], "prefix-cache-bytes must be an integer of at least 0, got '-1'"),
     "item above request": (["--max-request-tokens=10"], "must not be above max-request-tokens"),
-    "wait": (["--max-wait-ms=-1"], "max-wait-ms must be between"),
-    "rate": (["--rate-limit=-1"], "rate-limit must be at least 0"),
+    "wait": (["--max-wait-ms=-1"], "max-wait-ms must be a number between"),
+    "rate": (["--rate-limit=-1"], "rate-limit must be a number of at least 0"),
     "more connections than files": (["--max-connections=2000000000"], "may open"),
     "a collector without http": (
         ["--otel-endpoint=localhost:4318"],
@@ -75,7 +75,7 @@ BAD_FLAGS = {
         ["--otel-endpoint=https://me:key@host/v1/traces"],
         "without a user and a password",
     ),
-    "more than all traces": (["--otel-sample-ratio=2"], "otel-sample-ratio must be between 0"),
+    "more than all traces": (["--otel-sample-ratio=2"], "otel-sample-ratio must be a number between 0"),
     "stray": (["extra"], "unexpected argument"),
     "not this machine": (["--host=192.0.2.1", "--allow-anonymous"], "cannot listen on 192.0.2.1"),
 } | {
@@ -104,11 +104,8 @@ BAD_FLAGS = {
 def last_words(capsys, *arguments: str) -> str:
     """The last line on stderr of a start that is refused."""
     from isoprefill.cli import serve
-    from isoprefill.cli.main import execute
 
-    with parsed_flags(serve, (*SERVE[4:], *arguments)) as rest:
-        status = execute(serve, rest)
-    assert status == 2
+    assert status_of(serve, *SERVE[4:], *arguments) == 2
     last: str = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("serve: ")
     return last

@@ -1,15 +1,12 @@
 """Runs a command of `isoprefill` in this process: starting one of its own costs seconds."""
 
-import contextlib
 import dataclasses
 import io
 import sys
-from collections.abc import Iterator
 from types import ModuleType
 from unittest import mock
 
-from absl import flags
-
+from isoprefill.cli.failures import guarded
 from isoprefill.cli.main import execute
 
 
@@ -46,28 +43,22 @@ def run(command: ModuleType, *arguments: str, stdin: bytes = b"", terminal: bool
     """Runs a command with these arguments.
 
     Args:
-        command: its module. Commands that share a flag cannot be imported into one process.
+        command: its module.
         *arguments: flags and others.
         stdin: what it reads.
         terminal: whether standard output is one.
     """
     out, err = _Stream(terminal), _Stream(False)
     read = io.TextIOWrapper(io.BytesIO(stdin))
-    with (
-        parsed_flags(command, arguments) as rest,
-        mock.patch.multiple(sys, stdin=read, stdout=out, stderr=err),
-    ):
-        status = execute(command, rest)
+    with mock.patch.multiple(sys, stdin=read, stdout=out, stderr=err):
+        status = status_of(command, *arguments)
         return Done(status, out.text, err.text)
 
 
-@contextlib.contextmanager
-def parsed_flags(command: ModuleType, arguments: tuple[str, ...]) -> Iterator[list[str]]:
-    """Yields what the flags leave of a command line; afterwards the flags have their earlier values."""
-    values = flags.FLAGS.flag_values_dict()
+def status_of(command: ModuleType, *arguments: str) -> int:
+    """Runs a command with these arguments; afterwards its flags have their defaults."""
+    name = command.__name__.rpartition(".")[2]
     try:
-        yield flags.FLAGS([command.__name__, *arguments])
+        return guarded(name, lambda: execute(command, command.FLAGS.parse([name, *arguments])))
     finally:
-        flags.FLAGS.unparse_flags()
-        for name, value in values.items():
-            flags.FLAGS[name].value = value
+        command.FLAGS.values.unparse_flags()

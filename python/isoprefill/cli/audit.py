@@ -1,6 +1,6 @@
 """Audits a /v1/score server: does an item's score depend on its neighbours?
 
-    isoprefill audit --server-url http://127.0.0.1:30000 --output report.json --heat-map influence.png
+    isoprefill audit --server-url http://127.0.0.1:30000 --output report.json
     isoprefill audit --analyze first.json second.json
 
 Exit status: 0 ISOLATED, 3 PARTIAL, 4 NO_ISOLATION, 5 INCONCLUSIVE, 6 ISOLATED but with other scores than the
@@ -15,8 +15,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from absl import flags
-
 from isoprefill.audit.analysis import side_by_side
 from isoprefill.audit.client import ScoreClient, ServerError
 from isoprefill.audit.json_report import to_json
@@ -24,46 +22,58 @@ from isoprefill.audit.markdown_report import to_markdown
 from isoprefill.audit.run import AuditReport, ProgressCallback, run_audit
 from isoprefill.audit.settings import AuditSettings
 from isoprefill.cli.api_key import read_api_key
+from isoprefill.cli.command_flags import CommandFlags
 from isoprefill.cli.failures import FAILED, one_line, require_output
-from isoprefill.cli.setting_flags import define_flags, integers
 
-_SETTINGS = define_flags(AuditSettings)
-_SERVER_URL = flags.DEFINE_string("server-url", None, "The server, such as http://127.0.0.1:30000.")
-_COMPARE_URL = flags.DEFINE_string("compare-url", None, "Another server, to compare item by item.")
-_ANALYZE = flags.DEFINE_bool(
-    "analyze", False, "Contact no server; show the stored results given as arguments, side by side."
+FLAGS = CommandFlags()
+
+FLAGS.under("The server")
+_SERVER_URL = FLAGS.text(
+    "server-url", None, "The server, such as http://127.0.0.1:30000.", "ADDRESS"
 )
-_OUTPUT = flags.DEFINE_string("output", None, "Write the report to this file, as JSON.")
-_MARKDOWN = flags.DEFINE_string("markdown", None, "Write the report to this file, as Markdown.")
-_HEAT_MAP = flags.DEFINE_string(
-    "heat-map", None, "Draw which items influence which others to this file, as PNG."
+_COMPARE_URL = FLAGS.text(
+    "compare-url", None, "Another server, to compare item by item.", "ADDRESS"
 )
-_MODEL = flags.DEFINE_string("model", "default", "Model name to send in requests.")
-_LABEL_TOKEN_IDS = flags.DEFINE_list(
-    "label-token-ids", [], "Labels to score, as token ids separated by commas."
+_API_KEY_FILE = FLAGS.text(
+    "api-key-file", None, "File that holds the API key, sent as a bearer token.", "FILE"
 )
-_LABELS = flags.DEFINE_multi_string(
+_MODEL = FLAGS.text("model", "default", "Model name to send in requests.", "NAME")
+_TIMEOUT = FLAGS.number(
+    "timeout",
+    120.0,
+    "Seconds to wait for the complete answer to a request, pauses that the server asks for included.",
+    ge=0.1,
+    le=86_400,
+)
+
+FLAGS.under("What is asked")
+_LABEL_TOKEN_IDS = FLAGS.integers(
+    "label-token-ids", [], "Labels to score, as token ids separated by commas.", ge=0
+)
+_LABELS = FLAGS.texts(
     "labels", [], "Label to score, as text: one token of --tokenizer; repeat for more."
 )
-_TOKENIZER = flags.DEFINE_string(
+_TOKENIZER = FLAGS.text(
     "tokenizer",
     None,
     "The servers' tokenizer, for --labels: a pinned model's name, a .gguf file, or a directory.",
 )
-_SCALE = flags.DEFINE_enum(
+_SCALE = FLAGS.choice(
     "scale",
     "auto",
     ["auto", "log", "probability", "logit"],
     "Scale of the scores that the servers send.",
 )
-_TIMEOUT = flags.DEFINE_float(
-    "timeout",
-    120.0,
-    "Seconds to wait for the complete answer to a request, pauses that the server asks for included.",
-    lower_bound=0.1,
+_SETTINGS = FLAGS.settings(AuditSettings)
+
+FLAGS.under("The report")
+_OUTPUT = FLAGS.text("output", None, "Write the report to this file, as JSON.", "FILE")
+_MARKDOWN = FLAGS.text("markdown", None, "Write the report to this file, as Markdown.", "FILE")
+_HEAT_MAP = FLAGS.text(
+    "heat-map", None, "Draw which items influence which others to this file, as PNG.", "FILE"
 )
-_API_KEY_FILE = flags.DEFINE_string(
-    "api-key-file", None, "File that holds the API key, sent as a bearer token."
+_ANALYZE = FLAGS.switch(
+    "analyze", "Contact no server; show the stored results given as arguments, side by side."
 )
 
 
@@ -117,7 +127,7 @@ def _audit() -> AuditReport:
 
 def _label_token_ids() -> list[int] | None:
     if not _LABELS.value:
-        return list(integers(_LABEL_TOKEN_IDS)) or None
+        return _LABEL_TOKEN_IDS.value or None
     if _LABEL_TOKEN_IDS.value:
         raise ValueError("give labels with one of --labels and --label-token-ids, not both")
     if _TOKENIZER.value is None:

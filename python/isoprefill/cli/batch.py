@@ -16,70 +16,75 @@ import json
 import sys
 from typing import Any, get_args
 
-from absl import flags
-
 from isoprefill.batch.columns import InputColumns
 from isoprefill.batch.ray_session import RaySettings, parse_resources
 from isoprefill.batch.scoring_settings import ScoringSettings
 from isoprefill.cli.batch_progress import batch_progress, summary_lines
+from isoprefill.cli.command_flags import CommandFlags
 from isoprefill.cli.failures import CommandFailed, require_output
-from isoprefill.cli.setting_flags import define_flags
 from isoprefill.execution.engine_settings import EngineSettings
 from isoprefill.server.settings import LogFormat
 
-_INPUT = flags.DEFINE_multi_string(
+FLAGS = CommandFlags()
+
+FLAGS.under("Input and output")
+_INPUT = FLAGS.texts(
     "input",
     [],
     "A directory, or a file that ends in .parquet, .pq, .jsonl, .ndjson, .jsonl.gz or .ndjson.gz, here or on a file "
     "system that pyarrow opens (s3://, gs://, hdfs://); repeat for more. Arguments that are not flags are inputs too.",
+    "PATH",
 )
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "The directory to write to: a new or empty one, or that of the same job."
+_OUTPUT = FLAGS.text(
+    "output", None, "The directory to write to: a new or empty one, or that of the same job.", "DIR"
 )
-_QUERY_COLUMN = flags.DEFINE_string("query-column", "query", "Column of the queries.")
-_ITEM_COLUMN = flags.DEFINE_string("item-column", None, "Column of the items. Default: item.")
-_ITEMS_COLUMN = flags.DEFINE_string(
-    "items-column", None, "Column of lists of items, instead of --item-column."
+_QUERY_COLUMN = FLAGS.text("query-column", "query", "Column of the queries.", "NAME")
+_ITEM_COLUMN = FLAGS.text("item-column", None, "Column of the items. Default: item.", "NAME")
+_ITEMS_COLUMN = FLAGS.text(
+    "items-column", None, "Column of lists of items, instead of --item-column.", "NAME"
 )
-_LABELS = flags.DEFINE_multi_string(
-    "labels", [], "Score P(label | query, item) for this label; repeat for more."
-)
-_LABEL_COLUMN = flags.DEFINE_string(
+
+FLAGS.under("Scoring")
+_LABELS = FLAGS.texts("labels", [], "Score P(label | query, item) for this label; repeat for more.")
+_LABEL_COLUMN = FLAGS.text(
     "label-column",
     None,
     "Column of the label of each row, or of its list of labels, instead of --labels.",
+    "NAME",
 )
-_SOFTMAX = flags.DEFINE_bool(
-    "softmax", False, "Normalise over the labels, or over a classification model's classes."
+_SOFTMAX = FLAGS.switch(
+    "softmax", "Normalise over the labels, or over a classification model's classes."
 )
-_TEMPERATURE = flags.DEFINE_float(
-    "temperature", None, "With --softmax: divide the log-probabilities by this first."
+_TEMPERATURE = FLAGS.number(
+    "temperature", None, "With --softmax: divide the log-probabilities by this first.", gt=0
 )
-_ITEM_FIRST = flags.DEFINE_bool("item-first", False, "Score item + query instead of query + item.")
-_DEDUPLICATE = flags.DEFINE_bool(
-    "deduplicate", False, "Score equal items of a query once; each of their rows gets the score."
+_ITEM_FIRST = FLAGS.switch("item-first", "Score item + query instead of query + item.")
+_DEDUPLICATE = FLAGS.switch(
+    "deduplicate", "Score equal items of a query once; each of their rows gets the score."
 )
-_ENGINE = define_flags(EngineSettings)
-_REPLICAS = flags.DEFINE_integer(
-    "replicas", 1, "How many engines score side by side.", lower_bound=1
-)
-_RESOURCES = flags.DEFINE_string(
+_ENGINE = FLAGS.settings(EngineSettings, {"EngineSettings": "Model"})
+
+FLAGS.under("The job")
+_REPLICAS = FLAGS.integer("replicas", 1, "How many engines score side by side.", ge=1, le=10_000)
+_RESOURCES = FLAGS.text(
     "replica-resources",
     "CPU=1",
     "What a replica takes of its node's resources in Ray, such as CPU=8,TPU=4.",
+    "NAME=N,…",
 )
-_ADDRESS = flags.DEFINE_string(
+_ADDRESS = FLAGS.text(
     "ray-address",
     None,
     "A running Ray cluster to join: HOST:PORT, or auto for one on this machine. Default: start Ray here.",
+    "ADDRESS",
 )
-_BLOCK_ITEMS = flags.DEFINE_integer(
+_BLOCK_ITEMS = FLAGS.integer(
     "block-items",
     None,
     "Most items in a file of the output, the unit of progress. Default: 1% of all items, divided among the replicas.",
-    lower_bound=1,
+    ge=1,
 )
-_LOG_FORMAT = flags.DEFINE_enum(
+_LOG_FORMAT = FLAGS.choice(
     "log-format", "text", get_args(LogFormat), "Format of the progress and the summary."
 )
 

@@ -3,16 +3,17 @@
     isoprefill doctor
     isoprefill doctor --json > report.json
 
-Takes about a minute. Exit status: 0 nothing is wrong, 7 something is: the table says what, and what to do; 1 it could
-not be finished, 2 wrong use, 130 interrupted.
+Takes about a minute.
+
+Exit status: 0 nothing is wrong, 7 something is: the table says what, and what to do; 1 it could not be finished, 2
+wrong use, 130 interrupted.
 """
 
 import dataclasses
 import json
 import sys
 
-from absl import flags
-
+from isoprefill.cli.command_flags import CommandFlags
 from isoprefill.cli.failures import require_output
 from isoprefill.doctor.finding import Finding
 from isoprefill.doctor.run import Dtype, run_checks
@@ -20,11 +21,12 @@ from isoprefill.doctor.scoring import DEFAULT_MODEL
 
 FOUND_FAULTS = 7
 
-_MODEL = flags.DEFINE_string(
+FLAGS = CommandFlags()
+_MODEL = FLAGS.text(
     "model", DEFAULT_MODEL, "The model to score with; known scores exist for the default one only."
 )
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the weights.")
-_JSON = flags.DEFINE_bool("json", False, "Print the report as JSON.")
+_DTYPE = FLAGS.choice("dtype", "float32", ["float32", "bfloat16"], "Type of the weights.")
+_JSON = FLAGS.switch("json", "Print the report as JSON.")
 
 
 def main(arguments: list[str]) -> int:

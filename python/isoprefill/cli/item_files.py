@@ -2,11 +2,16 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any, Literal
 
 from isoprefill.cli.text_files import read_text, shown
+
+MOST_KEYS = 10  # of an object that a message repeats
+LONGEST_KEY = 64  # characters that a message repeats
+MOST_DIGITS = 1000  # of an integer; Python refuses more than 4300
 
 InputFormat = Literal["auto", "text", "jsonl", "json"]
 _SUFFIXES: dict[str, InputFormat] = {
@@ -81,9 +86,7 @@ def read_items(
 
 def item_of(text: str, index: int, place: str) -> Item | RefusedItem:
     """Returns the item, which is refused if it is empty."""
-    if not text:
-        return RefusedItem(place, "the item is empty")
-    return Item(text, index, place)
+    return _item(text, index, place, {})
 
 
 def _format(name: str, text: str) -> InputFormat:
@@ -129,37 +132,79 @@ def _json_list(text: str, name: str, index: int) -> Iterator[Item | RefusedItem]
 def _json_item(value: Any, index: int, place: str) -> Item | RefusedItem:
     if isinstance(value, str):
         return item_of(value, index, place)
-    if not isinstance(value, dict) or not isinstance(value.get("item"), str):
-        reason = 'expected a string or an object with a string "item"'
-        if isinstance(value, dict):
-            reason += f", got the keys {', '.join(map(repr, list(value)[:10])) or '(none)'}"
+    if not isinstance(value, dict):
+        reason = f'expected a string or an object with a string "item", got {_KINDS[type(value)]}'
         return RefusedItem(place, reason)
     fields = dict(value)
+    if "item" not in fields:
+        keys = ", ".join(map(repr, list(fields)[:MOST_KEYS])) or "(none)"
+        more = ", …" if len(fields) > MOST_KEYS else ""
+        return RefusedItem(place, f'an object must have the key "item", got the keys {keys}{more}')
     text = fields.pop("item")
-    return Item(text, index, place, fields) if text else RefusedItem(place, "the item is empty")
+    if not isinstance(text, str):
+        return RefusedItem(place, f'"item" must be a string, got {_KINDS[type(text)]}')
+    return _item(text, index, place, fields)
+
+
+def _item(text: str, index: int, place: str, fields: dict[str, Any]) -> Item | RefusedItem:
+    if not text:
+        return RefusedItem(place, "the item is empty")
+    return Item(text, index, place, fields)
+
+
+_KINDS = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def _parse(text: str) -> Any:
     """Returns what a JSON text holds; raises ValueError, which says why it is none."""
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
+        return json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_number,
+            parse_constant=_no_number,
+        )
     except json.JSONDecodeError as error:
         at = f"line {error.lineno} column" if "\n" in text else "column"
         raise ValueError(f"not JSON: {error.msg} at {at} {error.colno}") from None
     except RecursionError:
         raise ValueError("not JSON: nested too deeply") from None
-    except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from None
+    except _UnusableError as error:
+        raise ValueError(f"not usable JSON: {error}") from None
+
+
+class _UnusableError(Exception):
+    """JSON, but not what every reader of it takes."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in made if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} occurs twice")
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise _UnusableError(f"the key {twice[:LONGEST_KEY]!r} occurs twice")
     return made
 
 
+def _integer(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise _UnusableError(f"a number has {len(digits)} characters, and may have {MOST_DIGITS}")
+    return int(digits)
+
+
+def _number(digits: str) -> float:
+    if math.isinf(value := float(digits)):
+        raise _UnusableError(f"the number {digits[:LONGEST_KEY]} is beyond the range of a double")
+    return value
+
+
 def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
+    raise _UnusableError(f"{name} is not a JSON number")

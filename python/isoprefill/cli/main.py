@@ -7,12 +7,15 @@ import os
 import sys
 from types import ModuleType
 
-from absl import app, flags
+from absl import app
 
 import isoprefill
+from isoprefill.cli.command_flags import CommandFlags
 from isoprefill.cli.entry import INTERRUPTED
 from isoprefill.cli.failures import WRONG_USE, check_limits, guarded, require_output
+from isoprefill.cli.flag_help import help_text
 from isoprefill.cli.interrupts import acknowledge, raise_interrupts
+from isoprefill.cli.variables import variable_notes
 
 COMMANDS = {
     "audit": "tell whether a /v1/score server isolates items",
@@ -64,26 +67,24 @@ def execute(command: ModuleType, argv: list[str]) -> int:
 def _run(command: str, argv: list[str]) -> int:
     check_limits()
     module = importlib.import_module(f"isoprefill.cli.{command}")
-    if _HELP & set(argv[1:]):
+    own: CommandFlags = module.FLAGS
+    if any(argument.partition("=")[0] in _HELP for argument in argv[1:]):
         require_output()
-        print(f"{module.__doc__}{flags.FLAGS.module_help(module)}")
+        print(help_text(module.__doc__ or "", own), end="")
         return 0
+    for note in variable_notes(os.environ, command, {flag.name for flag in own}):
+        print(f"{command}: note: {note}", file=sys.stderr)
     # At INFO, which absl shows, jax logs every kind of device that is absent, and httpx every request.
     for library in ("jax", "httpx"):
         logging.getLogger(library).setLevel(logging.WARNING)
     if command != "serve":  # no log beside a table; a flag of the caller's overrides this one
         argv = [argv[0], "--verbosity=-1", *argv[1:]]
-
-    def parse(args: list[str]) -> list[str]:
-        try:
-            return flags.FLAGS(args)
-        except flags.Error as error:
-            reason = str(error).removeprefix("ERROR:: ")  # of absl, for a --flagfile
-            raise ValueError(f"{reason} (--help lists the flags)") from error
-
-    if command != "serve":  # whose event loop answers signals
-        raise_interrupts()
-    app.run(functools.partial(execute, module), argv=argv, flags_parser=parse)
+        raise_interrupts()  # the server's event loop answers signals
+    app.run(
+        functools.partial(execute, module),
+        argv=argv,
+        flags_parser=functools.partial(own.parse, absl=True),
+    )
     raise AssertionError("absl ends the process")
 
 
@@ -92,6 +93,8 @@ def _usage(command: str) -> int:
     if command == "--version":
         print(f"isoprefill {isoprefill.__version__}")
         return 0
+    if command == "help" and sys.argv[2:3] and sys.argv[2] in COMMANDS:
+        run(sys.argv[2], [sys.argv[2], "--help"])
     lines = "\n".join(f"  {name:10} {purpose}" for name, purpose in COMMANDS.items())
     wanted = command in ("", "help", *_HELP)
     if not wanted:

@@ -1,4 +1,8 @@
-"""Scores items against a query and prints them ranked.
+r"""Scores items against a query and prints them ranked.
+
+    isoprefill score --query "The sky is" --item " blue" --item " green"
+    isoprefill score --query-file query.txt --items-file items.jsonl \
+      --labels " yes" --labels " no" --softmax
 
 Without --labels an item's score is log P(item | query). With labels an item has the probability of each label after
 query + item, and items are ranked by the first label. A classification model takes no labels: scores are the logits
@@ -16,8 +20,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
-from absl import flags
-
+from isoprefill.cli.command_flags import CommandFlags
 from isoprefill.cli.failures import require_output
 from isoprefill.cli.item_files import InputFormat, Item, RefusedItem, item_of, read_items
 from isoprefill.cli.score_formats import (
@@ -30,7 +33,6 @@ from isoprefill.cli.score_formats import (
     write_lines,
 )
 from isoprefill.cli.score_rows import Order, Row, in_order
-from isoprefill.cli.setting_flags import define_flags
 from isoprefill.cli.text_files import STDIN, read_text, shown
 from isoprefill.execution.engine_settings import EngineSettings
 from isoprefill.modes import Delimiter, Isolation, Tokenization
@@ -41,75 +43,81 @@ if TYPE_CHECKING:
     from isoprefill.request.options import ScoreOptions
     from isoprefill.request.result import ScoreResult
 
-_QUERY = flags.DEFINE_string("query", None, "The query: text that every item is scored against.")
-_QUERY_FILE = flags.DEFINE_string(
-    "query-file", None, "Read the query from this file; - is standard input."
+FLAGS = CommandFlags()
+
+FLAGS.under("Input")
+_QUERY = FLAGS.text("query", None, "The query: text that every item is scored against.")
+_QUERY_FILE = FLAGS.text(
+    "query-file", None, "Read the query from this file; - is standard input.", "FILE"
 )
-_ITEM = flags.DEFINE_multi_string(
-    "item",
-    [],
-    "An item; repeat for more. Begin it with a space if it continues the query.",
+_ITEM = FLAGS.texts(
+    "item", [], "An item; repeat for more. Begin it with a space if it continues the query."
 )
-_ITEMS_FILE = flags.DEFINE_string(
+_ITEMS_FILE = FLAGS.text(
     "items-file",
     None,
     'Read items from this file: one per line, or {"item": …} per line; - is standard input.',
+    "FILE",
 )
-_INPUT_FORMAT = flags.DEFINE_enum(
+_INPUT_FORMAT = FLAGS.choice(
     "input-format",
     "auto",
     get_args(InputFormat),
     "What --items-file holds: lines of text, JSON Lines, or one JSON list. auto: what its name ends in (.txt, .jsonl, "
     ".ndjson, .json), else JSON Lines if the first line is a JSON object.",
 )
-_SKIP_INVALID = flags.DEFINE_bool(
+_SKIP_INVALID = FLAGS.switch(
     "skip-invalid",
-    False,
     "Score the other items if some are empty, too long or not JSON; these are listed on stderr.",
 )
-_LABELS = flags.DEFINE_multi_string(
+
+FLAGS.under("Scoring")
+_LABELS = FLAGS.texts(
     "labels", [], "Score P(label | query, item) for this label, a text; repeat for more."
 )
-_SOFTMAX = flags.DEFINE_bool(
-    "softmax", False, "Normalise over the labels, or over a classification model's classes."
+_SOFTMAX = FLAGS.switch(
+    "softmax", "Normalise over the labels, or over a classification model's classes."
 )
-_TEMPERATURE = flags.DEFINE_float(
-    "temperature", None, "With --softmax: divide the log-probabilities by this first."
+_TEMPERATURE = FLAGS.number(
+    "temperature", None, "With --softmax: divide the log-probabilities by this first.", gt=0
 )
-_ITEM_FIRST = flags.DEFINE_bool("item-first", False, "Score item + query instead of query + item.")
-_TOKENIZATION = flags.DEFINE_enum(
+_ITEM_FIRST = FLAGS.switch("item-first", "Score item + query instead of query + item.")
+_TOKENIZATION = FLAGS.choice(
     "tokenization",
     "separate",
     get_args(Tokenization),
     "joint tokenises query + item as one text, so that a token may span both.",
 )
-_ISOLATION = flags.DEFINE_enum(
+_ISOLATION = FLAGS.choice(
     "isolation",
     "isolated",
     get_args(Isolation),
     "causal lets items see the items before them, which contaminates their scores.",
 )
-_DELIMITER = flags.DEFINE_enum(
+_DELIMITER = FLAGS.choice(
     "delimiter",
     "none",
     get_args(Delimiter),
     "Whether a delimiter token is placed between items, and which tokens see it (docs/design.md).",
 )
-_DELIMITER_ID = flags.DEFINE_integer("delimiter-token-id", None, "The delimiter's token id.")
-flags.DEFINE_alias("delimiter-id", "delimiter-token-id")
-_ENGINE = define_flags(EngineSettings)
-_FORMAT = flags.DEFINE_enum(
+_DELIMITER_ID = FLAGS.integer("delimiter-token-id", None, "The delimiter's token id.", ge=0)
+FLAGS.alias("delimiter-id", "delimiter-token-id")
+
+FLAGS.under("Output")
+_FORMAT = FLAGS.choice(
     "format", None, FORMATS, "What to print. Default: table on a terminal, else tsv."
 )
-_JSON = flags.DEFINE_bool("json", False, "The same as --format json.")
-_SORT = flags.DEFINE_enum(
+_JSON = FLAGS.switch("json", "The same as --format json.")
+_SORT = FLAGS.choice(
     "sort",
     None,
     get_args(Order),
     "score: the best first (the default; json lists them as they came). mean: by log-likelihood per token. input: as "
     "they came; tsv, csv and jsonl are then printed while scoring goes on, without ranks.",
 )
-_TOP = flags.DEFINE_integer("top", None, "Print only so many of the best items.", lower_bound=1)
+_TOP = FLAGS.integer("top", None, "Print only so many of the best items.", ge=1)
+
+_ENGINE = FLAGS.settings(EngineSettings, {"EngineSettings": "Model"})
 
 
 def main(arguments: list[str]) -> int:

@@ -93,7 +93,7 @@ class ScoringJob:
             except RequestError as error:
                 if not _is_of_an_item(error):
                     raise
-                on_refused(RefusedItem(item.place, str(error)))
+                on_refused(RefusedItem(item.place, _of_an_item(error)))
             else:
                 good.append(item)
         return good
@@ -105,7 +105,9 @@ class ScoringJob:
             if not _is_of_an_item(error):
                 raise
             place = items[error.index[0]].place
-            raise ValueError(f"{place}: {error} (--skip-invalid scores the other items)") from error
+            raise ValueError(
+                f"{place}: {_of_an_item(error)} (--skip-invalid scores the other items)"
+            ) from error
 
     def _preparation(self, items: Sequence[Item]) -> TokenRequest:
         texts = [item.text for item in items]
@@ -116,6 +118,12 @@ class ScoringJob:
             [request], algorithm=self.algorithm, on_progress=on_progress
         )
         return score_result(request, logprobs, model=self.engine.model.name)
+
+
+def _of_an_item(error: RequestError) -> str:
+    """Words an error beside the place of its item, which the user knows by that and not by its index."""
+    words = RequestError(error.rule, error.field, *error.index[1:], **error.data)
+    return words.message("the item")
 
 
 def _is_of_an_item(error: RequestError) -> bool:

@@ -13,13 +13,10 @@ from typing import Any
 
 from absl import flags
 
-PREFIX = "ISOPREFILL_"
+from isoprefill.cli.flag_kinds import IllegalValue
+from isoprefill.cli.variables import variable_of
+
 Sources = dict[str, str]  # by flag: where its value came from
-
-
-def flags_of(module: str) -> list[flags.Flag[Any]]:
-    """Returns the flags that a module defines, in the order in which it does."""
-    return flags.FLAGS.flags_by_module_dict()[module]
 
 
 def read_sources(
@@ -42,7 +39,7 @@ def read_sources(
     values = {} if file is None else _read(file, by_name)
     sources: Sources = {}
     for name, flag in by_name.items():
-        variable = PREFIX + name.upper().replace("-", "_")
+        variable = variable_of(name)
         if not flag.using_default_value:
             sources[name] = "flag"
         elif variable in environment:
@@ -94,8 +91,8 @@ def _give(flag: flags.Flag[Any], value: Any, place: str) -> str:
     texts = [str(item).lower() if isinstance(item, bool) else str(item) for item in items]
     try:
         flag.parse(texts if several else ",".join(texts))
-    except (flags.IllegalFlagValueError, ValueError) as error:
-        raise ValueError(f"{place}: {error}") from error
+    except IllegalValue as error:
+        raise ValueError(f"{place} {error.reason}") from error
     flag.using_default_value = False
     return place.partition(": ")[0]
 

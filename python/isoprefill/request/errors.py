@@ -51,6 +51,7 @@ MESSAGES = {
     "invalid_label": "{at} must be a single token, got {value}",
     "invalid_label.empty": "{at} must have at least 1 token, got 0",
     "invalid_top_n": "{at} must be an integer of at least 1",
+    "invalid_top_n.all": "{at} must be an integer of at least 0 (0: all)",
     "invalid_extraction_token.item_first": "{at} is for tokens of {items}: it has no meaning with item_first, which "
     "reads after the query",
     "invalid_extraction_token.labels": "{at} needs label_token_ids, or a classification model",
@@ -76,6 +77,8 @@ MESSAGES = {
     "context_length_exceeded.label": "query, {at} and all but the last token of its longest label must have at most "
     "{limit} tokens together (the model's context length), got {value}",
     "context_length_exceeded.query": "{at} must have at most {limit} tokens (the model's context length), got {value}",
+    "context_length_exceeded.no_room": "{at} must have at most {limit} tokens, so that there is room for an {item} "
+    "(the model's context length), got {value}: shorten it",
     "context_length_exceeded.around": "{at} would be cut to nothing: its prompt must have at most {limit} tokens, "
     "and has {value} without it",
     "context_length_exceeded.causal": "with isolation 'causal' the query and all {items} must have at most {limit} "

@@ -137,6 +137,13 @@ class Preparer:
             parts.append(1)
         label = int(of_labels[longest])
         if sum(parts) + label > self.max_positions:
+            if request.query.size >= self.max_positions:  # no item could do better
+                raise RequestError(
+                    "context_length_exceeded.no_room",
+                    "query",
+                    limit=self.max_positions - 1,
+                    value=request.query.size,
+                )
             sizes = " + ".join(map(str, [*parts, label] if label else parts))
             self._raise_too_long(sizes, longest, ".label" if label else "")
 

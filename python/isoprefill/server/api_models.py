@@ -10,7 +10,9 @@ from isoprefill.request.errors import RequestError
 from isoprefill.server.embed_overrides import Vectors
 from isoprefill.server.limits import Extent
 
-_NOT_EMPTY: Any = Field(min_length=1, fail_fast=True)  # the first error is enough to refuse
+# The first error in a list is enough: pydantic would make one of every element, of which there may be millions.
+FAIL_FAST: Any = Field(fail_fast=True)
+_NOT_EMPTY: Any = Field(min_length=1, fail_fast=True)
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Tokens = Annotated[list[TokenId], _NOT_EMPTY]
@@ -34,7 +36,8 @@ def _form_of_labels(value: Any) -> str:
 
 # The type alone decides which form a value has, so that an error is about the form that was meant.
 Query = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[TokenId], Tag("list")], Discriminator(form)
+    Annotated[str, Tag("text")] | Annotated[list[TokenId], FAIL_FAST, Tag("list")],
+    Discriminator(form),
 ]
 Items = Annotated[
     Annotated[Text, Tag("text")]
@@ -161,7 +164,7 @@ class ScoreRequest(PackRequest):
     query_embed_overrides: Vectors | None = Field(
         None, description="Vectors for that token in the query: lists of numbers, or base64."
     )
-    item_embed_overrides: list[Vectors | None] | None = Field(
+    item_embed_overrides: Annotated[list[Vectors | None], FAIL_FAST] | None = Field(
         None, description="The same for each item; null: there it is an ordinary token."
     )
     score_extraction_token: str | None = Field(

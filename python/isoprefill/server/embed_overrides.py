@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Float32
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 from isoprefill.request.errors import RequestError
 from isoprefill.request.vectors import EmbedOverrides
@@ -18,10 +19,21 @@ _ITEM_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
 class EncodedVectors(BaseModel):
     """Vectors after one another as bytes, little-endian."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
     base64: str
     dtype: Dtype
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_keys(cls, value: Any) -> Any:
+        """Refuses further keys, all with one error."""
+        if isinstance(value, dict) and not value.keys() <= cls.model_fields.keys():
+            raise PydanticCustomError("further_keys", "must have the keys base64 and dtype only")
+        return value
+
+
+_FAIL_FAST: Any = Field(fail_fast=True)
 
 
 def _form(value: Any) -> str:
@@ -29,7 +41,8 @@ def _form(value: Any) -> str:
 
 
 Vectors = Annotated[
-    Annotated[list[list[float]], Tag("list")] | Annotated[EncodedVectors, Tag("object")],
+    Annotated[list[Annotated[list[float], _FAIL_FAST]], _FAIL_FAST, Tag("list")]
+    | Annotated[EncodedVectors, Tag("object")],
     Discriminator(_form),
 ]
 

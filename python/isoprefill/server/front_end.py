@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -43,6 +44,20 @@ INTERNAL_ERROR = ApiError("internal_error", "Internal server error; the server's
 CLIENT_GONE = 499  # for logs and metrics; the client is not there to see it
 
 
+_SCORED = (
+    *routes_score.ROUTES,
+    generative_scoring.ROUTE,
+    completions.ROUTE,
+    *routes_rerank.ROUTES,
+)
+
+
+def all_bodies() -> list[type[BaseModel]]:
+    """Returns what the bodies of requests are, each once."""
+    others = (*routes_layout.BODIES, *routes_tokens.BODIES)
+    return list(dict.fromkeys([*others, *(body for route in _SCORED for body in route.bodies)]))
+
+
 def make_app(service: Service) -> ASGIApp:
     """The application of one server."""
     app = FastAPI(
@@ -54,15 +69,7 @@ def make_app(service: Service) -> ASGIApp:
         openapi_url=None,
         redirect_slashes=False,  # a redirected POST is no answer, and no error of ours either
     )
-    scored = (
-        *routes_score.ROUTES,
-        generative_scoring.ROUTE,
-        completions.ROUTE,
-        *routes_rerank.ROUTES,
-    )
-    others = (*routes_layout.BODIES, *routes_tokens.BODIES)
-    bodies = [*others, *(body for route in scored for body in route.bodies)]
-    for route in scored:
+    for route in _SCORED:
         app.include_router(scoring.router(service, route))
     app.include_router(routes_layout.router(service))
     app.include_router(routes_tokens.router(service))
@@ -70,7 +77,7 @@ def make_app(service: Service) -> ASGIApp:
     app.include_router(info.router(service))
     if not service.settings.no_page:
         app.include_router(routes_page.router())
-    document = functools.cache(lambda: openapi.document(app, service, bodies))
+    document = functools.cache(lambda: openapi.document(app, service, all_bodies()))
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi_document() -> Response:
@@ -92,8 +99,8 @@ def make_app(service: Service) -> ASGIApp:
     async def internal_error(request: Request, error: Exception) -> Response:
         return error_response(request.scope, INTERNAL_ERROR)
 
-    words = {route.path: route.choose({}).error_body for route in scored}
-    return Envelope(ScoringFirst(service, scored, app), service, words)
+    words = {route.path: route.choose({}).error_body for route in _SCORED}
+    return Envelope(ScoringFirst(service, _SCORED, app), service, words)
 
 
 def error_response(scope: Scope, error: ApiError | ClientGoneError) -> Response:

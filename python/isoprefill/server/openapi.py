@@ -37,7 +37,7 @@ def document(app: FastAPI, service: Service, bodies: Iterable[type[BaseModel]]) 
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
     _, schemas = models_json_schema(
-        [(model, "validation") for model in dict.fromkeys(bodies)], ref_template=_REFERENCE
+        [(model, "validation") for model in bodies], ref_template=_REFERENCE
     )
     components = made.setdefault("components", {}).setdefault("schemas", {})
     components.update(schemas["$defs"])

@@ -164,7 +164,7 @@ class ServerSettings:
         "none",
         "Whether a delimiter token is placed between items, and which tokens see it (docs/design.md).",
     )
-    delimiter_token_id: int | None = setting(None, "The delimiter's token id.")
+    delimiter_token_id: int | None = setting(None, "The delimiter's token id.", ge=0)
     untrusted_text: UntrustedText = setting(
         "rerank",
         "Where special tokens that a request's texts spell out are ordinary text, unless the request says: in rerank, "

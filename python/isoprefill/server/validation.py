@@ -1,6 +1,7 @@
 """Turns the bytes of a request into a checked model, and pydantic's errors into request errors."""
 
 import codecs
+import contextlib
 import difflib
 import json
 import re
@@ -60,8 +61,7 @@ def read_object(body: bytes) -> dict[str, Any]:
     try:
         raw = pydantic_core.from_json(body, allow_inf_nan=False, cache_strings=False)
     except ValueError as error:
-        # pydantic_core says where, and at most which character it expected; never what the body holds.
-        raise RequestError("invalid_json", why=_encoding(body) or error) from None
+        raise RequestError("invalid_json", why=_why_not_json(body, str(error))) from None
     is_object = isinstance(raw, dict)
     # Every key is followed by a colon: where there are as many as keys, no key is there twice.
     if not is_object or body.count(b":") != len(raw):
@@ -77,18 +77,39 @@ def validate(kind: type[Body], raw: dict[str, Any]) -> Body:
     Raises:
         RequestError: with the first thing that is wrong.
     """
+    known = kind.model_fields
+    if kind.model_config.get("extra") == "forbid":  # pydantic would make an error of each
+        for name in raw:
+            if name not in known:
+                raise _unknown(name, known)
     try:
         return kind.model_validate(raw)
     except pydantic.ValidationError as error:
-        raise _request_error(error.errors(include_url=False)[0], kind.model_fields) from None
+        raise _request_error(error.errors(include_url=False)[0], known) from None
 
 
-def _encoding(body: bytes) -> str:
-    """What is wrong with the body if it is not plain UTF-8; the parser would name its first byte only."""
+def _why_not_json(body: bytes, reason: str) -> str:
+    """Returns what is wrong with a body that is no JSON.
+
+    Args:
+        body: it.
+        reason: of pydantic_core, which says where, and at most which character it expected; never what the body holds.
+    """
     start = body[:4]
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 0 in start:
         return "it is UTF-16 or UTF-32, and must be UTF-8"
-    return "it begins with a byte order mark" if start.startswith(codecs.BOM_UTF8) else ""
+    if start.startswith(codecs.BOM_UTF8):
+        return "it begins with a byte order mark"
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return f"it must be UTF-8, and is not at byte {error.start}"
+    if "surrogate" in reason or "hex escape" in reason:
+        with contextlib.suppress(ValueError, RecursionError):
+            json.loads(body)  # which takes what is no character
+            place = reason[reason.rindex(" at line ") :]
+            return f"a \\u escape is half of a surrogate pair, which is no character,{place}"
+    return reason
 
 
 def _request_error(error: ErrorDetails, known: Collection[str]) -> RequestError:
@@ -98,8 +119,6 @@ def _request_error(error: ErrorDetails, known: Collection[str]) -> RequestError:
         ours: RequestError = context["error"]
         return ours
     name, *rest = error["loc"]
-    if error["type"] == "extra_forbidden":
-        return _unknown(str(name), known)
     index = [place for place in rest if isinstance(place, int)]
     field = "items" if name in _ITEMS else str(name)
     value = error["input"]
@@ -111,7 +130,9 @@ def _request_error(error: ErrorDetails, known: Collection[str]) -> RequestError:
             return RequestError("empty_items", "items")
         index = [0]  # "" is a list of one
     rule = _RULES.get((field, what)) or _OTHER_RULES.get(field, f"invalid_{field}_type")
-    if field in ("query", "items", "label_token_ids"):
+    if field == "top_n" and "documents" in known:
+        rule = "invalid_top_n.all"
+    elif field in ("query", "items", "label_token_ids"):
         rule = _RULES_OF_TOKENS.get(what, rule)
     return RequestError(
         rule if rule in MESSAGES else "invalid_parameter_type",

@@ -124,5 +124,5 @@ def _check_unicode(text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"text must be valid Unicode, but has {text[error.start]!r} at {error.start}"
+            f"text must be valid Unicode, but has half of a surrogate pair, {text[error.start]!r}, at {error.start}"
         ) from error
