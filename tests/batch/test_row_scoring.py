@@ -11,7 +11,7 @@ from huggingface_directory import save_directory
 from isoprefill.batch.row_scoring import RowScorer
 from isoprefill.batch.scoring_settings import ScoringSettings
 from isoprefill.execution.engine import ScoringEngine
-from isoprefill.request import preparer
+from isoprefill.request import label_texts
 from scoring_oracle import Oracle
 from small_models import random_model
 
@@ -149,7 +149,7 @@ def test_labels_that_are_too_many_together_are_scored_in_parts(engine, monkeypat
     labels = ["x", "y", "abcdef", "z", "abcdefghijkl", "w"]
     whole = scorer.score(queries, items, labels)
     assert whole.errors == [None] * 6
-    monkeypatch.setattr(preparer, "MOST_LABEL_TOKENS", 8)
+    monkeypatch.setattr(label_texts, "MOST_LABEL_TOKENS", 8)
     found = scorer.score(queries, items, labels)
     assert found.errors == [None, None, None, None, "too_many_labels", None]
     kept = [0, 1, 2, 3, 5]

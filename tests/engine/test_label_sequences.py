@@ -276,7 +276,7 @@ def test_refused_in_one_line(engine):
         with pytest.raises(RequestError, match=message) as caught:
             engine.score(QUERY, ITEMS, SHARED, **arguments)
         assert caught.value.code == code
-    long = LabelSets.shared([[1] * engine.preparer.max_positions], in_sequence=True)
+    long = LabelSets.shared([[1] * engine.preparer.limits.max_positions], in_sequence=True)
     with pytest.raises(
         RequestError, match=r"items\[3\] and all but the last token .* got 40 \+ 70 \+ "
     ):

@@ -17,6 +17,7 @@ from gguf_writer import save_gguf
 from huggingface_directory import save_directory
 from isoprefill.models.pretrained import load_pretrained
 from isoprefill.request.errors import RequestError
+from isoprefill.request.model_limits import ModelLimits
 from isoprefill.request.options import ScoreOptions
 from isoprefill.request.preparer import Preparer
 from model_refusals import assert_refused
@@ -169,7 +170,7 @@ def test_tokenizer_may_be_larger_than_the_model(tmp_path):
     small = random_model("llama", vocab_size=200, bos_token_id=1, eos_token_id=1, pad_token_id=None)
     model = load_pretrained(save_directory(small, tmp_path))
     assert model.tokenizer.vocab_size == 257
-    preparer = Preparer(model.tokenizer, model.config.vocab_size, 512, 4096, 64)
+    preparer = Preparer(model.tokenizer, ModelLimits(model.config.vocab_size, 512, 4096, 64))
     preparer.request("Hello", ["you"])
     for query, items, labels in (
         ("Hello<s>", ["a"], None),

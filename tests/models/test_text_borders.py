@@ -16,6 +16,7 @@ from isoprefill.models.tokenizers import tokenizer as tokenizer_module
 from isoprefill.models.tokenizers.tokenizer import Tokenizer
 from isoprefill.models.tokenizers.tokenizer_gguf import tokenizer_from_gguf
 from isoprefill.request.errors import RequestError
+from isoprefill.request.model_limits import ModelLimits
 from isoprefill.request.options import ScoreOptions
 from isoprefill.request.preparer import Preparer
 from tokenizer_texts import sentencepiece_metadata, sweep
@@ -54,7 +55,7 @@ TOKENS = sentencepiece_metadata()["tokenizer.ggml.tokens"]
 @pytest.fixture(params=KINDS)
 def preparer(request) -> Preparer:
     tokenizer = KINDS[request.param]()
-    return Preparer(tokenizer, tokenizer.vocab_size, 512, 4096, 64)
+    return Preparer(tokenizer, ModelLimits(tokenizer.vocab_size, 512, 4096, 64))
 
 
 def pieces(tokens) -> list[str]:

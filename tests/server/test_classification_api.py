@@ -129,7 +129,7 @@ def test_numbers_of_an_answer_are_limited(model_directory):
     """Vectors are many numbers: what a short body asks for must not fill the memory of two processes."""
     service = unconnected_service(model_directory, classes=Classes(("a", "b")))
     pooled = ScoreOptions(return_pooled_hidden_states=True)
-    width = service.preparer.item_answer_size(pooled)
+    width = service.preparer.limits.answer_size(pooled)
     assert width == 64 + 2
     most = limits.MOST_NUMBERS // width
     item = np.zeros(1, np.int32)

@@ -12,6 +12,7 @@ import pytest
 from api_answers import code_of
 from http_oracle import MODEL, oracle_labels, tokens_of
 from isoprefill.models.sources.source import load_tokenizer
+from isoprefill.request.model_limits import ModelLimits
 from isoprefill.request.options import ScoreOptions
 from isoprefill.request.preparer import Preparer
 from isoprefill.server.dispatch import VECTOR_BYTES, queue_cost
@@ -124,7 +125,7 @@ def test_what_is_no_vector_is_refused(server, overrides, param):
 def test_vectors_count_in_the_queue(model_directory):
     """By their bytes: a few thousand short items of vectors are not a few thousand tokens to wait with."""
     tokenizer = load_tokenizer(model_directory)
-    preparer = Preparer(tokenizer, 300, 512, 512, 64)
+    preparer = Preparer(tokenizer, ModelLimits(300, 512, 512, 64))
     overrides = decoded_overrides(TOKEN, None, [[ROW]], 64)
     options = ScoreOptions(labels=preparer.labels(["a"]))
     request = preparer.request([1], [[TOKEN]], options, overrides=overrides)

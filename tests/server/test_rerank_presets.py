@@ -16,6 +16,7 @@ from isoprefill.models.sources.source import load_tokenizer
 from isoprefill.models.tokenizers.byte_level_bpe import byte_level_bpe
 from isoprefill.models.tokenizers.tokenizer import Tokenizer
 from isoprefill.models.tokenizers.word_rules import find_rule
+from isoprefill.request.model_limits import ModelLimits
 from isoprefill.request.preparer import Preparer
 from isoprefill.rerank.choice import choose_preset
 from isoprefill.rerank.job import RerankJob
@@ -80,7 +81,7 @@ TOKENIZERS = {"smollm2": lambda: load_tokenizer(SMOLLM2), "qwen": qwen_tokenizer
 
 
 def reranker(name: str, tokenizer: Tokenizer, chat_template: str | None = None) -> PromptedModel:
-    preparer = Preparer(tokenizer, tokenizer.vocab_size, 8192, 16_384, 64)
+    preparer = Preparer(tokenizer, ModelLimits(tokenizer.vocab_size, 8192, 16_384, 64))
     return PromptedModel.of(load_preset(name), preparer, TERMS, chat_template)
 
 
@@ -253,7 +254,8 @@ def test_a_gguf_files_own_template_is_taken_as_it_is():
     template = "<|im_start|>{query} {{ x }}\n{document}<|im_end|>"
     preset = choose_preset(RerankSettings(), ModelDescription(rerank_template=template)).preset
     tokenizer = qwen_tokenizer()
-    made = PromptedModel.of(preset, Preparer(tokenizer, tokenizer.vocab_size, 512, 512, 64), TERMS)
+    limits = ModelLimits(tokenizer.vocab_size, 512, 512, 64)
+    made = PromptedModel.of(preset, Preparer(tokenizer, limits), TERMS)
     assert prompt_of(made, "q", "d") == tokenizer.encode("<|im_start|>q {{ x }}\nd<|im_end|>")
 
 

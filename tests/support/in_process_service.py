@@ -40,7 +40,7 @@ def in_process_service(engine: ScoringEngine, model: str, **settings: Any) -> Se
         max_positions=config.max_positions,
         pack_tokens=engine.pack_tokens,
         hidden_size=config.hidden_size,
-        classes=engine.preparer.classes,
+        classes=engine.preparer.limits.classes,
         device="cpu",
         warmup_s=0.0,
         compilations=0,

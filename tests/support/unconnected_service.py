@@ -9,6 +9,7 @@ import small_models
 from isoprefill.execution.engine_settings import EngineSettings
 from isoprefill.models.config.classes import Classes
 from isoprefill.models.sources.source import load_tokenizer
+from isoprefill.request.model_limits import ModelLimits
 from isoprefill.request.preparer import Preparer
 from isoprefill.server.front_end import make_app
 from isoprefill.server.rerank.start import make_reranker
@@ -28,7 +29,8 @@ def unconnected_service(
     )
     tokenizer = load_tokenizer(model)
     service = Service(settings, "tiny", tokenizer)
-    service.preparer = Preparer(tokenizer, small_models.VOCAB_SIZE, 512, 512, 64, classes)
+    limits = ModelLimits(small_models.VOCAB_SIZE, 512, 512, 64, classes)
+    service.preparer = Preparer(tokenizer, limits)
     service.reranker = make_reranker(settings, service.description, service.preparer)
     service.dispatcher.connect(object())  # nothing is sent
     return service

@@ -28,6 +28,7 @@ from isoprefill.modes import (
 )
 from isoprefill.request.errors import MissingLogprobError, RequestError
 from isoprefill.request.labels import LabelSets
+from isoprefill.request.model_limits import ModelLimits
 from isoprefill.request.options import ScoreOptions
 from isoprefill.request.preparer import Preparer, check_items_type
 from isoprefill.request.result import RequestLogprobs, ScoreResult
@@ -87,14 +88,14 @@ class ScoringEngine:
             min(PACK_TOKENS, fitting) if pack_tokens is None else pack_tokens,
             min(CHUNK_TOKENS, fitting) if chunk_tokens is None else chunk_tokens,
         )
-        self._preparer = Preparer(
-            model.tokenizer,
+        limits = ModelLimits(
             model.config.vocab_size,
             model.config.max_positions,
             self.pack_tokens,
             model.config.hidden_size,
             model.config.classes,
         )
+        self._preparer = Preparer(model.tokenizer, limits)
 
     @classmethod
     def from_pretrained(
@@ -303,7 +304,7 @@ class ScoringEngine:
             NotEnoughMemoryError: (a MemoryError) saying how much a pack needs.
         """
         for request in requests:
-            self._preparer.check(request)
+            self._preparer.limits.check(request)
         return self._run(requests, algorithm, on_progress)
 
     @property

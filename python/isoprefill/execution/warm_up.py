@@ -96,7 +96,7 @@ def warm_up(
             on_progress(done, len(workloads))
         begin = time.monotonic()
         request = workload.request()
-        preparer.check(request)
+        preparer.limits.check(request)
         # An empty cache, because a query that begins like an earlier one compiles something else.
         empty = executor.with_empty_cache()
         algorithms: list[Algorithm]

@@ -32,14 +32,14 @@ def chosen_model(
     Raises:
         ValueError: what was set does not go with the model; says why.
     """
-    choice = choose_preset(settings, model, has_classes=preparer.classes is not None)
+    choice = choose_preset(settings, model, has_classes=preparer.limits.classes is not None)
     if choice.preset is None:
         return ChosenModel(None, choice.reason)
     try:
         made = PromptedModel.of(choice.preset, preparer, terms, model.chat_template)
     except ValueError as error:
         if (
-            preparer.classes is not None
+            preparer.limits.classes is not None
             or not choice.chosen
             or settings.yes is not None
             or settings.no is not None

@@ -65,7 +65,7 @@ class PromptedModel:
             if chat_template is None:
                 raise ValueError(f"rerank-preset {preset.name!r}: the model has no chat template")
             chat = Chat(chat_template, _bos_text(preparer.tokenizer))
-        reads_query = preset.yes is None and preparer.classes is None
+        reads_query = preset.yes is None and preparer.limits.classes is None
         try:
             template = lay_out(preset.template, chat)
             for layout in (template.with_instruction, template.without):
@@ -76,7 +76,7 @@ class PromptedModel:
             )
             raise ValueError(f"{name}: {error}") from error
         labels = None
-        if not reads_query and preparer.classes is None:
+        if not reads_query and preparer.limits.classes is None:
             ids = [
                 _label_id(preparer, label, f"rerank-{name}")
                 for name, label in (("yes", preset.yes), ("no", preset.no))
@@ -92,7 +92,7 @@ class PromptedModel:
     @property
     def reads_query(self) -> bool:
         """Whether the query's own tokens are scored."""
-        return self.labels is None and self.preparer.classes is None
+        return self.labels is None and self.preparer.limits.classes is None
 
     def request(self, job: RerankJob, request_id: str = "") -> TokenRequest | None:
         """Returns the scoring request of a job; None if there is nothing in any document.
@@ -102,7 +102,7 @@ class PromptedModel:
         """
         if job.instruction is not None and not self.template.takes_instruction:
             raise RequestError("unknown_parameter.instruction", "instruction")
-        classes = self.preparer.classes
+        classes = self.preparer.limits.classes
         if classes is not None and classes.relevant is None:
             raise RequestError("rerank_unavailable.classes", value=len(classes.names))
         with _placed(job.places):
@@ -140,7 +140,7 @@ class PromptedModel:
         context = np.asarray(context_lens, np.int32) if tail else None
         with _placed(job.scored):
             request = TokenRequest(query, tuple(items), options, context, request_id)
-            self.preparer.check(request)
+            self.preparer.limits.check(request)
             self.terms.limits.check(request)
         return request
 
@@ -231,7 +231,7 @@ class PromptedModel:
         if cut.prompt_tokens is not None:
             bounds.append(cut.prompt_tokens - others)
         if cut.to_fit:
-            bounds.append(self.preparer.max_positions - others)
+            bounds.append(self.preparer.limits.max_positions - others)
             bounds.append(self.terms.limits.max_item_tokens - (others if prompt.tail else 0))
         most = min(bounds, default=None)
         if most is None or len(tokens) <= most:
@@ -282,9 +282,9 @@ def _label_id(preparer: Preparer, label: str | int, flag: str) -> int:
             raise ValueError(
                 f"{flag} must be a single token of the model, got {label!r}: set --rerank-yes and --rerank-no"
             ) from None
-    if not 0 <= label < preparer.vocab_size:
+    if not 0 <= label < preparer.limits.vocab_size:
         raise ValueError(
-            f"{flag}-id must be less than the model's vocabulary of {preparer.vocab_size}, got {label}"
+            f"{flag}-id must be less than the model's vocabulary of {preparer.limits.vocab_size}, got {label}"
         )
     return label
 

@@ -151,8 +151,8 @@ class Completions:
             if not tokens:
                 raise RequestError("empty_item", "items", index)
             for place, token in enumerate(tokens):
-                if token >= preparer.vocab_size:
-                    limit = preparer.vocab_size
+                if token >= preparer.limits.vocab_size:
+                    limit = preparer.limits.vocab_size
                     raise RequestError(
                         "token_id_exceeds_vocab", "items", index, place, limit=limit, value=token
                     )
@@ -305,7 +305,7 @@ def _checked(
             options,
             request_id=request_id,
         )
-        service.preparer.check(request)
+        service.preparer.limits.check(request)
         service.settings.limits.tokens.check(request)
     except RequestError as error:
         place = indices[error.index[0]] if error.field == "items" and error.index else indices[0]

@@ -44,9 +44,9 @@ def _request(
         labels = preparer.labels(body.labels)
     elif body.label_token_ids is not None:
         labels = LabelSets.parse(body.label_token_ids)
-    elif settings.require_labels and preparer.classes is None:
+    elif settings.require_labels and preparer.limits.classes is None:
         raise RequestError("missing_label_token_ids.required", "label_token_ids")
-    if preparer.classes is not None:
+    if preparer.limits.classes is not None:
         for field in ("return_logprob", "return_token_logprobs", "return_item_logprobs"):
             if getattr(body, field):
                 raise RequestError("classification_model", field)
@@ -72,7 +72,7 @@ def _request(
         body.embed_override_token_id,
         body.query_embed_overrides,
         body.item_embed_overrides,
-        preparer.hidden_size,
+        preparer.limits.hidden_size,
     )
     return preparer.request(
         body.query or "", body.item_list, options, overrides=overrides, request_id=request_id

@@ -22,7 +22,7 @@ def router(service: Service) -> APIRouter:
             "object": "model",
             "created": service.created,
             "owned_by": "isoprefill",
-            "max_model_len": service.preparer.max_positions if service.preparer else None,
+            "max_model_len": service.preparer.limits.max_positions if service.preparer else None,
         }
 
     @routes.get("/v1/models", responses=responses(ModelList, 401, 500), summary="List the models")

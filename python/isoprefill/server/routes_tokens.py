@@ -76,7 +76,7 @@ def router(service: Service) -> APIRouter:
         tokens = service.preparer.text_tokens(body.prompt, bos=body.add_special_tokens)
         made: dict[str, Any] = {
             "count": len(tokens),
-            "max_model_len": service.preparer.max_positions,
+            "max_model_len": service.preparer.limits.max_positions,
             "tokens": tokens,
             "token_strs": None,
         }
@@ -86,7 +86,7 @@ def router(service: Service) -> APIRouter:
 
     def text_of(body: DetokenizeRequest) -> dict[str, Any]:
         assert service.preparer is not None
-        vocab_size = service.preparer.vocab_size
+        vocab_size = service.preparer.limits.vocab_size
         for index, token in enumerate(body.tokens):
             if token >= vocab_size:
                 raise RequestError(

@@ -120,7 +120,7 @@ async def answer(service: Service, choose: Choose, request: Request) -> Response
             trace.prepared(began)
     preparer = service.preparer
     assert preparer is not None
-    sizes = [one.num_reads * preparer.item_answer_size(one.options) for one in prepared.requests]
+    sizes = [one.num_reads * preparer.limits.answer_size(one.options) for one in prepared.requests]
     logprobs = await service.scored(request, prepared.requests, sizes)
 
     def respond() -> Response:
@@ -184,4 +184,4 @@ def _check(bounds: Limits, preparer: Preparer, prepared: Prepared) -> None:
     """Raises RequestError if the requests have too many tokens, or their answers too many numbers."""
     limits.check_all_tokens(bounds, prepared.requests)
     for one in prepared.requests:
-        limits.check_answer(one, preparer.item_answer_size(one.options))
+        limits.check_answer(one, preparer.limits.answer_size(one.options))

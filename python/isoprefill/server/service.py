@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from isoprefill.models.sources.description import ModelDescription
 from isoprefill.models.tokenizers.tokenizer import Tokenizer
+from isoprefill.request.model_limits import ModelLimits
 from isoprefill.request.preparer import Preparer
 from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
@@ -82,14 +83,14 @@ class Service:
             raise ValueError(
                 f"delimiter-token-id must be less than the model's vocabulary of {ready.vocab_size}, got {token}"
             )
-        self.preparer = Preparer(
-            self.tokenizer,
+        limits = ModelLimits(
             ready.vocab_size,
             ready.max_positions,
             ready.pack_tokens,
             ready.hidden_size,
             ready.classes,
         )
+        self.preparer = Preparer(self.tokenizer, limits)
         self.reranker = make_reranker(self.settings, self.description, self.preparer)
 
     @property

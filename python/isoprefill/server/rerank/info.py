@@ -67,7 +67,7 @@ def router(service: Service) -> APIRouter:
                 "served_model_name": service.model_names[0],
                 "model_type": {"reranker": {"id2label": {"0": LABEL}, "label2id": {LABEL: 0}}},
                 "max_concurrent_requests": settings.limits.max_queue_requests,
-                "max_input_length": service.preparer.max_positions,
+                "max_input_length": service.preparer.limits.max_positions,
                 "max_batch_tokens": settings.batch.max_tokens,
                 "max_batch_requests": settings.batch.max_requests,
                 "max_client_batch_size": settings.limits.max_items,
