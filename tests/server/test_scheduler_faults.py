@@ -28,7 +28,7 @@ from isoprefill.server.scheduler import StartMessage
 from isoprefill.server.service import Service
 from isoprefill.server.settings import BatchSettings, Limits, ServerSettings
 from isoprefill.server.supervisor import SCHEDULER_COMMAND, StartError, _python_path
-from raw_http import BODY, BOUNDED, QUEUE, connect, scores, send
+from raw_http import BODY, BOUNDED, QUEUE, connect, raw_request, read_all, scores, send
 from running_server import PATIENCE_S, SERVE, RunningServer, running, running_server, wait_for
 from server_fixtures import faulty_command
 
@@ -102,7 +102,32 @@ def test_a_second_signal_ends_it_at_once(model_directory):
             server.process.send_signal(signal.SIGTERM)
             server.wait_for_event("draining", number)
         assert code_of(sent.result()) == "model_not_loaded"
+        assert "The server ends" in sent.result().text
         assert server.process.wait(60) == 0
+
+
+def test_what_is_not_answered_while_it_drains_is_refused(model_directory):
+    """In JSON and with 503, which a balancer sends elsewhere: uvicorn cancels it, and answers 500 as text."""
+    command = faulty_command(model_directory, drain_timeout_s=1)
+    server = RunningServer(*command).wait_until_ready()
+    with concurrent.futures.ThreadPoolExecutor(3) as pool, server.scheduler_stopped():
+        sent = send(server, 2, pool)
+        sent.append(pool.submit(server.post, "/v1/completions", prompt="abc", max_tokens=1))
+        server.wait_for_in_flight(3)
+        with connect(server) as slow:  # whose body never comes
+            slow.sendall(raw_request(b"{", length=1000))
+            time.sleep(0.2)
+            server.process.send_signal(signal.SIGTERM)
+            answer = read_all(slow)
+        for one in sent:
+            assert code_of(one.result()) == "model_not_loaded"
+            assert "The server ends" in one.result().text
+            assert (one.result().status_code, one.result().headers["retry-after"]) == (503, "1")
+            assert "x-request-id" in one.result().headers
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"model_not_loaded" in answer
+    assert server.process.wait(60) == 0
+    assert "Exception in ASGI" not in "".join(server.log_text)
 
 
 def test_a_stopped_scheduler_is_not_ready(server):

@@ -34,6 +34,7 @@ class Body:
         self._memory = memory
         self._receive = receive
         self._held_bytes = 0
+        self._left = False
         length = headers.get(b"content-length", b"0")
         self._declared_bytes = int(length) if length.isdigit() else 0
         self._client_waits = b"expect" in headers  # it sends nothing before it is told to
@@ -80,12 +81,16 @@ class Body:
             ) from None
         return b"".join(chunks)
 
+    def leave_rest(self) -> None:
+        """From now on `drop_rest` reads nothing: there is no time left to wait for a client."""
+        self._left = True
+
     async def drop_rest(self) -> None:
         """Reads what is left of a refused body, up to a bound, and drops it.
 
         If it is not all, the connection must be closed after the answer (`JoinedWrites.close`).
         """
-        if self._client_waits or self._declared_bytes > DRAIN_BYTES:
+        if self._left or self._client_waits or self._declared_bytes > DRAIN_BYTES:
             return
         left = DRAIN_BYTES
         try:

@@ -9,7 +9,7 @@ from isoprefill.request.result import RequestLogprobs
 from isoprefill.request.token_request import TokenRequest
 from isoprefill.server import protocol
 from isoprefill.server.channel import Channel
-from isoprefill.server.errors import ApiError
+from isoprefill.server.errors import ApiError, model_not_loaded, server_ends
 from isoprefill.server.metrics import Metrics
 from isoprefill.server.settings import Limits
 
@@ -22,6 +22,8 @@ VECTOR_BYTES = (
 LONGEST_SILENCE_S = (
     5.0  # between beats (`scheduler.BEAT_S`), after which a scheduler counts as stopped
 )
+
+STOPPED = "The scoring process stopped while this request was in flight, and is being restarted."
 
 
 def request_timeout(limits: Limits, done: str = "scored") -> ApiError:
@@ -43,6 +45,7 @@ class Dispatcher:
         self._limits = limits
         self._metrics = metrics
         self._channel: Channel | None = None
+        self._restarts = True
         self._numbers = itertools.count(1)
         self._in_flight: dict[int, asyncio.Future[protocol.Scored]] = {}
         # Tokens of the requests that the scheduler has and has not answered: in flight, or given up.
@@ -71,17 +74,19 @@ class Dispatcher:
         """Notes a sign of life of the scheduler's process."""
         self._beaten = time.monotonic()
 
-    def disconnect(self) -> None:
-        """The scheduler is gone: what it had gets an error at once."""
+    def disconnect(self, *, restarts: bool) -> None:
+        """The scheduler is gone: what it had gets an error at once, which says whether another one comes."""
         self._channel = None
+        self._restarts = restarts
         self._owed.clear()
         for answer in list(self._in_flight.values()):
             if not answer.done():
-                error = ApiError(
-                    "model_not_loaded",
-                    "The scoring process stopped while this request was in flight, and is being restarted.",
-                )
+                error = model_not_loaded(STOPPED) if restarts else server_ends()
                 answer.set_exception(error)
+
+    def not_loaded(self) -> ApiError:
+        """Returns why there is no scheduler."""
+        return model_not_loaded() if self._restarts else server_ends()
 
     def stalled_for(self) -> float:
         """Seconds since the scheduler last said anything, if it owes an answer; else 0.
@@ -107,7 +112,7 @@ class Dispatcher:
         """
         channel = self._channel
         if channel is None:
-            raise ApiError("model_not_loaded", "The model is being loaded.")
+            raise self.not_loaded()
         tokens = queue_cost(request, answer_size)
         if self._full(tokens):
             raise ApiError(

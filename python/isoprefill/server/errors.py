@@ -138,3 +138,13 @@ class ApiError(Exception):
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
         return headers
+
+
+def model_not_loaded(message: str = "The model is being loaded.") -> ApiError:
+    """Returns the answer where there is nothing to score with for a while."""
+    return ApiError("model_not_loaded", message)
+
+
+def server_ends() -> ApiError:
+    """Returns the answer to what a server that was told to end does not score any more."""
+    return model_not_loaded("The server ends, and did not score this request before it.")

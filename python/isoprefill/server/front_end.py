@@ -1,5 +1,6 @@
 """The HTTP application: the routes, and the steps common to all requests, from the id to the log line."""
 
+import asyncio
 import functools
 import logging
 import os
@@ -31,7 +32,7 @@ from isoprefill.server import (
 from isoprefill.server.admission import OPEN_PATHS, ApiKey, RateLimiter
 from isoprefill.server.bodies import Body, ClientGoneError
 from isoprefill.server.connection import SURPLUS
-from isoprefill.server.errors import ApiError
+from isoprefill.server.errors import ApiError, server_ends
 from isoprefill.server.rerank import info
 from isoprefill.server.rerank import routes as routes_rerank
 from isoprefill.server.responses import json_response
@@ -210,6 +211,12 @@ class Envelope:
                 if self._service.tracing is not None and scope["path"] not in OPEN_PATHS:
                     state["trace"] = self._service.tracing.begin(headers, began)
                 await self._app(scope, body, send_with_id)
+        except asyncio.CancelledError:  # --drain-timeout is over: uvicorn would answer 500, as text
+            task = asyncio.current_task()
+            if status or not self._service.draining or task is None or task.uncancel():
+                raise
+            body.leave_rest()
+            await error_response(scope, server_ends())(scope, body, send_with_id)
         except Exception as error:  # answered by the application, which hands it on
             logs.event(
                 "internal_error",

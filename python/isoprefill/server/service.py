@@ -115,7 +115,7 @@ class Service:
             ApiError: there is no model yet, or too many requests are being prepared.
         """
         if self.preparer is None or not self.dispatcher.connected:
-            raise ApiError("model_not_loaded", "The model is being loaded.")
+            raise self.dispatcher.not_loaded()
         if self._accepted >= self.settings.limits.max_queue_requests:
             raise ApiError(
                 "queue_full",

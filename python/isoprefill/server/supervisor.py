@@ -109,7 +109,7 @@ class Supervisor:
             if not self._was_ready:
                 raise StartError(f"the scheduler process ended with status {process.returncode}")
         finally:
-            self.service.dispatcher.disconnect()
+            self.service.dispatcher.disconnect(restarts=not self.service.draining)
             await _stop(process)
             listening.cancel()
             await asyncio.gather(ended, listening, return_exceptions=True)

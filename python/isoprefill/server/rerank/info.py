@@ -55,7 +55,7 @@ def router(service: Service) -> APIRouter:
     )
     async def info() -> Response:
         if service.preparer is None:
-            raise ApiError("model_not_loaded", "The model is being loaded.")
+            raise service.dispatcher.not_loaded()
         if service.reranker is None:
             raise ApiError.of(RequestError("rerank_unavailable"))
         settings = service.settings
