@@ -89,6 +89,22 @@ def test_infinity(client, expected):
     assert own.json()["results"][0]["document"] == raw["results"][0]["document"]
 
 
+@pytest.mark.parametrize("path", ["/v1/rerank", "/rerank"])
+def test_raw_scores_change_only_the_number(client, path):
+    """A field that is set to its default, or asks for another number, took the documents out of the answer."""
+    asked = {"query": "abc", "documents": DOCUMENTS}
+    plain, same, raw = (
+        client.post(path, **asked, **more).json()["results"]
+        for more in ({}, {"raw_scores": False}, {"raw_scores": True})
+    )
+    assert same == plain
+    assert [one | {"relevance_score": 0} for one in raw] == [
+        one | {"relevance_score": 0} for one in plain
+    ]
+    assert raw[0]["relevance_score"] != plain[0]["relevance_score"]
+    assert raw[0]["document"] == {"text": DOCUMENTS[raw[0]["index"]]}
+
+
 def test_voyage(client, expected):
     """It cuts what is too long unless it is told not to, and top_k may be null."""
     body = {"query": "abc", "documents": DOCUMENTS, "model": "default", "top_k": None}

@@ -57,9 +57,7 @@ class RerankRequest(Lenient):
         None, description="Cut documents that are too long for the model or the server."
     )
     truncate_prompt_tokens: PromptTokens = None
-    raw_scores: bool | None = Field(
-        None, description="Answer logarithms instead of probabilities; the answer is Infinity's."
-    )
+    raw_scores: bool | None = Field(None, description="Answer logarithms instead of probabilities.")
     instruction: str | None = Field(None, description="What to look for, in words.")
     instruct: str | None = Field(None, description="SGLang's name of `instruction`.")
     untrusted_text: Untrusted = None

@@ -256,14 +256,16 @@ PAIRS = PairsShape()
 
 def shape_of_v1(raw: Mapping[str, Any]) -> Shape[Any]:
     """Whose client sent this to /v1/rerank."""
-    if "top_k" in raw:
-        return VOYAGE
-    return INFINITY if "raw_scores" in raw else COHERE_1
+    return VOYAGE if "top_k" in raw else COHERE_1
 
 
 def shape_of_root(raw: Mapping[str, Any]) -> Shape[Any]:
-    """Whose client sent this to /rerank."""
-    return TEI if "texts" in raw else shape_of_v1(raw)
+    """Whose client sent this to /rerank, which is Infinity's own path too."""
+    if "texts" in raw:
+        return TEI
+    if "top_k" not in raw and all(name in raw for name in _INFINITY_SENDS):
+        return INFINITY
+    return shape_of_v1(raw)
 
 
 def are_pairs(raw: Mapping[str, Any]) -> bool:
@@ -271,6 +273,8 @@ def are_pairs(raw: Mapping[str, Any]) -> bool:
     return "items" not in raw and any(name in raw for name in (*FIRST, *SECOND))
 
 
+# Infinity's client sends both in every request; no other client of this path knows the first.
+_INFINITY_SENDS = ("raw_scores", "return_documents")
 _TEI_TYPES = {429: "Overloaded", 500: "Backend", 503: "Unhealthy"}
 
 
