@@ -170,7 +170,7 @@ def test_token_ids_and_text_score_alike():
         ({"items": [[1.5]]}, r"items\[0\] must be text or a flat list of token ids"),
         ({"label_token_ids": []}, "label_token_ids must be a flat list of at least 1 token id"),
         ({"label_token_ids": [49_152]}, r"label_token_ids\[0\] must be in \[0, 49152\), got 49152"),
-        ({"apply_softmax": True}, "apply_softmax needs label_token_ids"),
+        ({"apply_softmax": True}, "apply_softmax needs labels or label_token_ids"),
         ({"isolation": "none"}, "isolation must be one of"),
         ({"items": " cat"}, "items must be a list of texts or of token lists, got str"),
         ({"items": None}, "items must be a list of texts or of token lists, got NoneType"),

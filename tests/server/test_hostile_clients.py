@@ -245,6 +245,15 @@ def test_requests_that_do_not_wait_for_answers_get_them_in_order(server):
         assert all(one.startswith(b"HTTP/1.1 200") for one in answers)
 
 
+def test_a_body_that_is_coded_twice_is_not_taken_for_plain(server):
+    """The bytes that are left when the chunks are put together are gzip's: read as JSON they would mean nothing."""
+    body = json.dumps(BODY).encode()
+    head = CHUNKED.replace(b": chunked", b": gzip, chunked") + b"connection: close\r\n\r\n"
+    (answer,) = answered(server, head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+    assert answer.startswith(b"HTTP/1.1 415")
+    assert b"unsupported_media_type" in answer
+
+
 @pytest.mark.parametrize("nonsense", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"])
 def test_a_good_request_before_a_bad_one_is_answered(server, nonsense):
     """What comes after a request does not take its answer away."""

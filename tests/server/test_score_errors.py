@@ -52,7 +52,7 @@ BAD_BODIES = {
         {"items": ["x", "y"], "label_token_ids": [[1]]}, "label_count_mismatch", "label_token_ids"
     ),
     "one list of texts of two": (
-        {"items": ["x", "y"], "labels": [["a"]]}, "label_count_mismatch", "label_token_ids"
+        {"items": ["x", "y"], "labels": [["a"]]}, "label_count_mismatch", "labels"
     ),
     "query is a number": ({"query": 7}, "invalid_query_type", "query"),
     "query is an object": ({"query": {}}, "invalid_query_type", "query"),

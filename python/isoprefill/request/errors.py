@@ -13,11 +13,11 @@ _TOKEN_RANGE = "{at} must be in [0, {limit}), got {value}"
 MESSAGES = {
     "missing_query": "{at} is missing",
     "missing_items": "{at} is missing",
-    "missing_label_token_ids": "apply_softmax needs label_token_ids",
-    "missing_label_token_ids.logprobs": "return_token_logprobs needs label_token_ids: token_logprobs are those of the "
-    "labels, as in SGLang; those of an item's own tokens are return_item_logprobs",
-    "missing_label_token_ids.pooled": "{at} needs label_token_ids, or a classification model",
-    "missing_label_token_ids.required": "This server scores labels only: {at} is missing",
+    "missing_label_token_ids": "apply_softmax needs labels or label_token_ids",
+    "missing_label_token_ids.logprobs": "return_token_logprobs needs labels or label_token_ids: token_logprobs are "
+    "those of the labels, as in SGLang; those of an item's own tokens are return_item_logprobs",
+    "missing_label_token_ids.pooled": "{at} needs labels, label_token_ids, or a classification model",
+    "missing_label_token_ids.required": "This server scores labels only: give labels or label_token_ids",
     "empty_query": "{at} must hold at least 1 token, got 0, and no BOS token can take its place",
     "empty_query.joint": "with tokenization 'joint' the query must keep at least 1 token of its own, but the first "
     "token of query + {items}[{number}] spans both",
@@ -54,12 +54,13 @@ MESSAGES = {
     "invalid_top_n.all": "{at} must be an integer of at least 0 (0: all)",
     "invalid_extraction_token.item_first": "{at} is for tokens of {items}: it has no meaning with item_first, which "
     "reads after the query",
-    "invalid_extraction_token.labels": "{at} needs label_token_ids, or a classification model",
+    "invalid_extraction_token.labels": "{at} needs labels, label_token_ids, or a classification model",
     "invalid_extraction_token.sequences": "{at} takes labels of one token only",
     "invalid_extraction_token.top_n": "{at} has no meaning with several numbers of each {item}: leave it out with an "
     "extraction token",
-    "invalid_extraction_token.query": "{at} must not hold the extraction token {value}, which is read in {items} only",
-    "invalid_extraction_token.item": "{at} must hold the extraction token {value} at least once, got 0",
+    "invalid_extraction_token.query": "{at} must not hold the extraction token (id {value}), which is read in "
+    "{items} only",
+    "invalid_extraction_token.item": "{at} must hold the extraction token (id {value}) at least once, got 0",
     "invalid_embed_overrides.token": "{at} is needed with embedding overrides, and has no meaning without",
     "invalid_embed_overrides.joint": "{at} has no meaning with tokenization 'joint'",
     "invalid_embed_overrides.items": "{at} must hold a list of vectors or null for each of the {limit} {items}, got "
@@ -70,7 +71,8 @@ MESSAGES = {
     "got {value}",
     "invalid_embed_overrides.finite": "{at} must hold finite numbers of float32, got one that is not",
     "invalid_embed_overrides.bytes": "{at} must be base64 of whole vectors of {limit} numbers of {dtype}",
-    "invalid_embed_overrides.likelihood": "{at} holds vectors, of which there is no likelihood: give label_token_ids",
+    "invalid_embed_overrides.likelihood": "{at} holds vectors, of which there is no likelihood: give labels "
+    "or label_token_ids",
     "delimiter_in_text": "{at} is the delimiter token {value}, which may occur only between {items}",
     "context_length_exceeded": "query and {at} must have at most {limit} tokens together (the model's context "
     "length), got {value}",

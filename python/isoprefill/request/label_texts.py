@@ -1,5 +1,6 @@
 """Labels given as text become tokens. Does not import jax."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,7 +52,8 @@ def label_sets(tokenizer: Tokenizer, texts: Sequence[str] | Sequence[Sequence[st
     made = ids(texts)
     _check_size(texts, max(map(len, known.values())))
     labels = LabelSets.per_item if _are_lists(texts) else LabelSets.shared
-    return labels(made, in_sequence=any(len(tokens) > 1 for tokens in known.values()))
+    sets = labels(made, in_sequence=any(len(tokens) > 1 for tokens in known.values()))
+    return dataclasses.replace(sets, field="labels")
 
 
 def _check_size(texts: Sequence[str] | Sequence[Sequence[str]], longest: int) -> None:

@@ -27,11 +27,13 @@ class LabelSets:
         token_ids: [1, L, S] for all items alike or [N, L, S]: the S tokens of label l. What is all -1 is no label.
         each: a single list is that of a single item, not one for all.
         in_sequence: the tokens of a label follow one another; otherwise each of them is the label.
+        field: what the caller gave them as, for errors.
     """
 
     token_ids: Int32[np.ndarray, "lists L S"]
     each: bool = False
     in_sequence: bool = False
+    field: str = FIELD
 
     def __post_init__(self) -> None:
         ids = self.token_ids
@@ -43,7 +45,7 @@ class LabelSets:
             return
         present = ids >= 0
         if not ids.size or not present[:, 0, 0].all():
-            raise RequestError("empty_label_token_ids", FIELD)
+            raise RequestError("empty_label_token_ids", self.field)
         labels = present[:, :, 0]
         if (present[:, :, 1:] > present[:, :, :-1]).any() or (labels[:, 1:] > labels[:, :-1]).any():
             raise ValueError(
@@ -100,7 +102,7 @@ class LabelSets:
         """Raises RequestError unless there is one list for all items, or one for each of them."""
         lists = self.token_ids.shape[0]
         if not self.is_shared and lists != num_items:
-            raise RequestError("label_count_mismatch", FIELD, limit=num_items, value=lists)
+            raise RequestError("label_count_mismatch", self.field, limit=num_items, value=lists)
 
     def of_stream(self, begin: int, num_items: int) -> "LabelSets":
         """The labels of the next items of a stream whose number is not known yet.

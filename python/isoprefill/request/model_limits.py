@@ -47,7 +47,7 @@ class ModelLimits:
             one, label, token = beyond[0].tolist()
             index = [label] if options.labels.is_shared else [one, label]
             value = int(options.labels.token_ids[one, label, token])
-            raise self.outside(value, "label_token_ids", *index)
+            raise self.outside(value, options.labels.field, *index)
         delimiter = options.delimiter_id
         if delimiter is not None and not 0 <= delimiter < self.vocab_size:
             raise self.outside(delimiter, "delimiter_id")
@@ -107,7 +107,7 @@ class ModelLimits:
         options = request.options
         if self.classes is not None:
             if options.labels is not None:
-                raise RequestError("classification_model", "label_token_ids")
+                raise RequestError("classification_model", options.labels.field)
             if options.return_token_logprobs:
                 raise RequestError("classification_model", "return_token_logprobs")
         elif options.labels is None:

@@ -145,10 +145,13 @@ async def read_json(service: Service, request: Request) -> bytes:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise ApiError("unsupported_media_type", "The body must be application/json.")
-    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise ApiError(
-            "unsupported_media_type", "The body must not be compressed: no Content-Encoding."
-        )
+    for header, allowed in (("content-encoding", "identity"), ("transfer-encoding", "chunked")):
+        names = ",".join(request.headers.getlist(header)).lower().split(",")
+        if any(name.strip() not in ("", allowed) for name in names):
+            raise ApiError(
+                "unsupported_media_type",
+                "The body must not be compressed: no Content-Encoding, and of Transfer-Encoding only chunked.",
+            )
     data: bytes = await request.scope["state"]["body"].read()
     return data
 

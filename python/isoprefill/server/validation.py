@@ -140,7 +140,9 @@ def _request_error(error: ErrorDetails, known: Collection[str]) -> RequestError:
         *index,
         expected=_expected(str(name), bool(index), known),
         choices=context.get("expected"),
-        got=_kind(value),
+        got="another text"
+        if error["type"] == "literal_error" and isinstance(value, str)
+        else _kind(value),
         value=_number(value),
         why=_why(error),
     )
