@@ -136,6 +136,8 @@ def test_files_and_labels(small, tmp_path, monkeypatch):
     assert reports[0] == reports[1]
     for result in reports[0]:
         assert len(result["scores"]) == 2
+        # In the order of the scores: a reader of the file has no flags.
+        assert result["labels"] == list(".,")
         assert result["probability"] == result["scores"][0]
         assert 0 < sum(result["scores"]) < 1
     normalised = json.loads(run(*flags, "--softmax").stdout)["results"]
@@ -351,7 +353,7 @@ def test_a_classification_model_prints_its_classes(tmp_path):
     save_directory(model, tmp_path)
     flags = ["--model", str(tmp_path), *FRANCE, *items(*CITIES)]
     report = json.loads(run(*flags, "--json").stdout)
-    assert report["classes"] == list(names.values())
+    assert report["classes"] == report["results"][0]["classes"] == list(names.values())
     logits = np.array([result["scores"] for result in report["results"]])
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     for result, expected in zip(report["results"], probabilities[:, 1], strict=True):

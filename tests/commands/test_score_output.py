@@ -163,6 +163,7 @@ def test_every_format_says_the_same(asked, items_file, form, labels):
             scores = one["scores"] if labels else [one["score"]]
             if form == "jsonl" and labels:
                 assert json.loads(row["scores"]) == scores
+                assert row["labels"] == "['a', 'b']"
             else:
                 np.testing.assert_allclose([float(row[name]) for name in names], scores, rtol=1e-8)
             if not labels:

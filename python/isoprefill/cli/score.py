@@ -148,21 +148,24 @@ def main(arguments: list[str]) -> int:
         names = _score_names(classes)
         columns = Columns(items, names, ranked=not streams) if form in ("tsv", "csv") else None
         labels = [_argument(label) for label in _LABELS.value]
+        named = {"labels": labels} if labels else {}
+        if classes is not None:
+            named = {"classes": list(classes.names)}
         options = _options(engine.preparer.labels(labels) if labels else None)
         on_refused = _report if _SKIP_INVALID.value else None
         job = ScoringJob(engine, query, options, settings.algorithm, on_progress, on_refused)
         if streams:
             for number, rows in enumerate(job.streamed(items)):
-                write_lines(_lines(rows, form, columns, header=number == 0))
+                write_lines(_lines(rows, form, columns or named, header=number == 0))
             return 0
         rows, result = job.ranked(items, order)
     rows = list(in_order(rows, order, _TOP.value))
     if form == "json":
-        write_lines([_json(rows, classes, result)])
+        write_lines([_json(rows, named, result)])
     elif form == "table":
         write_lines(_table(rows, names, order, result))
     else:
-        write_lines(_lines(rows, form, columns, header=True))
+        write_lines(_lines(rows, form, columns or named, header=True))
     return 0
 
 
@@ -285,10 +288,10 @@ def _report(refused: RefusedItem) -> None:
 
 
 def _lines(
-    rows: Iterable[Row], form: Format, columns: Columns | None, *, header: bool
+    rows: Iterable[Row], form: Format, columns: Columns | dict[str, list[str]], *, header: bool
 ) -> Iterator[str]:
-    if columns is None:
-        return json_lines(rows)
+    if isinstance(columns, dict):
+        return json_lines(rows, columns)
     return (tsv_lines if form == "tsv" else csv_lines)(rows, columns, header)
 
 
@@ -302,13 +305,13 @@ def _table(rows: list[Row], names: list[str], order: Order, result: "ScoreResult
     )
 
 
-def _json(rows: list[Row], classes: "Classes | None", result: "ScoreResult") -> str:
+def _json(rows: list[Row], named: dict[str, list[str]], result: "ScoreResult") -> str:
     report = {
         "model": result.model,
-        **({} if classes is None else {"classes": list(classes.names)}),
+        **named,
         "algorithm": result.algorithm,
         "isolation": result.isolation,
-        "results": [row.record() for row in rows],
+        "results": [row.record(named) for row in rows],
         "usage": dataclasses.asdict(result.usage) | {"total_tokens": result.usage.total_tokens},
     }
     return json.dumps(report)

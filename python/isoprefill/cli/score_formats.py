@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from isoprefill.cli.item_files import Item
@@ -67,10 +67,10 @@ def csv_lines(rows: Iterable[Row], columns: Columns, header: bool) -> Iterator[s
     yield from lines
 
 
-def json_lines(rows: Iterable[Row]) -> Iterator[str]:
-    """Yields a JSON object for each row."""
+def json_lines(rows: Iterable[Row], names: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yields a JSON object for each row; `names` as in `Row.record`."""
     for row in rows:
-        yield json.dumps(row.record())
+        yield json.dumps(row.record(names))
 
 
 def write_lines(lines: Iterable[str]) -> None:

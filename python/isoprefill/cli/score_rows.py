@@ -1,7 +1,7 @@
 """The rows that the score command prints: an item, its scores and its rank."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ class Row:
         rank: from 1; None if the rows come in the order of the input before all are scored.
         scores: with labels the probability of each; else one log-likelihood (natural log).
         mean: log-likelihood per token; None with labels.
-        probability: of the first label, or of the item.
+        probability: by which rows are ranked: of the item, of the first label, or of the relevant class.
         num_tokens: whose log-probabilities a likelihood sums; with labels the item's own.
     """
 
@@ -33,11 +33,15 @@ class Row:
     probability: float
     num_tokens: int
 
-    def record(self) -> dict[str, Any]:
-        """Returns the row as a JSON object; a field of the input that has a name of ours gets "input_" before it."""
+    def record(self, names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        """Returns the row as a JSON object; a field of the input that has a name of ours gets "input_" before it.
+
+        Args:
+            names: of the scores, as the `labels` or `classes` that they are; empty for likelihoods.
+        """
         ours: dict[str, Any] = {"index": self.item.index, "item": self.item.text}
         if self.mean is None:
-            ours["scores"] = list(self.scores)
+            ours |= {**names, "scores": list(self.scores)}
         else:
             ours |= {"score": self.scores[0], "mean": self.mean}
         ours |= {"probability": self.probability, "num_tokens": self.num_tokens}
@@ -46,7 +50,18 @@ class Row:
         return ours | {input_name(name): value for name, value in self.item.fields.items()}
 
 
-OURS = {"index", "item", "score", "scores", "mean", "probability", "num_tokens", "rank"}
+OURS = {
+    "index",
+    "item",
+    "labels",
+    "classes",
+    "score",
+    "scores",
+    "mean",
+    "probability",
+    "num_tokens",
+    "rank",
+}
 
 
 def input_name(name: str) -> str:
