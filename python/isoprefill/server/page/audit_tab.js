@@ -6,7 +6,8 @@ import { ApiProblem } from "./client.js";
 import { byId, showMessage } from "./dom.js";
 import { showReport } from "./heat_map.js";
 import { counted } from "./numbers.js";
-import { readForm } from "./request_form.js";
+import { readForm, whatIsMissing } from "./request_form.js";
+import { advised } from "./scoring.js";
 
 const button = byId("audit-button", HTMLButtonElement);
 const bar = byId("audit-progress", HTMLProgressElement);
@@ -29,6 +30,11 @@ async function run() {
     showMessage(errorBox, "The Score tab must hold at least 2 items.");
     return;
   }
+  const missing = whatIsMissing(filled);
+  if (missing) {
+    showMessage(errorBox, `On the Score tab: ${missing.message}`);
+    return;
+  }
   const controller = (running = new AbortController());
   const isolation = byId("audit-causal", HTMLInputElement).checked ? "causal" : "isolated";
   button.textContent = "Stop";
@@ -46,7 +52,7 @@ async function run() {
     status.textContent = controller.signal.aborted ? "Stopped." : "";
     if (!controller.signal.aborted) {
       if (!(error instanceof ApiProblem)) throw error;
-      showMessage(errorBox, error.message);
+      showMessage(errorBox, advised(error));
     }
   } finally {
     running = null;

@@ -85,7 +85,7 @@ function heatMap(report) {
 /** @param {Report} report */
 function checkTable(report) {
   const rows = [
-    ...report.checks.map((check) => [check.name, small(check.effect), `${small(check.threshold)} allowed`]),
+    ...report.checks.map((check) => [check.name, small(check.effect), small(check.threshold)]),
     ["The same request again (noise)", small(report.noise), ""],
     ["An item added at the end (rounding)", small(report.rounding), ""],
   ];
@@ -93,6 +93,17 @@ function checkTable(report) {
     "table",
     { class: "checks" },
     element("caption", { class: "unseen" }, "Largest change of a log-score, by what was changed"),
+    element(
+      "thead",
+      {},
+      element(
+        "tr",
+        {},
+        ...["What was changed", "Largest change of a log-score", "Allowed"].map((name) =>
+          element("th", { scope: "col" }, name),
+        ),
+      ),
+    ),
     element(
       "tbody",
       {},

@@ -76,6 +76,16 @@ export function startForm(refuse) {
 }
 
 /**
+ * Says which field must be filled before anything is asked; null if none.
+ * @param {Filled} filled
+ */
+export function whatIsMissing(filled) {
+  if (!filled.items.length) return { field: "items", message: "There are no items: write one per line." };
+  if (filled.method !== "labels" || filled.labels.length) return null;
+  return { field: "labels", message: "There are no labels: write one, or several with commas between them." };
+}
+
+/**
  * Marks the field that the server found wrong; null marks none.
  * @param {string | null} param such as `items[3]`
  */

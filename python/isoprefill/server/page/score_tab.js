@@ -2,14 +2,14 @@
 /** The tab that scores: one request, its ranking and its mask, isolated or not. */
 
 import { ApiProblem } from "./client.js";
-import { byId, showMessage } from "./dom.js";
+import { byId, element, showMessage } from "./dom.js";
 import { itemTokens, layoutOf } from "./mask_layout.js";
 import { hideMask, showMask, startMask } from "./mask_section.js";
 import { movementInWords, movements } from "./movement.js";
 import { counted, time, whole } from "./numbers.js";
 import { showRanking } from "./ranking_table.js";
-import { markWrong, readForm, startForm } from "./request_form.js";
-import { scored } from "./scoring.js";
+import { markWrong, readForm, startForm, whatIsMissing } from "./request_form.js";
+import { advised, scored } from "./scoring.js";
 
 /**
  * @typedef {import("./request_form.js").Filled} Filled
@@ -68,9 +68,11 @@ async function run(filled) {
   if (filled !== asked) [asked, answers] = [filled, {}];
   showMessage(errorBox, null);
   markWrong(null);
-  if (!filled.items.length) {
-    showMessage(errorBox, "There are no items: write one per line.");
-    markWrong("items");
+  const missing = whatIsMissing(filled);
+  if (missing) {
+    showMessage(errorBox, missing.message);
+    markWrong(missing.field);
+    showNothing();
     return;
   }
   causal.disabled = filled.method === "rerank";
@@ -84,10 +86,10 @@ async function run(filled) {
   } catch (error) {
     if (signal.aborted) return;
     if (!(error instanceof ApiProblem)) throw error;
-    showMessage(errorBox, place(error) + error.message);
+    showMessage(errorBox, place(error) + advised(error));
     markWrong(error.param);
     if (answers.isolated) causal.checked = false;
-    else measured.textContent = "";
+    else showNothing();
   } finally {
     if (!signal.aborted) setBusy(false);
   }
@@ -138,6 +140,13 @@ function show(filled) {
   else if (filled.method === "rerank") {
     hideMask("Reranking puts each item into a prompt of its own, which no other item is part of. Score by labels or by likelihood to see a mask.");
   }
+}
+
+/** An error is about what the form holds now: the ranking of an earlier request must not stand below it. */
+function showNothing() {
+  measured.textContent = "";
+  byId("moved").hidden = true;
+  byId("ranking").replaceChildren(element("p", { class: "empty" }, "Press Score to rank the items."));
 }
 
 /**

@@ -113,6 +113,17 @@ async function reranked(filled, signal) {
 }
 
 /**
+ * An error's message, and what to do about it where the API's words are not about this page.
+ * @param {ApiProblem} error
+ */
+export function advised({ code, message }) {
+  const words = message.replace(/\.$/, "");
+  return code === "invalid_isolation" && words.includes("labels")
+    ? `${words}. Give labels of one word each, or do not let items see each other.`
+    : message;
+}
+
+/**
  * Probabilities are shown as parts of 1, or of the best if all are small; logarithms between the worst and the best.
  * @param {Omit<ScoredItem, "share">[]} items
  * @param {boolean} logarithmic
