@@ -99,6 +99,7 @@ def test_a_server_that_answers_too_late_or_too_much_is_an_error(monkeypatch):
          "give --server-url https://other:8443$"),
         ("https://me:secret@other/v1/score", "give --server-url https://other$"),
         ("/v2/score", "a redirect to '/v2/score' of the same server"),
+        ("file:///etc/passwd", "a redirect to 'file:.*passwd', which is no address of HTTP$"),
     ],
 )  # fmt: skip
 def test_a_redirect_says_where_it_leads(location, message):
@@ -207,7 +208,10 @@ def test_scores_are_compared_in_log_space_whatever_is_sent(sent, scale, expected
     np.testing.assert_allclose(to_log(scores, scale), expected)
 
 
-@pytest.mark.parametrize("score", [True, "0.5", {"value": 1}, []])
+@pytest.mark.parametrize(
+    "score",
+    [True, "0.5", {"value": 1}, [], {"index": 1, "score": -1}, {"index": 10**30, "score": -1}],
+)
 def test_scores_that_are_none_are_refused(score):
     with pytest.raises(MalformedScoresError):
         parse_scores([score])

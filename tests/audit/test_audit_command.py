@@ -1,6 +1,7 @@
 """The command `isoprefill audit`: its arguments, its exit statuses and the reports that it writes and reads."""
 
 import dataclasses
+import io
 import json
 import os
 import subprocess
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from rich.console import Console
 
 from audited_servers import SHORT, audit, small_directory, stub, torch_backend
 from command_line import Done, run
 from isoprefill.audit import AuditSettings, texts
-from isoprefill.audit.analysis import UnreadableResultError, read_result, side_by_side
+from isoprefill.audit.analysis import UnreadableResultError, read_result, side_by_side_markdown
 from isoprefill.audit.json_report import to_json
+from isoprefill.audit.terminal_report import print_side_by_side
 from isoprefill.cli import audit as command
 from isoprefill_torch.server import Backend, create_app
 from local_server import serving
@@ -130,6 +133,19 @@ def test_stored_results_are_shown_side_by_side(command_run, tmp_path):
     assert rows["order_sensitivity"][1] == "leak (0.25)"
     assert rows["test_broken"] == ["", "failed"]
     assert rows["**conclusion**"] == ["**PARTIAL**", "**NO_ISOLATION**"]
+    for width in (40, 80):
+        written = io.StringIO()
+        print_side_by_side([directory / "report.json", script], Console(file=written, width=width))
+        lines = written.getvalue().splitlines()
+        assert "|" not in written.getvalue()
+        assert max(map(len, lines)) <= width
+        if width == 40:
+            assert "conclusion: report PARTIAL, script" in " ".join(lines)
+            continue
+        column = lines[0].index("script")  # the columns are aligned
+        verdicts = {line.split()[0]: line[column:].strip() for line in lines if line.strip()}
+        assert verdicts["order_sensitivity"] == "leak (0.25)"
+        assert verdicts["conclusion"] == "NO_ISOLATION"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +171,10 @@ def test_markdown_and_json_agree(command_run):
     page = (directory / "report.md").read_text()
     for test in report["tests"]:
         assert test["name"] in page
-    assert side_by_side([Path(directory / "report.json")]).count("\n") == len(report["tests"]) + 5
+    assert (
+        side_by_side_markdown([Path(directory / "report.json")]).count("\n")
+        == len(report["tests"]) + 5
+    )
 
 
 def test_json_is_strict(backend):

@@ -35,8 +35,8 @@ def read_result(path: Path) -> dict[str, Any]:
     return result
 
 
-def side_by_side(paths: list[Path]) -> str:
-    """Returns a Markdown table with a row for each test and a column for each file.
+def side_by_side(paths: list[Path]) -> tuple[list[str], list[list[str]]]:
+    """Returns the head and the rows of a table: a row for each test, then what the whole results say; a column a file.
 
     Raises:
         UnreadableResultError: a file holds no results.
@@ -48,9 +48,20 @@ def side_by_side(paths: list[Path]) -> str:
     rows += [
         ["server", *(str(result.get("server_url", "")) for result in results)],
         ["model", *(str(result.get("model", "")) for result in results)],
-        ["**conclusion**", *(f"**{_conclusion(result)}**" for result in results)],
+        ["conclusion", *map(_conclusion, results)],
     ]
-    return "\n".join(table(["test", *(path.stem for path in paths)], rows)) + "\n"
+    return ["test", *(path.stem for path in paths)], rows
+
+
+def side_by_side_markdown(paths: list[Path]) -> str:
+    """Returns that table as Markdown, its last row in bold.
+
+    Raises:
+        UnreadableResultError: a file holds no results.
+    """
+    head, rows = side_by_side(paths)
+    rows[-1] = [f"**{cell}**" for cell in rows[-1]]
+    return "\n".join(table(head, rows)) + "\n"
 
 
 def _conclusion(result: dict[str, Any]) -> str:

@@ -248,6 +248,8 @@ def _led_to(location: str) -> str:
     if not location:
         return "a redirect that does not say where to"
     shown = str(url)[:MAX_ERROR_CHARS]
+    if url.scheme not in ("", "http", "https"):
+        return f"a redirect to {shown!r}, which is no address of HTTP"
     if not url.host:
         return f"a redirect to {shown!r} of the same server"
     return f"a redirect to {shown!r}: if that is the server, give --server-url {shown.removesuffix(PATH)}"

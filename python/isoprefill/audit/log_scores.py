@@ -25,6 +25,7 @@ def parse_scores(scores: Any) -> Float64[np.ndarray, "N L"]:
     """Returns the numbers of an answer as the server sent them: a row for each item, a column for each label.
 
     An item's score may be a number, a list of numbers, or an object with the key "score" or "scores"; null is log 0.
+    If it has an "index", that is the item's place.
 
     Raises:
         MalformedScoresError: they are anything else.
@@ -104,6 +105,10 @@ def as_json(row: Float64[np.ndarray, "L"]) -> float | list[float]:
 
 def _row(index: int, entry: Any) -> list[float]:
     if isinstance(entry, dict):
+        if entry.get("index", index) != index:
+            raise MalformedScoresError(
+                f"scores[{index}] must be of the item in that place, got index {str(entry['index'])[:40]}"
+            )
         entry = entry.get("scores", entry.get("score", "missing"))
     values = entry if isinstance(entry, list) else [entry]
     return [float("-inf") if value is None else _number(index, value) for value in values]

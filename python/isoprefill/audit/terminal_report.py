@@ -1,11 +1,13 @@
 """Prints a report on a terminal."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from isoprefill.audit.analysis import side_by_side
 from isoprefill.audit.markdown_report import number
 from isoprefill.audit.run import AuditReport
 
@@ -49,11 +51,23 @@ def print_report(report: AuditReport, console: Console) -> None:
         )
 
 
+def print_side_by_side(paths: list[Path], console: Console) -> None:
+    """Prints stored results as one table.
+
+    Raises:
+        UnreadableResultError: a file holds no results.
+    """
+    _print_table(console, *side_by_side(paths), numbers=False)
+
+
 def _say(console: Console, text: str) -> None:
     console.print(Text(text), end="\n\n")
 
 
-def _print_table(console: Console, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def _print_table(
+    console: Console, head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True
+) -> None:
+    """Prints a table; `numbers`: what is between the first column and the last are numbers."""
     if console.width < NARROW:
         for row in rows:
             facts = [
@@ -65,7 +79,7 @@ def _print_table(console: Console, head: Sequence[str], rows: Iterable[Sequence[
     table = Table(box=None, pad_edge=False)
     for place, name in enumerate(head):
         last = place == len(head) - 1
-        right = not last and place > 0
+        right = numbers and not last and place > 0
         table.add_column(
             name, justify="right" if right else "left", no_wrap=not last, overflow="fold"
         )

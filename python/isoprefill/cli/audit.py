@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from isoprefill.audit.analysis import side_by_side
+from isoprefill.audit.analysis import side_by_side_markdown
 from isoprefill.audit.client import ScoreClient, ServerError
 from isoprefill.audit.json_report import to_json
 from isoprefill.audit.markdown_report import to_markdown
@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> int:
         if not arguments:
             raise ValueError("--analyze needs the files of stored results as arguments")
         require_output()
-        print(side_by_side([Path(name) for name in arguments]), end="")
+        _print_side_by_side([Path(name) for name in arguments])
         return 0
     if arguments:
         raise ValueError(f"unexpected argument {arguments[0]!r}")
@@ -185,6 +185,17 @@ def _print(report: AuditReport) -> None:
     else:
         print(to_markdown(report), end="")
     sys.stdout.flush()
+
+
+def _print_side_by_side(paths: list[Path]) -> None:
+    if not sys.stdout.isatty():
+        print(side_by_side_markdown(paths), end="")
+        return
+    from rich.console import Console
+
+    from isoprefill.audit.terminal_report import print_side_by_side
+
+    print_side_by_side(paths, Console())
 
 
 def _writers() -> Iterator[tuple[str, Callable[[AuditReport], None]]]:
