@@ -1,6 +1,7 @@
 """Whatever goes wrong, a command line ends with one line that says why, and with a status that the docs list."""
 
 import errno
+import importlib
 import json
 import os
 import re
@@ -174,6 +175,28 @@ def test_every_exception_is_one_line(error, status, line, capsys):
     said = capsys.readouterr().err
     assert said.startswith(f"score: {line}")
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("integration", "package", "extra"),
+    [
+        ("haystack", "haystack", "haystack"),
+        ("langchain", "langchain_core", "langchain"),
+        ("llama_index", "llama_index", "llama-index"),
+        ("lm_eval.model", "lm_eval", "lm-eval"),
+        ("pyterrier", "pyterrier", "pyterrier"),
+    ],
+)
+def test_an_integration_says_what_to_install(monkeypatch, integration, package, extra):
+    """Its framework is not among our packages; its name alone is not always what pip installs."""
+    for name in [one for one in sys.modules if one.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, f"isoprefill.integrations.{integration}", raising=False)
+    with pytest.raises(
+        ImportError, match=rf"{package}.* is not installed: pip install 'isoprefill\[{extra}\]'$"
+    ):
+        importlib.import_module(f"isoprefill.integrations.{integration}")
 
 
 def test_a_very_long_line_loses_its_middle():

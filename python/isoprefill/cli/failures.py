@@ -64,7 +64,7 @@ def described(error: BaseException) -> tuple[int, str]:
         return FAILED, one_line(_of_system(error))
     if isinstance(error, ImportError):
         return FAILED, one_line(
-            f"a package cannot be loaded: {error}: is it installed, and is there memory for it?"
+            f"a package cannot be loaded: {error}. Check that it is installed, and that there is memory for it"
         )
     if isinstance(error, ValueError):
         return WRONG_USE, one_line(str(error))

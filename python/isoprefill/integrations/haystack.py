@@ -8,10 +8,12 @@ pipeline.add_component("ranker", IsoprefillRanker(model="smollm2-135m", top_k=3)
 import dataclasses
 from typing import Any
 
-from haystack import Document, component, default_from_dict, default_to_dict
-from haystack.utils import Secret, deserialize_secrets_inplace
-
+from isoprefill.integrations.extras import needs
 from isoprefill.integrations.relevance_source import RelevanceSource, best_first, relevance_source
+
+with needs("haystack"):
+    from haystack import Document, component, default_from_dict, default_to_dict
+    from haystack.utils import Secret, deserialize_secrets_inplace
 
 
 @component

@@ -9,12 +9,15 @@ ContextualCompressionRetriever(base_compressor=compressor, base_retriever=…)
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.callbacks import Callbacks
-from langchain_core.documents import Document
-from langchain_core.documents.compressor import BaseDocumentCompressor
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 
+from isoprefill.integrations.extras import needs
 from isoprefill.integrations.relevance_source import RelevanceSource, best_first, relevance_source
+
+with needs("langchain"):
+    from langchain_core.callbacks import Callbacks
+    from langchain_core.documents import Document
+    from langchain_core.documents.compressor import BaseDocumentCompressor
 
 
 class IsoprefillRerank(BaseDocumentCompressor):

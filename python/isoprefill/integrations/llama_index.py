@@ -7,11 +7,13 @@ index.as_query_engine(node_postprocessors=[IsoprefillRerank(model="smollm2-135m"
 
 from typing import Any
 
-from llama_index.core.bridge.pydantic import Field, PrivateAttr, SecretStr
-from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
-
+from isoprefill.integrations.extras import needs
 from isoprefill.integrations.relevance_source import RelevanceSource, best_first, relevance_source
+
+with needs("llama-index"):
+    from llama_index.core.bridge.pydantic import Field, PrivateAttr, SecretStr
+    from llama_index.core.postprocessor.types import BaseNodePostprocessor
+    from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
 
 class IsoprefillRerank(BaseNodePostprocessor):

@@ -5,19 +5,22 @@ from isoprefill.integrations.pyterrier import IsoprefillReranker
 pipeline = retriever >> pt.text.get_text(dataset, "text") >> IsoprefillReranker(model="smollm2-135m")  # or base_url=…
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
-import pyterrier as pt
 
+from isoprefill.integrations.extras import needs
 from isoprefill.integrations.relevance_source import RelevanceSource, relevance_source
+
+with needs("pyterrier"):
+    import pandas as pd
+    import pyterrier as pt
 
 
 class IsoprefillReranker(pt.Transformer):
     """Gives the documents of each query their relevances as scores, and ranks by these."""
 
-    schematic = {"label": "isoprefill"}
+    schematic: ClassVar[dict[str, str]] = {"label": "isoprefill"}
 
     def __init__(
         self,

@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-import lm_eval.models  # noqa: F401  the harness's own, before one is added
-from lm_eval import utils
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
-from lm_eval.api.registry import register_model
-from tqdm import tqdm
-
 from isoprefill.execution.engine import ScoringEngine
+from isoprefill.integrations.extras import needs
 from isoprefill.integrations.lm_eval.continuations import Continuation, likelihoods
+
+with needs("lm-eval"):
+    import lm_eval.models  # noqa: F401  the harness's own, before one is added
+    from lm_eval import utils
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.api.registry import register_model
+    from tqdm import tqdm
 
 # What the harness hands over: the texts (None: a window of a longer text), and the tokens of both.
 EncodedPair = tuple[tuple[str, str] | None, list[int], list[int]]
