@@ -230,6 +230,15 @@ def test_an_error_names_the_item_and_the_limit(page):
     assert "There are no items" in error.text
     page.fill("items", "fine")
     page.score()
+    assert page.all(".item-text")
+    page.choose("labels")
+    page.fill("labels", " , ")
+    page.score()
+    assert "There are no labels" in error.text
+    assert page.all(".item-text") == [], "the ranking of another request stands below the error"
+    page.choose("likelihood")
+    page.fill("items", "fine")
+    page.score()
     assert error.is_displayed() is False
     assert page.by_id("items").get_attribute("aria-invalid") is None
     refused = [line for line in page.complaints() if "400" not in line]  # Chromium logs every 4xx
