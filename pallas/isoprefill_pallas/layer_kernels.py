@@ -165,11 +165,14 @@ def _call(
         ),
         out_shape=out_shape,
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=vmem_limit_bytes
+            dimension_semantics=("parallel", "arbitrary"),
+            vmem_limit_bytes=vmem_limit_bytes,
+            # The grid is that of the arrays' own shapes, and the layer is clamped to them.
+            disable_bounds_checks=True,
         ),
         interpret=interpret,
         name=name,
-    )(jnp.reshape(layer, (1,)).astype(jnp.int32), x, *weights, *row_inputs)
+    )(jnp.clip(layer, 0, weights[0].shape[0] - 1).reshape(1), x, *weights, *row_inputs)
     return out
 
 

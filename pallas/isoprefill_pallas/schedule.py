@@ -6,7 +6,14 @@ import jax
 import numpy as np
 from jaxtyping import Int32
 
-from isoprefill_csrc import Layout, StepField, TileSchedule, tile_schedule_of_intervals
+from isoprefill_csrc import (
+    KEY_GRANULE,
+    Layout,
+    StepField,
+    TileField,
+    TileSchedule,
+    tile_schedule_of_intervals,
+)
 from isoprefill_pallas.block_sizes import BlockSizes, choose_block_sizes
 from isoprefill_pallas.chips import CHIPS, present_chip
 from isoprefill_pallas.heads import Heads
@@ -155,8 +162,30 @@ class KernelSchedule:
             steps = np.pad(steps, ((0, 0), (0, max(0, room[0] - steps.shape[1]))))
             units = np.pad(units, (0, max(0, room[1] - units.size)))
             tiles = schedule.tiles[first:end]
-            parts.append(SchedulePart(steps, num_steps, units, tiles, first_row, rows))
+            part = SchedulePart(steps, num_steps, units, tiles, first_row, rows)
+            check_blocks(part, sizes, schedule.padded_columns)
+            parts.append(part)
         return cls(tuple(parts), schedule.row_bounds, sizes, num_columns, schedule.padded_columns)
+
+
+def check_blocks(part: SchedulePart, sizes: BlockSizes, padded_columns: int) -> None:
+    """Checks that every block which a step brings into VMEM lies in the arrays.
+
+    On a TPU nothing does that later: the kernel copies whatever these numbers say (`tile_attention`).
+
+    Raises:
+        ValueError: naming the number, its value and the limit.
+    """
+    tiles = -(-part.num_rows // sizes.block_q)
+    windows = padded_columns - max(sizes.local_keys, KEY_GRANULE)
+    for name, found, most in (
+        ("Q tile", part.steps[StepField.Q_TILE], max(tiles, 1) - 1),
+        ("first column", part.steps[StepField.KEY_START], padded_columns - sizes.block_kv),
+        ("first column of windows", part.tiles[:, TileField.LOCAL_START], windows),
+    ):
+        outside = found[(found < 0) | (found > most)]
+        if outside.size:
+            raise ValueError(f"the {name} of a step must be from 0 to {most}, got {outside[0]}")
 
 
 def _choose_sizes(

@@ -1,11 +1,15 @@
 """What the TPU kernel does not take is refused, by name, before anything is traced."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from csrc_layout import build
+from isoprefill_csrc import StepField, TileField
 from isoprefill_pallas import KernelSchedule, attend
+from isoprefill_pallas.schedule import check_blocks
 from kernel_packs import SIZES, inputs, layout_of
 from mask_definition import RequestSpec
 
@@ -66,3 +70,30 @@ def test_operands_that_do_not_fit_are_refused_before_tracing(change, message, mo
     ]
     with pytest.raises(ValueError, match=message):
         attend(*arrays, schedule, scale=1.0, soft_cap=change.get("soft_cap"))
+
+
+@pytest.mark.parametrize(
+    ("array", "field", "beyond", "message"),
+    [
+        ("steps", StepField.Q_TILE, 2, "the Q tile of a step must be from 0 to 1, got 2"),
+        (
+            "steps",
+            StepField.KEY_START,
+            65,
+            "the first column of a step must be from 0 to 64, got 65",
+        ),
+        ("tiles", TileField.LOCAL_START, 33, "first column of windows .* from 0 to 32, got 33"),
+    ],
+)
+def test_a_block_that_leaves_its_array_is_refused(array, field, beyond, message):
+    """On a TPU the kernel's copies are not checked: it would read, or overwrite, what lies beside the array."""
+    layout = layout_of([RequestSpec(200, [60] * 2)], 320)
+    schedule = KernelSchedule.of(layout, sizes=SIZES, padded=False)
+    (part,), columns = schedule.parts, schedule.padded_columns
+    assert (columns, part.num_rows, SIZES.block_kv, SIZES.local_keys) == (320, 320, 256, 288)
+    check_blocks(part, SIZES, columns)
+    for wrong in (beyond, -1):
+        numbers = getattr(part, array).copy()
+        numbers[(field, -1) if array == "steps" else (-1, field)] = wrong
+        with pytest.raises(ValueError, match=message.replace(f"got {beyond}", f"got {wrong}")):
+            check_blocks(dataclasses.replace(part, **{array: numbers}), SIZES, columns)
