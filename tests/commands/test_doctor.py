@@ -16,10 +16,11 @@ from command_line import run
 from huggingface_directory import save_directory
 from isoprefill import PackedLayout, ScoringEngine
 from isoprefill.cli import doctor
-from isoprefill.doctor import attention, cache_folders, machine, scoring, speed
+from isoprefill.doctor import attention, cache_folders, layers, machine, scoring, speed, tpu_speed
 from isoprefill.doctor import run as checks
 from isoprefill.doctor.definition import PACKS
 from isoprefill.doctor.finding import Finding
+from isoprefill.doctor.regions import Shape
 from isoprefill.models.sources.pinned import FetchError
 
 BACKENDS = ("cpu", "xla", "dense")
@@ -106,6 +107,83 @@ def test_the_packs_hold_what_is_hard():
     assert any(pack.heads[0] > pack.heads[1] for pack in PACKS)
 
 
+def test_the_layer_kernels_as_they_are_pass():
+    found = by_name(layers.check_layer_kernels())
+    assert {name: finding.status for name, finding in found.items()} == {
+        "layer kernels": "ok",
+        "isolation: layers": "ok",
+    }
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "failed"),
+    [
+        (lambda heads, gated: (heads, gated * np.float32(1.05)), {"layer kernels"}),
+        (lambda heads, gated: (np.roll(heads, 64, axis=1), gated), {"layer kernels"}),
+        (lambda heads, gated: (heads, np.full_like(gated, np.nan)), {"layer kernels"}),
+        # A trace of the other rows, within any tolerance.
+        (
+            lambda heads, gated: (heads + 1e-3 * np.isnan(heads.astype(float)).any(), gated),
+            {"isolation: layers"},
+        ),
+    ],
+    ids=["gate", "halves swapped", "nan", "a trace of the others"],
+)
+def test_a_fault_of_the_layer_kernels_is_found(spoiled, failed):
+    """The known scores would not show it: SmolLM2 has widths that these kernels do not take."""
+
+    def kernels(x):
+        exact = layers._definition(x.astype(np.float64))
+        return spoiled(*(result.astype(x.dtype) for result in exact))
+
+    found = layers.check_layer_kernels(kernels)
+    assert {finding.name for finding in found if finding.status == "failed"} == failed
+
+
+TINY = Shape(40, (20,) * 4, 128, 128, 2, 1)
+
+
+def two_milliseconds_a_run():
+    """The readings of a clock, half a second of calling included: one run compiles, then two count, less one."""
+    now = 0.0
+    for runs in itertools.cycle((1, 2, 1)):
+        yield now
+        now += 0.5 + 2e-3 * runs
+        yield now
+
+
+def test_a_tpu_that_is_not_as_fast_as_its_compiler_says_is_noted(monkeypatch):
+    """The programs are those of a TPU, tiny, in the interpreter; each run takes 2 ms by this clock."""
+    estimates = {"attention": 1.6, "query projection": 0.4, "gate and up": 4.0}
+    monkeypatch.setattr(tpu_speed, "_estimated", lambda: {"v6e": estimates})
+    monkeypatch.setattr(tpu_speed, "_REPEATS", 1)
+    clock = two_milliseconds_a_run().__next__
+    found = by_name(tpu_speed.check_tpu_speed("TPU v6 lite", TINY, times=1, clock=clock))
+    assert {name: finding.status for name, finding in found.items()} == {
+        "time: attention": "ok",
+        "time: query projection": "note",
+        "time: gate and up": "note",
+    }
+    for region, estimated in estimates.items():
+        numbers = found[f"time: {region}"].numbers
+        assert numbers == pytest.approx({"measured_ms": 2.0, "estimated_ms": estimated})
+
+
+def test_a_region_that_does_not_run_is_found(monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("out of VMEM\nand more")
+
+    monkeypatch.setattr(tpu_speed, "measure", broken)
+    found = list(tpu_speed.check_tpu_speed("TPU v6 lite", TINY))
+    assert {finding.status for finding in found} == {"failed"}
+    assert {finding.detail for finding in found} == {"does not run: out of VMEM"}
+
+
+def test_every_region_of_a_known_chip_has_an_estimate():
+    regions = {region.name for region in tpu_speed.regions(TINY)}
+    assert all(set(of_chip) == regions for of_chip in tpu_speed._estimated().values())
+
+
 def test_folders_that_cannot_be_written_are_found(tmp_path, monkeypatch):
     monkeypatch.setenv("ISOPREFILL_CACHE", str(tmp_path / "new"))
     assert {finding.status for finding in cache_folders.check_cache_folders()} == {"ok"}
@@ -177,14 +255,15 @@ def test_a_slow_machine_is_noted(engine, seconds, status):
     assert speed.check_speed(instant, "float32", "amx", known=True, clock=clock).status == status
 
 
-def test_the_command_says_what_is_wrong_and_ends_with_7(monkeypatch):
+def test_the_command_says_what_is_wrong_and_ends_with_7(monkeypatch, tmp_path):
     bad = Finding("attention: cpu", "failed", "off by 1", "do not use it")
     monkeypatch.setattr(doctor, "run_checks", lambda *arguments: [Finding("a", "ok", "b"), bad])
     done = run(doctor)
     assert done.status == 7
     assert "FAILED   attention: cpu" in done.stdout
     assert done.lines[-1] == "Wrong here: attention: cpu."
-    report = json.loads(run(doctor, "--json").stdout)
+    report = json.loads(run(doctor, "--json", f"--report={tmp_path}/report.json").stdout)
+    assert json.loads((tmp_path / "report.json").read_text()) == report
     assert report["healthy"] is False
     assert report["checks"][1] == dataclasses.asdict(bad)
 
@@ -197,10 +276,18 @@ def test_a_wrong_model_is_named_before_the_checks(monkeypatch):
     assert "does not exist" in done.stderr
 
 
+def test_a_report_that_cannot_be_written_is_named_before_the_checks(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "run_checks", lambda *arguments: pytest.fail("a check was made"))
+    done = run(doctor, f"--report={tmp_path}/no/report.json")
+    assert (done.status, done.stdout) == (1, "")
+    assert "report.json" in done.stderr
+
+
 def test_without_a_model_the_rest_is_checked(monkeypatch):
     def load(model, dtype):
         raise FetchError("no network")
 
     monkeypatch.setattr(checks, "check_attention", lambda: [])
+    monkeypatch.setattr(checks, "check_layer_kernels", lambda: [])
     last = list(checks.run_checks(load=load))[-1]
     assert (last.name, last.status, last.detail) == ("model", "skipped", "no network")

@@ -9,9 +9,11 @@ import isoprefill_csrc
 from isoprefill.doctor.attention import check_attention
 from isoprefill.doctor.cache_folders import check_cache_folders
 from isoprefill.doctor.finding import Finding
+from isoprefill.doctor.layers import check_layer_kernels
 from isoprefill.doctor.machine import describe_machine
 from isoprefill.doctor.scoring import DEFAULT_MODEL, check_scoring
 from isoprefill.doctor.speed import check_speed
+from isoprefill.doctor.tpu_speed import check_tpu_speed
 from isoprefill.execution.engine import ScoringEngine
 from isoprefill.models.sources.pinned import FetchError
 from isoprefill.models.sources.source import find_model
@@ -40,6 +42,9 @@ def run_checks(
     yield from describe_machine()
     yield from check_cache_folders()
     yield from check_attention()
+    yield from check_layer_kernels()
+    if jax.default_backend() == "tpu":
+        yield from check_tpu_speed(jax.devices()[0].device_kind)
     try:
         engine = load(model, dtype)
     except FetchError as error:
