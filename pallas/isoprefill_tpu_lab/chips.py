@@ -29,6 +29,14 @@ class ChipFigures:
     hbm_bytes: int
     link_bytes_per_second: float
 
+    def of_cores(self, cores: int) -> "ChipFigures":
+        """Returns the figures of so many cores that share out every instruction."""
+        return dataclasses.replace(
+            self,
+            hbm_bytes_per_second=cores * self.hbm_bytes_per_second,
+            peak_flops=cores * self.peak_flops,
+        )
+
 
 FIGURES = {
     "v5e": ChipFigures(

@@ -46,12 +46,21 @@ def prepare_process(chip: str, dump_directory: str | None = None) -> None:
         os.environ["XLA_FLAGS"] = " ".join(filter(None, [os.environ.get("XLA_FLAGS"), programs]))
 
 
-def devices_of(chip: str) -> list[jax.Device]:
-    """Returns the devices of the smallest topology of a chip, which need not be there."""
+def devices_of(chip: str, topology: str | None = None) -> list[jax.Device]:
+    """Returns the devices of a topology of a chip, by default the smallest; they need not be there."""
     from jax.experimental import topologies
 
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=FIGURES[chip].topology)
-    return list(topology.devices)
+    name = topology or FIGURES[chip].topology
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+
+
+def cores_of(chip: str) -> int:
+    """Returns the cores that work as one device, and share out the grids of kernels and the windows of fusions.
+
+    Two on v5p. On tpu7x each of a chip's two is a device of its own.
+    """
+    cores: int = devices_of(chip)[0].num_cores
+    return cores
 
 
 def lower_for(chip: str, function: Callable[..., Any], *arguments: Any) -> jax.stages.Lowered:

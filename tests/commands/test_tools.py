@@ -38,8 +38,12 @@ REFUSED = {
         "bench_tpu", ["--step", "--workload=W-smollm2"], "--step takes the workloads W, S2, P, G"
     ),
     "heads that chips cannot share": (
-        "bench_tpu", ["--step", "--tensor", "--model=smollm2-135m"], "of which smollm2-135m has 3"
+        "bench_tpu", ["--step", "--tensor=4", "--model=smollm2-135m"], "of which smollm2-135m has 3"
     ),
+    "devices that no topology has": (
+        "bench_tpu", ["--step", "--tensor=3"], "must be one of v5e 4, v5e 8, v6e 4, v6e 8, tpu7x 8, got v6e 3"
+    ),
+    "pages that are too large": ("bench_tpu", ["--paged=512"], "--paged must be from 1 to 256, got 512"),
     "a file nowhere": ("bench_tpu", ["--json=/nonexistent/rows.json"], "whose directory does not exist"),
 } | {
     f"{tool} and a stray argument": (tool, [*required, "stray"], "unexpected arguments ['stray']")

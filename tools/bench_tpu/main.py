@@ -19,11 +19,12 @@ import jax
 from absl import app, flags
 
 import callers_directory
-from bench_tpu import measurement, step, step_table
+from bench_tpu import measurement, paged, step, step_table
 from bench_tpu.models import MODELS
 from bench_tpu.rows import ESTIMATE, Row, make_row, print_table
 from bench_tpu.scoring_step import Readout
 from benchmark import error_line, write_json
+from isoprefill_pallas.paged import MAX_PAGE_SIZE
 from isoprefill_tpu_lab import estimate, tpu_compiler
 from isoprefill_tpu_lab.chips import FIGURES
 from isoprefill_tpu_lab.cost_model import Cost
@@ -44,10 +45,13 @@ _MODEL = flags.DEFINE_multi_enum(
 _READOUT = flags.DEFINE_multi_enum(
     "readout", ["labels"], list(get_args(Readout)), "What the steps read; may be repeated."
 )
-_TENSOR = flags.DEFINE_bool(
-    "tensor",
-    False,
-    f"With --step: share the weights out to {step.TENSOR_DEVICES} chips, v5e or v6e.",
+_TENSOR = flags.DEFINE_integer(
+    "tensor", 1, "With --step: devices that share out the weights; one of them is counted."
+)
+_PAGED = flags.DEFINE_multi_integer(
+    "paged",
+    [],
+    "Count a layer's attention over a cache with pages of so many tokens, as the link to sglang-jax computes it.",
 )
 _MEASURE = flags.DEFINE_bool("measure", False, "Measure the device that is there, also a CPU.")
 _TINY = flags.DEFINE_bool("tiny", False, "With --measure: a tiny pack and model instead.")
@@ -57,9 +61,9 @@ _REGIONS = flags.DEFINE_bool("regions", True, "Print the regions of our kernel, 
 def main(argv: list[str]) -> None:
     callers_directory.enter(argv)
     check_flags(flags.FLAGS)
-    if _STEP.value:
+    if _STEP.value or _PAGED.value:
         counted = []
-        for row in count_steps(_CHIP.value):
+        for row in (count_steps if _STEP.value else count_paged)(_CHIP.value):
             counted.append(row)
             write_json(_JSON.value, counted)  # a later step may take long, or fail
         return
@@ -80,22 +84,28 @@ def check_flags(given: flags.FlagValues) -> None:
     """
     if given.step and given.measure:
         raise app.UsageError("--step is counted without a device: it does not go with --measure")
+    if given.paged and (given.step or given.measure):
+        raise app.UsageError("--paged is counted alone: it goes with neither --step nor --measure")
+    for size in given.paged or ():
+        if not 1 <= size <= MAX_PAGE_SIZE:
+            raise app.UsageError(f"--paged must be from 1 to {MAX_PAGE_SIZE}, got {size}")
     if given.tiny and not given.measure:
         raise app.UsageError("--tiny goes with --measure")
     for name in ("model", "readout"):
         if given[name].present and not given.step:
             raise app.UsageError(f"--{name} goes with --step")
-    if given.tensor:
+    if given.tensor != 1:
         if not given.step:
             raise app.UsageError("--tensor goes with --step")
-        if given.chip not in step.TENSOR_CHIPS:
+        if (given.chip, given.tensor) not in step.TENSOR_TOPOLOGIES:
+            known = ", ".join(f"{chip} {devices}" for chip, devices in step.TENSOR_TOPOLOGIES)
             raise app.UsageError(
-                f"--tensor takes the chips {', '.join(step.TENSOR_CHIPS)}, got {given.chip}"
+                f"--chip and --tensor must be one of {known}, got {given.chip} {given.tensor}"
             )
         for name in given.model:
-            if MODELS[name].num_kv_heads % step.TENSOR_DEVICES:
+            if MODELS[name].num_kv_heads % given.tensor:
                 raise app.UsageError(
-                    f"--tensor shares out KV heads to {step.TENSOR_DEVICES} chips, of which {name} has "
+                    f"--tensor shares out KV heads to {given.tensor} devices, of which {name} has "
                     f"{MODELS[name].num_kv_heads}"
                 )
     unknown = [name for name in given.workload if name not in step.WORKLOADS]
@@ -137,8 +147,8 @@ def count_steps(chip: str) -> Iterator[dict[str, Any]]:
 
     A step that does not compile for the chip has a row with the compiler's error.
     """
-    devices = step.TENSOR_DEVICES if _TENSOR.value else 1
-    of = f"One of {devices} chips" if _TENSOR.value else "One core"
+    devices = _TENSOR.value
+    of = f"One of {devices} devices" if devices > 1 else "One device"
     print(f"Compiler estimate for {chip}, not a measurement. {of}, the whole step.", flush=True)
     with tempfile.TemporaryDirectory() as dump:
         _prepare(chip, dump)
@@ -160,6 +170,16 @@ def count_steps(chip: str) -> Iterator[dict[str, Any]]:
             step_table.print_step(row, others)
             yield row
             yield from others
+
+
+def count_paged(chip: str) -> Iterator[dict[str, Any]]:
+    """Yields a row for every workload and page size."""
+    print(f"Compiler estimate for {chip}, not a measurement. One device, one layer.", flush=True)
+    with tempfile.TemporaryDirectory() as dump:
+        _prepare(chip, dump)
+        for name, page_size in itertools.product(_WORKLOAD.value, _PAGED.value):
+            costs = paged.estimate_paged(PACKS[name], page_size, chip, dump)
+            yield paged.print_paged(name, page_size, chip, costs)
 
 
 def _estimate_workload(name: str, chip: str, dump: str) -> Iterator[Row]:

@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from unittest import mock
 
@@ -18,6 +18,7 @@ from bench_tpu.scoring_step import Readout, ScoringStep
 from isoprefill.execution.forward import TPU_ROWS_AT_ONCE
 from isoprefill.execution.mesh import DATA, TENSOR
 from isoprefill.models.config.config import ModelConfig
+from isoprefill_pallas.block_sizes import BlockSizes
 from isoprefill_pallas.chips import CHIPS
 from isoprefill_pallas.schedule import KernelSchedule
 from isoprefill_tpu_lab import tpu_compiler
@@ -29,6 +30,7 @@ from isoprefill_tpu_lab.optimised_program import OptimisedProgram
 from isoprefill_tpu_lab.packs import PACKS, Pack
 from isoprefill_tpu_lab.step_cost import (
     InstructionCost,
+    KernelCost,
     KnownKernel,
     StepCounter,
     layer_kernel_cost,
@@ -37,8 +39,14 @@ from isoprefill_tpu_lab.step_parts import PARTS
 
 # With the heads of the model; the other packs are one of these, with other heads.
 WORKLOADS = ("W", "S2", "P", "G")
-# Chips whose smallest topology is a ring of so many devices, one a chip.
-TENSOR_CHIPS, TENSOR_DEVICES = ("v5e", "v6e"), 4
+# Topologies of so many devices, which a ring goes around. On tpu7x the two cores of a chip are devices.
+TENSOR_TOPOLOGIES = {
+    ("v5e", 4): "v5e:2x2",
+    ("v5e", 8): "v5e:2x4",
+    ("v6e", 4): "v6e:2x2",
+    ("v6e", 8): "v6e:2x4",
+    ("tpu7x", 8): "tpu7x:2x2x1",
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,6 +57,7 @@ class StepEstimate:
         instructions: every fusion, copy and kernel.
         bound_seconds: the model's useful operations at the peak of the devices that share them.
         compile_seconds: of the whole step, with its dump.
+        argument_bytes, temporary_bytes: of a device's memory, as the compiler plans it.
         tensor: devices that share out the weights; what is counted is one of them.
     """
 
@@ -56,6 +65,8 @@ class StepEstimate:
     num_items: int
     bound_seconds: float
     compile_seconds: float
+    argument_bytes: int
+    temporary_bytes: int
     tensor: int = 1
 
     @property
@@ -88,6 +99,8 @@ class StepEstimate:
             "share_of_peak": self.bound_seconds / self.seconds,
             "hbm_bytes": sum(cost.hbm_bytes for cost in self.instructions),
             "compile_seconds": self.compile_seconds,
+            "argument_bytes": self.argument_bytes,
+            "temporary_bytes": self.temporary_bytes,
             "devices": self.tensor,
             **({"collectives": self.collectives()} if self.tensor > 1 else {}),
             "parts": {
@@ -104,7 +117,7 @@ def estimate_step(
     """Compiles a step for a chip and counts it. `tpu_compiler.prepare_process` has run with the dump directory.
 
     Args:
-        tensor: devices that share out the weights: TENSOR_DEVICES or 1; the first is counted.
+        tensor: devices that share out the weights, 1 or as in TENSOR_TOPOLOGIES; the first is counted.
 
     Raises:
         JaxRuntimeError: it does not compile.
@@ -112,17 +125,25 @@ def estimate_step(
     config = MODELS[model]
     begin = time.perf_counter()
     with for_chip(chip):
-        mesh = None if tensor == 1 else tensor_mesh(chip)
+        mesh = None if tensor == 1 else tensor_mesh(chip, tensor)
         pack = of_model(PACKS[workload], config)
         step = ScoringStep.of(config, pack, readout, mesh=mesh, chip=chip)
-        _clear(dump)
-        tpu_compiler.compile_for(chip, step.function(), *step.shapes(pack.dtype))
+        clear(dump)
+        compiled = tpu_compiler.compile_for(chip, step.function(), *step.shapes(pack.dtype))
+    memory = compiled.memory_analysis()
     took = time.perf_counter() - begin
     costs = count_step(step, PACKS[workload], chip, dump)
-    _clear(dump)
+    clear(dump)
     useful = useful_operations(config, pack, step.read_rows)
+    peak = FIGURES[chip].of_cores(tpu_compiler.cores_of(chip)).peak_flops
     return StepEstimate(
-        costs, step.num_items, useful / tensor / FIGURES[chip].peak_flops, took, tensor
+        costs,
+        step.num_items,
+        useful / tensor / peak,
+        took,
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+        tensor,
     )
 
 
@@ -131,34 +152,53 @@ def count_step(step: ScoringStep, pack: Pack, chip: str, dump: str) -> list[Inst
     config = step.config
     tensor = 1 if step.mesh is None else step.mesh.shape[TENSOR]
     pack = of_model(pack, config, tensor)
-    schedule = KernelSchedule.of(pack.layout, sizes=step.layout.schedule.sizes, padded=False)
-    (part,) = schedule.parts
-    compiled = CompiledKernel(dump, "isoprefill_anchored")
-    cost = kernel_cost(compiled, part, schedule.sizes, pack, online=False)
-    operations = 4 * pack.head_dim * pack.query_heads * cost.computed_pairs
+    kernels = {"isoprefill_anchored": attention_cost(pack, step.layout.schedule.sizes, chip, dump)}
+    loop_times = {
+        "jit(hidden_states)": config.num_layers,
+        # Each device reads every so many blocks; the one with most counts.
+        "jit(read)": -(-step.read_rows // (TPU_ROWS_AT_ONCE * tensor)),
+    }
+    return count(chip, dump, kernels, loop_times)
+
+
+def count(
+    chip: str, dump: str, kernels: Mapping[str, KernelCost], loop_times: Mapping[str, int]
+) -> list[InstructionCost]:
+    """Counts what one device does of the program that was compiled with its dump.
+
+    Args:
+        kernels: of the program, beside those of `isoprefill_pallas.layer_kernels`.
+        loop_times: as of `StepCounter`.
+    """
+    of_layer = dict.fromkeys(("isoprefill_heads", "isoprefill_gated"), layer_kernel_cost)
     counter = StepCounter(
         program=OptimisedProgram.parse(tpu_compiler.compiled_program(dump)),
         bundles=read_bundles(dump),
-        kernels={
-            "isoprefill_anchored": lambda *shapes: KnownKernel(
-                cost.static_cycles, cost.hbm_bytes, operations
-            ),
-            "isoprefill_heads": layer_kernel_cost,
-            "isoprefill_gated": layer_kernel_cost,
-        },
-        loop_times={
-            "jit(hidden_states)": config.num_layers,
-            # Each device reads every so many blocks; the one with most counts.
-            "jit(read)": -(-step.read_rows // (TPU_ROWS_AT_ONCE * tensor)),
-        },
-        chip=FIGURES[chip],
+        kernels={**of_layer, **kernels},
+        loop_times=loop_times,
+        chip=FIGURES[chip].of_cores(tpu_compiler.cores_of(chip)),
     )
     return counter.count()
 
 
-def tensor_mesh(chip: str) -> Mesh:
-    """Returns all devices of the chip's smallest topology as one mesh that shares out the weights."""
-    devices = np.asarray(tpu_compiler.devices_of(chip))
+def attention_cost(pack: Pack, sizes: BlockSizes, chip: str, dump: str) -> KernelCost:
+    """Returns the cost of the attention's kernel on a pack, which was compiled with its dump."""
+    schedule = KernelSchedule.of(pack.layout, sizes=sizes, padded=False)
+    (part,) = schedule.parts
+    compiled = CompiledKernel(dump, "isoprefill_anchored")
+    cost = kernel_cost(compiled, part, schedule.sizes, pack, online=False)
+    # The cost is that of one core with all KV heads, which are what the cores of a device share out.
+    cores = tpu_compiler.cores_of(chip)
+    cycles = cost.static_cycles * -(-pack.kv_heads // cores) // pack.kv_heads
+    operations = 4 * pack.head_dim * pack.query_heads * cost.computed_pairs
+    known = KnownKernel(cycles, cost.hbm_bytes, operations)
+    return lambda *shapes: known
+
+
+def tensor_mesh(chip: str, count: int) -> Mesh:
+    """Returns so many devices as one mesh that shares out the weights."""
+    topology = TENSOR_TOPOLOGIES[chip, count]
+    devices = np.asarray(tpu_compiler.devices_of(chip, topology))
     return Mesh(devices.reshape(1, -1), (DATA, TENSOR))
 
 
@@ -195,7 +235,8 @@ def for_chip(chip: str) -> Iterator[None]:
         yield
 
 
-def _clear(directory: str) -> None:
+def clear(directory: str) -> None:
+    """Deletes the schedules and programs of earlier compilations."""
     for path in pathlib.Path(directory).iterdir():
         if path.is_dir():
             shutil.rmtree(path)

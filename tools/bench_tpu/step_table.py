@@ -57,7 +57,8 @@ def print_step(row: dict[str, Any], others: list[dict[str, Any]]) -> None:
     print(
         f"\n{row['model']}, {row['workload']}, {row['readout']}, {row['chip']}: {total * 1e3:.2f} ms, "
         f"{row['items_per_second']:,.0f} items/s, {row['share_of_peak']:.1%} of the peak, "
-        f"{row['hbm_bytes'] / 1e9:.1f} GB; compiled in {row['compile_seconds']:.0f} s"
+        f"{row['hbm_bytes'] / 1e9:.1f} GB; compiled in {row['compile_seconds']:.0f} s, "
+        f"{row['argument_bytes'] / 1e9:.1f} GB of arguments, {row['temporary_bytes'] / 1e9:.1f} of temporaries"
     )
     print(f"  {'part':16} {'ms':>8} {'share':>6} {'GB':>7}")
     for part, of in row["parts"].items():
