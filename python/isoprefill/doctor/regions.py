@@ -114,8 +114,9 @@ def _attention(
     """The output is the next queries: else the program could run it once."""
 
     def attend(_: Any, q: jax.Array) -> jax.Array:
-        of_heads = [x.reshape(x.shape[0], -1, head_dim) for x in (q, k, v)]
-        out: jax.Array = multi_item_attention(*of_heads, layout=layout)  # type: ignore[assignment]
+        queries, keys, values = (x.reshape(x.shape[0], -1, head_dim) for x in (q, k, v))
+        out = multi_item_attention(queries, keys, values, layout)
+        assert isinstance(out, jax.Array)  # and not the log-sum-exp too
         return out.reshape(q.shape)
 
     return lax.fori_loop(0, times, attend, q)
