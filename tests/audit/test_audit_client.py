@@ -1,14 +1,18 @@
 """The auditor's client: servers that misbehave, answers that are no scores, addresses and keys."""
 
+import asyncio
 import contextlib
+import gc
 import json
 import socket
 import threading
 import time
+from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
 from fastapi import FastAPI, Response
+from fastapi.responses import StreamingResponse
 
 from audited_servers import audit
 from isoprefill.audit import ScoreClient, ServerError
@@ -250,6 +254,30 @@ def test_the_limit_of_an_answer_follows_from_what_was_asked():
             pytest.raises(ServerError, match="more than 1049600 bytes"),
         ):
             client.score("a", ["b"])
+
+
+def test_what_is_cut_off_is_closed_before_the_loop_ends(caplog):
+    """Else Python says on stderr, beside the one line, that a task was destroyed."""
+    app = FastAPI()
+
+    @app.post("/v1/score")
+    async def score() -> StreamingResponse:
+        async def endless() -> AsyncIterator[bytes]:
+            while True:
+                yield b"1," * 10_000
+                await asyncio.sleep(0)
+
+        return StreamingResponse(endless())
+
+    with serving(app) as url:
+        for _ in range(5):
+            with (
+                contextlib.closing(ScoreClient(url)) as client,
+                pytest.raises(ServerError, match="more than"),
+            ):
+                client.score("a", ["b"])
+            gc.collect()
+    assert not [one for one in caplog.records if one.name == "asyncio"]
 
 
 def test_a_proxy_that_is_none_is_named(monkeypatch):

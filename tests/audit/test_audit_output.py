@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import pytest
 from rich.cells import cell_len
@@ -39,13 +40,28 @@ def test_the_report_fits_a_terminal_and_cuts_no_number(leaky_report, width):
 @pytest.mark.parametrize("flag", ["--output", "--markdown", "--heat-map"])
 def test_a_file_that_cannot_be_written_is_refused_before_the_audit(tmp_path, flag):
     """Nothing listens there: were the file looked at last, the server would be the fault."""
-    for path in ("/dev/null/x", str(tmp_path), str(tmp_path / "absent" / "x")):
+    loop, pipe = tmp_path / "loop", tmp_path / "pipe"
+    loop.symlink_to("loop")
+    os.mkfifo(pipe)
+    for path in ("/dev/null/x", tmp_path, tmp_path / "absent" / "x", loop, pipe):
         done = run(command, "--server-url=http://127.0.0.1:9", f"{flag}={path}")
         assert done.status == 2
         assert f"{flag}: cannot write {path}: " in done.stderr
+    loop.unlink()
+    pipe.unlink()
     done = run(command, "--server-url=http://127.0.0.1:9", f"{flag}={tmp_path / 'x'}")
     assert "cannot be reached" in done.stderr
     assert not list(tmp_path.iterdir()), "a file without a report is left behind"
+
+
+def test_a_link_to_a_file_that_is_not_there_yet_is_kept(tmp_path):
+    """The look whether it can be written made its target, and removed the link."""
+    link, target = tmp_path / "link", tmp_path / "target"
+    link.symlink_to(target)
+    done = run(command, "--server-url=http://127.0.0.1:9", f"--output={link}")
+    assert "cannot be reached" in done.stderr
+    assert link.is_symlink()
+    assert not target.exists()
 
 
 def test_two_reports_in_one_file_are_refused(tmp_path):

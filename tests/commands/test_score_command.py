@@ -233,7 +233,7 @@ BAD_INPUT = {
     "no JSON": ([*FRANCE, "--items-file", "bad.jsonl"], "bad.jsonl:1: not JSON"),
     "no item key": (
         [*FRANCE, "--items-file", "key.jsonl"],
-        "key.jsonl:1: expected a string or an object",
+        "key.jsonl:1: an object must have the key \"item\", got the keys 'text'",
     ),
     "not UTF-8": ([*FRANCE, "--items-file", "latin.txt"], "latin.txt is not UTF-8 text: byte 1"),
     "empty label": (
@@ -270,7 +270,10 @@ BAD_INPUT = {
         "adapter 'absent' does not exist: no such directory",
     ),
     "stray argument": ([*FRANCE, *items(" a"), "b"], "unexpected argument 'b'"),
-    "too long": (["--query", " a" * 8200, *items(" a")], "at most 8192 tokens together"),
+    "too long": (
+        [*FRANCE, *items(" a" * 8200)],
+        "--item 1: query and the item must have at most 8192 tokens together",
+    ),
 }
 
 

@@ -107,7 +107,7 @@ def test_a_shortened_item_keeps_its_ends(text, width):
 INPUT = [
     {"item": "ab", "id": "x-1", "score": 7, "tags": ["a", "b"]},
     {"item": "a\tb\\n\nc,\"d\"", "id": None},
-    {"item": "z" * 40, "id": 3, "url": "http://x/?a=1"},
+    {"item": "z" * 40, "id": 3, "url": "http://x/?a=1\nb\rc"},
     "é",
 ]  # fmt: skip
 
@@ -188,6 +188,18 @@ def test_a_pipe_gets_lines_and_a_terminal_a_table(asked, items_file, monkeypatch
     assert len(shown.lines) == 2 + len(INPUT)
     assert max(map(cell_len, shown.lines)) <= 80
     assert "\u001b" not in shown.stdout
+
+
+def test_a_label_of_any_characters_is_one_cell_of_the_header(asked):
+    """Escaped as everything in TSV is, and not once more: a reader undoes it as in any other cell."""
+    label = "it's\ta \\ and\na line"
+    arguments = ["--item=a", f"--labels={label}", "--labels= b"]
+    rows = read_back("tsv", asked(*arguments, "--format=tsv").stdout)
+    assert f"P('{label}')" in rows[0]
+    assert f"P('{label}')" in read_back("csv", asked(*arguments, "--format=csv").stdout)[0]
+    header = asked(*arguments, "--format=table").lines[0]
+    assert "P('it's\\ta " in header
+    assert len(asked(*arguments, "--format=table").lines) == 3
 
 
 def test_order_and_number_of_rows(asked, items_file):

@@ -73,6 +73,9 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(known, tmp_path
         ("sizes = [1, 'x']", "sizes must be integers, separated by commas, got '1,x'"),
         ("name = {a = 1}", "name must be a text"),
         ("name = ", "is not TOML"),
+        ("a = " + "[" * 100_000, "is not TOML: nested too deeply"),
+        ("a = " + "9" * 5000, "has a number of too many digits"),
+        ("#" * (1 << 20) + "\n", "has more than 1048576 bytes"),
         (None, "cannot be read"),
     ],
 )

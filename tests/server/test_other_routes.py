@@ -1,14 +1,18 @@
 """Routes beside scoring and reranking: generative scoring, tokens of texts, layouts, and the names of the model."""
 
+import threading
+
 import httpx
 import numpy as np
 import pytest
+import transformers
 
 from api_answers import code_of
 from http_oracle import MODEL, oracle_labels, tokens_of
 from huggingface_directory import save_directory
 from in_process_service import Client, in_process_service
 from isoprefill.execution.engine import ScoringEngine
+from isoprefill.server.settings import Limits
 from mask_definition import RequestSpec, define
 from mask_definition import tokens_of as definition_tokens
 
@@ -66,6 +70,28 @@ def test_texts_become_tokens_and_tokens_texts(client):
     assert client.post("/detokenize", tokens=answer["tokens"]).json() == {"prompt": text}
     assert client.post("/tokenize", prompt="").json()["tokens"] == []
     assert client.post("/detokenize", tokens=[]).json() == {"prompt": ""}
+
+
+def test_clients_of_text_embeddings_inference_get_their_shape_of_tokens(client, model):
+    """They send `inputs`, and read a list for each text; places are in characters, as in transformers."""
+    texts = ["añ<s>b c", "", "x"]
+    answer = client.post("/tokenize", inputs=texts, add_special_tokens=False).json()
+    oracle = transformers.AutoTokenizer.from_pretrained(model)
+    for text, tokens in zip(texts, answer, strict=True):
+        expected = oracle(text, add_special_tokens=False, return_offsets_mapping=True)
+        places = [(one["start"], one["stop"]) for one in tokens]
+        assert [one["id"] for one in tokens] == expected["input_ids"]
+        assert places == expected["offset_mapping"]
+        assert [one["text"] for one in tokens] == [text[start:stop] for start, stop in places]
+        assert not any(one["special"] for one in tokens)
+    assert client.post("/tokenize", inputs=texts[0], add_special_tokens=False).json() == answer[:1]
+    begun = client.post("/tokenize", inputs="x").json()[0]
+    plain = client.post("/tokenize", prompt="x").json()["tokens"]
+    assert [one["id"] for one in begun] == plain
+    assert client.post("/tokenize", inputs=5, prompt="x").json()["tokens"] == plain
+    refused = client.post("/tokenize", inputs=5)
+    assert (refused.status_code, refused.json()["error_type"]) == (400, "Validation")
+    assert "inputs" in refused.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -201,6 +227,24 @@ def test_a_layout_of_many_tokens_has_few_tiles(client):
 def test_what_cannot_be_scored_has_no_layout(client, body, code):
     """The same codes as /v1/score's, and the same bounds: what is refused there costs nothing here."""
     assert code_of(client.post("/v1/layout", query="q", **body)) == code
+
+
+def test_a_layout_that_takes_too_long_is_given_up(engine, model, monkeypatch):
+    """Nobody scores a layout, so only this limit ends the wait of its client."""
+    ended = threading.Event()
+
+    def slow(request):
+        ended.wait(60)
+        raise AssertionError("nobody waits for it")
+
+    monkeypatch.setattr("isoprefill.server.routes_layout.PackPicture.of", slow)
+    service = in_process_service(engine, model, limits=Limits(request_timeout_s=0.05))
+    try:
+        refused = Client(service).post("/v1/layout", query="a" * 200, items=["b" * 200] * 50)
+        assert (refused.status_code, code_of(refused)) == (503, "request_timeout")
+        assert "0.05 seconds" in refused.text
+    finally:
+        ended.set()
 
 
 def test_a_server_without_causal_scores_has_no_causal_layout(engine, model):

@@ -13,7 +13,7 @@ import pytest
 from api_answers import code_of
 from command_line import status_of
 from isoprefill.execution.engine_settings import EngineSettings
-from isoprefill.server import launch
+from isoprefill.server import launch, protocol, scheduler
 from isoprefill.server.settings import RerankSettings, ServerSettings
 from isoprefill.server.supervisor import StartError
 from running_server import SERVE, RunningServer
@@ -133,30 +133,34 @@ def test_an_empty_key_in_the_environment_is_named(model_directory, capsys, monke
 
 
 def test_what_only_the_scheduler_finds_out_stops_the_start_too(tmp_path, model_directory):
-    """Weights that are missing, a warm-up that is too long, a mesh that the model does not allow."""
+    """Weights that are missing: the reason comes from another process, as the only line."""
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((pathlib.Path(model_directory) / name).read_bytes())
-    for arguments, reason in (
-        ([f"--model={tmp_path}"], "safetensors"),
-        (
-            [f"--model={model_directory}", "--warmup-tokens=9999"],
-            "at most the model's 512 positions",
-        ),
-        (
-            [f"--model={model_directory}", "--mesh=tensor=3"],
-            "mesh tensor=3 must divide the model's",
-        ),
-        (
-            [f"--model={model_directory}", "--mesh=3"],
-            "mesh must be like 'data=2,tensor=4', got '3'",
-        ),
-    ):
-        server = RunningServer(*SERVE, *arguments)
-        assert server.process.wait(120) == 2
-        server.wait_for_event("log ended")
-        assert server.log_text[-1].startswith("serve: ")
-        assert reason in server.log_text[-1]
-        assert not re.search("Fatal Python error|Traceback", "".join(server.log_text))
+    server = RunningServer(*SERVE, f"--model={tmp_path}")
+    assert server.process.wait(120) == 2
+    server.wait_for_event("log ended")
+    assert server.log_text[-1].startswith("serve: ")
+    assert "safetensors" in server.log_text[-1]
+    assert not re.search("Fatal Python error|Traceback", "".join(server.log_text))
+
+
+@pytest.mark.parametrize(
+    ("settings", "warmup_tokens", "reason"),
+    [
+        ({}, (9999,), "at most the model's 512 positions"),
+        ({"mesh": "tensor=3"}, (), "mesh tensor=3 must divide the model's"),
+        ({"mesh": "3"}, (), "mesh must be like 'data=2,tensor=4', got '3'"),
+    ],
+)
+def test_the_scheduler_says_why_it_cannot_start(model_directory, settings, warmup_tokens, reason):
+    """It travels as the reason above does. In this process: a server of its own takes 5 s to import JAX."""
+    from isoprefill.server.device import make_engine
+
+    engine = EngineSettings(model=model_directory, **settings)
+    refused = scheduler.started(make_engine, engine, warmup_tokens)
+    assert isinstance(refused, protocol.NotStarted)
+    assert reason in refused.reason
+    assert refused.by_settings
 
 
 def test_settings_that_do_not_go_with_the_model_stop_the_start(model_directory):

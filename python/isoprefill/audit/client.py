@@ -121,10 +121,17 @@ class ScoreClient:
         self._thread.start()
 
     def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._http.aclose(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _end(self) -> None:
+        """Closes connections, and waits for what closes itself: what is left when a loop stops is told on stderr."""
+        await self._http.aclose()
+        await self._loop.shutdown_asyncgens()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*others, return_exceptions=True)
 
     def score(self, query: TextOrTokens, items: Sequence[TextOrTokens]) -> Answer:
         """Scores items.

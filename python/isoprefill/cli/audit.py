@@ -11,6 +11,7 @@ could not be written, 130 interrupted.
 import contextlib
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -151,15 +152,16 @@ def _files() -> dict[str, Path]:
 def _check_files() -> None:
     """Raises ValueError if a file cannot be written: an audit takes minutes, and must not be lost for that."""
     files = _files()
-    if len({path.resolve() for path in files.values()}) < len(files):
+    if len(set(map(os.path.realpath, files.values()))) < len(files):
         raise ValueError("--output, --markdown and --heat-map must name different files")
     for name, path in files.items():
+        target = os.path.realpath(path)  # not a link to it, which is the user's
+        is_new = not os.path.exists(target)
         try:
-            is_new = not path.exists()
-            with path.open("ab"):
-                pass
+            # A pipe that nobody reads is an error, not something to wait for.
+            os.close(os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666))
             if is_new:
-                path.unlink()
+                os.unlink(target)
         except OSError as error:
             raise ValueError(f"--{name}: cannot write {path}: {error.strerror}") from error
 

@@ -10,7 +10,7 @@ from isoprefill.cli.command_flags import CommandFlags, ListedFlag
 NARROWEST, WIDEST = 40, 100  # columns; longer lines are hard to read
 UNKNOWN_WIDTH = 80  # where there is no terminal
 _INDENT = 24  # columns before what a flag means
-_LAST = "--verbosity=1 shows where in the code an error came from."
+_LAST = "--verbosity=0 logs what is done and why; --verbosity=1 also shows where in the code an error came from."
 
 
 def help_text(documentation: str, command: CommandFlags, width: int | None = None) -> str:

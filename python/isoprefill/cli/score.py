@@ -221,8 +221,8 @@ def _check_labels(classes: "Classes | None", order: Order) -> None:
 def _score_names(classes: "Classes | None") -> list[str]:
     """Returns what the scores of an item are called; nothing for likelihoods."""
     if classes is None:
-        return [f"P({label!r})" for label in map(_argument, _LABELS.value)]
-    return [f"P({name!r})" if _SOFTMAX.value else name for name in classes.names]
+        return [f"P('{label}')" for label in map(_argument, _LABELS.value)]
+    return [f"P('{name}')" if _SOFTMAX.value else name for name in classes.names]
 
 
 def _argument(text: str) -> str:

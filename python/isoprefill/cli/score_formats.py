@@ -12,6 +12,7 @@ from isoprefill.cli.score_rows import Row, input_name
 Format = Literal["table", "tsv", "csv", "jsonl", "json"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 MOST_COLUMNS = 100
+_CSV_END = "\r\n"
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
@@ -57,7 +58,8 @@ def tsv_lines(rows: Iterable[Row], columns: Columns, header: bool) -> Iterator[s
 def csv_lines(rows: Iterable[Row], columns: Columns, header: bool) -> Iterator[str]:
     """Yields the records of RFC 4180."""
     lines: list[str] = []
-    writer = csv.writer(_Appender(lines.append), lineterminator="")
+    # It quotes line ends only if they end its lines.
+    writer = csv.writer(_Appender(lines.append), lineterminator=_CSV_END)
     if header:
         writer.writerow(columns.names)
     for row in rows:
@@ -87,10 +89,13 @@ def write_lines(lines: Iterable[str]) -> None:
 
 
 class _Appender:
-    """A file for `csv.writer`."""
+    """A file for `csv.writer`, which writes a record at a time."""
 
-    def __init__(self, write: Callable[[str], Any]) -> None:
-        self.write = write
+    def __init__(self, append: Callable[[str], Any]) -> None:
+        self._append = append
+
+    def write(self, record: str) -> None:
+        self._append(record.removesuffix(_CSV_END))
 
 
 def field_text(value: Any) -> str:

@@ -16,6 +16,7 @@ from absl import flags
 from isoprefill.cli.flag_kinds import IllegalValue
 from isoprefill.cli.variables import variable_of
 
+MAX_BYTES = 1 << 20  # of a file
 Sources = dict[str, str]  # by flag: where its value came from
 
 
@@ -67,11 +68,19 @@ def as_toml(known: Iterable[flags.Flag[Any]], sources: Sources) -> str:
 def _read(file: str, known: Mapping[str, Any]) -> dict[str, Any]:
     try:
         with Path(file).open("rb") as opened:
-            values = tomllib.load(opened)
+            content = opened.read(MAX_BYTES + 1)
     except OSError as error:
         raise ValueError(f"config {file} cannot be read: {error.strerror}") from error
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"config {file} has more than {MAX_BYTES} bytes")
+    try:
+        values = tomllib.loads(content.decode())
+    except RecursionError:
+        raise ValueError(f"config {file} is not TOML: nested too deeply") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"config {file} is not TOML: {error}") from error
+    except ValueError:  # of int(), with advice for programmers
+        raise ValueError(f"config {file} has a number of too many digits") from None
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)

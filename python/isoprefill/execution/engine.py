@@ -134,7 +134,7 @@ class ScoringEngine:
                 raise
             raise NotEnoughMemoryError(
                 f"not enough memory for model {found.name}, which needs about {shown_bytes(needed)} for its "
-                f"weights in {dtype}, and more to load them: {error}"
+                f"weights in {dtype}, and more to load them{f': {error}' if str(error) else ''}"
             ) from error
 
     @property

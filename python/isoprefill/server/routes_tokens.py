@@ -1,6 +1,9 @@
-"""POST /tokenize and /detokenize, in vLLM's shape: how people find the ids of labels."""
+"""POST /tokenize and /detokenize, in vLLM's shape: how people find the ids of labels.
 
-from collections.abc import Callable
+/tokenize also answers Text Embeddings Inference's clients, whose text is `inputs` instead of `prompt`.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -9,13 +12,17 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from isoprefill.request.errors import RequestError
-from isoprefill.server.api_models import Lenient, TokenId
+from isoprefill.server import limits
+from isoprefill.server.api_models import ErrorResponse, Lenient, TokenId
 from isoprefill.server.errors import ApiError
+from isoprefill.server.limits import Extent
 from isoprefill.server.openapi import body_of, responses
+from isoprefill.server.rerank.bodies import TeiError, TextsToCompare
+from isoprefill.server.rerank.shapes import TEI
 from isoprefill.server.responses import json_response
 from isoprefill.server.scoring import ERRORS, read_json
 from isoprefill.server.service import Service
-from isoprefill.server.validation import Body, read_object, validate
+from isoprefill.server.validation import read_object, validate
 
 
 class TokenizeRequest(Lenient):
@@ -36,6 +43,26 @@ class TokenizeResponse(BaseModel):
     token_strs: list[str] | None = None
 
 
+class TeiTokenizeRequest(Lenient):
+    """Texts to make tokens of, as Text Embeddings Inference has it."""
+
+    inputs: TextsToCompare = Field(description="A text, or a list of texts.")
+    add_special_tokens: bool = Field(
+        True, description="Begin each with BOS if the model expects it."
+    )
+    model: str | None = Field("default", description="The served model's name, or `default`.")
+
+
+class TeiToken(BaseModel):
+    """A token of a text; one that is not of the text has no place in it."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None = Field(description="The first of its characters.")
+    stop: int | None
+
+
 class DetokenizeRequest(Lenient):
     """Tokens to make a text of."""
 
@@ -49,20 +76,26 @@ class DetokenizeResponse(BaseModel):
     prompt: str
 
 
-BODIES: tuple[type[BaseModel], ...] = (TokenizeRequest, DetokenizeRequest)
+BODIES: tuple[type[BaseModel], ...] = (TokenizeRequest, TeiTokenizeRequest, DetokenizeRequest)
 
 
 def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["tokens"])
 
     async def answer(
-        request: HttpRequest, kind: type[Body], work: Callable[[Body], dict[str, Any]]
+        request: HttpRequest,
+        choose: Callable[[Mapping[str, Any]], tuple[Any, Callable[[Any], Any]]],
     ) -> Response:
+        """Answers with what `choose` says of the body: what it must be, and what makes the answer of it."""
         with service.accepted():
             data = await read_json(service, request)
 
             def worked() -> Response:
-                body: Any = validate(kind, read_object(data))
+                raw = read_object(data)
+                kind, work = choose(raw)
+                if kind is TeiTokenizeRequest:
+                    request.scope["state"]["error_body"] = TEI.error_body
+                body: Any = validate(kind, raw)
                 service.check_model(body.model)
                 return json_response(work(body))
 
@@ -84,6 +117,18 @@ def router(service: Service) -> APIRouter:
             made["token_strs"] = service.tokenizer.spellings(tokens)
         return made
 
+    def tei_tokens_of(body: TeiTokenizeRequest) -> list[list[dict[str, Any]]]:
+        assert service.preparer is not None
+        texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+        limits.check_extent(service.settings.limits, Extent(len(texts), 0))
+        before = service.preparer.text_tokens("", bos=body.add_special_tokens)
+        spelt = service.tokenizer.spellings(before)
+        special = [
+            {"id": token, "text": text, "special": True, "start": None, "stop": None}
+            for token, text in zip(before, spelt, strict=True)
+        ]
+        return [special + _tei_tokens(service, text) for text in texts]
+
     def text_of(body: DetokenizeRequest) -> dict[str, Any]:
         assert service.preparer is not None
         vocab_size = service.preparer.limits.vocab_size
@@ -96,12 +141,17 @@ def router(service: Service) -> APIRouter:
 
     @routes.post(
         "/tokenize",
-        responses=responses(TokenizeResponse, *ERRORS),
-        openapi_extra=body_of(TokenizeRequest),
+        responses=responses(
+            TokenizeResponse | list[list[TeiToken]], *ERRORS, error=ErrorResponse | TeiError
+        ),
+        openapi_extra=body_of(TokenizeRequest, TeiTokenizeRequest),
         summary="Make tokens of a text",
     )
     async def tokenize(request: HttpRequest) -> Response:
-        return await answer(request, TokenizeRequest, tokens_of)
+        plain, tei = (TokenizeRequest, tokens_of), (TeiTokenizeRequest, tei_tokens_of)
+        return await answer(
+            request, lambda raw: tei if "inputs" in raw and "prompt" not in raw else plain
+        )
 
     @routes.post(
         "/detokenize",
@@ -110,6 +160,17 @@ def router(service: Service) -> APIRouter:
         summary="Make a text of tokens",
     )
     async def detokenize(request: HttpRequest) -> Response:
-        return await answer(request, DetokenizeRequest, text_of)
+        return await answer(request, lambda raw: (DetokenizeRequest, text_of))
 
     return routes
+
+
+def _tei_tokens(service: Service, text: str) -> list[dict[str, Any]]:
+    try:
+        found = service.tokenizer.encode_with_places(text)
+    except ValueError as error:
+        raise RequestError("invalid_parameter_type", "inputs", why=str(error)) from error
+    return [
+        {"id": token, "text": text[start:stop], "special": False, "start": start, "stop": stop}
+        for token, start, stop in found
+    ]

@@ -87,17 +87,9 @@ def _serve(make_engine: Callable[[EngineSettings], Engine]) -> None:
         connection.set_inheritable(False)
         channel = SchedulerChannel(connection)
         began = time.monotonic()
-        try:
-            engine = make_engine(start.engine)
-            warm_up(engine, start.warmup_tokens)
-        except Exception as error:
-            reason = failure_of(error)
-            if reason is None and isinstance(error, ValueError | FetchError | OSError):
-                reason = str(error)
-            if reason is None:
-                logs.event("engine_failed", **logs.exception_fields(error))
-                reason = f"the engine could not be started: {type(error).__name__}"
-            channel.send(protocol.NotStarted(reason, by_settings=isinstance(error, ValueError)))
+        engine = started(make_engine, start.engine, start.warmup_tokens)
+        if isinstance(engine, protocol.NotStarted):
+            channel.send(engine)
             return
         ready = protocol.Ready(
             vocab_size=engine.vocab_size,
@@ -111,6 +103,26 @@ def _serve(make_engine: Callable[[EngineSettings], Engine]) -> None:
         )
         channel.send(ready)
         Scheduler(channel, engine, start.batch).run()
+
+
+def started(
+    make_engine: Callable[[EngineSettings], Engine],
+    settings: EngineSettings,
+    warmup_tokens: Sequence[int],
+) -> Engine | protocol.NotStarted:
+    """Returns a warm engine, or why there is none."""
+    try:
+        engine = make_engine(settings)
+        warm_up(engine, warmup_tokens)
+    except Exception as error:
+        reason = failure_of(error)
+        if reason is None and isinstance(error, ValueError | FetchError | OSError):
+            reason = str(error)
+        if reason is None:
+            logs.event("engine_failed", **logs.exception_fields(error))
+            reason = f"the engine could not be started: {type(error).__name__}"
+        return protocol.NotStarted(reason, by_settings=isinstance(error, ValueError))
+    return engine
 
 
 class Scheduler:

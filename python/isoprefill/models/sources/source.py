@@ -104,11 +104,14 @@ def _path(source: str | Path) -> Path:
     """Returns a source as a path; raises ValueError if there can be no such path."""
     path = Path(source).expanduser()
     try:
-        path.exists()
+        path.stat()  # `exists` takes a loop of links for nothing
     except OSError as error:
-        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise ValueError(f"{str(source)!r} is no path: {error.strerror}") from None
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
             raise
-        raise ValueError(f"{str(source)!r} is no path: {error.strerror}") from None
+    except ValueError:  # with a character that no path has
+        pass
     return path
 
 

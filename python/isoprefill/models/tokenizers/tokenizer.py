@@ -71,6 +71,18 @@ class Tokenizer:
         backend = self.continuation if continues else self.backend
         return [one.ids for one in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def encode_with_places(self, text: str) -> list[tuple[int, int, int]]:
+        """Returns the token ids of the text, as `encode` does, each with where its characters begin and end.
+
+        Tokens that share a character both have its place.
+
+        Raises:
+            ValueError: the text is not valid Unicode.
+        """
+        _check_unicode(text)
+        (found,) = self.backend.encode_batch([text], add_special_tokens=False)
+        return [(token, *place) for token, place in zip(found.ids, found.offsets, strict=True)]
+
     def cut(self, text: str, most: int, keep: Literal["beginning", "end"] = "beginning") -> str:
         """Returns the longest beginning or end of the text that its tokens allow with at most so many of them.
 
