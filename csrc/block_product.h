@@ -21,6 +21,9 @@ inline constexpr int64_t kMostTogether = 8;
 // then reads some of them.
 inline constexpr int64_t kFewRows = 96;
 
+// Prepared rows of a part, at most: half of a second cache of 2 MB.
+inline constexpr int64_t kPartBytes = 1 << 20;
+
 // Memory that begins at a cache line.
 class AlignedBytes {
  public:
@@ -76,9 +79,11 @@ void InChunks(int64_t rows, int64_t bytes_per_row, const ParallelFor& parallel,
     return CeilDivide(some, kRowsTogether) * kRowsTogether;
   };
   const int64_t threads = parallel.num_threads();
-  const int64_t most = std::clamp(kBytes / std::max<int64_t>(1, bytes_per_row),
-                                  kFewRows, kMostRows);
   const bool shared_out = threads > 1 && rows >= kFewRows * threads;
+  const int64_t in_cache = kBytes / std::max<int64_t>(1, bytes_per_row);
+  const bool few = threads > 1 && !shared_out;
+  const int64_t most =
+      few ? kMostRows : std::clamp(in_cache, kFewRows, kMostRows);
   int64_t chunks = CeilDivide(rows, most);
   if (shared_out) chunks = CeilDivide(chunks, threads) * threads;
   const int64_t size = whole(CeilDivide(rows, chunks));
@@ -111,15 +116,19 @@ void MultiplyGroups(const DecoderKernels<Element>& kernels,
                     const Work& work, const ParallelFor& parallel) {
   if (num_groups == 0) return;
   const int64_t blocks = CeilDivide(rows, kernels.block_rows);
-  // So many tasks that threads end together.
+  // So many tasks that threads end together, and that a part of the rows stays
+  // in the second cache while all groups are multiplied with it.
   const int64_t threads = parallel.num_threads();
+  const int64_t in_cache = CeilDivide(
+      kernels.working_bytes(blocks * kernels.block_rows, x.inner), kPartBytes);
   const int64_t parts =
       threads == 1
           ? 1
-          : std::clamp<int64_t>(CeilDivide(4 * threads, num_groups), 1, blocks);
+          : std::clamp(std::max(CeilDivide(4 * threads, num_groups), in_cache),
+                       int64_t{1}, blocks);
   parallel(num_groups * parts, [&](int64_t task) {
-    const int64_t group = task / parts;
-    const int64_t part = task % parts;
+    const int64_t group = task % num_groups;
+    const int64_t part = task / num_groups;
     const int64_t begin = blocks * part / parts * kernels.block_rows;
     const int64_t end =
         std::min(rows, blocks * (part + 1) / parts * kernels.block_rows);
@@ -144,8 +153,8 @@ void MultiplyGroups(const DecoderKernels<Element>& kernels,
     };
     // The panels that this thread probably takes next come from memory while it
     // works on these: some with each block.
-    const int64_t next = (task + threads) / parts;
-    const bool has_next = next > group && next < num_groups;
+    const int64_t next = (task + threads) % num_groups;
+    const bool has_next = task + threads < num_groups * parts && next != group;
     const int64_t next_bytes =
         has_next ? PanelBytes<Element>(x.inner, work.Parts(next)) : 0;
     std::vector<const char*> ahead;

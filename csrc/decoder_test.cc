@@ -425,6 +425,7 @@ void TestAll() {
       {31, 17, 2, true, Product::kApart},
       {193, 200, 66},
       {1030, 17, 33, true, Product::kInPlace},
+      {170, 17, 1900},  // rows in parts that stay in a cache
   });
   RowsAreIndependent<Product>({1, 40, 66, true, Product::kInPlace});
   EqualsTheDefinition<Element, Product>(

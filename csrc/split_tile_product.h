@@ -109,8 +109,12 @@ struct SplitTileProduct {
         }
       });
     }
+    uint32_t done = 0;
     for (int64_t r = 0; r < sums.rows; ++r) {
-      if (in_tiles && CanSplit(Largest(first + r, x))) continue;
+      if (r % kTileRows == 0 && in_tiles) {
+        done = RowsThatCanSplit(first + r, x);
+      }
+      if (done >> r % kTileRows & 1) continue;
       MultiplyInVectors(
           x, first + r, panels,
           {sums.data + r * sums.stride, sums.stride, 1, sums.columns});
@@ -180,19 +184,33 @@ struct SplitTileProduct {
            row % kTileRows * 64 +
            first % kInnerStep * int64_t{sizeof(Bfloat16)};
   }
-  static uint32_t* Maxima(int64_t row, const PreparedRows& to) {
+  // The largest of 16 elements of a row. Those of a tile's rows lie together.
+  static uint32_t* Maximum(int64_t row, int64_t run, const PreparedRows& to) {
     return reinterpret_cast<uint32_t*>(
                to.data + to.rows * PaddedInner(to.inner) * kPieces *
                              int64_t{sizeof(Bfloat16)}) +
-           row * Runs(to.inner);
+           (row / kTileRows * Runs(to.inner) + run) * kTileRows +
+           row % kTileRows;
   }
   static float* Unsplit(int64_t row, const PreparedRows& to) {
     return reinterpret_cast<float*>(to.data + WorkingBytes(to.rows, to.inner)) +
            row * PaddedInner(to.inner);
   }
-  static uint32_t Largest(int64_t row, const PreparedRows& x) {
-    const uint32_t* maxima = Maxima(row, x);
-    return *std::max_element(maxima, maxima + Runs(x.inner));
+  // Which rows of a tile can be split, as bits.
+  static uint32_t RowsThatCanSplit(int64_t first, const PreparedRows& x) {
+    const int64_t runs = Runs(x.inner);
+    const uint32_t* maxima = Maximum(first, 0, x);
+    uint32_t largest[kTileRows] = {};
+    for (int64_t i = 0; i < runs; ++i, maxima += kTileRows) {
+      for (int64_t r = 0; r < kTileRows; ++r) {
+        largest[r] = std::max(largest[r], maxima[r]);
+      }
+    }
+    uint32_t rows = 0;
+    for (int64_t r = 0; r < kTileRows; ++r) {
+      rows |= uint32_t{CanSplit(largest[r])} << r;
+    }
+    return rows;
   }
 
   // Prepares 16 elements of a row.
@@ -204,7 +222,7 @@ struct SplitTileProduct {
       parts[p] = reinterpret_cast<Bfloat16*>(line + p * kTileBytes);
     }
     const uint32_t largest = Vector::SplitPanelRow(values, parts);
-    Maxima(row, to)[first / kPanelColumns] = largest;
+    *Maximum(row, first / kPanelColumns, to) = largest;
     if (!CanSplit(largest)) {
       std::copy(values, values + kPanelColumns, Unsplit(row, to) + first);
     }
@@ -217,7 +235,7 @@ struct SplitTileProduct {
     Array<float> values(padded);
     for (int64_t i = 0; i < padded; i += kPanelColumns) {
       float* run = values.data() + i;
-      if (!CanSplit(Maxima(row, x)[i / kPanelColumns])) {
+      if (!CanSplit(*Maximum(row, i / kPanelColumns, x))) {
         const float* unsplit = Unsplit(row, x) + i;
         std::copy(unsplit, unsplit + kPanelColumns, run);
         continue;
