@@ -70,19 +70,39 @@ bool Has(Instructions instructions) {
   }
 }
 
-// Of each architecture from the narrowest to the widest.
-constexpr std::pair<const char*, Instructions> kAll[] = {
-    {"portable", Instructions::kPortable},
-    {"avx2", Instructions::kAvx2},
-    {"avx512", Instructions::kAvx512},
-    {"avx512_bf16", Instructions::kAvx512Bf16},
-    {"amx", Instructions::kAmx},
-    {"neon", Instructions::kNeon},
-    {"neon_bf16", Instructions::kNeonBf16}};
+// On Intel's model 207 vdpbf16ps takes 1.4 to 1.6 times as long as products of
+// float32 with the same weights of bfloat16. On AMD's Zen 4 and 5 requests that
+// use it take 0.5 to 0.6 of the time (docs/adr/0007-packed-weights-and-tiles.md
+// has the numbers).
+bool MultipliesBfloat16Slowly() {
+#ifdef ISOPREFILL_HAS_AVX512_BF16
+  return __builtin_cpu_is("intel") != 0;
+#else
+  return false;
+#endif
+}
+
+using Named = std::pair<const char*, Instructions>;
+
+// Of each architecture from the slowest to the fastest.
+const std::vector<Named>& All() {
+  static const std::vector<Named> all = [] {
+    std::vector<Named> sorted = {{"portable", Instructions::kPortable},
+                                 {"avx2", Instructions::kAvx2},
+                                 {"avx512", Instructions::kAvx512},
+                                 {"avx512_bf16", Instructions::kAvx512Bf16},
+                                 {"amx", Instructions::kAmx},
+                                 {"neon", Instructions::kNeon},
+                                 {"neon_bf16", Instructions::kNeonBf16}};
+    if (MultipliesBfloat16Slowly()) std::swap(sorted[2], sorted[3]);
+    return sorted;
+  }();
+  return all;
+}
 
 std::string Known() {
   std::string names;
-  for (const auto& [name, instructions] : kAll) {
+  for (const auto& [name, instructions] : All()) {
     names += (names.empty() ? "\"" : ", \"") + std::string(name) + "\"";
   }
   return names;
@@ -91,7 +111,7 @@ std::string Known() {
 }  // namespace
 
 std::string NameOf(Instructions instructions) {
-  for (const auto& [name, known] : kAll) {
+  for (const auto& [name, known] : All()) {
     if (known == instructions) return name;
   }
   return "";
@@ -99,7 +119,7 @@ std::string NameOf(Instructions instructions) {
 
 std::vector<std::string> AvailableInstructions() {
   std::vector<std::string> names;
-  for (const auto& [name, instructions] : kAll) {
+  for (const auto& [name, instructions] : All()) {
     if (Has(instructions)) names.push_back(name);
   }
   return names;
@@ -109,10 +129,10 @@ Instructions BestInstructions() {
   static const Instructions best = [] {
     const char* variable = std::getenv("ISOPREFILL_INSTRUCTIONS");
     const std::string limit = variable == nullptr ? "" : variable;
-    Instructions widest = Instructions::kPortable;
+    Instructions fastest = Instructions::kPortable;
     bool known = limit.empty();
-    for (const auto& [name, instructions] : kAll) {
-      if (Has(instructions)) widest = instructions;
+    for (const auto& [name, instructions] : All()) {
+      if (Has(instructions)) fastest = instructions;
       if (limit == name) {
         known = true;
         break;
@@ -123,7 +143,7 @@ Instructions BestInstructions() {
                                   "\"; it must be one of " + Known());
     }
     SplitsFloat32();  // a wrong value is told on every processor
-    return widest;
+    return fastest;
   }();
   return best;
 }
@@ -144,7 +164,7 @@ bool SplitsFloat32() {
 Instructions ParseInstructions(const std::string& name) {
   if (name == "best") return BestInstructions();
   std::string available;
-  for (const auto& [known, instructions] : kAll) {
+  for (const auto& [known, instructions] : All()) {
     if (!Has(instructions)) continue;
     if (name == known) return instructions;
     available += std::string(", \"") + known + "\"";

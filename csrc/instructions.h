@@ -27,8 +27,8 @@ enum class Instructions {
 // does not have.
 Instructions ParseInstructions(const std::string& name);
 
-// Returns the widest that this processor has, and the environment variable
-// ISOPREFILL_INSTRUCTIONS allows: it names the widest that may be used.
+// Returns the fastest that this processor has, and the environment variable
+// ISOPREFILL_INSTRUCTIONS allows: it names the fastest that may be used.
 Instructions BestInstructions();
 
 // Whether kAmx multiplies float32 in parts (csrc/split_tile_product.h): unless
@@ -38,7 +38,7 @@ bool SplitsFloat32();
 // Returns the name that ParseInstructions takes.
 std::string NameOf(Instructions instructions);
 
-// Returns the names of all that this processor has.
+// Returns the names of all that this processor has, the slowest first.
 std::vector<std::string> AvailableInstructions();
 
 }  // namespace isoprefill

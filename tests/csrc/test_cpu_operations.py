@@ -5,6 +5,10 @@ NumPy in float64.
 """
 
 import functools
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -263,6 +267,30 @@ def test_these_are_what_the_decoder_calls():
     x, weight = random_operands(4, 8, 16, "float32")
     program = jax.jit(cpu_operations.projection).lower(x, pack(weight)).compile().as_text()
     assert "isoprefill_projection" in program
+
+
+@pytest.mark.parametrize("name", isoprefill_csrc.available_instructions())
+def test_a_process_uses_the_instructions_that_it_is_limited_to(name):
+    """Else `bench_cpu --instructions` compares others than it says."""
+    program = "import isoprefill_csrc; print(isoprefill_csrc.best_instructions())"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "ISOPREFILL_INSTRUCTIONS": name,
+    }
+    limited = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert limited.stdout.strip() == name
+
+
+def test_the_faster_instructions_come_last():
+    """On Intel vdpbf16ps takes 1.5 times as long as float32: a processor without AMX would be so much slower."""
+    names = isoprefill_csrc.available_instructions()
+    if "avx512_bf16" not in names:
+        pytest.skip("the processor has no avx512_bf16")
+    intel = "GenuineIntel" in pathlib.Path("/proc/cpuinfo").read_text()
+    assert (names.index("avx512") > names.index("avx512_bf16")) == intel
 
 
 def shape(*sizes, dtype=np.float32):
