@@ -9,6 +9,7 @@ from api_answers import code_of
 from http_oracle import oracle_labels
 from isoprefill.request import label_trie
 from isoprefill.request.errors import RequestError
+from isoprefill.request.model_limits import ModelLimits
 from server_fixtures import KEY
 from unconnected_service import ask, unconnected_service
 
@@ -87,8 +88,8 @@ def test_much_text_is_not_tokenised_on_the_event_loop(model_directory):
     threads = []
 
     class Recorder:
-        labels = classes = None
-        hidden_size = 64
+        labels = None
+        limits = ModelLimits(300, 512, 512, 64)
 
         def num_characters(self, job):
             return 20 * len(job.documents)

@@ -5,7 +5,7 @@ from isoprefill.integrations.pyterrier import IsoprefillReranker
 pipeline = retriever >> pt.text.get_text(dataset, "text") >> IsoprefillReranker(model="smollm2-135m")  # or base_url=…
 """
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -13,8 +13,10 @@ from isoprefill.integrations.extras import needs
 from isoprefill.integrations.relevance_source import RelevanceSource, relevance_source
 
 with needs("pyterrier"):
-    import pandas as pd
     import pyterrier as pt
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class IsoprefillReranker(pt.Transformer):
@@ -52,7 +54,7 @@ class IsoprefillReranker(pt.Transformer):
         self._api_key = api_key
         self._source: RelevanceSource | None = None
 
-    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+    def transform(self, inp: "pd.DataFrame") -> "pd.DataFrame":
         """Returns a copy with other scores and ranks, in the order of the input; a missing text counts as empty.
 
         Args:
