@@ -3,8 +3,8 @@
 // A float is exactly the sum of three bfloat16, x = x1 + x2 + x3, each rounded
 // to nearest of what is left. Of the nine products of parts, six are added up
 // in float32; what x2 w3, x3 w2 and x3 w3 would add is below a float's rounding
-// (docs/adr/0007-packed-weights-and-tiles.md has errors and speed). It is what a
-// TPU calls Precision.HIGHEST.
+// (docs/adr/0007-packed-weights-and-tiles.md has errors and speed). It is what
+// a TPU calls Precision.HIGHEST.
 //
 // Tiles take denormal numbers for 0, so numbers must not be too small; and the
 // parts of infinity would be infinity minus infinity. So a row that is not from
