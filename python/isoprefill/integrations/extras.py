@@ -17,6 +17,7 @@ def needs(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        package = (error.name or "a package").partition(".")[0]
         raise ModuleNotFoundError(
-            f"{error.name} is not installed: pip install 'isoprefill[{extra}]'", name=error.name
+            f"{package} is not installed: pip install 'isoprefill[{extra}]'", name=error.name
         ) from None
