@@ -280,6 +280,8 @@ BAD_INPUT = {
 @pytest.mark.parametrize(("arguments", "message"), BAD_INPUT.values(), ids=BAD_INPUT.keys())
 def test_bad_input_is_one_line_and_a_status(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # On a slow machine a line of progress would come first.
+    monkeypatch.setattr("isoprefill.cli.progress.LINE_S", 3600)
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "deep.jsonl").write_text("[" * 100_000)
     (tmp_path / "blank.txt").write_text(" a\n\n b\n")
