@@ -203,7 +203,10 @@ def ffi_targets() -> dict[str, Any]:
 MAX_HEAD_DIM: int  # of the CPU attention
 
 def available_instructions() -> list[str]:
-    """What this CPU has, the fastest last: of "portable", "avx2", "avx512", "avx512_bf16", "amx", "neon", "neon_bf16"."""
+    """What this CPU has, the fastest last.
+
+    Of "portable", "avx2", "avx512", "avx512_bf16", "amx", "neon" and "neon_bf16".
+    """
 
 def best_instructions() -> str:
     """Those that are used: the fastest, or what the environment variable ISOPREFILL_INSTRUCTIONS limits them to.
