@@ -100,9 +100,9 @@ def pip_install(python, lock, options=()):
         raise pip_failure(lock, output)
 
 
-def make_environment(directory, lock, python=sys.executable, options=()):
-    """Makes a virtual environment of a Python that holds the packages of one lock."""
-    code, output = run([python, "-m", "venv", "--clear", directory])
+def make_environment(directory, lock, base=sys.executable, options=()):
+    """Makes a virtual environment of the base Python that holds the packages of one lock."""
+    code, output = run([base, "-m", "venv", "--clear", directory])
     if code:
         raise SetupError("python -m venv failed:\n" + output)
     programs = os.path.join(directory, "bin")

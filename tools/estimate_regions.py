@@ -12,6 +12,7 @@ import numpy as np
 from absl import app, flags
 
 from bench_tpu import step
+from bench_tpu.one_more_run import count_one_more
 from isoprefill.doctor.regions import FULL, Region, regions
 from isoprefill_tpu_lab import tpu_compiler
 from isoprefill_tpu_lab.chips import FIGURES
@@ -41,11 +42,8 @@ def seconds(region: Region, chip: str, dump: str) -> float:
         kernels["isoprefill_anchored"] = step.attention_cost(
             PACK, layouts[0].schedule.sizes, chip, dump
         )
-    once, twice = (
-        sum(cost.seconds for cost in step.count(chip, dump, kernels, {"while": times}))
-        for times in (1, 2)
-    )
-    return twice - once  # without what runs before and after the loop, which no time counts either
+    # No measured time counts what runs before and after the loop either.
+    return sum(cost.seconds for cost in count_one_more(chip, dump, kernels))
 
 
 if __name__ == "__main__":

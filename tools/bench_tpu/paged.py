@@ -1,6 +1,5 @@
 """Counts the attention of a layer as the link to sglang-jax computes it: over a paged cache, which it writes first."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ import numpy as np
 from jax import lax
 
 from bench_tpu import step
+from bench_tpu.one_more_run import count_one_more
 from bench_tpu.rows import ESTIMATE
 from isoprefill.attention.padding import bucket_size
 from isoprefill_csrc import build_layout
@@ -72,22 +72,9 @@ def estimate_paged(pack: Pack, page_size: int, chip: str, dump: str) -> list[Ins
             schedule,
         )
     kernels = {"isoprefill_anchored": step.attention_cost(pack, schedule.sizes, chip, dump)}
-    once, twice = (step.count(chip, dump, kernels, {"while": times}) for times in (1, 2))
+    costs = count_one_more(chip, dump, kernels)
     step.clear(dump)
-    before = {cost.name: cost for cost in once}
-    return [
-        _less(cost, before[cost.name]) for cost in twice if cost.times > before[cost.name].times
-    ]
-
-
-def _less(cost: InstructionCost, other: InstructionCost) -> InstructionCost:
-    """Returns what one more run of the layer adds."""
-    return dataclasses.replace(
-        cost,
-        seconds=cost.seconds - other.seconds,
-        hbm_bytes=cost.hbm_bytes - other.hbm_bytes,
-        times=cost.times - other.times,
-    )
+    return costs
 
 
 def print_paged(

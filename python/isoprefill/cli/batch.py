@@ -22,6 +22,7 @@ from isoprefill.batch.scoring_settings import ScoringSettings
 from isoprefill.cli.batch_progress import batch_progress, summary_lines
 from isoprefill.cli.command_flags import CommandFlags
 from isoprefill.cli.failures import CommandFailed, require_output
+from isoprefill.cli.scoring_flags import define_scoring_flags
 from isoprefill.execution.engine_settings import EngineSettings
 from isoprefill.server.settings import LogFormat
 
@@ -52,13 +53,7 @@ _LABEL_COLUMN = FLAGS.text(
     "Column of the label of each row, or of its list of labels, instead of --labels.",
     "NAME",
 )
-_SOFTMAX = FLAGS.switch(
-    "softmax", "Normalise over the labels, or over a classification model's classes."
-)
-_TEMPERATURE = FLAGS.number(
-    "temperature", None, "With --softmax: divide the log-probabilities by this first.", gt=0
-)
-_ITEM_FIRST = FLAGS.switch("item-first", "Score item + query instead of query + item.")
+_SCORING = define_scoring_flags(FLAGS)
 _DEDUPLICATE = FLAGS.switch(
     "deduplicate", "Score equal items of a query once; each of their rows gets the score."
 )
@@ -143,9 +138,9 @@ def _request(arguments: list[str]) -> dict[str, Any]:
         "scoring": ScoringSettings(
             **dataclasses.asdict(engine),
             labels=tuple(_LABELS.value),
-            softmax=_SOFTMAX.value,
-            temperature=_TEMPERATURE.value,
-            item_first=_ITEM_FIRST.value,
+            softmax=_SCORING.apply_softmax.value,
+            temperature=_SCORING.temperature.value,
+            item_first=_SCORING.item_first.value,
             deduplicate=_DEDUPLICATE.value,
         ),
         "ray": RaySettings(

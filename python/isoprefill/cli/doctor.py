@@ -3,8 +3,8 @@
     isoprefill doctor
     isoprefill doctor --report report.json
 
-Takes about a minute. The report holds the same as the table, and on a TPU the time of each kernel beside its estimate:
-nothing of yours, so that it can be sent.
+Takes about a minute. The report holds the same as the table, and on a TPU the time of each kernel beside its estimate.
+It can be sent: of yours it has only what the machine is and where its cache folders are.
 
 Exit status: 0 nothing is wrong, 7 something is: the table says what, and what to do; 1 it could not be finished, 2
 wrong use, 130 interrupted.

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from isoprefill.cli.text_files import read_text, shown
+from isoprefill.request.unique_keys import DuplicateKeyError, unique_object
 
 MOST_KEYS = 10  # of an object that a message repeats
 LONGEST_KEY = 64  # characters that a message repeats
@@ -167,7 +168,7 @@ def _parse(text: str) -> Any:
     try:
         return json.loads(
             text,
-            object_pairs_hook=_object,
+            object_pairs_hook=unique_object,
             parse_int=_integer,
             parse_float=_number,
             parse_constant=_no_number,
@@ -177,21 +178,15 @@ def _parse(text: str) -> Any:
         raise ValueError(f"not JSON: {error.msg} at {at} {error.colno}") from None
     except RecursionError:
         raise ValueError("not JSON: nested too deeply") from None
+    except DuplicateKeyError as error:
+        reason = f"the key {error.key[:LONGEST_KEY]!r} occurs twice"
+        raise ValueError(f"not usable JSON: {reason}") from None
     except _UnusableError as error:
         raise ValueError(f"not usable JSON: {error}") from None
 
 
 class _UnusableError(Exception):
     """JSON, but not what every reader of it takes."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise _UnusableError(f"the key {twice[:LONGEST_KEY]!r} occurs twice")
-    return made
 
 
 def _integer(digits: str) -> int:

@@ -33,6 +33,7 @@ from isoprefill.cli.score_formats import (
     write_lines,
 )
 from isoprefill.cli.score_rows import Order, Row, in_order
+from isoprefill.cli.scoring_flags import define_scoring_flags
 from isoprefill.cli.text_files import STDIN, read_text, shown
 from isoprefill.execution.engine_settings import EngineSettings
 from isoprefill.modes import Delimiter, Isolation, Tokenization
@@ -75,13 +76,7 @@ FLAGS.under("Scoring")
 _LABELS = FLAGS.texts(
     "labels", [], "Score P(label | query, item) for this label, a text; repeat for more."
 )
-_SOFTMAX = FLAGS.switch(
-    "softmax", "Normalise over the labels, or over a classification model's classes."
-)
-_TEMPERATURE = FLAGS.number(
-    "temperature", None, "With --softmax: divide the log-probabilities by this first.", gt=0
-)
-_ITEM_FIRST = FLAGS.switch("item-first", "Score item + query instead of query + item.")
+_SCORING = define_scoring_flags(FLAGS)
 _TOKENIZATION = FLAGS.choice(
     "tokenization",
     "separate",
@@ -130,7 +125,7 @@ def main(arguments: list[str]) -> int:
         )
     form, order = _output()
     settings, query, items = _ENGINE(), _query(), _items()
-    if _TEMPERATURE.value is not None and not _SOFTMAX.value:
+    if _SCORING.temperature.value is not None and not _SCORING.apply_softmax.value:
         raise ValueError("--temperature needs --softmax")
     if _DELIMITER_ID.value is not None and _DELIMITER.value == "none":
         raise ValueError("--delimiter-token-id needs --delimiter hidden or prefix_first")
@@ -195,9 +190,9 @@ def _options(labels: "LabelSets | None") -> "ScoreOptions":
     }
     return ScoreOptions(
         labels=labels,
-        apply_softmax=_SOFTMAX.value,
-        temperature=_TEMPERATURE.value,
-        item_first=_ITEM_FIRST.value,
+        apply_softmax=_SCORING.apply_softmax.value,
+        temperature=_SCORING.temperature.value,
+        item_first=_SCORING.item_first.value,
         delimiter_id=_DELIMITER_ID.value,
         **modes,
     )
@@ -206,7 +201,7 @@ def _options(labels: "LabelSets | None") -> "ScoreOptions":
 def _check_labels(classes: "Classes | None", order: Order) -> None:
     """Raises ValueError if the flags of labels do not fit a model with these classes."""
     if classes is None:
-        if _SOFTMAX.value and not _LABELS.value:
+        if _SCORING.apply_softmax.value and not _LABELS.value:
             raise ValueError("--softmax needs --labels, or a classification model")
         return
     if _LABELS.value:
@@ -222,7 +217,7 @@ def _score_names(classes: "Classes | None") -> list[str]:
     """Returns what the scores of an item are called; nothing for likelihoods."""
     if classes is None:
         return [f"P('{label}')" for label in map(_argument, _LABELS.value)]
-    return [f"P('{name}')" if _SOFTMAX.value else name for name in classes.names]
+    return [f"P('{name}')" if _SCORING.apply_softmax.value else name for name in classes.names]
 
 
 def _argument(text: str) -> str:

@@ -9,7 +9,12 @@ import dataclasses
 from typing import Any
 
 from isoprefill.integrations.extras import needs
-from isoprefill.integrations.relevance_source import RelevanceSource, best_first, relevance_source
+from isoprefill.integrations.relevance_source import (
+    RelevanceSource,
+    best_first,
+    check_source,
+    relevance_source,
+)
 
 with needs("haystack"):
     from haystack import Document, component, default_from_dict, default_to_dict
@@ -39,10 +44,7 @@ class IsoprefillRanker:
         """
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
-        if (model is None) == (base_url is None):
-            raise ValueError(
-                f"give either model or base_url, got model={model!r} and base_url={base_url!r}"
-            )
+        check_source(model, base_url)
         self.model = model
         self.base_url = base_url
         self.api_key = api_key

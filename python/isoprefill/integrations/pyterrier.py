@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from isoprefill.integrations.extras import needs
-from isoprefill.integrations.relevance_source import RelevanceSource, relevance_source
+from isoprefill.integrations.relevance_source import RelevanceSource, check_source, relevance_source
 
 with needs("pyterrier"):
     import pyterrier as pt
@@ -44,10 +44,7 @@ class IsoprefillReranker(pt.Transformer):
         Raises:
             ValueError: not one of `model` and `base_url` is given.
         """
-        if (model is None) == (base_url is None):
-            raise ValueError(
-                f"give either model or base_url, got model={model!r} and base_url={base_url!r}"
-            )
+        check_source(model, base_url)
         self.model, self.base_url = model, base_url
         self.text_field = text_field
         self.options = options or {}

@@ -12,6 +12,14 @@ AT_ONCE = 1_024
 RelevanceSource = Callable[[str, Sequence[str]], list[float]]
 
 
+def check_source(model: str | None, base_url: str | None) -> None:
+    """Raises ValueError unless one of a model for this process and a server's address is given."""
+    if (model is None) == (base_url is None):
+        raise ValueError(
+            f"give either model or base_url, got model={model!r} and base_url={base_url!r}"
+        )
+
+
 def relevance_source(
     model: str | None = None,
     base_url: str | None = None,
@@ -32,10 +40,7 @@ def relevance_source(
     Raises:
         ValueError: not one of `model` and `base_url` is given, or something that goes with the other.
     """
-    if (model is None) == (base_url is None):
-        raise ValueError(
-            f"give either model or base_url, got model={model!r} and base_url={base_url!r}"
-        )
+    check_source(model, base_url)
     if base_url is not None:
         if options:
             raise ValueError(

@@ -12,7 +12,7 @@ from isoprefill.request.labels import LabelSets
 MOST_LABEL_TOKENS = 1 << 20
 
 
-def single_token(tokenizer: Tokenizer, text: str, field: str = "label", *index: int) -> int:
+def single_token(tokenizer: Tokenizer, text: str, field: str, *index: int) -> int:
     """Returns the token id of a label given as text, which continues the item.
 
     Added tokens, spelt out, are like any other.

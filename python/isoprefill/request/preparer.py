@@ -88,14 +88,7 @@ class Preparer:
         return self._tokens.text(text, bos=bos, field=field)
 
     def label_id(self, text: str, field: str = "label", *index: int) -> int:
-        """Returns the token id of a label given as text, which continues the item.
-
-        Added tokens, spelt out, are like any other.
-
-        Args:
-            text: the label.
-            field: what to call it in errors.
-            index: its place in the field.
+        """Returns the token id of a label given as text; see `label_texts.single_token`.
 
         Raises:
             RequestError: if the text is not a single token.

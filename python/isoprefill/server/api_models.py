@@ -7,11 +7,9 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 from isoprefill.modes import Isolation, Tokenization
 from isoprefill.request.errors import RequestError
-from isoprefill.server.embed_overrides import Vectors
+from isoprefill.server.embed_overrides import FAIL_FAST, Vectors
 from isoprefill.server.limits import Extent
 
-# The first error in a list is enough: pydantic would make one of every element, of which there may be millions.
-FAIL_FAST: Any = Field(fail_fast=True)
 _NOT_EMPTY: Any = Field(min_length=1, fail_fast=True)
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]

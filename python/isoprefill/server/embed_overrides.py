@@ -33,7 +33,8 @@ class EncodedVectors(BaseModel):
         return value
 
 
-_FAIL_FAST: Any = Field(fail_fast=True)
+# The first error in a list is enough: pydantic would make one of every element, of which there may be millions.
+FAIL_FAST: Any = Field(fail_fast=True)
 
 
 def _form(value: Any) -> str:
@@ -41,7 +42,7 @@ def _form(value: Any) -> str:
 
 
 Vectors = Annotated[
-    Annotated[list[Annotated[list[float], _FAIL_FAST]], _FAIL_FAST, Tag("list")]
+    Annotated[list[Annotated[list[float], FAIL_FAST]], FAIL_FAST, Tag("list")]
     | Annotated[EncodedVectors, Tag("object")],
     Discriminator(_form),
 ]

@@ -93,8 +93,6 @@ def router(service: Service) -> APIRouter:
             def worked() -> Response:
                 raw = read_object(data)
                 kind, work = choose(raw)
-                if kind is TeiTokenizeRequest:
-                    request.scope["state"]["error_body"] = TEI.error_body
                 body: Any = validate(kind, raw)
                 service.check_model(body.model)
                 return json_response(work(body))
@@ -148,10 +146,13 @@ def router(service: Service) -> APIRouter:
         summary="Make tokens of a text",
     )
     async def tokenize(request: HttpRequest) -> Response:
-        plain, tei = (TokenizeRequest, tokens_of), (TeiTokenizeRequest, tei_tokens_of)
-        return await answer(
-            request, lambda raw: tei if "inputs" in raw and "prompt" not in raw else plain
-        )
+        def choose(raw: Mapping[str, Any]) -> tuple[Any, Callable[[Any], Any]]:
+            if "inputs" not in raw or "prompt" in raw:
+                return TokenizeRequest, tokens_of
+            request.scope["state"]["error_body"] = TEI.error_body
+            return TeiTokenizeRequest, tei_tokens_of
+
+        return await answer(request, choose)
 
     @routes.post(
         "/detokenize",

@@ -13,6 +13,7 @@ import pydantic_core
 from pydantic_core import ErrorDetails
 
 from isoprefill.request.errors import MESSAGES, RequestError
+from isoprefill.request.unique_keys import DuplicateKeyError, unique_object
 
 Body = TypeVar("Body", bound=pydantic.BaseModel)
 
@@ -198,24 +199,11 @@ def _shown(name: str) -> str:
 def _check_keys(body: bytes) -> None:
     """Raises RequestError if an object has a key twice: readers of JSON disagree on which of the values counts."""
     try:
-        json.loads(body, object_pairs_hook=_object)
-    except _DuplicateKey as error:
-        raise RequestError("invalid_json.duplicate", name=_shown(error.args[0])) from None
+        json.loads(body, object_pairs_hook=unique_object)
+    except DuplicateKeyError as error:
+        raise RequestError("invalid_json.duplicate", name=_shown(error.key)) from None
     except (ValueError, RecursionError):
         return  # pydantic has accepted it
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise _DuplicateKey(twice)
-    return made
-
-
-class _DuplicateKey(Exception):  # noqa: N818 - no error of its own
-    """An object has this key twice."""
 
 
 def _number(value: Any) -> str:
