@@ -1,9 +1,8 @@
 """Reports which lines of Python and of csrc the tests run: `bazel run //bazel:coverage_report -- --events=FILE`.
 
 FILE is what `bazel test --config=coverage --build_event_json_file=FILE //...` wrote. Those tests recorded the lines of
-Python. For C++, csrc is compiled again with gcov's counters, and its tests are run again: the C++ ones, and the Python
-ones that import the extension, except the slow ones of tests/kernel. Files for instructions that this processor lacks
-cannot run; they are named and left out.
+Python. For C++, csrc is compiled again with gcov's counters, and its tests are run again: the C++ ones, and those of
+tests/csrc. Files for instructions that this processor lacks cannot run; they are named and left out.
 
 It fails if fewer than 95% of the lines of either were run.
 """
@@ -141,25 +140,13 @@ def compile_with_counters(work: pathlib.Path) -> None:
         subprocess.run([*link, program, compiled[test], *library], check=True)
 
 
-def tests_the_extension(name: str) -> bool:
-    """Tells whether a test file imports the extension, itself or through csrc_layout, and tests no kernel."""
-    text = pathlib.Path(name).read_text()
-    imported = set(re.findall(r"^(?:import|from) (isoprefill\w*|csrc_layout)", text, re.M))
-    return (
-        bool(imported & {"isoprefill_csrc", "csrc_layout"})
-        and "isoprefill_pallas" not in imported
-        and not name.startswith("tests/kernel/")
-    )
-
-
 def report_cc(work: pathlib.Path) -> bool:
     """Compiles csrc with counters, runs its tests and adds up the lines that were run."""
     compile_with_counters(work)
-    tests = [name for name in sorted(glob.glob("tests/*/test_*.py")) if tests_the_extension(name)]
     path = os.pathsep.join([str(work), os.environ.get("PYTHONPATH", "")])
     env = os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
     # The longest first. Each adds its counts to the files when it ends, and gcov locks these.
-    commands = [[sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]]
+    commands = [[sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/csrc"]]
     commands += [[str(program)] for program in sorted(work.glob("*_test"))]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda command: subprocess.run(command, env=env, check=True), commands))

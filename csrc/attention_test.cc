@@ -26,14 +26,12 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 using Kind = std::optional<Instructions>;
 constexpr Kind kPortableTiles = std::nullopt;
 
-// Portable tiles take minutes then; one problem is computed with them. They are
-// another architecture's, and tests for ARM are mostly emulated. Counted lines
-// are those of the coverage report.
-#if defined(__SANITIZE_ADDRESS__) || defined(__aarch64__) || \
-    defined(ISOPREFILL_COUNTED)
+// In a slow build portable tiles take minutes: one problem is computed with
+// them. So it is on ARM, where the tests are mostly emulated.
+#if defined(__aarch64__)
 constexpr bool kFewTiles = true;
 #else
-constexpr bool kFewTiles = false;
+constexpr bool kFewTiles = testing::kSlowBuild;
 #endif
 
 template <typename Element>

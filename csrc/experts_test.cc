@@ -175,6 +175,7 @@ void RowsOfAnExpertAreIndependent() {
     const std::vector<float> alone =
         one.Run(instructions, ParallelFor::Alone());
     for (const int64_t rows : {2, 33, 97, 400, 1500}) {
+      if (testing::kSlowBuild && rows > 100) continue;
       Case all({rows, 66, 47, 7, 3, true, Case::kInPlace});
       all.router = one.router;
       all.gates = one.gates;
@@ -259,9 +260,8 @@ void TestErrors() {
 
 int main() {
   for (const int64_t parts : {0, 1, 2}) {
-#if defined(ISOPREFILL_COUNTED)
-    if (parts > 0) continue;  // as in decoder_test.cc
-#endif
+    if (isoprefill::testing::kSlowBuild && parts > 0)
+      continue;  // as in decoder_test.cc
     isoprefill::testing::parts_of_matrices = parts;
     isoprefill::TestAll<float>();
   }

@@ -27,6 +27,11 @@ def read_pythons():
     return dict(line.split(": ", 1) for line in listing.read_text().splitlines())
 
 
+# What does not depend on the version is shown for Bazel's own.
+OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
+with_one_python = pytest.mark.parametrize("python", [OWN], indirect=True, scope="module")
+
+
 @pytest.fixture(params=["3.11", "3.12", "3.13"], scope="module")
 def python(request):
     """An interpreter of each version that is present."""
@@ -58,8 +63,7 @@ def run(*command, **environment):
 def wheel(python):
     """The wheel for that interpreter; //:wheel is the one for Bazel's own."""
     version = python.parent.parent.name
-    own = f"{sys.version_info.major}.{sys.version_info.minor}"
-    (built,) = (ROOT / ("wheel" if version == own else f"wheel_{version}")).glob("*.whl")
+    (built,) = (ROOT / ("wheel" if version == OWN else f"wheel_{version}")).glob("*.whl")
     return built
 
 
@@ -148,6 +152,7 @@ def test_the_extension_is_built_for_this_python(python, wheel):
     )
 
 
+@with_one_python
 def test_another_project_depends_on_it(clean, tmp_path):
     """examples/pip_consumer: pip finds isoprefill for it, and its own model scores items as if each were alone."""
     shutil.copytree(ROOT / "examples" / "pip_consumer", tmp_path / "project")
@@ -178,6 +183,7 @@ def test_another_project_is_refused_without_it(tmp_path):
     assert "No matching distribution found for isoprefill" in done.stderr
 
 
+@with_one_python
 def test_type_checkers_know_the_extension(clean, tmp_path):
     """Compiled modules have no types but those of the stubs: without them every call is Any, and a typo passes."""
     (tmp_path / "mypy.ini").write_text(
