@@ -1,8 +1,8 @@
 """Reports which lines of Python and of csrc the tests run: `bazel run //bazel:coverage_report -- --events=FILE`.
 
 FILE is what `bazel test --config=coverage --build_event_json_file=FILE //...` wrote. Those tests recorded the lines of
-Python. For C++, csrc is compiled again with gcov's counters, and its tests are run again: the C++ ones, and those of
-tests/csrc. Files for instructions that this processor lacks cannot run; they are named and left out.
+Python. For C++, csrc is compiled again with gcov's counters, and its tests are run again: the C++ ones, and a few in
+Python. Files for instructions that this processor lacks cannot run; they are named and left out.
 
 It fails if fewer than 95% of the lines of either were run.
 """
@@ -27,6 +27,8 @@ import build_events
 import install_packages
 
 LEAST = 95.0
+# Those of the extension; and some of the engine, whose layers call what is left of the bindings.
+PYTHON_TESTS = ("tests/csrc", "tests/engine/test_score_stream.py")
 PYTHON_FILES = (
     "python/isoprefill/**/*.py",
     "python/isoprefill_sglang_jax/*.py",
@@ -146,7 +148,7 @@ def report_cc(work: pathlib.Path) -> bool:
     path = os.pathsep.join([str(work), os.environ.get("PYTHONPATH", "")])
     env = os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
     # The longest first. Each adds its counts to the files when it ends, and gcov locks these.
-    commands = [[sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/csrc"]]
+    commands = [[sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *PYTHON_TESTS]]
     commands += [[str(program)] for program in sorted(work.glob("*_test"))]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda command: subprocess.run(command, env=env, check=True), commands))
