@@ -92,7 +92,8 @@ void BindNames(py::module_& module) {
       .value("FLAGS", kStepFlags)
       .value("KEY_RANGE", kStepKeyRange)
       .value("ANCHORS", kStepAnchors)
-      .value("UNITS", kStepUnits)
+      .value("WHOLE_UNITS", kStepWholeUnits)
+      .value("MASKED_UNITS", kStepMaskedUnits)
       .value("UNITS_END", kStepUnitsEnd)
       .finalize();
   py::native_enum<StepFlag>(module, "StepFlag", "enum.IntFlag")
