@@ -60,7 +60,7 @@ def packs(draw):
 def test_agrees_with_float64_on_ragged_packs(shape):
     """Any mistake in masks, tiles, windows or the softmax of any shape shows here."""
 
-    @settings(derandomize=True, deadline=None, max_examples=30 if FULL else 5, database=None)
+    @settings(derandomize=True, deadline=None, max_examples=30 if FULL else 4, database=None)
     @given(packs())
     def check(requests):
         out, lse, arrays, layout = run(requests, shape)
@@ -79,7 +79,7 @@ def test_agrees_with_float64_with_sixteen_query_heads_to_each_kv_head():
     check_close(out, lse, *arrays, layout)
 
 
-@settings(derandomize=True, deadline=None, max_examples=30 if FULL else 6, database=None)
+@settings(derandomize=True, deadline=None, max_examples=30 if FULL else 4, database=None)
 @given(packs(), st.integers(1, 40) | st.integers(1, 400))
 def test_agrees_with_float64_in_sliding_windows(requests, window):
     """Far columns of a tile then begin and end anywhere, and rows may see none of the prefix."""
