@@ -22,6 +22,7 @@ from isoprefill.execution.mesh import TENSOR
 from isoprefill.models.config.config import ModelConfig
 from isoprefill.models.decoder.decoder import decode
 from isoprefill.models.decoder.head import ROWS_AT_ONCE, class_logits_at, logprobs_at, states_at
+from isoprefill.models.decoder.row_shares import RowShares
 from isoprefill.models.weights.params import Params
 from isoprefill.modes import Backend
 
@@ -190,6 +191,8 @@ class Forward:
         # Whether each layer is windowed, [L].
         windowed = [window is not None for window in self.config.layer_windows]
         in_window = None if pack.windowed is None else jnp.asarray(windowed)
+        all_reduce = None if self.tensor_shards == 1 else self._all_reduce
+        rows = pack.token_ids.shape[0]
         return decode(
             params,
             self.config,
@@ -204,7 +207,8 @@ class Forward:
             num_rows=jnp.asarray(pack.num_rows),
             vectors=None if pack.vectors is None else jnp.asarray(pack.vectors),
             return_kv=return_kv,
-            all_reduce=None if self.tensor_shards == 1 else self._all_reduce,
+            all_reduce=all_reduce,
+            shares=RowShares.over(TENSOR, self.tensor_shards, rows, all_reduce),
             kernels=layer_kernels(params, self.config, self.attention),
         )
 

@@ -5,9 +5,9 @@ items or masks: the caller passes the attention. A row's arithmetic is the same 
 scores do not depend on how rows are packed. With packed weights (`packed_weights`) its operations are those of
 `cpu_operations`.
 
-Letters: T rows, V vocab_size, E hidden_size, L layers, Hq query heads, Hkv key and value heads, D head_dim. Weights are
-[out, in]. Layers are stacked on axis 0 and scanned: unrolling them costs a tenfold compilation and, with stacked
-weights, a copy of them all.
+Letters: T rows, t those of one device (`row_shares`), V vocab_size, E hidden_size, L layers, Hq query heads, Hkv key
+and value heads, D head_dim. Weights are [out, in]. Layers are stacked on axis 0 and scanned: unrolling them costs a
+tenfold compilation and, with stacked weights, a copy of them all.
 """
 
 import dataclasses
@@ -31,6 +31,7 @@ from isoprefill.models.decoder.norms import (
     norm_of_all_heads,
     rms_norm,
 )
+from isoprefill.models.decoder.row_shares import RowShares
 from isoprefill.models.weights.packed_weights import PackedWeights
 from isoprefill.models.weights.params import LayerParams, Params
 
@@ -70,6 +71,7 @@ def decode(
     vectors: Float[Array, "R E"] | None = None,
     return_kv: bool = False,
     all_reduce: AllReduce = None,
+    shares: RowShares | None = None,
     kernels: LayerKernels | None = None,
 ) -> tuple[Float[Array, "T E"], KeysAndValues | None]:
     """Runs all layers over T rows.
@@ -87,6 +89,7 @@ def decode(
         vectors: what rows have instead of an embedding of a token, float32; None: no row has.
         return_kv: return the keys and values of these rows.
         all_reduce: sums over the devices that hold parts of the heads and of the feed-forward width, if there are.
+        shares: which rows the device has between products, if there are several; not with packed weights.
         kernels: what the device computes of a layer by kernels of its own; not with packed weights.
 
     Returns:
@@ -106,15 +109,18 @@ def decode(
         assert isinstance(head, PackedWeights)
         hidden = cpu_operations.norm(stream, params.final_norm, rows, config.rms_norm_eps, head)
         return hidden, keys_and_values
+    shares = shares or RowShares(summed=functools.partial(_reduced, all_reduce=all_reduce))
     with jax.named_scope("embedding"):
+        token_ids = shares.own(token_ids)
         embeddings = from_bits(params.embedding[jnp.maximum(token_ids, 0)])
     stream = _with_vectors(embeddings.astype(jnp.float32), token_ids, vectors)
     stream = scaled_embeddings(stream, config, embeddings.dtype)
-    layer = _layer(config, rotations, attend, all_reduce, kernels or LayerKernels(), params.layers)
+    kernels = kernels or LayerKernels()
+    layer = _layer(config, rotations, attend, all_reduce, shares, kernels, params.layers)
     stream, keys_and_values = _scan(layer, stream, (params.layers, indices, cache), return_kv)
     with jax.named_scope("norm"):
         hidden = rms_norm(stream, params.final_norm, config.rms_norm_eps)
-    return hidden.astype(head.dtype), keys_and_values
+    return shares.gathered(hidden.astype(head.dtype)), keys_and_values
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -177,6 +183,7 @@ def _layer(
     rotations: Rotations,
     attend: Attend,
     all_reduce: AllReduce,
+    shares: RowShares,
     kernels: LayerKernels,
     stacked: LayerParams,
 ) -> Layer:
@@ -216,22 +223,22 @@ def _layer(
         return q, k, v
 
     def layer(
-        stream: Float[Array, "T E"], slices: tuple[LayerParams, Int[Array, ""], Any]
-    ) -> tuple[Float[Array, "T E"], Any]:
+        stream: Float[Array, "t E"], slices: tuple[LayerParams, Int[Array, ""], Any]
+    ) -> tuple[Float[Array, "t E"], Any]:
         weights, index, layer_cache = slices
         dtype = weights.query.dtype
-        normed = norm(stream, weights.attention_norm).astype(dtype)
+        normed = shares.gathered(norm(stream, weights.attention_norm).astype(dtype))
         q, k, v = attention_inputs(normed, weights, index)
-        attended = attend(q, k, v, layer_cache).reshape(stream.shape[0], -1).astype(dtype)
+        attended = attend(q, k, v, layer_cache).reshape(q.shape[0], -1).astype(dtype)
         with jax.named_scope("projections"):
-            output = _reduced(project(attended, weights.output), all_reduce)
+            output = shares.summed(project(attended, weights.output))
         if weights.output_bias is not None:
             output = output + weights.output_bias
         output = norm(output, weights.post_attention_norm)
         stream = stream + output * config.residual_scale
-        normed = norm(stream, weights.feed_forward_norm).astype(dtype)
+        normed = shares.gathered(norm(stream, weights.feed_forward_norm).astype(dtype))
         with jax.named_scope("feed_forward"):
-            down = _reduced(feed_forward(normed, weights, index), all_reduce)
+            down = shares.summed(feed_forward(normed, weights, index))
         down = norm(down, weights.post_feed_forward_norm)
         return stream + down * config.residual_scale, (k, v)
 
