@@ -1,9 +1,10 @@
 """What collectives between chips cost: the bytes that each device sends, around a ring in both directions."""
 
+import dataclasses
 import re
 
 from isoprefill_tpu_lab.chips import ChipFigures
-from isoprefill_tpu_lab.optimised_program import Instruction
+from isoprefill_tpu_lab.optimised_program import Instruction, OptimisedProgram
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 LINKS_OF_RING = 2
@@ -11,6 +12,19 @@ LINKS_OF_RING = 2
 
 def is_collective(instruction: Instruction) -> bool:
     return instruction.opcode.startswith(KINDS)
+
+
+def fused_collective(program: OptimisedProgram, instruction: Instruction) -> Instruction | None:
+    """Returns the collective inside a fusion, or inside what another core does (tpu7x's sparse cores), or None.
+
+    An all-reduce of which the fusion slices out the device's own rows is a reduce-scatter: so the compiler writes it.
+    """
+    inside = list(program.inside(instruction))
+    found = next((one for one in inside if is_collective(one)), None)
+    if found is None or found.opcode != "all-reduce":
+        return found
+    sliced = any(one.opcode == "dynamic-slice" for one in inside)
+    return dataclasses.replace(found, opcode="reduce-scatter") if sliced else found
 
 
 def link_seconds(sent: int, chip: ChipFigures) -> float:

@@ -115,8 +115,9 @@ class OptimisedProgram:
         return cls(computations, entry)
 
     def inside(self, instruction: Instruction) -> Iterator[Instruction]:
-        """Yields the instructions of a fusion, and of the fusions inside it."""
-        for computation in instruction.called("calls"):
+        """Yields the instructions of a fusion, and of what it calls."""
+        called = (*instruction.called("calls"), *instruction.called("called_computations"))
+        for computation in called:
             for inner in self.computations[computation].values():
                 yield inner
                 yield from self.inside(inner)

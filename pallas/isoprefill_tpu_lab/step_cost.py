@@ -13,14 +13,18 @@ usual one here, that nothing has to be computed again and that no largest token 
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
-from isoprefill_pallas.layer_kernels import rows_of_tile
 from isoprefill_tpu_lab.chips import ChipFigures
-from isoprefill_tpu_lab.collectives import is_collective, link_bytes, link_seconds
+from isoprefill_tpu_lab.collectives import (
+    fused_collective,
+    is_collective,
+    link_bytes,
+    link_seconds,
+)
 from isoprefill_tpu_lab.instruction_schedule import InstructionBundles
+from isoprefill_tpu_lab.kernel_costs import KernelCost
 from isoprefill_tpu_lab.optimised_program import (
-    ArrayShape,
     Computation,
     Instruction,
     OptimisedProgram,
@@ -62,37 +66,6 @@ class InstructionCost:
     from_schedule: bool
     link_bytes: int = 0
     link_seconds: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class KnownKernel:
-    """What is known of one run of a kernel, beyond its instruction.
-
-    Attributes:
-        cycles: if the schedule of its grid decides how often its loops run; None: its bundles say it.
-    """
-
-    cycles: int | None
-    hbm_bytes: int
-    operations: float
-
-
-# Of the shapes of a kernel's operands, and of its results.
-KernelCost = Callable[[Sequence[ArrayShape], Sequence[ArrayShape]], KnownKernel]
-
-
-def layer_kernel_cost(operands: Sequence[ArrayShape], results: Sequence[ArrayShape]) -> KnownKernel:
-    """Returns what is known of a kernel of `isoprefill_pallas.layer_kernels`.
-
-    The layer's part of stacked weights passes once for each tile of rows; everything else once.
-    """
-    (rows, depth), (_, width) = (array.sizes for array in (operands[1], results[0]))
-    tiles = -(-rows // rows_of_tile(rows, depth))
-    weights = [array for array in operands if len(array.sizes) == 3]
-    others = [array for array in (*operands, *results) if len(array.sizes) < 3]
-    moved = sum(array.hbm_bytes // array.sizes[0] * tiles for array in weights)
-    moved += sum(array.hbm_bytes for array in others)
-    return KnownKernel(None, moved, 2.0 * rows * depth * width * len(weights))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +111,8 @@ class StepCounter:
                 yield from self._asynchronous(of, order, slack, busy, instruction, times)
             elif is_collective(instruction):
                 yield self._collective(instruction, instruction, times, 0.0)
+            elif (inner := fused_collective(self.program, instruction)) is not None:
+                yield self._collective(inner, instruction, times, 0.0)
             elif instruction.opcode not in FREE:
                 cost = self._cost(of, instruction, times)
                 if cost is not None:
@@ -196,15 +171,19 @@ class StepCounter:
         """Yields what a copy or a collective beside other instructions takes beyond what these leave."""
         start = of.get(done.operands[0]) if done.operands else None
         sources: tuple[str, ...] = ()
+        update = None
         while start is not None and not start.opcode.endswith("-start"):
-            sources = start.operands[1:]  # an update of one, which has what the start waits for
+            update = start  # which has what the start waits for
+            sources = start.operands[1:]
             start = of.get(start.operands[0]) if start.operands else None
         if start is None:
             return
         begin, end = order.index(start.name), order.index(done.name)
-        if is_collective(start):
-            beside = sum(busy.get(name, 0.0) for name in order[begin:end])
-            yield self._collective(start, done, times, beside)
+        collective = start if is_collective(start) else fused_collective(self.program, start)
+        if collective is not None:
+            ready = begin if update is None else order.index(update.name)
+            beside = sum(busy.get(name, 0.0) for name in order[ready:end])
+            yield self._collective(collective, done, times, beside)
             return
         sources = start.operands or sources
         # A slice or a gather moves as much as its target holds.

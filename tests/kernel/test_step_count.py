@@ -8,8 +8,9 @@ import pytest
 
 from isoprefill_tpu_lab.chips import FIGURES
 from isoprefill_tpu_lab.instruction_schedule import InstructionBundles
+from isoprefill_tpu_lab.kernel_costs import KnownKernel, layer_kernel_cost
 from isoprefill_tpu_lab.optimised_program import OptimisedProgram
-from isoprefill_tpu_lab.step_cost import KnownKernel, StepCounter, layer_kernel_cost
+from isoprefill_tpu_lab.step_cost import StepCounter
 
 CHIP = FIGURES["v6e"]
 BANDWIDTH, PEAK, CLOCK = CHIP.hbm_bytes_per_second, CHIP.peak_flops, CHIP.clock_hz
@@ -160,6 +161,26 @@ def test_a_collective_takes_the_bytes_that_each_device_sends(kind, groups, sent)
     assert (cost.part, cost.hbm_bytes) == ("collectives", 0)
 
 
+@pytest.mark.parametrize(
+    ("root", "sent"), [("dynamic-slice(%sum, %at, %at)", 3), ("copy(%sum)", 2 * 3 / 4)]
+)
+def test_a_collective_inside_a_fusion_takes_what_it_sends(root, sent):
+    """A sum over devices of which each keeps a slice is a reduce-scatter: missed, it would cost nothing."""
+    fused = f"""%fused_sum (p: bf16[16384,1024]) -> bf16[4096,1024] {{
+  %p = {MATRIX.replace("4096", "16384")} parameter(0)
+  %at = u32[] constant(0)
+  %sum = {MATRIX.replace("4096", "16384")} all-reduce(%p), {GROUPS}
+  ROOT %kept = {MATRIX} {root}
+}}
+
+%body ("""
+    text = with_collective(f"  %scattered = {MATRIX} fusion(%out), kind=kCustom, calls=%fused_sum")
+    cost = count(text.replace("%body (", fused, 1))["scattered"]
+    assert cost.link_bytes == int(sent * 4096 * 1024 * 2)
+    assert cost.seconds == pytest.approx(cost.link_bytes / RING)
+    assert cost.part == "collectives"
+
+
 def test_a_collective_beside_other_instructions_takes_what_they_do_not():
     asynchronous = f"""  %sum-start = {MATRIX} all-reduce-start(%out), {GROUPS}
   %beside = {MATRIX} copy(%out)
@@ -169,6 +190,31 @@ def test_a_collective_beside_other_instructions_takes_what_they_do_not():
     assert found["sum-done"].seconds == pytest.approx(
         found["sum-done"].link_seconds - found["beside"].seconds
     )
+
+
+def test_a_collective_of_another_core_begins_when_its_rows_are_there():
+    """As tpu7x's sparse cores do it: missed, it is a copy; counted from its start, the norm is beside it."""
+    called = f"""%gathering (p: bf16[1024,1024]) -> bf16[4096,1024] {{
+  %p = {MATRIX.replace("4096", "1024")} parameter(0)
+  ROOT %gather = {MATRIX} all-gather(%p), {GROUPS}, dimensions={{0}}
+}}
+
+%other_core (p: bf16[1024,1024]) -> bf16[4096,1024] {{
+  %p = {MATRIX.replace("4096", "1024")} parameter(0)
+  ROOT %call = {MATRIX} custom-call(%p), custom_call_target="core", called_computations={{%gathering}}
+}}
+
+%body ("""
+    text = with_collective(f"""  %start = ((), (), u32[]{{:S(2)}}) async-start(), calls=%other_core
+  %before = {MATRIX} copy(%out)
+  %update = (({MATRIX}), {MATRIX}, u32[]{{:S(2)}}) async-update(%start, %before)
+  %beside = {MATRIX} copy(%out)
+  %gathered = {MATRIX} async-done(%update)""")
+    found = count(text.replace("%body (", called, 1))
+    cost = found["gathered"]
+    assert cost.link_bytes == 3 * 4096 * 1024 * 2 // 4
+    assert cost.seconds == pytest.approx(cost.link_bytes / RING - found["beside"].seconds)
+    assert cost.part == "collectives"
 
 
 def test_a_collective_of_unknown_devices_is_an_error():

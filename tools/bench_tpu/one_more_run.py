@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 
 from bench_tpu import step
-from isoprefill_tpu_lab.step_cost import InstructionCost, KernelCost
+from isoprefill_tpu_lab.kernel_costs import KernelCost
+from isoprefill_tpu_lab.step_cost import InstructionCost
 
 
 def count_one_more(

@@ -26,15 +26,10 @@ from isoprefill_tpu_lab.chips import FIGURES
 from isoprefill_tpu_lab.compiler_schedule import CompiledKernel
 from isoprefill_tpu_lab.cost_model import kernel_cost
 from isoprefill_tpu_lab.instruction_schedule import read_bundles
+from isoprefill_tpu_lab.kernel_costs import KernelCost, KnownKernel, layer_kernel_cost
 from isoprefill_tpu_lab.optimised_program import OptimisedProgram
 from isoprefill_tpu_lab.packs import PACKS, Pack
-from isoprefill_tpu_lab.step_cost import (
-    InstructionCost,
-    KernelCost,
-    KnownKernel,
-    StepCounter,
-    layer_kernel_cost,
-)
+from isoprefill_tpu_lab.step_cost import InstructionCost, StepCounter
 from isoprefill_tpu_lab.step_parts import PARTS
 
 # With the heads of the model; the other packs are one of these, with other heads.
