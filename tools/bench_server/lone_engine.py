@@ -1,7 +1,7 @@
 """The engine alone, in a process of its own: `small` requests without a server around them.
 
-The program, with a model as its argument, reads lines of JSON, each a list of bodies for /v1/score, scores one after
-another, and writes a line with the list of their latencies in seconds.
+The program, with a model and a dtype as its arguments, reads lines of JSON, each a list of bodies for /v1/score, scores
+one after another, and writes a line with the list of their latencies in seconds.
 """
 
 import json
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import Literal
 
 from isoprefill.execution.engine_settings import EngineSettings
 from isoprefill.request.labels import LabelSets
@@ -19,11 +20,11 @@ from isoprefill.request.options import ScoreOptions
 class LoneEngine:
     """An engine in a process of its own, with the server's defaults."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, dtype: str) -> None:
         """Starts the process, which loads the model when it is first asked."""
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
         self._process = subprocess.Popen(
-            [sys.executable, __file__, model],
+            [sys.executable, __file__, model, dtype],
             env=os.environ | {"PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -48,9 +49,9 @@ class LoneEngine:
         return latencies
 
 
-def main(model: str) -> None:
+def main(model: str, dtype: Literal["float32", "bfloat16"]) -> None:
     """Answers until standard input closes."""
-    engine = EngineSettings(model=model).load()
+    engine = EngineSettings(model=model, dtype=dtype).load()
 
     def latency(body: str) -> float:
         asked = json.loads(body)
@@ -69,4 +70,5 @@ def main(model: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    _, model_name, weights_dtype = sys.argv
+    main(model_name, weights_dtype)  # type: ignore[arg-type]

@@ -52,6 +52,7 @@ ROW = (
 _MODEL = flags.DEFINE_string(
     "model", "smollm2-135m", "A pinned model's name, a .gguf file, or a directory with safetensors."
 )
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the weights.")
 _SERVERS = flags.DEFINE_multi_enum(
     "server", list(SERVERS), list(SERVERS), "Servers to measure; may be repeated."
 )
@@ -181,6 +182,7 @@ def server_flags() -> list[str]:
         "--log-format=json",
         "--warmup-tokens=",
         f"--model={_MODEL.value}",
+        f"--dtype={_DTYPE.value}",
         f"--max-batch-tokens={_BATCH.value}",
         f"--max-queue-requests={_QUEUE.value}",
     ]
@@ -209,7 +211,7 @@ def low_load() -> dict[str, float]:
     chance = chance_of("low load")
     with (
         BenchedServer(*SERVE, *server_flags()) as server,
-        LoneEngine(_MODEL.value) as engine,
+        LoneEngine(_MODEL.value, _DTYPE.value) as engine,
     ):
         engine.latencies(bodies(chance, 5))
         server.send(bodies(chance, 5), [0.5 * place for place in range(5)])
@@ -233,7 +235,8 @@ def low_load() -> dict[str, float]:
 def main(argv: list[str]) -> None:
     callers_directory.enter(argv)
     print(
-        f"{_MODEL.value}, {os.cpu_count()} cores, query {_QUERY.value} + {_ITEMS.value} x {_ITEM.value} tokens, "
+        f"{_MODEL.value} in {_DTYPE.value}, {os.cpu_count()} cores, "
+        f"query {_QUERY.value} + {_ITEMS.value} x {_ITEM.value} tokens, "
         f"batches of {_BATCH.value} tokens, queue of {_QUEUE.value}"
     )
     idle = front_end(_MODEL.value, _SEED.value)
