@@ -2,9 +2,7 @@
 // how. It is what the TPU kernel prefetches into scalar memory.
 //
 // Rows are cut into Q tiles of block_q rows, whose 128 rows each have a window:
-// window_keys columns, among them all items' own ones and the last one that the
-// rows see; from no later a column than that of the first prefix row on, if
-// they reach so far. What a row
+// window_keys columns that end with the column of the last of them. What a row
 // sees is split in two by TileSchedule::row_bounds:
 //
 //   near  the columns that the row's window covers: of an item's row its own
@@ -19,9 +17,7 @@
 //            so the kernel computes one large product without any mask;
 //   partial  the block is covered by units of unit_q rows x unit_kv columns,
 //            starting at multiples of 16, and only units with a visible pair
-//            are listed. Units of which every row sees every column are whole:
-//            they come first, in groups of unit_group, and are computed without
-//            a mask. What is left of them, and all others, are masked.
+//            are listed.
 //
 // If the own columns of 128 rows do not fit into a window, their row block has
 // none: far is then the prefix, near the own interval, and units cover both.
@@ -30,14 +26,13 @@
 // 512, unit_q = unit_kv = 128, window_keys 160, full_keys 256:
 //
 //   Q tile 0   rows 0..255     windows: rows 0.. from column 0, rows 128.. from
-//                              column 128. One partial step: of the columns
-//                              before their window rows 128.. see 0 to 127, in
-//                              one unit, which is whole
-//   Q tile 1   rows 256..459   windows: rows 256.. from column 256, rows 384..
+//                              column 96. One partial step: of the columns
+//                              before their window rows 128.. see 0 to 95, in
+//                              one unit
+//   Q tile 1   rows 256..459   windows: rows 256.. from column 224, rows 384..
 //                              from column 304. One partial step: rows 256..
-//                              see columns 0 to 299 (items) or 0 to 255
-//                              (prefix) in three units, of which two are whole;
-//                              rows 384.. see 0 to 299 in as many
+//                              see columns 0 to 299 (items) or 0 to 223
+//                              (prefix) in three units, rows 384.. likewise
 //
 // With a tile that starts at row 300 or later, the step is full with keys
 // [0, 300).
@@ -78,14 +73,13 @@ inline constexpr int32_t kAnchorKeys = 32;
 // Fields of a step: rows of TileSchedule::steps.
 enum StepField : int32_t {
   kStepQTile = 0,
-  kStepKeyStart = 1,     // first column of the block, a multiple of kKeyGranule
-  kStepFlags = 2,        // StepFlag
-  kStepKeyRange = 3,     // key_begin | key_end << kKeyEndShift, in the block
-  kStepAnchors = 4,      // units[kStepAnchors .. kStepWholeUnits)
-  kStepWholeUnits = 5,   // units[kStepWholeUnits .. kStepMaskedUnits)
-  kStepMaskedUnits = 6,  // units[kStepMaskedUnits .. kStepUnitsEnd)
-  kStepUnitsEnd = 7,
-  kStepFields = 8,
+  kStepKeyStart = 1,  // first column of the block, a multiple of kKeyGranule
+  kStepFlags = 2,     // StepFlag
+  kStepKeyRange = 3,  // key_begin | key_end << kKeyEndShift, in the block
+  kStepAnchors = 4,   // units[kStepAnchors .. kStepUnits): anchors
+  kStepUnits = 5,     // units[kStepUnits .. kStepUnitsEnd): units
+  kStepUnitsEnd = 6,
+  kStepFields = 7,
 };
 
 inline constexpr int32_t kKeyEndShift = 16;

@@ -9,18 +9,7 @@ namespace {
 // What the window of 128 rows has to cover.
 struct Hull {
   int32_t own_begin = std::numeric_limits<int32_t>::max();  // of items
-  // Of prefix rows, where the shortest interval ends.
-  int32_t prefix_end = std::numeric_limits<int32_t>::max();
   int32_t end = -1;  // of what the rows see; -1: nothing
-
-  // Where a window of so many columns starts. It must reach `end`. If it can,
-  // it starts no later than the first prefix row's last column: then all prefix
-  // rows see everything before it, and units there need no mask.
-  int32_t Start(int32_t keys) const {
-    const int32_t least = GranuleCeil(std::max(end - keys, 0));
-    if (prefix_end == std::numeric_limits<int32_t>::max()) return least;
-    return std::max(least, GranuleFloor(std::min(own_begin, prefix_end - 1)));
-  }
 };
 
 Hull ReadHull(const RowIntervals& intervals, int64_t first_row) {
@@ -33,7 +22,6 @@ Hull ReadHull(const RowIntervals& intervals, int64_t first_row) {
       hull.own_begin = std::min(hull.own_begin, own.begin);
       hull.end = std::max(hull.end, own.end);
     } else if (!prefix.empty()) {
-      hull.prefix_end = std::min(hull.prefix_end, prefix.end);
       hull.end = std::max(hull.end, prefix.end);
     }
   }
@@ -78,12 +66,13 @@ std::vector<bool> PlaceWindows(const RowIntervals& intervals, int32_t q_tile,
     for (size_t h = 0; h < hulls.size() && fits; ++h) {
       const Hull hull = hulls[h] = ReadHull(intervals, row + h * kLanes);
       if (hull.end < 0) continue;
-      int32_t window = hull.Start(keys);
+      int32_t window = GranuleCeil(std::max(hull.end - keys, 0));
       if (start < 0) {
         start = std::min(window, schedule.padded_columns - local_keys);
       }
-      window = std::clamp(window, start, start + local_keys - keys);
-      fits = hull.own_begin >= window && hull.end <= window + keys;
+      window = std::min(window, start + local_keys - keys);
+      fits = window >= start && hull.own_begin >= window &&
+             hull.end <= window + keys;
       windows[h] = window - start;
       any = true;
     }

@@ -92,8 +92,7 @@ void BindNames(py::module_& module) {
       .value("FLAGS", kStepFlags)
       .value("KEY_RANGE", kStepKeyRange)
       .value("ANCHORS", kStepAnchors)
-      .value("WHOLE_UNITS", kStepWholeUnits)
-      .value("MASKED_UNITS", kStepMaskedUnits)
+      .value("UNITS", kStepUnits)
       .value("UNITS_END", kStepUnitsEnd)
       .finalize();
   py::native_enum<StepFlag>(module, "StepFlag", "enum.IntFlag")

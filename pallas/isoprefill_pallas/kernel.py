@@ -11,7 +11,7 @@ the softmax anchors stay in VMEM over all steps of a tile:
                                They scale the queries, set the anchors and start the accumulator
     every step                 anchors for rows that have no window and whose far columns start in this block
       full                       all rows x all columns of the block, no mask
-      units                      groups of unit_q x unit_kv: whole ones without a mask, then the masked ones
+      units                      groups of unit_q x unit_kv, masked
     last step of a Q tile      output = accumulator / row sum, or 0 for padding
 
 If the first step is full, it scales the queries, sets the anchors and starts the accumulator itself, because the
@@ -87,7 +87,7 @@ class Step:
     """One step of the grid. Its methods are the stages of the step, and what these share."""
 
     # In scalar memory, prefetched: int32.
-    steps: Ref  # [8, n]
+    steps: Ref  # [7, n]
     units: Ref  # [m]
     tiles: Ref  # [K * (2 + bq / 128)]
     # Blocks in VMEM. Heads of whole lanes lie side by side; narrower ones come first.
@@ -136,21 +136,14 @@ class Step:
         pl.when(starts & jnp.logical_not(has_windows))(self.start_tile)
         if sizes.window_keys:
             pl.when(starts & has_windows)(functools.partial(self.windows, fresh=True))
-        anchors, whole, masked, units_end = (
-            self.field(name)
-            for name in (
-                StepField.ANCHORS,
-                StepField.WHOLE_UNITS,
-                StepField.MASKED_UNITS,
-                StepField.UNITS_END,
-            )
+        anchors, units, units_end = (
+            self.field(name) for name in (StepField.ANCHORS, StepField.UNITS, StepField.UNITS_END)
         )
         if not self.online:
-            loop(anchors, whole, self.find_anchors)
+            loop(anchors, units, self.find_anchors)
         if sizes.full_keys:
             pl.when(self.has(StepFlag.FULL))(self.full_block)
-        loop(whole, masked, lambda i: self.unit_group(whole + i * group, masked=False))
-        loop(masked, units_end, lambda i: self.unit_group(masked + i * group, masked=True))
+        loop(units, units_end, lambda i: self.unit_group(units + i * group))
         if sizes.window_keys and sizes.full_keys:
             last = has_windows & jnp.logical_not(starts)
             pl.when(last)(functools.partial(self.windows, fresh=False))
@@ -181,8 +174,7 @@ class Step:
             length = jnp.where(window < 0, 0, end - begin)
             s_of.append(self.masked(s, local_start + key, begin, length))
             v = self.columns(self.local_v, key, sizes.window_keys)
-            v = _cleared(v, jnp.where(window < 0, 0, local_end - key))
-            v_t_of.append(_transposed(v))
+            v_t_of.append(_transposed(v, jnp.where(window < 0, 0, local_end - key)))
             lanes_of.append(self.lanes(row, LANES))
             if len(s_of) == WINDOW_GROUP or row + LANES == sizes.block_q:
                 self.accumulate(s_of, v_t_of, lanes_of, LANES, fresh=fresh)
@@ -251,7 +243,7 @@ class Step:
             acc = self.acc[...]
         self.top[...] = top
 
-    def unit_group(self, first: jax.Array, *, masked: bool) -> None:
+    def unit_group(self, first: jax.Array) -> None:
         """Adds a group of units: all scores, then all weights, then all products, so that they overlap."""
         sizes = self.sizes
         s_of, v_t_of, lanes_of = [], [], []
@@ -259,12 +251,9 @@ class Step:
         for row, key, interval in entries:
             keys = self.columns(self.k, key, sizes.unit_kv)
             s = self.scores(keys, self.queries(row, sizes.unit_q))
-            v = self.columns(self.v, key, sizes.unit_kv)
-            if masked:
-                s = self.mask_unit(s, row, key, interval)
-                v = _cleared(v, jnp.where(interval == UnitInterval.NOTHING, 0, self.key_end - key))
-            s_of.append(s)
-            v_t_of.append(_transposed(v))
+            s_of.append(self.mask_unit(s, row, key, interval))
+            length = jnp.where(interval == UnitInterval.NOTHING, 0, self.key_end - key)
+            v_t_of.append(_transposed(self.columns(self.v, key, sizes.unit_kv), length))
             lanes_of.append(self.lanes(row, sizes.unit_q))
         self.accumulate(s_of, v_t_of, lanes_of, sizes.unit_q)
 
@@ -452,13 +441,9 @@ def _gather(ref: Ref, lanes: list) -> jax.Array:
     return jnp.concatenate([ref[:, at] for at in lanes], axis=1)
 
 
-def _cleared(v: jax.Array, length: jax.Array) -> jax.Array:
-    """Returns v [columns, D] with zeros behind the first `length` columns."""
+def _transposed(v: jax.Array, length: jax.Array) -> jax.Array:
+    """Returns [D + ones, columns]: V^T and rows of ones, from v [columns, D] of which `length` count."""
     # Padding columns may hold anything, and 0 * NaN would be NaN.
-    return jnp.where(_iota(v.shape, 0) < length, v, jnp.zeros_like(v))
-
-
-def _transposed(v: jax.Array) -> jax.Array:
-    """Returns [D + ones, columns]: V^T and rows of ones, from v [columns, D]."""
+    v = jnp.where(_iota(v.shape, 0) < length, v, jnp.zeros_like(v))
     ones = jnp.ones((ones_rows(v.dtype), v.shape[0]), v.dtype)
     return jnp.concatenate([v.T, ones], axis=0)

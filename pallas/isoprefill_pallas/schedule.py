@@ -7,14 +7,11 @@ import numpy as np
 from jaxtyping import Int32
 
 from isoprefill_csrc import (
-    KEY_END_SHIFT,
     KEY_GRANULE,
     Layout,
     StepField,
     TileField,
     TileSchedule,
-    UnitBits,
-    UnitInterval,
     tile_schedule_of_intervals,
 )
 from isoprefill_pallas.block_sizes import BlockSizes, choose_block_sizes
@@ -38,7 +35,7 @@ LEAST_UNITS = 64
 class SchedulePart:
     """The steps of consecutive Q tiles, counted from the part's first."""
 
-    steps: Int32[np.ndarray, "8 n"]
+    steps: Int32[np.ndarray, "7 n"]
     num_steps: (
         Int32[np.ndarray, ""] | int
     )  # of n; the rest is padding. An int fixes the kernel's grid
@@ -167,7 +164,6 @@ class KernelSchedule:
             tiles = schedule.tiles[first:end]
             part = SchedulePart(steps, num_steps, units, tiles, first_row, rows)
             check_blocks(part, sizes, schedule.padded_columns)
-            check_whole_units(part, sizes, schedule.row_bounds[:, first_row : first_row + rows])
             parts.append(part)
         return cls(tuple(parts), schedule.row_bounds, sizes, num_columns, schedule.padded_columns)
 
@@ -192,65 +188,6 @@ def check_blocks(part: SchedulePart, sizes: BlockSizes, padded_columns: int) -> 
             raise ValueError(f"the {name} of a step must be from 0 to {most}, got {outside[0]}")
 
 
-def check_whole_units(
-    part: SchedulePart, sizes: BlockSizes, row_bounds: Int32[np.ndarray, "4 rows"]
-) -> None:
-    """Checks that all rows of a whole unit see all of its columns, and see them there for the first time.
-
-    Nothing does that later: the kernel applies no mask to such a unit.
-
-    Args:
-        row_bounds: of the part's rows. Rows that see nothing are padding; their output is zero whatever they see.
-
-    Raises:
-        ValueError: naming the unit, its columns and those that its rows see.
-    """
-    steps = part.steps
-    counts = steps[StepField.MASKED_UNITS] - steps[StepField.WHOLE_UNITS]
-    step = np.repeat(np.arange(steps.shape[1]), counts)
-    if not step.size:
-        return
-    index = np.arange(step.size) + np.repeat(
-        steps[StepField.WHOLE_UNITS] - np.cumsum(counts) + counts, counts
-    )
-    entries = part.units[index]
-    interval = entries >> UnitBits.INTERVAL_SHIFT & UnitBits.INTERVAL_MASK
-    start = steps[StepField.KEY_START, step]
-    begin = start + (entries >> UnitBits.KEY_SHIFT & UnitBits.KEY_MASK) * KEY_GRANULE
-    key_range = steps[StepField.KEY_RANGE, step]
-    step_begin = start + (key_range & (1 << KEY_END_SHIFT) - 1)
-    step_end = start + (key_range >> KEY_END_SHIFT)
-    row_blocks = sizes.block_q // sizes.unit_q
-    row_block = steps[StepField.Q_TILE, step] * row_blocks + (entries & UnitBits.ROW_BLOCK_MASK)
-    last_begin, first_end = _common_columns(row_bounds, sizes)
-    last_begin = np.maximum(last_begin[interval % 2, row_block], step_begin)
-    first_end = np.minimum(first_end[interval % 2, row_block], step_end)
-    wrong = (begin < last_begin) | (begin + sizes.unit_kv > first_end)
-    wrong |= interval == UnitInterval.NOTHING
-    if wrong.any():
-        at = int(np.flatnonzero(wrong)[0])
-        raise ValueError(
-            f"unit {index[at]} must see all of its columns to be whole, {begin[at]} to {begin[at] + sizes.unit_kv}; "
-            f"its rows, from {row_block[at] * sizes.unit_q} on, all see {last_begin[at]} to {first_end[at]}"
-        )
-
-
-def _common_columns(
-    row_bounds: Int32[np.ndarray, "4 rows"], sizes: BlockSizes
-) -> tuple[Int32[np.ndarray, "2 blocks"], Int32[np.ndarray, "2 blocks"]]:
-    """Returns where what all rows of a row block see begins and ends, of their far and of their near intervals."""
-    rows = row_bounds.shape[1]
-    blocks = -(-rows // sizes.block_q) * sizes.block_q // sizes.unit_q
-    far_begin, far_end, near_begin, near_end = row_bounds
-    padding = (far_begin == far_end) & (near_begin == near_end)
-    begins = np.zeros((2, blocks * sizes.unit_q), np.int32)
-    ends = np.full_like(begins, np.iinfo(np.int32).max)
-    begins[:, :rows] = np.where(padding, 0, (far_begin, near_begin))
-    ends[:, :rows] = np.where(padding, np.iinfo(np.int32).max, (far_end, near_end))
-    shape = (2, blocks, sizes.unit_q)
-    return begins.reshape(shape).max(axis=2), ends.reshape(shape).min(axis=2)
-
-
 def _choose_sizes(
     heads: Heads | None,
     chip: str | None,
@@ -269,14 +206,14 @@ def _choose_sizes(
 
 def _steps_and_units(
     schedule: TileSchedule, first: int, end: int
-) -> tuple[Int32[np.ndarray, "8 n"], Int32[np.ndarray, "m"]]:
+) -> tuple[Int32[np.ndarray, "7 n"], Int32[np.ndarray, "m"]]:
     """Returns those of Q tiles `first` to `end`, counted from the first."""
     q_tile = schedule.steps[StepField.Q_TILE]
     steps = np.array(schedule.steps[:, (q_tile >= first) & (q_tile < end)])
     first_unit = steps[StepField.ANCHORS, 0]
     units = schedule.units[first_unit : steps[StepField.UNITS_END, -1]]
     steps[StepField.Q_TILE] -= first
-    steps[StepField.ANCHORS : StepField.UNITS_END + 1] -= first_unit
+    steps[[StepField.ANCHORS, StepField.UNITS, StepField.UNITS_END]] -= first_unit
     return steps, units
 
 

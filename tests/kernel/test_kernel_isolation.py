@@ -4,6 +4,7 @@ Here it runs in the TPU interpreter. If one of these fails, a user who asks for 
 without it, or scores that depend on neighbours, or a compilation for every list.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
+import kernel_packs
 import small_models
 from huggingface_directory import save_directory
 from isoprefill import PackedLayout, ScoringEngine, multi_item_attention
@@ -19,6 +21,7 @@ from isoprefill.attention import AttentionHeads
 from isoprefill.attention.backends import choose_backend
 from isoprefill.attention.layout import with_schedules
 from isoprefill_pallas import BlockSizes, Heads, KernelSchedule
+from mask_definition import RequestSpec
 
 SMALL = BlockSizes(256, 256, 128, 128, 128, 2, 160, 100)
 QUERY = list(range(20, 60))
@@ -41,6 +44,20 @@ def test_packs_whose_schedules_are_cut_differently_are_not_computed_side_by_side
         message = rf"got parts of \[\[\d+, \d+\], {parts}\] rows: lower pack_tokens"
         with pytest.raises(ValueError, match=message):
             with_schedules([long, other], "pallas", heads)
+
+
+@pytest.mark.parametrize("prefix", [256, 300, 512])
+def test_what_is_not_finite_in_an_item_reaches_no_row_of_the_prefix(prefix):
+    """Through a row of the prefix it would reach every item, in the next layer."""
+    sizes = dataclasses.replace(kernel_packs.SIZES, block_q=512, block_kv=512, full_keys=0)
+    layout = kernel_packs.layout_of([RequestSpec(prefix, [30, 40])])
+    q, k, v = kernel_packs.inputs(layout, (2, 64, "float32"))
+    v = v.at[prefix : prefix + 30].set(np.nan)
+    schedule = KernelSchedule.of(layout, sizes=sizes)
+    out, _ = kernel_packs.compiled(sizes)(q, k, v, schedule)
+    last = prefix // 128 * 128  # the rows behind have a window in common with the item's
+    assert np.isfinite(out[:last]).all()
+    assert np.isnan(out[prefix : prefix + 30]).all(), "nothing was planted"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from isoprefill_csrc import ANCHOR_KEYS, StepFlag, UnitInterval
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """Rows and columns of one full step, whole or masked unit, window or anchor.
+    """Rows and columns of one full step, unit, window or anchor.
 
     `columns` is what counts: a unit's columns (`unit_columns`) without those that an earlier,
     overlapping block has covered; where the far interval of a row begins that an anchor is for.
@@ -29,7 +29,7 @@ def expand(schedule, sizes, anchors=False) -> list[Tile]:
     window_keys = sizes.get("window_keys", 160)
     tiles = []
     for step, fields in enumerate(schedule.steps.T.tolist()):
-        q_tile, start, flags, key_range, anchor, whole, masked, end = fields
+        q_tile, start, flags, key_range, anchor, units, end = fields
         first_row = q_tile * sizes["block_q"]
         if flags & StepFlag.FIRST:
             first_is_full = bool(flags & StepFlag.FULL)
@@ -43,15 +43,14 @@ def expand(schedule, sizes, anchors=False) -> list[Tile]:
             row = first_row + (entry & 255) * unit_q
             key = start + (entry >> 8 & 4095) * 16
             rows = slice(row, row + unit_q)
-            if index < whole:
+            if index < units:
                 if anchors:
                     starts = slice(max(key, begin), key + ANCHOR_KEYS)
                     tiles.append(Tile("anchor", rows, starts, step=step))
                 continue
             columns = slice(max(key, begin), min(key + unit_kv, stop))
             unit = slice(key, key + unit_kv)
-            kind = "whole unit" if index < masked else "masked unit"
-            tiles.append(Tile(kind, rows, columns, interval, unit))
+            tiles.append(Tile("unit", rows, columns, interval, unit))
         if flags & StepFlag.FULL:
             rows = slice(first_row, first_row + sizes["block_q"])
             tiles.append(Tile("full", rows, slice(begin, stop)))
@@ -81,6 +80,5 @@ def covered_pairs(schedule, sizes, num_columns) -> np.ndarray:
     for tile in expand(schedule, sizes):
         rows = range(*tile.rows.indices(len(live)))
         pairs = np.ix_(rows, range(*tile.columns.indices(num_columns)))
-        masked = tile.kind not in ("full", "whole unit")
-        count[pairs] += inside[tile.interval][pairs] if masked else live[rows]
+        count[pairs] += live[rows] if tile.kind == "full" else inside[tile.interval][pairs]
     return count
