@@ -191,8 +191,6 @@ class Forward:
         # Whether each layer is windowed, [L].
         windowed = [window is not None for window in self.config.layer_windows]
         in_window = None if pack.windowed is None else jnp.asarray(windowed)
-        all_reduce = None if self.tensor_shards == 1 else self._all_reduce
-        rows = pack.token_ids.shape[0]
         return decode(
             params,
             self.config,
@@ -207,8 +205,9 @@ class Forward:
             num_rows=jnp.asarray(pack.num_rows),
             vectors=None if pack.vectors is None else jnp.asarray(pack.vectors),
             return_kv=return_kv,
-            all_reduce=all_reduce,
-            shares=RowShares.over(TENSOR, self.tensor_shards, rows, all_reduce),
+            shares=RowShares.over(
+                TENSOR, self.tensor_shards, pack.token_ids.shape[0], self._all_reduce
+            ),
             kernels=layer_kernels(params, self.config, self.attention),
         )
 

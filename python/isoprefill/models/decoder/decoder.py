@@ -31,7 +31,7 @@ from isoprefill.models.decoder.norms import (
     norm_of_all_heads,
     rms_norm,
 )
-from isoprefill.models.decoder.row_shares import RowShares
+from isoprefill.models.decoder.row_shares import ONE_DEVICE, RowShares
 from isoprefill.models.weights.packed_weights import PackedWeights
 from isoprefill.models.weights.params import LayerParams, Params
 
@@ -39,7 +39,7 @@ Attend = Callable[
     [Float[Array, "T Hq D"], Float[Array, "T Hkv D"], Float[Array, "T Hkv D"], Any],
     Float[Array, "T Hq D"],
 ]
-Layer = Callable[[Float[Array, "T E"], Any], tuple[Float[Array, "T E"], Any]]
+Layer = Callable[[Float[Array, "t E"], Any], tuple[Float[Array, "t E"], Any]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,8 +70,7 @@ def decode(
     num_rows: Int[Array, ""] | None = None,
     vectors: Float[Array, "R E"] | None = None,
     return_kv: bool = False,
-    all_reduce: AllReduce = None,
-    shares: RowShares | None = None,
+    shares: RowShares = ONE_DEVICE,
     kernels: LayerKernels | None = None,
 ) -> tuple[Float[Array, "T E"], KeysAndValues | None]:
     """Runs all layers over T rows.
@@ -88,8 +87,8 @@ def decode(
         num_rows: how many rows matter; None: all. With packed weights the others are not computed.
         vectors: what rows have instead of an embedding of a token, float32; None: no row has.
         return_kv: return the keys and values of these rows.
-        all_reduce: sums over the devices that hold parts of the heads and of the feed-forward width, if there are.
-        shares: which rows the device has between products, if there are several; not with packed weights.
+        shares: how the devices that hold parts of the heads and of the feed-forward width add them up, and which rows
+            each has between products; with packed weights each has all.
         kernels: what the device computes of a layer by kernels of its own; not with packed weights.
 
     Returns:
@@ -104,19 +103,17 @@ def decode(
         stream = cpu_operations.embed(params.embedding, known, rows)
         stream = _with_vectors(stream, token_ids, vectors)
         stream = scaled_embeddings(stream, config, params.embedding.dtype)
-        layer = _packed_layer(params.layers, config, rotations, rows, attend, all_reduce)
+        layer = _packed_layer(params.layers, config, rotations, rows, attend, shares.all_reduce)
         stream, keys_and_values = _scan(layer, stream, (indices, cache), return_kv)
         assert isinstance(head, PackedWeights)
         hidden = cpu_operations.norm(stream, params.final_norm, rows, config.rms_norm_eps, head)
         return hidden, keys_and_values
-    shares = shares or RowShares(summed=functools.partial(_reduced, all_reduce=all_reduce))
     with jax.named_scope("embedding"):
         token_ids = shares.own(token_ids)
         embeddings = from_bits(params.embedding[jnp.maximum(token_ids, 0)])
     stream = _with_vectors(embeddings.astype(jnp.float32), token_ids, vectors)
     stream = scaled_embeddings(stream, config, embeddings.dtype)
-    kernels = kernels or LayerKernels()
-    layer = _layer(config, rotations, attend, all_reduce, shares, kernels, params.layers)
+    layer = _layer(config, rotations, attend, shares, kernels or LayerKernels(), params.layers)
     stream, keys_and_values = _scan(layer, stream, (params.layers, indices, cache), return_kv)
     with jax.named_scope("norm"):
         hidden = rms_norm(stream, params.final_norm, config.rms_norm_eps)
@@ -182,7 +179,6 @@ def _layer(
     config: ModelConfig,
     rotations: Rotations,
     attend: Attend,
-    all_reduce: AllReduce,
     shares: RowShares,
     kernels: LayerKernels,
     stacked: LayerParams,
@@ -215,8 +211,8 @@ def _layer(
             k = project(normed, weights.key, weights.key_bias)
             v = heads(project(normed, weights.value, weights.value_bias)).astype(dtype)
         if config.projection_norm:
-            q = norm_of_all_heads(q, weights.query_projection_norm, config, all_reduce)
-            k = norm_of_all_heads(k, weights.key_projection_norm, config, all_reduce)
+            q = norm_of_all_heads(q, weights.query_projection_norm, config, shares.all_reduce)
+            k = norm_of_all_heads(k, weights.key_projection_norm, config, shares.all_reduce)
         with jax.named_scope("rope"):
             q = rope.rotate(norm(heads(q), weights.query_norm), *rotation).astype(dtype)
             k = rope.rotate(norm(heads(k), weights.key_norm), *rotation).astype(dtype)
@@ -336,23 +332,21 @@ def _packed_layer(
             if layers.output_bias is not None:
                 part = part + layers.output_bias[index]
         stream = added(stream, part, layers.post_attention_norm, index)
-        part = _reduced(forward(stream, add_residual=False), all_reduce)
+        part = forward(stream, add_residual=False)
+        if all_reduce is not None:
+            part = all_reduce(part)
         return added(stream, part, layers.post_feed_forward_norm, index), (k, v)
 
     return layer
 
 
-def _reduced(partial: Float[Array, "T E"], all_reduce: AllReduce) -> Float[Array, "T E"]:
-    return partial if all_reduce is None else all_reduce(partial)
-
-
 def _scan(
-    layer: Layer, stream: Float[Array, "T E"], stacked: Any, return_kv: bool
-) -> tuple[Float[Array, "T E"], KeysAndValues | None]:
+    layer: Layer, stream: Float[Array, "t E"], stacked: Any, return_kv: bool
+) -> tuple[Float[Array, "t E"], KeysAndValues | None]:
     """Runs all layers; a layer sees bfloat16 where `stacked` holds bits, which slice faster on a CPU."""
     bits = any(array.dtype == jnp.uint16 for array in jax.tree.leaves(stacked))
 
-    def step(stream: Float[Array, "T E"], slices: Any) -> tuple[Float[Array, "T E"], Any]:
+    def step(stream: Float[Array, "t E"], slices: Any) -> tuple[Float[Array, "t E"], Any]:
         if not bits:
             stream, kv = layer(stream, slices)
             return stream, kv if return_kv else None

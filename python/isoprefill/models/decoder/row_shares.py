@@ -24,25 +24,29 @@ def _same(rows: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RowShares:
-    """How rows come to a device and leave it; as it is made without arguments: one device, which has them all.
+    """How rows come to a device and leave it.
 
     Attributes:
+        all_reduce: adds up each device's part of a sum, of rows that all of them have; None: there is one device.
         own: of an array [T, ...] that all devices have, this device's [t, ...].
         summed: of each device's part of a sum, [T, E], the sum of this device's rows.
         gathered: of this device's rows, all.
     """
 
+    all_reduce: AllReduce = None
     own: Callable[[Array], Array] = _same
     summed: Callable[[Float[Array, "T E"]], Float[Array, "t E"]] = _same
     gathered: Callable[[Float[Array, "t E"]], Float[Array, "T E"]] = _same
 
     @classmethod
-    def over(cls, axis: str, devices: int, rows: int, all_reduce: AllReduce) -> "RowShares":
+    def over(
+        cls, axis: str, devices: int, rows: int, all_reduce: Callable[[Array], Array]
+    ) -> "RowShares":
         """Shares out T = `rows` over a mesh axis, inside shard_map. If there is a rest, every device has them all."""
-        if all_reduce is None:
+        if devices == 1:
             return cls()
         if rows % devices:
-            return cls(summed=all_reduce)
+            return cls(all_reduce, summed=all_reduce)
         count = rows // devices
 
         def own(array: Array) -> Array:
@@ -54,4 +58,7 @@ class RowShares:
         def gathered(share: Float[Array, "t E"]) -> Float[Array, "T E"]:
             return lax.all_gather(share, axis, tiled=True)
 
-        return cls(own, summed, gathered)
+        return cls(all_reduce, own, summed, gathered)
+
+
+ONE_DEVICE = RowShares()
