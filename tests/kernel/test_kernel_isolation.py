@@ -47,15 +47,15 @@ def test_packs_whose_schedules_are_cut_differently_are_not_computed_side_by_side
 
 
 @pytest.mark.parametrize("prefix", [256, 300, 512])
-def test_what_is_not_finite_in_an_item_reaches_no_row_of_the_prefix(prefix):
-    """Through a row of the prefix it would reach every item, in the next layer."""
+def test_what_is_not_finite_in_an_item_reaches_no_row_of_an_earlier_window(prefix):
+    """A window that reached behind its 128 rows would bring it to the prefix, and so, in the next layer, to all."""
     sizes = dataclasses.replace(kernel_packs.SIZES, block_q=512, block_kv=512, full_keys=0)
     layout = kernel_packs.layout_of([RequestSpec(prefix, [30, 40])])
     q, k, v = kernel_packs.inputs(layout, (2, 64, "float32"))
     v = v.at[prefix : prefix + 30].set(np.nan)
     schedule = KernelSchedule.of(layout, sizes=sizes)
     out, _ = kernel_packs.compiled(sizes)(q, k, v, schedule)
-    last = prefix // 128 * 128  # the rows behind have a window in common with the item's
+    last = prefix // 128 * 128  # the rows from here on have a window in common with the item's
     assert np.isfinite(out[:last]).all()
     assert np.isnan(out[prefix : prefix + 30]).all(), "nothing was planted"
 
