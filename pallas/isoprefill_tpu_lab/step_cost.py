@@ -7,21 +7,17 @@ The bundles are the compiler's own (`instruction_schedule`), those of the attent
 and results that lie in HBM, with the padding of their tiles; of a stacked weight, the slice that is read.
 
 Copies that run beside other instructions (between their start and their done) take the bandwidth that these leave:
-what does not fit there is added. A collective takes its bytes over the links (`collectives`), less what other
-instructions take between its start and its done, if it has these. Of a conditional, the first branch is counted: the
-usual one here, that nothing has to be computed again and that no largest token was asked for.
+what does not fit there is added. A collective, or a fusion that holds one, takes its bytes over the links
+(`collectives`) if that is longer than the rule above, as it computes on one piece while it sends another; less what
+other instructions take between its start and its done, if it has these. Of a conditional, the first branch is counted:
+the usual one here, that nothing has to be computed again and that no largest token was asked for.
 """
 
 import dataclasses
 from collections.abc import Iterator, Mapping
 
 from isoprefill_tpu_lab.chips import ChipFigures
-from isoprefill_tpu_lab.collectives import (
-    fused_collective,
-    is_collective,
-    link_bytes,
-    link_seconds,
-)
+from isoprefill_tpu_lab.collectives import link_bytes, link_seconds
 from isoprefill_tpu_lab.instruction_schedule import InstructionBundles
 from isoprefill_tpu_lab.kernel_costs import KernelCost
 from isoprefill_tpu_lab.optimised_program import (
@@ -109,18 +105,20 @@ class StepCounter:
                 continue
             elif instruction.opcode.endswith("-done"):
                 yield from self._asynchronous(of, order, slack, busy, instruction, times)
-            elif is_collective(instruction):
-                yield self._collective(instruction, instruction, times, 0.0)
-            elif (inner := fused_collective(self.program, instruction)) is not None:
-                yield self._collective(inner, instruction, times, 0.0)
             elif instruction.opcode not in FREE:
                 cost = self._cost(of, instruction, times)
-                if cost is not None:
-                    moving = cost.hbm_bytes / self.chip.hbm_bytes_per_second
-                    # Of one run, as copies and collectives beside it are.
-                    slack[instruction.name] = max(0.0, cost.seconds - moving) / times
+                sent = link_bytes(self.program, instruction, instruction)
+                if sent is not None:
+                    nothing = self._row(instruction, times, 0.0, 0.0, 0, 0.0, True)
+                    cost = self._over_links(cost or nothing, sent)
+                if cost is None:
+                    continue
+                moving = cost.hbm_bytes / self.chip.hbm_bytes_per_second
+                # Of one run, as copies and collectives beside it are.
+                slack[instruction.name] = max(0.0, cost.seconds - moving) / times
+                if sent is None:  # else the links are taken
                     busy[instruction.name] = cost.seconds / times
-                    yield cost
+                yield cost
 
     def _times_of(self, loop: Instruction) -> int:
         for scope, times in self.loop_times.items():
@@ -179,11 +177,18 @@ class StepCounter:
         if start is None:
             return
         begin, end = order.index(start.name), order.index(done.name)
-        collective = start if is_collective(start) else fused_collective(self.program, start)
-        if collective is not None:
+        sent = link_bytes(self.program, start, done)
+        if sent is not None:
             ready = begin if update is None else order.index(update.name)
             beside = sum(busy.get(name, 0.0) for name in order[ready:end])
-            yield self._collective(collective, done, times, beside)
+            arrays = [
+                *done.shapes,
+                *(s for name in start.operands or sources for s in of[name].shapes),
+            ]
+            moved = sum(shape.hbm_bytes for shape in arrays)
+            seconds = moved / self.chip.hbm_bytes_per_second
+            alone = self._row(done, times, seconds, 0.0, moved, 0.0, True)
+            yield self._over_links(alone, sent, beside)
             return
         sources = start.operands or sources
         # A slice or a gather moves as much as its target holds.
@@ -204,15 +209,16 @@ class StepCounter:
         if moved and any(shape.sizes for shape in done.shapes):
             yield self._row(done, times, left, 0.0, moved, 0.0, True)
 
-    def _collective(
-        self, start: Instruction, done: Instruction, times: int, beside: float
-    ) -> InstructionCost:
-        """Returns what a collective takes beyond the seconds of what runs beside it."""
-        sent = link_bytes(start, done)
-        alone = link_seconds(sent, self.chip)
-        row = self._row(done, times, max(0.0, alone - beside), 0.0, 0, 0.0, True)
+    def _over_links(self, cost: InstructionCost, sent: int, beside: float = 0.0) -> InstructionCost:
+        """Returns the cost of an instruction that sends bytes, without the seconds of what runs beside it."""
+        links = link_seconds(sent, self.chip)
+        alone = max(cost.seconds / cost.times, links)
         return dataclasses.replace(
-            row, part=COLLECTIVE, link_bytes=sent * times, link_seconds=alone * times
+            cost,
+            part=COLLECTIVE,
+            seconds=max(0.0, alone - beside) * cost.times,
+            link_bytes=sent * cost.times,
+            link_seconds=links * cost.times,
         )
 
     def _row(

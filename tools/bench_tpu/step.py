@@ -80,7 +80,7 @@ class StepEstimate:
         """Returns what a device sends to others, how long that takes alone, and the share that runs beside the rest."""
         sent = [cost for cost in self.instructions if cost.link_bytes]
         alone = sum(cost.link_seconds for cost in sent)
-        left = sum(cost.seconds for cost in sent)
+        left = sum(min(cost.seconds, cost.link_seconds) for cost in sent)
         return {
             "link_bytes": sum(cost.link_bytes for cost in sent),
             "link_seconds": alone,
