@@ -12,20 +12,22 @@ class Chip:
     Attributes:
         device_kinds: what `jax.Device.device_kind` calls it.
         vmem_limit_bytes: what the kernel may use of a core's VMEM; the rest is the compiler's.
+        matrix_unit: rows and columns of a matrix unit, which multiplies with so many columns at once.
     """
 
     name: str
     device_kinds: tuple[str, ...]
     vmem_limit_bytes: int
+    matrix_unit: int
 
 
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v5e", ("TPU v5 lite", "TPU v5e"), 100 << 20),
-        Chip("v6e", ("TPU v6 lite", "TPU v6e"), 100 << 20),
-        Chip("v5p", ("TPU v5", "TPU v5p"), 56 << 20),
-        Chip("tpu7x", ("TPU7x", "TPU v7x"), 56 << 20),
+        Chip("v5e", ("TPU v5 lite", "TPU v5e"), 100 << 20, 128),
+        Chip("v6e", ("TPU v6 lite", "TPU v6e"), 100 << 20, 256),
+        Chip("v5p", ("TPU v5", "TPU v5p"), 56 << 20, 128),
+        Chip("tpu7x", ("TPU7x", "TPU v7x"), 56 << 20, 256),
     )
 }
 

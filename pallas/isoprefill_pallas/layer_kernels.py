@@ -25,9 +25,10 @@ from jaxtyping import Array, BFloat16, Float, Int
 
 from isoprefill_csrc import LANES
 
-# Of a tile, at most, for E up to 4096; wider ones get less, so that tiles and their buffers stay below 40 MB of VMEM.
+# Of a tile, at most, for E up to 4096; wider ones get less, as many as TILES_BYTES of VMEM hold twice.
 ROWS = 1024
 COLUMNS = 512
+TILES_BYTES = 40 << 20
 CHUNK = 256  # rows whose product is finished before the next is begun
 
 Ref = Any  # a Pallas reference; each has its shape beside it
@@ -77,7 +78,7 @@ def project_heads(
         layer,
         row_inputs,
         row_specs,
-        columns=_columns_of_tile(weights, head_dim),
+        columns=_heads_of_tile(weights, head_dim) * head_dim,
         interpret=interpret,
         vmem_limit_bytes=vmem_limit_bytes,
     )
@@ -89,10 +90,15 @@ def project_gated(
     up: BFloat16[Array, "L F E"],
     layer: Int[Array, ""],
     *,
+    matrix_unit: int = 256,
     interpret: bool | pltpu.InterpretParams = False,
     vmem_limit_bytes: int | None = None,
 ) -> BFloat16[Array, "T F"]:
-    """Returns what `down` is multiplied with. F is a multiple of 128."""
+    """Returns what `down` is multiplied with. F is a multiple of 128.
+
+    Args:
+        matrix_unit: how many columns the chip's matrix unit multiplies with at once, a multiple of 128.
+    """
     return _call(
         _gated_tile,
         "isoprefill_gated",
@@ -101,7 +107,7 @@ def project_gated(
         layer,
         [],
         [],
-        columns=_columns_of_tile(gate, LANES),
+        columns=_columns_of_tile(gate, matrix_unit),
         interpret=interpret,
         vmem_limit_bytes=vmem_limit_bytes,
     )
@@ -119,18 +125,33 @@ def takes_gate(hidden_size: int, width: int) -> bool:
 
 def rows_of_tile(rows: int, depth: int) -> int:
     """Returns how many of T = `rows` rows of E = `depth` numbers are computed at once."""
-    return min(ROWS // _narrower(depth), rows)
+    weights = 2 * _most_columns(depth)
+    most = ROWS
+    while most > CHUNK and 2 * (most + weights) * depth * 2 > TILES_BYTES:
+        most //= 2
+    return min(most, rows)
+
+
+def _most_columns(depth: int) -> int:
+    return max(LANES, COLUMNS // pl.next_power_of_2(pl.cdiv(depth, 4096)))
+
+
+def _heads_of_tile(weights: jax.Array, head_dim: int) -> int:
+    """Returns the most heads that divide theirs and are few enough."""
+    _, width, depth = weights.shape
+    count, most = width // head_dim, max(1, _most_columns(depth) // head_dim)
+    return max(n for n in range(1, most + 1) if count % n == 0)
 
 
 def _columns_of_tile(weights: jax.Array, unit: int) -> int:
-    """Returns the most whole units that divide the width and are few enough."""
+    """Returns whole units, of which the last tile goes least beyond the width; of equally good ones the most.
+
+    With less than a unit part of it would be idle, in every tile: 128 columns take as long as 256.
+    """
     _, width, depth = weights.shape
-    count, most = width // unit, max(1, COLUMNS // _narrower(depth) // unit)
-    return unit * max(n for n in range(1, most + 1) if count % n == 0)
-
-
-def _narrower(depth: int) -> int:
-    return pl.next_power_of_2(pl.cdiv(depth, 4096))
+    sizes = range(_most_columns(depth), 0, -unit)
+    best = min(sizes, key=lambda columns: pl.cdiv(width, columns) * columns)
+    return min(width, best)
 
 
 def _call(
@@ -159,7 +180,7 @@ def _call(
         body,
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
-            grid=(pl.cdiv(rows, tile), width // columns),
+            grid=(pl.cdiv(rows, tile), pl.cdiv(width, columns)),
             in_specs=[of_x, *[of_weights] * len(weights), *row_specs],
             out_specs=pl.BlockSpec((tile, columns), lambda m, n, layer: (m, n)),
         ),

@@ -13,6 +13,7 @@ from isoprefill_pallas.schedule import KernelSchedule
 from isoprefill_pallas.tile_attention import tile_attention
 
 DEFAULT_VMEM_LIMIT_BYTES = 56 << 20
+DEFAULT_MATRIX_UNIT = 256
 
 
 def attend(
@@ -108,3 +109,9 @@ def device_options(
         chip = chip_of(jax.devices()[0].device_kind)
         vmem_limit_bytes = DEFAULT_VMEM_LIMIT_BYTES if chip is None else chip.vmem_limit_bytes
     return interpret, vmem_limit_bytes
+
+
+def matrix_unit() -> int:
+    """Returns how many columns a matrix unit of the device that is there multiplies with at once."""
+    chip = chip_of(jax.devices()[0].device_kind)
+    return DEFAULT_MATRIX_UNIT if chip is None else chip.matrix_unit

@@ -3,6 +3,9 @@
 If one of these fails, every score of a model in bfloat16 on a TPU is wrong, or depends on other rows of the pack.
 """
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -54,15 +57,71 @@ def test_heads_are_projected_normalised_and_rotated(rows, normed, rotated):
     close(got, heads.reshape(rows, -1))
 
 
-@pytest.mark.parametrize("rows", [48, 1088])
-def test_the_gate_multiplies_what_it_should(rows):
-    """Against float64, with the weights of the layer that was asked for."""
+@pytest.mark.parametrize(
+    ("rows", "width"), [(48, 128), (48, 384), (48, 640), (1088, 640), (48, 1024)]
+)
+def test_the_gate_multiplies_what_it_should(rows, width):
+    """Against float64, with the weights of the layer that was asked for.
+
+    The last tile of an odd multiple of 128 columns is not full: what lies behind them reaches no result.
+    """
     rng = np.random.default_rng(rows)
     x = bfloat16(rng, rows, DEPTH)
-    gate, up = (bfloat16(rng, LAYERS, 640, DEPTH) for _ in range(2))
+    gate, up = (bfloat16(rng, LAYERS, width, DEPTH) for _ in range(2))
     got = project_gated(x, gate, up, jnp.int32(2), interpret=True)
     g, u = (x.astype(np.float64) @ w[2].astype(np.float64).T for w in (gate, up))
     close(got, g / (1 + np.exp(-g)) * u)
+
+
+@pytest.mark.parametrize(
+    ("unit", "width", "depth", "computed"),
+    [
+        (256, 3072, 1024, 3072),
+        (256, 3200, 5120, 3328),
+        (256, 1920, 1024, 2048),
+        (256, 640, 256, 768),
+        (256, 128, 256, 128),  # all that there is
+        (128, 3200, 5120, 3200),
+        (128, 1920, 1024, 1920),
+    ],
+)
+def test_the_gates_tiles_fill_the_matrix_unit(unit, width, depth, computed):
+    """Columns in tiles of half a unit would take twice as long, as 3,200 once did; no more than a unit is wasted."""
+    shapes = [
+        jax.ShapeDtypeStruct(sizes, jnp.bfloat16)
+        for sizes in ((64, depth), *[(LAYERS, width, depth)] * 2)
+    ]
+    project = functools.partial(project_gated, matrix_unit=unit)
+    (call,) = (
+        equation
+        for equation in jax.make_jaxpr(project)(*shapes, 0).eqns
+        if equation.primitive.name == "pallas_call"
+    )
+    mapping = call.params["grid_mapping"]
+    (out,) = mapping.block_mappings_output
+    tile = out.block_shape[1].block_size
+    assert mapping.grid[1] * tile == computed
+    assert tile % unit == 0 or tile == width
+
+
+@pytest.mark.parametrize("depth", [576, 1024, 4096, 5120, 6144, 7168, 8192, 12288, 16384])
+def test_tiles_leave_room_in_vmem(depth):
+    """Rows and two matrices' columns, in two buffers each, take at most 40 MB; the smallest chips have 64."""
+    shapes = [
+        jax.ShapeDtypeStruct(sizes, jnp.bfloat16)
+        for sizes in ((12288, depth), *[(LAYERS, 12288, depth)] * 2)
+    ]
+    (call,) = (
+        equation
+        for equation in jax.make_jaxpr(project_gated)(*shapes, 0).eqns
+        if equation.primitive.name == "pallas_call"
+    )
+    blocks = call.params["grid_mapping"].block_mappings
+    sizes = [
+        math.prod(getattr(size, "block_size", 1) for size in block.block_shape) for block in blocks
+    ]
+    assert 2 * 2 * sum(sizes[:-1]) <= 40 << 20
+    assert sizes[0] >= 256 * depth
 
 
 def test_a_row_depends_on_its_row_alone():

@@ -17,7 +17,7 @@ from isoprefill_pallas.layer_kernels import (
     takes_gate,
     takes_heads,
 )
-from isoprefill_pallas.op import device_options
+from isoprefill_pallas.op import device_options, matrix_unit
 
 
 def layer_kernels(
@@ -58,5 +58,7 @@ def layer_kernels(
         )
         if heads
         else None,
-        gated=functools.partial(project_gated, **options) if gated else None,
+        gated=functools.partial(project_gated, matrix_unit=matrix_unit(), **options)
+        if gated
+        else None,
     )
