@@ -15,15 +15,13 @@ import pytest
 import small_models
 from huggingface_directory import save_directory
 from isoprefill import LabelSets, MeshShape, ScoringEngine
-from isoprefill.execution import model_runner
 from isoprefill.execution.mesh import make_mesh
 from isoprefill.execution.prefix_cache import REUSE_STEP
 from isoprefill.models.config.experts import Experts
-from isoprefill.models.decoder import decoder
 from isoprefill.request.token_request import TokenRequest
 from isoprefill_pallas.block_sizes import BlockSizes
 from pairwise import cases
-from unpacked_params import unpacked
+from unpacked_params import unpacked_engine
 
 RANDOM = np.random.default_rng(0)
 DELIMITER_ID = 0
@@ -92,41 +90,13 @@ def test_a_mesh_scores_as_one_device(model, case):
         np.testing.assert_allclose(again.logprobs, plain.logprobs, atol=TOLERANCE)
 
 
-def with_plain_weights(model, monkeypatch, tensor):
-    """Returns an engine on a mesh whose weights are neither packed nor stored as bits, as a TPU's are."""
-    with monkeypatch.context() as patch:
-        patch.setattr(model_runner, "as_stored", lambda params: params)
-        plain = dataclasses.replace(model, params=unpacked(model.params))
-        return ScoringEngine(plain, mesh=MeshShape(tensor=tensor))
-
-
-@pytest.mark.parametrize("tensor", [3, 8])
-def test_devices_with_plain_weights_share_out_rows(tmp_path, monkeypatch, tensor):
-    """As on a TPU: a norm is of the device's own rows, and the scores are those of packed weights on one device.
-
-    Three devices leave a rest of 64 rows, so each has them all.
-    """
-    heads = 3 if tensor == 3 else 8
-    random = small_models.random_model(
-        "qwen3",
-        num_attention_heads=2 * heads,
-        num_key_value_heads=heads,
-        head_dim=8,
-        intermediate_size=96,
-    )
-    one = ScoringEngine.from_pretrained(save_directory(random, tmp_path))
-    rows, rms_norm = set(), decoder.rms_norm
-    width = one.model.config.hidden_size
-
-    def watched(x, *arguments):
-        rows.update(x.shape[:1] if x.shape[-1] == width else ())
-        return rms_norm(x, *arguments)
-
-    monkeypatch.setattr(decoder, "rms_norm", watched)
-    mesh = with_plain_weights(one.model, monkeypatch, tensor)
-    scores = [engine.score(QUERY, ITEMS, algorithm="packed_extend") for engine in (one, mesh)]
-    np.testing.assert_allclose(scores[1].logprobs, scores[0].logprobs, atol=TOLERANCE)
-    assert rows == {64 // tensor if tensor == 8 else 64}
+def test_neighbours_change_no_bit_on_several_cpus(model):
+    """Not by their number either: a CPU adds up devices in one order, wherever in the pack a row is."""
+    engine = ScoringEngine(model, mesh=MeshShape(tensor=8))
+    alone = engine.score(QUERY, ITEMS[:1], algorithm="packed").logprobs[0]
+    for before in (ITEMS[1:3], ITEMS[1:] * 3):
+        found = engine.score(QUERY, [*before, ITEMS[0]], algorithm="packed").logprobs[-1]
+        assert found == alone
 
 
 @pytest.mark.parametrize("family", ["gemma2", "granite", "olmo2", "qwen3_moe", "gpt_oss"])
@@ -141,7 +111,7 @@ def test_norms_after_a_sum_and_scales_on_two_devices(tmp_path, monkeypatch, fami
     random = small_models.random_model(family, **sizes)
     one = ScoringEngine.from_pretrained(save_directory(random, tmp_path))
     two = ScoringEngine(one.model, mesh=MeshShape(tensor=2))
-    engines = [one, two, with_plain_weights(one.model, monkeypatch, 2)]
+    engines = [one, two, unpacked_engine(one.model, monkeypatch, mesh=MeshShape(tensor=2))]
     scores = [engine.score(QUERY, ITEMS, algorithm="packed").logprobs for engine in engines]
     for of_two in scores[1:]:
         np.testing.assert_allclose(of_two, scores[0], atol=TOLERANCE)

@@ -2,8 +2,8 @@
 
 It is Llama's, with the switches of `ModelConfig` for what other families do otherwise. The decoder knows nothing of
 items or masks: the caller passes the attention. A row's arithmetic is the same wherever in the array the row stands, so
-scores do not depend on how rows are packed. With packed weights (`packed_weights`) its operations are those of
-`cpu_operations`.
+scores do not depend on how rows are packed (but for sums over devices: `row_shares`). With packed weights
+(`packed_weights`) its operations are those of `cpu_operations`.
 
 Letters: T rows, t those of one device (`row_shares`), V vocab_size, E hidden_size, L layers, Hq query heads, Hkv key
 and value heads, D head_dim. Weights are [out, in]. Layers are stacked on axis 0 and scanned: unrolling them costs a

@@ -5,6 +5,10 @@ share of the residual stream's rows: a product's parts are added up where the ro
 passed on (all-gather) in the weights' dtype, after their norm. This is sequence parallelism:
 https://arxiv.org/abs/2205.05198, section 4.2.2.
 
+What other rows hold changes no bit of a row: a sum over the devices takes the row's own numbers alone. How many rows
+are before it may: a TPU adds up the parts of more than two devices in an order that depends on where in the pack the
+row is, with rows shared out and without (docs/scoring.md). The parts are float32, and so is the rounding that differs.
+
 Letters: T rows, t rows of this device, E hidden_size.
 """
 
