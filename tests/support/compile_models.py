@@ -31,12 +31,12 @@ SMALL: dict[str, dict[str, Any]] = {
         "rope_theta": 1000000.0,
         "qk_norm": True,
     },
-    # Both kinds of layers, heads of 256, capped scores: what the others have not.
+    # What the others have not: both kinds of layers, heads of 256, capped scores, a gate whose last tile is not full.
     "alternating-windows": {
         "architecture": "qwen3",
         "vocab_size": 8192,
         "hidden_size": 1152,
-        "intermediate_size": 2304,
+        "intermediate_size": 2432,
         "num_layers": 2,
         "num_query_heads": 4,
         "num_kv_heads": 1,

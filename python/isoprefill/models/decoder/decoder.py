@@ -108,6 +108,8 @@ def decode(
         assert isinstance(head, PackedWeights)
         hidden = cpu_operations.norm(stream, params.final_norm, rows, config.rms_norm_eps, head)
         return hidden, keys_and_values
+    # Without it a TPU's compiler computes sine and cosine in every layer, instead of once.
+    rotations = dataclasses.replace(rotations, kinds=lax.optimization_barrier(rotations.kinds))
     with jax.named_scope("embedding"):
         token_ids = shares.own(token_ids)
         embeddings = from_bits(params.embedding[jnp.maximum(token_ids, 0)])
