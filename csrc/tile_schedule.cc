@@ -7,12 +7,14 @@
 #include <utility>
 #include <vector>
 
+#include "csrc/row_block_columns.h"
 #include "csrc/tile_windows.h"
 
 namespace isoprefill {
 namespace {
 
 constexpr int32_t kMaxRowBlocks = kUnitRowBlockMask + 1;  // of a Q tile
+constexpr int32_t kMaxUnitKv = kUnitLengthMask / kKeyGranule * kKeyGranule;
 constexpr int32_t kMaxBlockKv = 32640;  // key_begin and key_end: 15 bits each
 
 void CheckSize(const char* name, int64_t value, int64_t divisor, int64_t least,
@@ -26,47 +28,14 @@ void CheckSize(const char* name, int64_t value, int64_t divisor, int64_t least,
                               " to " + std::to_string(most));
 }
 
-// What all rows of a Q tile see of their far intervals: at least
-// [max_begin, min_end) if every_row holds.
-struct CommonColumns {
-  int32_t max_begin = 0;
-  int32_t min_end = std::numeric_limits<int32_t>::max();
-  int32_t max_end = 0;  // of any row
-  bool every_row = true;
-
-  bool AllSee(int32_t begin, int32_t end) const {
-    return every_row && max_begin <= begin && min_end >= end;
-  }
-};
-
 struct RowBlock {
-  // Columns that at least one row sees and no window covers, in ascending
-  // order, merged where they overlap.
-  std::vector<ColumnRange> far;
-  std::vector<ColumnRange> near;
+  // What no window covers.
+  RowBlockColumns far;
+  RowBlockColumns near;
   // First columns of the far intervals of rows that have no near one in a
   // window, in ascending order: what anchors are for.
   std::vector<int32_t> anchor_columns;
 };
-
-// Sorts ranges and merges those that overlap or touch.
-void Merge(std::vector<ColumnRange>& ranges) {
-  const auto earlier = [](ColumnRange a, ColumnRange b) {
-    return a.begin < b.begin;
-  };
-  if (!std::is_sorted(ranges.begin(), ranges.end(), earlier)) {
-    std::sort(ranges.begin(), ranges.end(), earlier);
-  }
-  size_t merged = 0;
-  for (const ColumnRange& range : ranges) {
-    if (merged > 0 && range.begin <= ranges[merged - 1].end) {
-      ranges[merged - 1].end = std::max(ranges[merged - 1].end, range.end);
-    } else {
-      ranges[merged++] = range;
-    }
-  }
-  ranges.resize(merged);
-}
 
 // The steps of one Q tile after another, in the order in which rows come.
 class StepBuilder {
@@ -104,7 +73,7 @@ class StepBuilder {
     }
     if (steps_.size() == first_step) {  // only padding: the step writes zeros
       const int32_t unit = static_cast<int32_t>(units_.size());
-      steps_.insert(steps_.end(), {q_tile, 0, 0, 0, unit, unit, unit});
+      steps_.insert(steps_.end(), {q_tile, 0, 0, 0, unit, unit, unit, unit});
     }
     int32_t& first_flags = steps_[first_step + kStepFlags];
     int32_t& last_flags = steps_[steps_.size() - kStepFields + kStepFlags];
@@ -138,10 +107,11 @@ class StepBuilder {
     common_ = CommonColumns();
     int64_t row = int64_t{q_tile} * sizes_.block_q;
     for (size_t i = 0; i < row_blocks_.size(); ++i, row += sizes_.unit_q) {
-      row_blocks_[i].far.clear();
-      row_blocks_[i].near.clear();
+      row_blocks_[i].far.Clear();
+      row_blocks_[i].near.Clear();
       row_blocks_[i].anchor_columns.clear();
       ReadRowBlock(row_blocks_[i], row, has_window[i]);
+      common_.Add(row_blocks_[i].far.common());
     }
     return std::count(has_window.begin(), has_window.end(), true) > 0;
   }
@@ -151,8 +121,6 @@ class StepBuilder {
     int32_t* const far_end = schedule_.Bound(kFarEnd);
     int32_t* const near_begin = schedule_.Bound(kNearBegin);
     int32_t* const near_end = schedule_.Bound(kNearEnd);
-    std::vector<ColumnRange>& fars = block.far;
-    std::vector<ColumnRange>& nears = block.near;
     std::vector<int32_t>& anchors = block.anchor_columns;
     const int32_t end_row = intervals_.ToUsed(first_row + sizes_.unit_q);
     for (int32_t row = intervals_.ToUsed(first_row); row < end_row; ++row) {
@@ -163,40 +131,25 @@ class StepBuilder {
       }
       const ColumnRange far{far_begin[row], far_end[row]};
       const ColumnRange near{near_begin[row], near_end[row]};
-      if (!far.empty()) {
-        // Rows that see the same columns are common.
-        if (fars.empty() || fars.back().begin != far.begin ||
-            fars.back().end < far.end) {
-          fars.push_back(far);
-        }
-        common_.max_begin = std::max(common_.max_begin, far.begin);
-        common_.min_end = std::min(common_.min_end, far.end);
-        common_.max_end = std::max(common_.max_end, far.end);
-        const bool anchored_by_window = !near.empty() && has_window;
-        if (!anchored_by_window &&
-            (anchors.empty() || anchors.back() != far.begin)) {
-          anchors.push_back(far.begin);
-        }
+      if (far.empty() && near.empty()) continue;
+      block.far.Add(far);
+      if (!has_window) block.near.Add(near);
+      const bool anchored_by_window = !near.empty() && has_window;
+      if (!far.empty() && !anchored_by_window &&
+          (anchors.empty() || anchors.back() != far.begin)) {
+        anchors.push_back(far.begin);
       }
-      if (!near.empty() && !has_window) {
-        if (!nears.empty() && nears.back().end >= near.begin) {
-          nears.back().end = std::max(nears.back().end, near.end);
-        } else {
-          nears.push_back(near);
-        }
-      }
-      // A row that sees nothing is padding, of which nothing is asked.
-      common_.every_row = common_.every_row && (!far.empty() || near.empty());
     }
-    Merge(fars);
+    block.far.Finish();
+    block.near.Finish();
     std::sort(anchors.begin(), anchors.end());
   }
 
   void CollectColumns() {
     columns_.clear();
     for (const RowBlock& block : row_blocks_) {
-      for (const auto* ranges : {&block.far, &block.near}) {
-        columns_.insert(columns_.end(), ranges->begin(), ranges->end());
+      for (const RowBlockColumns* of : {&block.far, &block.near}) {
+        columns_.insert(columns_.end(), of->seen().begin(), of->seen().end());
       }
     }
     Merge(columns_);
@@ -205,19 +158,16 @@ class StepBuilder {
   void AddStep(int32_t q_tile, int32_t key_start, ColumnRange keys, bool full) {
     const int32_t anchors = static_cast<int32_t>(units_.size());
     if (!full) AddAnchors(key_start, keys);
-    const int32_t units = static_cast<int32_t>(units_.size());
-    for (size_t i = 0; i < row_blocks_.size() && !full; ++i) {
-      const int32_t row_block = static_cast<int32_t>(i);
-      AddUnits(row_block, row_blocks_[i].far, kFar, key_start, keys);
-      AddUnits(row_block, row_blocks_[i].near, kNear, key_start, keys);
-    }
-    FillGroup(static_cast<size_t>(units));
+    const int32_t whole_units = static_cast<int32_t>(units_.size());
+    if (!full) AddWholeUnits(key_start, keys);
+    const int32_t masked_units = static_cast<int32_t>(units_.size());
+    if (!full) AddMaskedUnits();
     const int32_t end = static_cast<int32_t>(units_.size());
     const int32_t flags = full ? kStepFull : 0;
     const int32_t key_range = (keys.begin - key_start) | (keys.end - key_start)
                                                              << kKeyEndShift;
-    steps_.insert(steps_.end(),
-                  {q_tile, key_start, flags, key_range, anchors, units, end});
+    steps_.insert(steps_.end(), {q_tile, key_start, flags, key_range, anchors,
+                                 whole_units, masked_units, end});
   }
 
   void AddAnchors(int32_t key_start, ColumnRange keys) {
@@ -239,34 +189,43 @@ class StepBuilder {
     FillGroup(first_unit);
   }
 
-  // Covers the columns that the rows of a row block see with units that do not
-  // overlap and stay in the block.
-  void AddUnits(int32_t row_block, const std::vector<ColumnRange>& ranges,
+  // Adds the whole units of a step, and keeps its others in masked_units_.
+  void AddWholeUnits(int32_t key_start, ColumnRange keys) {
+    const size_t first_unit = units_.size();
+    masked_units_.clear();
+    for (size_t i = 0; i < row_blocks_.size(); ++i) {
+      const int32_t row_block = static_cast<int32_t>(i);
+      AddUnits(row_block, row_blocks_[i].far, kFar, key_start, keys);
+      AddUnits(row_block, row_blocks_[i].near, kNear, key_start, keys);
+    }
+    // Those that are no group are computed with the masked ones: fillers would
+    // cost as much.
+    const size_t rest = (units_.size() - first_unit) % sizes_.unit_group;
+    masked_units_.insert(masked_units_.end(), units_.end() - rest,
+                         units_.end());
+    units_.resize(units_.size() - rest);
+  }
+
+  void AddUnits(int32_t row_block, const RowBlockColumns& columns,
                 UnitInterval interval, int32_t key_start, ColumnRange keys) {
-    key_offsets_.clear();
-    int32_t covered = 0;  // of the block
-    for (const ColumnRange& range : ranges) {
-      const int32_t end = std::min(range.end, keys.end) - key_start;
-      int32_t begin = std::max(range.begin, keys.begin) - key_start;
-      for (begin = std::max(begin, covered); begin < end; begin = covered) {
-        const int32_t key = GranuleFloor(begin);
-        key_offsets_.push_back(key);
-        covered = key + sizes_.unit_kv;
-      }
+    columns.Cover(key_start, keys, sizes_, unit_columns_);
+    for (const auto [key, length] : unit_columns_) {
+      const int32_t begin = key_start + key, end = begin + sizes_.unit_kv;
+      const bool whole = sizes_.full_keys > 0 && keys.begin <= begin &&
+                         end <= keys.end && columns.common().AllSee(begin, end);
+      // Of the highest bits: no shift into a sign.
+      const auto high = static_cast<uint32_t>(length) << kUnitLengthShift;
+      (whole ? units_ : masked_units_)
+          .push_back(row_block | key / kKeyGranule << kUnitKeyShift |
+                     interval << kUnitIntervalShift |
+                     static_cast<int32_t>(high));
     }
-    // Push back what reaches past the block. There is room: the units before
-    // the last lie in what is left of the block, whose size is a multiple of
-    // theirs.
-    int32_t limit = sizes_.block_kv;
-    for (auto key = key_offsets_.rbegin();
-         key != key_offsets_.rend() && *key + sizes_.unit_kv > limit; ++key) {
-      *key = limit - sizes_.unit_kv;
-      limit = *key;
-    }
-    for (const int32_t key : key_offsets_) {
-      units_.push_back(row_block | key / kKeyGranule << kUnitKeyShift |
-                       interval << kUnitIntervalShift);
-    }
+  }
+
+  void AddMaskedUnits() {
+    const size_t first_unit = units_.size();
+    units_.insert(units_.end(), masked_units_.begin(), masked_units_.end());
+    FillGroup(first_unit);
   }
 
   void FillGroup(size_t first_unit) {
@@ -284,7 +243,9 @@ class StepBuilder {
   std::vector<ColumnRange> columns_;  // to be covered, ascending, merged
   CommonColumns common_;
 
-  std::vector<int32_t> key_offsets_;  // of the current step
+  // Of the current step.
+  std::vector<UnitColumns> unit_columns_;
+  std::vector<int32_t> masked_units_;
 
   std::vector<int32_t> steps_;  // step by step
   std::vector<int32_t> units_;
@@ -294,7 +255,7 @@ class StepBuilder {
 
 void CheckTileSizes(const TileSizes& sizes) {
   CheckSize("unit_q", sizes.unit_q, kLanes, kLanes, 1 << 15);
-  CheckSize("unit_kv", sizes.unit_kv, kKeyGranule, kLanes, kMaxBlockKv);
+  CheckSize("unit_kv", sizes.unit_kv, kKeyGranule, kLanes, kMaxUnitKv);
   CheckSize("block_q", sizes.block_q, sizes.unit_q, sizes.unit_q,
             int64_t{sizes.unit_q} * kMaxRowBlocks);
   CheckSize("block_kv", sizes.block_kv, sizes.unit_kv, sizes.unit_kv,

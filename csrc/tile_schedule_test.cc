@@ -3,6 +3,7 @@
 
 #include "csrc/tile_schedule.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <random>
 #include <vector>
@@ -21,6 +22,30 @@ int32_t Field(const TileSchedule& schedule, StepField field, int32_t step) {
   return schedule.steps[int64_t{field} * NumSteps(schedule) + step];
 }
 
+// Every row sees every column of a whole unit, and no step before this one has
+// covered any.
+void CheckWhole(const TileSchedule& schedule, int32_t step, int32_t entry) {
+  const TileSizes& sizes = schedule.sizes;
+  const int32_t offset = (entry >> kUnitKeyShift & kUnitKeyMask) * kKeyGranule;
+  const int32_t key_range = Field(schedule, kStepKeyRange, step);
+  CHECK(offset >= (key_range & ((1 << kKeyEndShift) - 1)));
+  CHECK(offset + sizes.unit_kv <= key_range >> kKeyEndShift);
+  const int32_t begin = Field(schedule, kStepKeyStart, step) + offset;
+  const int32_t interval = entry >> kUnitIntervalShift & kUnitIntervalMask;
+  CHECK(interval == kFar || interval == kNear);
+  const int64_t rows = schedule.num_rows;
+  const int32_t* const far = schedule.row_bounds.data();
+  const int32_t* const near = far + kNearBegin * rows;
+  const int64_t first =
+      int64_t{Field(schedule, kStepQTile, step)} * sizes.block_q +
+      int64_t{entry & kUnitRowBlockMask} * sizes.unit_q;
+  for (int64_t row = first; row < std::min(first + sizes.unit_q, rows); ++row) {
+    if (far[row] == far[rows + row] && near[row] == near[rows + row]) continue;
+    const int32_t* const seen = interval == kFar ? far : near;
+    CHECK(seen[row] <= begin && begin + sizes.unit_kv <= seen[rows + row]);
+  }
+}
+
 void CheckArrays(const TileSchedule& schedule) {
   const TileSizes& sizes = schedule.sizes;
   int32_t next_unit = 0;
@@ -29,9 +54,11 @@ void CheckArrays(const TileSchedule& schedule) {
     CHECK(key_start >= 0 && key_start % kKeyGranule == 0);
     CHECK(key_start + sizes.block_kv <= schedule.padded_columns);
     const int32_t anchors = Field(schedule, kStepAnchors, step);
-    const int32_t units = Field(schedule, kStepUnits, step);
+    const int32_t units = Field(schedule, kStepWholeUnits, step);
+    const int32_t masked = Field(schedule, kStepMaskedUnits, step);
     CHECK_EQ(anchors, next_unit);
-    CHECK(anchors <= units);
+    CHECK(anchors <= units && units <= masked);
+    CHECK_EQ((masked - units) % sizes.unit_group, 0);
     next_unit = Field(schedule, kStepUnitsEnd, step);
     for (int32_t i = anchors; i < next_unit; ++i) {
       const int32_t entry = schedule.units[i];
@@ -40,6 +67,11 @@ void CheckArrays(const TileSchedule& schedule) {
       const int32_t keys = i < units ? kAnchorKeys : sizes.unit_kv;
       CHECK((row_block + 1) * sizes.unit_q <= sizes.block_q);
       CHECK(key + keys <= sizes.block_kv);
+      if (i >= units && i < masked) CheckWhole(schedule, step, entry);
+      const int32_t length = entry >> kUnitLengthShift & kUnitLengthMask;
+      const bool is_unit = i >= units && entry != kNothing
+                                                      << kUnitIntervalShift;
+      CHECK(is_unit ? length > 0 && length <= sizes.unit_kv : length == 0);
     }
   }
   CHECK_EQ(next_unit, schedule.units.size());

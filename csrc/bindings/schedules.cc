@@ -92,7 +92,8 @@ void BindNames(py::module_& module) {
       .value("FLAGS", kStepFlags)
       .value("KEY_RANGE", kStepKeyRange)
       .value("ANCHORS", kStepAnchors)
-      .value("UNITS", kStepUnits)
+      .value("WHOLE_UNITS", kStepWholeUnits)
+      .value("MASKED_UNITS", kStepMaskedUnits)
       .value("UNITS_END", kStepUnitsEnd)
       .finalize();
   py::native_enum<StepFlag>(module, "StepFlag", "enum.IntFlag")
@@ -103,8 +104,11 @@ void BindNames(py::module_& module) {
       .finalize();
   py::native_enum<TileField>(module, "TileField", "enum.IntEnum")
       .value("LOCAL_START", kTileLocalStart)
-      .value("LOCAL_END", kTileLocalEnd)
       .value("WINDOWS", kTileWindows)
+      .finalize();
+  py::native_enum<WindowField>(module, "WindowField", "enum.IntEnum")
+      .value("START", kWindowStart)
+      .value("END", kWindowEnd)
       .finalize();
   py::native_enum<UnitInterval>(module, "UnitInterval", "enum.IntEnum")
       .value("FAR", kFar)
@@ -117,6 +121,8 @@ void BindNames(py::module_& module) {
       .value("KEY_MASK", kUnitKeyMask)
       .value("INTERVAL_SHIFT", kUnitIntervalShift)
       .value("INTERVAL_MASK", kUnitIntervalMask)
+      .value("LENGTH_SHIFT", kUnitLengthShift)
+      .value("LENGTH_MASK", kUnitLengthMask)
       .finalize();
   py::native_enum<RowBound>(module, "RowBound", "enum.IntEnum")
       .value("FAR_BEGIN", kFarBegin)

@@ -28,7 +28,7 @@ class BlockSizes:
         window_keys: columns of a window, the own columns of 128 rows. Items up to about window_keys - 128
             tokens need no unit. 0 is for none.
         full_keys: fewest columns for which a full step beats units. 0 is for none: the kernel is then compiled
-            without them.
+            without them, and without units that apply no mask.
 
     Raises:
         ValueError: naming the size, its value and the limit.

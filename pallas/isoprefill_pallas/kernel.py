@@ -7,11 +7,12 @@ The grid is (Hkv, steps). A step belongs to one Q tile of bq rows and brings bk 
 schedule (csrc/tile_schedule.h) says which, and what to do with them. Rows of the Q tile, the accumulator and
 the softmax anchors stay in VMEM over all steps of a tile:
 
-    first step of a Q tile     windows: 128 rows x window_keys columns each, up to the rows themselves, masked.
-                               They scale the queries, set the anchors and start the accumulator
+    first step of a Q tile     windows: 128 rows x window_keys columns each, masked: those that end with the rows
+                               themselves, or begin with them. They scale the queries, set the anchors and start the
+                               accumulator
     every step                 anchors for rows that have no window and whose far columns start in this block
       full                       all rows x all columns of the block, no mask
-      units                      groups of unit_q x unit_kv, masked
+      units                      groups of unit_q x unit_kv: whole ones without a mask, then the masked ones
     last step of a Q tile      output = accumulator / row sum, or 0 for padding
 
 If the first step is full, it scales the queries, sets the anchors and starts the accumulator itself, because the
@@ -28,7 +29,9 @@ P that weighs V, which halves the error against summing before rounding, and the
 softmax.py explains anchors and the running maximum (online=True) that stands in for them.
 
 What a row does not see never reaches it: masked scores are replaced (by a select, so NaN does not spread) before
-the exponential; columns outside a step's range take part as copies of a visible key with V = 0.
+the exponential; columns outside a full step's range take part as copies of a visible key with V = 0. Only NaN and
+infinity in V can reach a row that gives them the weight 0. So V is cleared behind the last column that any row of a
+window or masked unit sees: what is not finite reaches no window or unit whose rows all come before it.
 
 This file is long because a grid step is one object, whose parts all read and write the same references in VMEM.
 """
@@ -54,6 +57,7 @@ from isoprefill_csrc import (
     TileField,
     UnitBits,
     UnitInterval,
+    WindowField,
 )
 from isoprefill_pallas.block_sizes import BlockSizes
 from isoprefill_pallas.softmax import (
@@ -87,9 +91,9 @@ class Step:
     """One step of the grid. Its methods are the stages of the step, and what these share."""
 
     # In scalar memory, prefetched: int32.
-    steps: Ref  # [7, n]
+    steps: Ref  # [8, n]
     units: Ref  # [m]
-    tiles: Ref  # [K * (2 + bq / 128)]
+    tiles: Ref  # [K * (1 + 2 * bq / 128)]
     # Blocks in VMEM. Heads of whole lanes lie side by side; narrower ones come first.
     rows: Ref  # int32 [4, bq]: RowBound
     q: Ref  # [bq, G * D] or [G, bq, D]
@@ -136,14 +140,21 @@ class Step:
         pl.when(starts & jnp.logical_not(has_windows))(self.start_tile)
         if sizes.window_keys:
             pl.when(starts & has_windows)(functools.partial(self.windows, fresh=True))
-        anchors, units, units_end = (
-            self.field(name) for name in (StepField.ANCHORS, StepField.UNITS, StepField.UNITS_END)
+        anchors, whole, masked, units_end = (
+            self.field(name)
+            for name in (
+                StepField.ANCHORS,
+                StepField.WHOLE_UNITS,
+                StepField.MASKED_UNITS,
+                StepField.UNITS_END,
+            )
         )
         if not self.online:
-            loop(anchors, units, self.find_anchors)
+            loop(anchors, whole, self.find_anchors)
         if sizes.full_keys:
             pl.when(self.has(StepFlag.FULL))(self.full_block)
-        loop(units, units_end, lambda i: self.unit_group(units + i * group))
+            loop(whole, masked, lambda i: self.unit_group(whole + i * group, masked=False))
+        loop(masked, units_end, lambda i: self.unit_group(masked + i * group, masked=True))
         if sizes.window_keys and sizes.full_keys:
             last = has_windows & jnp.logical_not(starts)
             pl.when(last)(functools.partial(self.windows, fresh=False))
@@ -160,12 +171,10 @@ class Step:
     def windows(self, *, fresh: bool) -> None:
         """Adds the near columns of every 128 rows. `fresh` ones are the first that the rows of the tile meet."""
         sizes = self.sizes
-        first = self.first_tile_field()
-        local_start = self.tiles[first + TileField.LOCAL_START]
-        local_end = self.tiles[first + TileField.LOCAL_END]
+        local_start = self.tiles[self.first_tile_field() + TileField.LOCAL_START]
         s_of, v_t_of, lanes_of = [], [], []
         for row in range(0, sizes.block_q, LANES):
-            window = self.window_of(row)
+            window, window_end = self.window_of(row)
             key = pl.multiple_of(jnp.maximum(window, 0), KEY_GRANULE)
             queries = self.scale_queries(row, LANES) if fresh else self.queries(row, LANES)
             s = self.scores(self.columns(self.local_k, key, sizes.window_keys), queries)
@@ -174,7 +183,7 @@ class Step:
             length = jnp.where(window < 0, 0, end - begin)
             s_of.append(self.masked(s, local_start + key, begin, length))
             v = self.columns(self.local_v, key, sizes.window_keys)
-            v_t_of.append(_transposed(v, jnp.where(window < 0, 0, local_end - key)))
+            v_t_of.append(_transposed(_cleared(v, window_end - key)))
             lanes_of.append(self.lanes(row, LANES))
             if len(s_of) == WINDOW_GROUP or row + LANES == sizes.block_q:
                 self.accumulate(s_of, v_t_of, lanes_of, LANES, fresh=fresh)
@@ -198,7 +207,8 @@ class Step:
                 near_end = self.bound(RowBound.NEAR_END, row, count)
                 near_begin = self.bound(RowBound.NEAR_BEGIN, row, count)
                 # The first 128 rows of a row block have a window if any of its rows have.
-                anchored = jnp.where(self.window_of(row) < 0, 0, near_end - near_begin)
+                window, _ = self.window_of(row)
+                anchored = jnp.where(window < 0, 0, near_end - near_begin)
                 length = jnp.where(anchored > 0, 0, length)
             best = self.masked(s, column, begin, length).max(axis=0, keepdims=True)
             lanes = self.lanes(row, count)
@@ -243,17 +253,20 @@ class Step:
             acc = self.acc[...]
         self.top[...] = top
 
-    def unit_group(self, first: jax.Array) -> None:
+    def unit_group(self, first: jax.Array, *, masked: bool) -> None:
         """Adds a group of units: all scores, then all weights, then all products, so that they overlap."""
         sizes = self.sizes
         s_of, v_t_of, lanes_of = [], [], []
-        entries = [self.entry(self.units[first + i]) for i in range(sizes.unit_group)]
-        for row, key, interval in entries:
+        for bits in [self.units[first + i] for i in range(sizes.unit_group)]:
+            row, key, interval = self.entry(bits)
             keys = self.columns(self.k, key, sizes.unit_kv)
             s = self.scores(keys, self.queries(row, sizes.unit_q))
-            s_of.append(self.mask_unit(s, row, key, interval))
-            length = jnp.where(interval == UnitInterval.NOTHING, 0, self.key_end - key)
-            v_t_of.append(_transposed(self.columns(self.v, key, sizes.unit_kv), length))
+            v = self.columns(self.v, key, sizes.unit_kv)
+            if masked:
+                s = self.mask_unit(s, row, key, interval)
+                v = _cleared(v, lax.shift_right_logical(bits, jnp.int32(UnitBits.LENGTH_SHIFT)))
+            s_of.append(s)
+            v_t_of.append(_transposed(v))
             lanes_of.append(self.lanes(row, sizes.unit_q))
         self.accumulate(s_of, v_t_of, lanes_of, sizes.unit_q)
 
@@ -290,12 +303,17 @@ class Step:
 
     def first_tile_field(self) -> jax.Array:
         """Returns where the fields of the step's Q tile begin in `tiles`."""
-        return self.field(StepField.Q_TILE) * (TileField.WINDOWS + self.sizes.block_q // LANES)
+        windows = self.sizes.block_q // LANES * len(WindowField)
+        return self.field(StepField.Q_TILE) * (TileField.WINDOWS + windows)
 
-    def window_of(self, row: jax.Array | int) -> jax.Array:
-        """Returns where the window of 128 rows starts in the local block; negative if they have none."""
+    def window_of(self, row: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+        """Returns where the window of 128 rows starts in the local block, and what they see of it ends.
+
+        Without a window the start is negative, and the end 0.
+        """
         group = row // LANES if isinstance(row, int) else lax.div(row, LANES)
-        return self.tiles[self.first_tile_field() + TileField.WINDOWS + group]
+        first = self.first_tile_field() + TileField.WINDOWS + group * len(WindowField)
+        return self.tiles[first + WindowField.START], self.tiles[first + WindowField.END]
 
     def entry(self, bits: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns of an entry of `units`: first row in the tile, first column in the block, UnitInterval."""
@@ -441,9 +459,13 @@ def _gather(ref: Ref, lanes: list) -> jax.Array:
     return jnp.concatenate([ref[:, at] for at in lanes], axis=1)
 
 
-def _transposed(v: jax.Array, length: jax.Array) -> jax.Array:
-    """Returns [D + ones, columns]: V^T and rows of ones, from v [columns, D] of which `length` count."""
-    # Padding columns may hold anything, and 0 * NaN would be NaN.
-    v = jnp.where(_iota(v.shape, 0) < length, v, jnp.zeros_like(v))
+def _cleared(v: jax.Array, length: jax.Array) -> jax.Array:
+    """Returns v [columns, D] with zeros behind the first `length` columns."""
+    # What nobody sees may hold anything, and 0 * NaN would be NaN.
+    return jnp.where(_iota(v.shape, 0) < length, v, jnp.zeros_like(v))
+
+
+def _transposed(v: jax.Array) -> jax.Array:
+    """Returns [D + ones, columns]: V^T and rows of ones, from v [columns, D]."""
     ones = jnp.ones((ones_rows(v.dtype), v.shape[0]), v.dtype)
     return jnp.concatenate([v.T, ones], axis=0)

@@ -18,6 +18,7 @@ from isoprefill_pallas.block_sizes import BlockSizes, choose_block_sizes
 from isoprefill_pallas.chips import CHIPS, present_chip
 from isoprefill_pallas.heads import Heads
 from isoprefill_pallas.padding import bucket, capacity
+from isoprefill_pallas.unit_checks import check_units
 
 # Scalar memory has 2^18 words; some are the compiler's.
 SMEM_WORDS = 220_000
@@ -35,7 +36,7 @@ LEAST_UNITS = 64
 class SchedulePart:
     """The steps of consecutive Q tiles, counted from the part's first."""
 
-    steps: Int32[np.ndarray, "7 n"]
+    steps: Int32[np.ndarray, "8 n"]
     num_steps: (
         Int32[np.ndarray, ""] | int
     )  # of n; the rest is padding. An int fixes the kernel's grid
@@ -164,6 +165,7 @@ class KernelSchedule:
             tiles = schedule.tiles[first:end]
             part = SchedulePart(steps, num_steps, units, tiles, first_row, rows)
             check_blocks(part, sizes, schedule.padded_columns)
+            check_units(steps, units, sizes, schedule.row_bounds[:, first_row : first_row + rows])
             parts.append(part)
         return cls(tuple(parts), schedule.row_bounds, sizes, num_columns, schedule.padded_columns)
 
@@ -206,14 +208,14 @@ def _choose_sizes(
 
 def _steps_and_units(
     schedule: TileSchedule, first: int, end: int
-) -> tuple[Int32[np.ndarray, "7 n"], Int32[np.ndarray, "m"]]:
+) -> tuple[Int32[np.ndarray, "8 n"], Int32[np.ndarray, "m"]]:
     """Returns those of Q tiles `first` to `end`, counted from the first."""
     q_tile = schedule.steps[StepField.Q_TILE]
     steps = np.array(schedule.steps[:, (q_tile >= first) & (q_tile < end)])
     first_unit = steps[StepField.ANCHORS, 0]
     units = schedule.units[first_unit : steps[StepField.UNITS_END, -1]]
     steps[StepField.Q_TILE] -= first
-    steps[[StepField.ANCHORS, StepField.UNITS, StepField.UNITS_END]] -= first_unit
+    steps[StepField.ANCHORS : StepField.UNITS_END + 1] -= first_unit
     return steps, units
 
 

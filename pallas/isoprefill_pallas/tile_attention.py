@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int32
 
-from isoprefill_csrc import KEY_GRANULE, LANES, RowBound, StepField, TileField
+from isoprefill_csrc import KEY_GRANULE, LANES, RowBound, StepField, TileField, WindowField
 from isoprefill_pallas.block_sizes import BlockSizes
 from isoprefill_pallas.kernel import attend_step, ones_rows
 from isoprefill_pallas.schedule import SchedulePart
@@ -51,7 +51,7 @@ def tile_attention(
     groups = query_heads // kv_heads
     bq, bk = sizes.block_q, sizes.block_kv
     local_keys = max(sizes.local_keys, KEY_GRANULE)
-    tile_fields = TileField.WINDOWS + bq // LANES
+    tile_fields = TileField.WINDOWS + bq // LANES * len(WindowField)
     stacked = groups * bq
     # Heads side by side in memory can be cut along whole lanes; otherwise heads come first.
     token_major = head_dim % LANES == 0

@@ -103,13 +103,14 @@ def kernel_cost(
 
     starts = (flags & (StepFlag.FIRST | StepFlag.FULL)) == StepFlag.FIRST
     has_windows = (flags & StepFlag.WINDOWS) > 0
-    units = entries(StepField.UNITS, StepField.UNITS_END)
+    units = entries(StepField.WHOLE_UNITS, StepField.UNITS_END)
     times = {
         "start": int((starts & ~has_windows).sum()),
         "first windows": int((starts & has_windows).sum()),
-        "anchors": entries(StepField.ANCHORS, StepField.UNITS) // sizes.unit_group,
+        "anchors": entries(StepField.ANCHORS, StepField.WHOLE_UNITS) // sizes.unit_group,
         "full": int(((flags & StepFlag.FULL) > 0).sum()),
-        "units": units // sizes.unit_group,
+        "whole units": entries(StepField.WHOLE_UNITS, StepField.MASKED_UNITS) // sizes.unit_group,
+        "masked units": entries(StepField.MASKED_UNITS, StepField.UNITS_END) // sizes.unit_group,
         "last windows": int((~starts & has_windows).sum()),
         "finish": int(((flags & StepFlag.LAST) > 0).sum()),
     }
@@ -135,8 +136,8 @@ def _kernel_regions(
     names = [
         *(["first windows"] if sizes.window_keys else []),
         *(["anchors"] if has_anchors else []),
-        *(["full"] if sizes.full_keys else []),
-        "units",
+        *(["full", "whole units"] if sizes.full_keys else []),
+        "masked units",
         *(["last windows"] if sizes.window_keys and sizes.full_keys else []),
     ]
     if len(products) != len(names):

@@ -62,8 +62,8 @@ def test_every_visible_pair_is_covered_exactly_once(requests, size, padded, wind
 
 @settings(derandomize=True, deadline=None, max_examples=150)
 @given(packs(), sizes(), WINDOWS)
-def test_no_tile_is_without_a_visible_pair_and_full_tiles_hide_nothing(requests, size, window):
-    """Work on invisible tiles is wasted; a wrong full step lets rows see what they must not."""
+def test_no_tile_is_without_a_visible_pair_and_unmasked_ones_hide_nothing(requests, size, window):
+    """Work on invisible tiles is wasted; a wrong full step or whole unit lets rows see what they must not."""
     layout = build(requests, window=window)
     mask = define(requests, window=window).mask
     live = mask.any(axis=1)
@@ -72,7 +72,23 @@ def test_no_tile_is_without_a_visible_pair_and_full_tiles_hide_nothing(requests,
         assert seen.any(), tile
         if tile.kind == "full":
             assert size["full_keys"]
+        if tile.kind in ("full", "whole unit"):
             assert seen.all(), tile
+        if tile.kind == "whole unit":
+            assert size["full_keys"]
+            assert tile.columns == tile.unit_columns
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(packs(), sizes(), WINDOWS)
+def test_windows_and_units_end_with_the_last_column_that_one_of_their_rows_sees(
+    requests, size, window
+):
+    """Up to there the kernel multiplies V, if only by 0: NaN in an item behind it would reach rows before the item."""
+    layout = build(requests, window=window)
+    mask = define(requests, window=window).mask
+    for tile in expand(layout.tile_schedule(**size), size):
+        assert mask[tile.rows, tile.columns.stop - 1].any(), tile
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
@@ -136,10 +152,12 @@ def test_steps_are_grouped_by_q_tile_and_blocks_stay_inside(requests, size, wind
     local_keys = size["block_q"] + size["window_keys"] - 128 if size["window_keys"] else 0
     if local_keys:
         assert np.all(schedule.tiles[:, 0] + local_keys <= schedule.padded_columns)
-    windows = schedule.tiles[:, 2:]
+    windows, ends = schedule.tiles[:, 1::2], schedule.tiles[:, 2::2]
     assert np.all(windows + size["window_keys"] <= local_keys)
     assert np.all((windows == -1) | (windows % 16 == 0))
-    for ranges in (schedule.steps[4:6], schedule.steps[5:7]):
+    assert np.all((windows < ends) | (ends == 0))
+    assert np.all(ends - windows <= np.where(windows < 0, 1, size["window_keys"]))
+    for ranges in (schedule.steps[4:6], schedule.steps[5:7], schedule.steps[6:8]):
         assert np.all((ranges[1] - ranges[0]) % size["unit_group"] == 0)
         assert np.all(ranges[1] >= ranges[0])
 
@@ -151,12 +169,16 @@ def test_worked_example():
     size |= {"window_keys": 160, "full_keys": 256}
     schedule = layout.tile_schedule(**size)
     tiles = expand(schedule, size)
-    units = [(t.rows.start, t.unit_columns.start) for t in tiles if t.kind == "unit"]
-    assert units == [(128, 0), (256, 0), (256, 128), (256, 256), (384, 0), (384, 128), (384, 256)]
-    windows = [(t.rows.start, t.columns.start) for t in tiles if t.kind == "window"]
-    assert windows == [(0, 0), (128, 96), (256, 224), (384, 304)]
+    whole, masked = (
+        [(t.rows.start, t.unit_columns.start) for t in tiles if t.kind == kind]
+        for kind in ("whole unit", "masked unit")
+    )
+    assert whole == [(128, 0), (256, 0), (256, 128), (384, 0), (384, 128)]
+    assert masked == [(256, 256), (384, 256)]
+    windows = [(t.rows.start, t.columns.start, t.columns.stop) for t in tiles if t.kind == "window"]
+    assert windows == [(0, 0, 128), (128, 128, 256), (256, 256, 384), (384, 352, 460)]
     # What a prefix row sees from its window's first column on is near.
-    assert schedule.row_bounds[:, 255].tolist() == [0, 96, 96, 256]
+    assert schedule.row_bounds[:, 255].tolist() == [0, 128, 128, 256]
     assert schedule.row_bounds[:, 300].tolist() == [0, 300, 300, 301]
 
 
@@ -168,9 +190,8 @@ def test_steps_outside_the_window_are_not_made():
     for window in (None, 300):
         schedule = build(requests, window=window).tile_schedule(**size)
         kinds = [tile.kind for tile in expand(schedule, size)]
-        count[window] = kinds.count("unit") + 4 * kinds.count(
-            "full"
-        )  # a full step is as many units
+        units = kinds.count("whole unit") + kinds.count("masked unit")
+        count[window] = units + 4 * kinds.count("full")  # a full step is as many units
     rows = -(-6000 // 128)
     assert count[300] <= 4 * rows  # of a window and 128 rows
     assert count[None] > 12 * rows
@@ -263,7 +284,7 @@ def test_rows_that_see_nothing_take_no_windows_from_those_behind_them(requests, 
     intervals = layout.row_intervals.copy()
     intervals[:, :hidden] = 0
     schedule = tile_schedule_of_intervals(intervals, layout.num_columns, **size)
-    windows = schedule.tiles[:, 2:].reshape(-1, size["unit_q"] // 128)
+    windows = schedule.tiles[:, 1::2].reshape(-1, size["unit_q"] // 128)
     np.testing.assert_array_equal(windows[:, 0] >= 0, (windows >= 0).any(axis=1))
     column = np.arange(layout.num_columns)
     far, near = (
@@ -272,6 +293,20 @@ def test_rows_that_see_nothing_take_no_windows_from_those_behind_them(requests, 
     )
     pairs = covered_pairs(schedule, size, layout.num_columns)
     np.testing.assert_array_equal(pairs, far | near)
+
+
+def test_rows_whose_columns_all_lie_before_their_tiles_windows_take_none():
+    """Such as delimiters behind items, which see the prefix alone: a window of theirs would be computed for nothing."""
+    items, delimiters = np.arange(1000, 1128), np.zeros(128, np.int64)
+    own = [*items, *delimiters], [*(items + 1), *delimiters]
+    intervals = np.asarray([[0] * 256, [10] * 256, *own], np.int32)
+    size = {"block_q": 256, "block_kv": 256, "unit_q": 128, "unit_kv": 128, "unit_group": 1}
+    size |= {"window_keys": 160, "full_keys": 256}
+    schedule = tile_schedule_of_intervals(intervals, 2000, **size)
+    assert schedule.tiles.tolist() == [[976, 16, 152, -1, 0]]
+    kinds = [tile.kind for tile in expand(schedule, size)]
+    assert kinds.count("window") == 1
+    assert covered_pairs(schedule, size, 2000)[128:].sum(axis=1).tolist() == [10] * 128
 
 
 def test_intervals_of_a_layout_give_the_layouts_schedule():

@@ -46,10 +46,11 @@ def test_packs_whose_schedules_are_cut_differently_are_not_computed_side_by_side
             with_schedules([long, other], "pallas", heads)
 
 
-@pytest.mark.parametrize("prefix", [256, 300, 512])
-def test_what_is_not_finite_in_an_item_reaches_no_row_of_an_earlier_window(prefix):
+@pytest.mark.parametrize("full_keys", [0, 4096], ids=["masked units", "whole units too"])
+@pytest.mark.parametrize("prefix", [128, 256, 300, 512])
+def test_what_is_not_finite_in_an_item_reaches_no_row_of_an_earlier_window(prefix, full_keys):
     """A window that reached behind its 128 rows would bring it to the prefix, and so, in the next layer, to all."""
-    sizes = dataclasses.replace(kernel_packs.SIZES, block_q=512, block_kv=512, full_keys=0)
+    sizes = dataclasses.replace(kernel_packs.SIZES, block_q=512, block_kv=512, full_keys=full_keys)
     layout = kernel_packs.layout_of([RequestSpec(prefix, [30, 40])])
     q, k, v = kernel_packs.inputs(layout, (2, 64, "float32"))
     v = v.at[prefix : prefix + 30].set(np.nan)

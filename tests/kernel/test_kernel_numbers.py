@@ -194,9 +194,10 @@ def test_anchored_variant_flags_rows_out_of_range_and_only_those():
     assert not np.isnan(np.asarray(calm)).any()
 
     def grow(q, k, v):
-        return q, k.at[10:12].multiply(1000.0), v
+        return q, k.at[40:42].multiply(1000.0), v
 
-    # Seen by rows from 10 on; those up to 127 have it in the window that their anchor comes from.
+    # Seen by rows from 40 on; those up to 127 have it in the window that their anchor comes from. Rows of items have it
+    # neither there nor among the first 32 columns of their first full step.
     _, lse, _, _ = run(requests, SHAPES[0], online=False, change=grow)
     flagged = np.isnan(np.asarray(lse)).any(axis=1)
     assert flagged[300:].any()

@@ -69,7 +69,7 @@ def _same_prefix_or_item(layout: PackedLayout) -> np.ndarray:
 
 
 def _reached_kernel(row_intervals: np.ndarray, num_columns: int) -> np.ndarray:
-    """Full steps have no column that a row does not see; units also multiply what an earlier step has covered."""
+    """Of full steps and whole units rows see all columns; masked units also hold what an earlier step covered."""
     schedule = isoprefill_csrc.tile_schedule_of_intervals(
         row_intervals, num_columns, **SIZES.schedule_arguments()
     )
@@ -77,7 +77,7 @@ def _reached_kernel(row_intervals: np.ndarray, num_columns: int) -> np.ndarray:
     for tile in expand(schedule, SIZES.schedule_arguments()):
         if tile.kind == "window":
             found[tile.rows, tile.columns] = True
-        elif tile.kind == "unit":
+        elif tile.kind == "masked unit":
             found[tile.rows, tile.unit_columns.start : tile.columns.stop] = True
     return found
 

@@ -4,15 +4,16 @@ import dataclasses
 
 import numpy as np
 
-from isoprefill_csrc import ANCHOR_KEYS, StepFlag, UnitInterval
+from isoprefill_csrc import ANCHOR_KEYS, StepFlag, UnitBits, UnitInterval
 
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """Rows and columns of one full step, unit, window or anchor.
+    """Rows and columns of one full step, whole or masked unit, window or anchor.
 
-    `columns` is what counts: a unit's columns (`unit_columns`) without those that an earlier,
-    overlapping block has covered; where the far interval of a row begins that an anchor is for.
+    `columns` is what counts: those of a window or unit to the last that one of its rows sees, a unit's (of all its
+    `unit_columns`) without those that an earlier, overlapping block has covered; where the far interval of a row begins
+    that an anchor is for.
     """
 
     kind: str
@@ -29,7 +30,7 @@ def expand(schedule, sizes, anchors=False) -> list[Tile]:
     window_keys = sizes.get("window_keys", 160)
     tiles = []
     for step, fields in enumerate(schedule.steps.T.tolist()):
-        q_tile, start, flags, key_range, anchor, units, end = fields
+        q_tile, start, flags, key_range, anchor, whole, masked, end = fields
         first_row = q_tile * sizes["block_q"]
         if flags & StepFlag.FIRST:
             first_is_full = bool(flags & StepFlag.FULL)
@@ -43,14 +44,16 @@ def expand(schedule, sizes, anchors=False) -> list[Tile]:
             row = first_row + (entry & 255) * unit_q
             key = start + (entry >> 8 & 4095) * 16
             rows = slice(row, row + unit_q)
-            if index < units:
+            if index < whole:
                 if anchors:
                     starts = slice(max(key, begin), key + ANCHOR_KEYS)
                     tiles.append(Tile("anchor", rows, starts, step=step))
                 continue
-            columns = slice(max(key, begin), min(key + unit_kv, stop))
+            length = entry >> UnitBits.LENGTH_SHIFT & UnitBits.LENGTH_MASK
+            columns = slice(max(key, begin), min(key + length, stop))
             unit = slice(key, key + unit_kv)
-            tiles.append(Tile("unit", rows, columns, interval, unit))
+            kind = "whole unit" if index < masked else "masked unit"
+            tiles.append(Tile(kind, rows, columns, interval, unit))
         if flags & StepFlag.FULL:
             rows = slice(first_row, first_row + sizes["block_q"])
             tiles.append(Tile("full", rows, slice(begin, stop)))
@@ -58,12 +61,13 @@ def expand(schedule, sizes, anchors=False) -> list[Tile]:
                 tiles.append(Tile("anchor", rows, slice(begin, begin + 1), step=step))
         if flags & StepFlag.WINDOWS:
             assert flags & (StepFlag.LAST if first_is_full else StepFlag.FIRST)
-            local_start, _, *windows = schedule.tiles[q_tile].tolist()
-            for i, window in enumerate(windows):
+            local_start, *windows = schedule.tiles[q_tile].tolist()
+            for i, (window, end) in enumerate(zip(windows[::2], windows[1::2], strict=True)):
                 if window >= 0:
-                    column = local_start + window
+                    assert end <= window + window_keys
                     rows = slice(first_row + 128 * i, first_row + 128 * (i + 1))
-                    tiles.append(Tile("window", rows, slice(column, column + window_keys), 1))
+                    columns = slice(local_start + window, local_start + end)
+                    tiles.append(Tile("window", rows, columns, 1))
     return tiles
 
 
@@ -80,5 +84,6 @@ def covered_pairs(schedule, sizes, num_columns) -> np.ndarray:
     for tile in expand(schedule, sizes):
         rows = range(*tile.rows.indices(len(live)))
         pairs = np.ix_(rows, range(*tile.columns.indices(num_columns)))
-        count[pairs] += live[rows] if tile.kind == "full" else inside[tile.interval][pairs]
+        masked = tile.kind not in ("full", "whole unit")
+        count[pairs] += inside[tile.interval][pairs] if masked else live[rows]
     return count
