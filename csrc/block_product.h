@@ -9,6 +9,7 @@
 
 #include "csrc/array.h"
 #include "csrc/decoder_kernels.h"
+#include "csrc/loaded_panels.h"
 #include "csrc/packed_weights.h"
 #include "csrc/parallel_for.h"
 
@@ -23,20 +24,6 @@ inline constexpr int64_t kFewRows = 96;
 
 // Prepared rows of a part, at most: half of a second cache of 2 MB.
 inline constexpr int64_t kPartBytes = 1 << 20;
-
-// Memory that begins at a cache line.
-class AlignedBytes {
- public:
-  explicit AlignedBytes(int64_t size) : memory_(size + kLine) {}
-  char* data() {
-    const auto address = reinterpret_cast<uintptr_t>(memory_.data());
-    return memory_.data() + (kLine - address % kLine) % kLine;
-  }
-
- private:
-  static constexpr uintptr_t kLine = 64;
-  Array<char> memory_;
-};
 
 // Room for prepared rows.
 template <typename Element>
@@ -137,20 +124,13 @@ void MultiplyGroups(const DecoderKernels<Element>& kernels,
     for (int64_t i = 0; i < num_panels; ++i) all[i] = work.Panel(group, i);
     const int64_t stride = num_panels * kPanelColumns;
     const int64_t num_parts = work.Parts(group);
-    const bool loads = kernels.load != nullptr && num_parts == 0;
+    LoadedPanels<Element> loaded(kernels, x.inner, num_parts);
     // With several steps of panels to load, sums wait until all are done.
     const int64_t step = kernels.block_panels;
-    const bool together = loads && num_panels > step;
+    const bool together = loaded.loads() && num_panels > step;
     const int64_t sum_rows = kRowsTogether + (together ? end - begin : 0);
     AlignedBytes memory(sum_rows * stride * int64_t{sizeof(float)});
     auto* sums = reinterpret_cast<float*>(memory.data());
-    const int64_t loaded_bytes = loads ? kernels.loaded_bytes(x.inner) : 0;
-    AlignedBytes loaded(step * loaded_bytes);
-    const auto load = [&](int64_t p, int64_t some) {
-      for (int64_t i = 0; loads && i < some; ++i) {
-        kernels.load(all[p + i], x.inner, loaded.data() + i * loaded_bytes);
-      }
-    };
     // The panels that this thread probably takes next come from memory while it
     // works on these: some with each block.
     const int64_t next = (task + threads) % num_groups;
@@ -173,7 +153,7 @@ void MultiplyGroups(const DecoderKernels<Element>& kernels,
       }
       kernels.multiply(
           x, row,
-          {all.data() + p, some, num_parts, has_next ? fetched : nullptr,
+          {all.data() + p, some, loaded.parts(), has_next ? fetched : nullptr,
            next_bytes * (block + 1) / own_blocks - from},
           loaded.data(),
           {out + p * kPanelColumns, stride,
@@ -188,7 +168,7 @@ void MultiplyGroups(const DecoderKernels<Element>& kernels,
     if (together) {
       for (int64_t p = 0; p < num_panels; p += step) {
         const int64_t some = std::min(step, num_panels - p);
-        load(p, some);
+        loaded.Load(all.data() + p, some);
         for (int64_t row = begin; row < end; row += kernels.block_rows) {
           multiply(row, p, some, sums + (row - begin) * stride);
         }
@@ -197,7 +177,7 @@ void MultiplyGroups(const DecoderKernels<Element>& kernels,
         finished(row, sums + (row - begin) * stride);
       }
     } else {
-      load(0, std::min(step, num_panels));
+      loaded.Load(all.data(), std::min(step, num_panels));
       for (int64_t row = begin; row < end; row += kernels.block_rows) {
         work.Ahead(group, row, std::min(kernels.block_rows, end - row));
         for (int64_t p = 0; p < num_panels; p += step) {

@@ -12,6 +12,7 @@
 #include "csrc/feed_forward_columns.h"
 #include "csrc/matrix_columns.h"
 #include "csrc/micro_kernels.h"
+#include "csrc/weights_for_rows.h"
 
 namespace isoprefill {
 namespace {
@@ -164,11 +165,18 @@ DecoderKernels<Element> KernelsFor(Instructions instructions) {
 }  // namespace
 
 template <typename Element>
-void ComputeAttentionInputs(const AttentionInputs<Element>& problem,
+void ComputeAttentionInputs(const AttentionInputs<Element>& of_weights,
                             Instructions instructions,
                             const ParallelFor& parallel) {
   const auto kernels = KernelsFor<Element>(instructions);
-  const NormedRows& rows = problem.rows;
+  const NormedRows& rows = of_weights.rows;
+  const WeightsForRows<Element> weights(
+      kernels,
+      {of_weights.heads[0].weights, of_weights.heads[1].weights,
+       of_weights.heads[2].weights},
+      rows.num_rows, parallel);
+  AttentionInputs<Element> problem = of_weights;
+  for (int i = 0; i < 3; ++i) problem.heads[i].weights = weights[i];
   InChunks(rows.num_rows, RowBytes(kernels, rows.inner), parallel,
            [&](int64_t first, int64_t count, const ParallelFor& inside) {
              RowStore<Element> store(kernels, count, rows.inner);
@@ -202,6 +210,8 @@ void ComputeProjection(const Projection<Element>& problem,
   const auto kernels = KernelsFor<Element>(instructions);
   const int64_t inner = problem.weights.inner;
   const int64_t columns = problem.weights.num_columns;
+  const WeightsForRows<Element> weights(kernels, {problem.weights},
+                                        problem.num_rows, parallel);
   InChunks(problem.num_rows, RowBytes(kernels, inner), parallel,
            [&](int64_t first, int64_t count, const ParallelFor& inside) {
              RowStore<Element> store(kernels, count, inner);
@@ -210,7 +220,7 @@ void ComputeProjection(const Projection<Element>& problem,
                                store.rows(), row);
              });
              const AddedColumns<Element> work{
-                 {kernels, problem.weights},
+                 {kernels, weights[0]},
                  problem.bias,
                  problem.scale,
                  Offset(problem.residual, first * columns),
@@ -228,18 +238,22 @@ void ComputeFeedForward(const FeedForward<Element>& problem,
   const auto kernels = KernelsFor<Element>(instructions);
   const NormedRows& rows = problem.rows;
   const int64_t width = problem.gate.num_columns;
+  const WeightsForRows<Element> weights(kernels, {problem.gate, problem.up},
+                                        rows.num_rows, parallel);
+  const WeightsForRows<Element> last(kernels, {problem.down}, rows.num_rows,
+                                     parallel);
   InChunks(rows.num_rows,
            RowBytes(kernels, width) + RowBytes(kernels, rows.inner), parallel,
            [&](int64_t first, int64_t count, const ParallelFor& inside) {
              RowStore<Element> normed(kernels, count, rows.inner);
              PrepareNormed(kernels, rows, first, count, normed.rows(), inside);
              RowStore<Element> gated(kernels, count, width);
-             const GatedColumns<Element> gate{kernels, problem.gate, problem.up,
+             const GatedColumns<Element> gate{kernels, weights[0], weights[1],
                                               problem.activation, gated.rows()};
              MultiplyGroups(kernels, normed.rows(), count, gate.NumGroups(),
                             gate, inside);
              const int64_t place = first * rows.inner;
-             const AddedColumns<Element> down{{kernels, problem.down},
+             const AddedColumns<Element> down{{kernels, last[0]},
                                               nullptr,
                                               problem.scale,
                                               Offset(problem.residual, place),

@@ -29,7 +29,8 @@ template <typename Element>
 struct PanelGroup {
   const Element* const* panels = nullptr;
   int64_t count = 0;
-  int64_t parts = 0;  // of all of them: see PackedWeights
+  // Of all of them: see PackedWeights. Scaled integers are loaded before.
+  int64_t parts = 0;
   // For each panel, what is multiplied soon: the product has so many bytes of
   // it come from memory while it multiplies. Null if there is nothing.
   const char* const* ahead = nullptr;
@@ -123,6 +124,16 @@ struct DecoderKernels {
                          int64_t first) = nullptr;
   // Loads one panel of no parts for multiply.
   void (*load)(const Element* panel, int64_t inner, char* loaded) = nullptr;
+  // Makes a panel of floats of one of scaled integers; null if Element is not
+  // float.
+  void (*widen)(const char* panel, int64_t inner, float* to) = nullptr;
+  // What widen and load do, one after the other; null if there is no load.
+  void (*load_scaled)(const char* panel, int64_t inner, float* wide,
+                      char* loaded) = nullptr;
+  // Makes a panel of two parts of one of scaled integers, if that is exact and
+  // it can be split, and returns whether it is so. Null: products gain nothing.
+  bool (*split_in_two)(const char* panel, int64_t inner,
+                       Bfloat16* to) = nullptr;
   // sums = rows from `first` on times panels. `loaded` holds the panels one
   // after another if there is a Load.
   void (*multiply)(const PreparedRows& x, int64_t first,

@@ -7,6 +7,7 @@
 #include "csrc/exponentials.h"
 #include "csrc/micro_kernel_headers.h"
 #include "csrc/multiply.h"
+#include "csrc/scaled_panels.h"
 
 namespace isoprefill {
 namespace {
@@ -255,6 +256,11 @@ DecoderKernels<Element> DecoderKernelsOf() {
   if constexpr (Product::kLoads) {
     kernels.loaded_bytes = &Product::LoadedBytes;
     kernels.load = &Product::Load;
+    kernels.load_scaled = &Product::LoadScaled;
+    kernels.split_in_two = &Product::SplitInTwo;
+  }
+  if constexpr (std::is_same_v<Element, float>) {
+    kernels.widen = &WidenScaledPanel<Vector>;
   }
   kernels.begin = &Product::Begin;
   kernels.end = &Product::End;

@@ -73,6 +73,7 @@ struct ProjectionCase : testing::AddingCase {
   }
 
   std::vector<int64_t> Widths() const { return {sizes.columns}; }
+  void KeepWhole() { w.KeepWhole(); }
   ProjectionCase Surrounded(int64_t rows, int64_t place) const {
     ProjectionCase all = *this;
     all.sizes.rows = rows;
@@ -152,6 +153,9 @@ struct FeedForwardCase : testing::AddingCase {
   }
 
   std::vector<int64_t> Widths() const { return {sizes.inner}; }
+  void KeepWhole() {
+    for (testing::Matrix<Element>* one : {&gate, &up, &down}) one->KeepWhole();
+  }
   FeedForwardCase Surrounded(int64_t rows, int64_t place) const {
     FeedForwardCase all = *this;
     all.sizes.rows = rows;
@@ -472,6 +476,27 @@ void TestAll() {
   EmptyOnesAreFine<Element>();
 }
 
+// Scaled integers are made floats, or their parts, of few panels at a time or
+// of all; whatever is done, the floats are those that a checkpoint means.
+template <typename Case>
+void ScaledIntegersChangeNoBit(
+    const std::vector<typename Case::Sizes>& all_sizes) {
+  testing::parts_of_matrices = kScaledIntegers;
+  for (const auto& sizes : all_sizes) {
+    const Case scaled(sizes);
+    Case whole = scaled;
+    whole.KeepWhole();
+    for (const Instructions instructions : testing::AllInstructions()) {
+      for (const ParallelFor& parallel :
+           {ParallelFor::Alone(), testing::AsIfOn(2)}) {
+        CHECK(testing::Same(scaled.Run(instructions, parallel),
+                            whole.Run(instructions, parallel)));
+      }
+    }
+  }
+  testing::parts_of_matrices = 0;
+}
+
 void TestAddNormed() {
   EqualsTheDefinition<float, AddNormedCase>(
       {{1, 1}, {2, 2, true}, {33, 31, false, 0.5f}, {193, 66, true}});
@@ -482,15 +507,23 @@ void TestAddNormed() {
 }  // namespace isoprefill
 
 int main() {
-  for (const int64_t parts : {0, 1, 2}) {
+  for (const int64_t parts :
+       {int64_t{0}, int64_t{1}, int64_t{2}, isoprefill::kScaledIntegers}) {
 #if defined(ISOPREFILL_COUNTED)
     // Slow with counters; decoder_kernels_test multiplies with parts, too.
-    if (parts > 0) continue;
+    if (parts != 0) continue;
 #endif
     isoprefill::testing::parts_of_matrices = parts;
     isoprefill::TestAll<float>();
   }
   isoprefill::testing::parts_of_matrices = 0;
+  using isoprefill::FeedForwardCase;
+  using isoprefill::ProjectionCase;
+  // As many rows as are shared out to two threads, and fewer.
+  isoprefill::ScaledIntegersChangeNoBit<ProjectionCase<float>>(
+      {{3, 40, 64}, {3, 40, 64}, {500, 40, 64}, {500, 40, 64}});
+  isoprefill::ScaledIntegersChangeNoBit<FeedForwardCase<float>>(
+      {{3, 33, 64}, {500, 33, 64}, {500, 40, 33}});
   isoprefill::TestAll<isoprefill::Bfloat16>();
   isoprefill::TestAddNormed();
   return isoprefill::testing::Result();

@@ -259,9 +259,10 @@ void TestErrors() {
 }  // namespace isoprefill
 
 int main() {
-  for (const int64_t parts : {0, 1, 2}) {
+  for (const int64_t parts :
+       {int64_t{0}, int64_t{1}, int64_t{2}, isoprefill::kScaledIntegers}) {
 #if defined(ISOPREFILL_COUNTED)
-    if (parts > 0) continue;  // as in decoder_test.cc
+    if (parts != 0) continue;  // as in decoder_test.cc
 #endif
     isoprefill::testing::parts_of_matrices = parts;
     isoprefill::TestAll<float>();

@@ -43,7 +43,9 @@ struct GatedColumns {
   // Two of each, because then no two threads write to one cache line of
   // bfloat16; but no more than a block's, of those that are loaded.
   const int64_t panels_each =
-      kernels.load == nullptr || gate.parts > 0 ? 2 : kernels.block_panels / 2;
+      gate.parts > 0 || (gate.parts == 0 && kernels.load == nullptr)
+          ? 2
+          : kernels.block_panels / 2;
 
   int64_t NumGroups() const {
     return CeilDivide(gate.num_panels(), panels_each);

@@ -224,6 +224,8 @@ def best_instructions() -> str:
 
 PANEL_COLUMNS: int  # of packed weights, csrc/packed_weights.h
 INNER_STEP: int
+SCALED_INTEGERS: int  # instead of a number of parts
+SCALED_STEP_BYTES: int  # of 32 rows of a panel
 
 def pack_weights(weights: npt.NDArray[Any], packed: npt.NDArray[Any]) -> None:
     """Packs weights [M, N] into an array of M / 16 panels (rounded up) of 16 * N elements (N rounded up to 32).
@@ -233,6 +235,14 @@ def pack_weights(weights: npt.NDArray[Any], packed: npt.NDArray[Any]) -> None:
 
 def unpack_weights(packed: npt.NDArray[Any], weights: npt.NDArray[Any], parts: int = 0) -> None:
     """The reverse; with `parts`, weights are float32 and packed holds so many uint16 of each."""
+
+def pack_scaled_integers(
+    integers: npt.NDArray[np.int8],
+    scales: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.float32],
+    packed: npt.NDArray[np.uint8],
+) -> None:
+    """Packs integers [M, N] with scales [M, N / run], and offsets of the same shape or empty."""
 
 def parts_of_panels(packed: npt.NDArray[np.float32]) -> int:
     """How many bfloat16 each packed float32 is the sum of, 1 or 2; 0 if it takes more, or tiles cannot take them."""

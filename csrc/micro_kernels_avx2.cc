@@ -35,6 +35,10 @@ struct Avx2Vector : FloatWords<Avx2Vector> {
   static Register MulAdd(Register a, Register b, Register c) {
     return _mm256_fmadd_ps(a, b, c);
   }
+  static Register LoadIntegers(const int8_t* from) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(
+        _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+  }
   // b where one of them is NaN.
   static Register Max(Register a, Register b) { return _mm256_max_ps(a, b); }
   static Register SelectLess(Register a, Register b, Register then,

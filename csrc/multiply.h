@@ -52,6 +52,12 @@ struct FloatWords {
   static void StoreWeights(float* to, Register x) {
     Vector::Store(to, x);
   }
+  // Floats of kWidth integers.
+  static auto LoadIntegers(const int8_t* from) {
+    float some[Vector::kWidth];
+    for (int i = 0; i < Vector::kWidth; ++i) some[i] = from[i];
+    return Vector::Load(some);
+  }
   // Rounds 16 floats.
   static void RoundPanelRow(const float* from, Bfloat16* to) {
     for (int64_t i = 0; i < kPanelColumns; ++i) FromFloat(from[i], &to[i]);
@@ -70,13 +76,45 @@ struct FloatWords {
     return largest;
   }
   // The same for two rows of a panel; an element of the first row and one of
-  // the second lie together. largest [16] are those of the columns so far.
+  // the second lie together. largest [16] are those of the columns so far;
+  // third [16], if it is asked for, has the bits of any third part.
   static void SplitPanelRows(const float* first, const float* second,
-                             Bfloat16* const* parts, uint32_t* largest) {
+                             Bfloat16* const* parts, uint32_t* largest,
+                             uint32_t* third = nullptr) {
     for (int64_t i = 0; i < kPanelColumns; ++i) {
       largest[i] = std::max({largest[i], Split(first[i], parts, 2 * i),
                              Split(second[i], parts, 2 * i + 1)});
+      if (third == nullptr) continue;
+      third[i] |= parts[2][2 * i].bits | parts[2][2 * i + 1].bits;
     }
+  }
+  // Makes two parts each of kScaledRun rows of scaled integers
+  // (csrc/packed_weights.h), rows by pairs as above, if that is exact, and
+  // returns whether it is.
+  static bool SplitScaledRun(const float* scales, const float* offsets,
+                             const int8_t* integers, Bfloat16* first,
+                             Bfloat16* second) {
+    uint16_t third = 0;
+    for (int64_t i = 0; i < kScaledRun * kPanelColumns; ++i) {
+      const int64_t c = i % kPanelColumns;
+      const int64_t row = i / kPanelColumns;
+      const float product = scales[c] * integers[i];
+      Bfloat16 last;
+      Bfloat16* const parts[] = {first, second, &last};
+      const int64_t place = row / 2 * 2 * kPanelColumns + 2 * c + row % 2;
+      float rest = product + offsets[c];
+      for (int64_t p = 0; p < 3; ++p) {
+        uint32_t bits;
+        std::memcpy(&bits, &rest, sizeof(bits));
+        bits = (bits + 0x8000) & 0xffff0000;
+        parts[p][p < 2 ? place : 0].bits = static_cast<uint16_t>(bits >> 16);
+        float part;
+        std::memcpy(&part, &bits, sizeof(part));
+        rest -= part;
+      }
+      third |= last.bits;
+    }
+    return third == 0;
   }
   static uint32_t Split(float value, Bfloat16* const* parts, int64_t place) {
     uint32_t bits;

@@ -51,7 +51,47 @@ void UnpackParts(const PackedWeights<float>& weights, int64_t column,
   }
 }
 
+void UnpackScaledIntegers(const PackedWeights<float>& weights, int64_t column,
+                          float* out) {
+  const auto* panel =
+      reinterpret_cast<const char*>(weights.panel(column / kPanelColumns));
+  const int64_t c = column % kPanelColumns;
+  for (int64_t i = 0; i < weights.inner; ++i) {
+    const char* run = panel + i / kScaledRun * kScaledRunBytes;
+    const auto* scales = reinterpret_cast<const float*>(run);
+    const float* offsets = scales + kPanelColumns;
+    const auto* integers =
+        reinterpret_cast<const int8_t*>(offsets + kPanelColumns);
+    const float product =
+        scales[c] * integers[i % kScaledRun * kPanelColumns + c];
+    out[i] = product + offsets[c];
+  }
+}
+
 }  // namespace
+
+void PackScaledIntegers(const ScaledIntegers& w, int64_t num_columns,
+                        int64_t inner, char* packed) {
+  const int64_t panel_bytes = PanelBytes<float>(inner, kScaledIntegers);
+  const int64_t runs = CeilDivide(inner, w.run);
+  std::memset(packed, 0, NumPanels(num_columns) * panel_bytes);
+  for (int64_t column = 0; column < num_columns; ++column) {
+    char* panel = packed + column / kPanelColumns * panel_bytes;
+    const int64_t c = column % kPanelColumns;
+    for (int64_t i = 0; i < inner; i += kScaledRun, panel += kScaledRunBytes) {
+      auto* scales = reinterpret_cast<float*>(panel);
+      float* offsets = scales + kPanelColumns;
+      auto* integers = reinterpret_cast<int8_t*>(offsets + kPanelColumns);
+      const int64_t place = column * runs + i / w.run;
+      scales[c] = w.scales[place];
+      if (w.offsets != nullptr) offsets[c] = w.offsets[place];
+      const int64_t count = std::min(kScaledRun, inner - i);
+      for (int64_t j = 0; j < count; ++j) {
+        integers[j * kPanelColumns + c] = w.integers[column * inner + i + j];
+      }
+    }
+  }
+}
 
 template <typename Element>
 void PackWeights(const Element* w, int64_t num_columns, int64_t inner,
@@ -81,6 +121,9 @@ template <typename Element>
 void UnpackColumn(const PackedWeights<Element>& weights, int64_t column,
                   Element* out) {
   if constexpr (std::is_same_v<Element, float>) {
+    if (weights.parts == kScaledIntegers) {
+      return UnpackScaledIntegers(weights, column, out);
+    }
     if (weights.parts > 0) return UnpackParts(weights, column, out);
   }
   constexpr int64_t kPerWord = kDepth<Element>;

@@ -15,6 +15,15 @@
 // as these parts, exactly: for each 32 i of a panel a tile of the first parts,
 // then one of the second. A product in tiles need not split them, and has less
 // to add; with one part there is half as much to read.
+//
+// Of a quantised checkpoint each weight is, rounded to a float once,
+//
+//     scale * integer + offset
+//
+// with one scale and one offset for some elements of a column. Weights may be
+// kept so, exactly: for each 16 i of a panel 16 scales, 16 offsets, and for
+// each i 16 integers of a byte, in all 24 bytes for 16 weights. What multiplies
+// makes floats of them again, of a few panels at a time.
 
 #ifndef CSRC_PACKED_WEIGHTS_H_
 #define CSRC_PACKED_WEIGHTS_H_
@@ -27,6 +36,13 @@ namespace isoprefill {
 
 inline constexpr int64_t kPanelColumns = 16;
 inline constexpr int64_t kInnerStep = 32;  // `inner` is padded to a multiple
+
+// Instead of a number of parts: weights are kept as scaled integers, for so
+// many elements of a column a scale and an offset.
+inline constexpr int64_t kScaledIntegers = -1;
+inline constexpr int64_t kScaledRun = 16;
+inline constexpr int64_t kScaledRunBytes =
+    kPanelColumns * (2 * int64_t{sizeof(float)} + kScaledRun);
 
 inline int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -49,9 +65,12 @@ inline int64_t PartPlace(int64_t c, int64_t i, int64_t part, int64_t parts) {
          (i % kInnerStep / 2 * kPanelColumns + c) * 2 + i % 2;
 }
 
-// Bytes of a panel of Element, or of so many parts.
+// Bytes of a panel of Element, of so many parts, or of scaled integers.
 template <typename Element>
 int64_t PanelBytes(int64_t inner, int64_t parts) {
+  if (parts == kScaledIntegers) {
+    return PaddedInner(inner) / kScaledRun * kScaledRunBytes;
+  }
   return PanelSize(inner) * (parts == 0 ? int64_t{sizeof(Element)}
                                         : parts * int64_t{sizeof(Bfloat16)});
 }
@@ -64,7 +83,7 @@ struct PackedWeights {
   int64_t num_columns = 0;
   int64_t inner = 0;
   // Of floats: 0 if they are kept as they are, else the number of bfloat16 that
-  // each is kept as.
+  // each is kept as, or kScaledIntegers.
   int64_t parts = 0;
 
   int64_t num_panels() const { return NumPanels(num_columns); }
@@ -78,6 +97,19 @@ struct PackedWeights {
 template <typename Element>
 void PackWeights(const Element* w, int64_t num_columns, int64_t inner,
                  Element* packed);
+
+// What a quantised matrix [M, N] has: its weights are
+// scales[c, i / run] * integers[c, i] + offsets[c, i / run].
+struct ScaledIntegers {
+  const int8_t* integers = nullptr;  // [M, N]
+  const float* scales = nullptr;     // [M, N / run, rounded up]
+  const float* offsets = nullptr;    // the same, or null: zeros
+  int64_t run = 0;                   // a multiple of kScaledRun
+};
+
+// Packs them into NumPanels(M) * PanelBytes(N, kScaledIntegers) bytes.
+void PackScaledIntegers(const ScaledIntegers& w, int64_t num_columns,
+                        int64_t inner, char* packed);
 
 // Copies one column, N elements, out of packed weights.
 template <typename Element>

@@ -127,10 +127,32 @@ void PartsAreExact() {
   CHECK_EQ(PartsOfPanels(zeros.data(), 1, kInner), 0);
 }
 
+// Each weight is its integer times its scale, rounded, plus its offset,
+// rounded, wherever runs and panels end.
+void ScaledIntegersComeBack() {
+  testing::RandomNormal normal;
+  testing::parts_of_matrices = kScaledIntegers;
+  for (const int64_t columns : {1, 16, 37}) {
+    for (const int64_t inner : {1, 15, 16, 33, 64, 100}) {
+      const testing::Matrix<float> w(columns, inner, &normal);
+      CHECK_EQ(w.parts, kScaledIntegers);
+      for (int64_t c = 0; c < columns; ++c) {
+        std::vector<float> column(inner + 1, kBehind);
+        UnpackColumn(w.weights(), c, column.data());
+        CHECK(column.back() == kBehind);
+        CHECK(std::equal(column.begin(), column.end() - 1,
+                         w.values.begin() + c * inner));
+      }
+    }
+  }
+  testing::parts_of_matrices = 0;
+}
+
 }  // namespace
 }  // namespace isoprefill
 
 int main() {
+  isoprefill::ScaledIntegersComeBack();
   isoprefill::PartsAreExact();
   isoprefill::WeightsLieWhereTheHeaderSays<float>();
   isoprefill::WeightsLieWhereTheHeaderSays<isoprefill::Bfloat16>();

@@ -15,6 +15,7 @@
 #define CSRC_SPLIT_TILE_PRODUCT_H_
 
 #include "csrc/micro_kernel_headers.h"
+#include "csrc/scaled_panels.h"
 #include "csrc/tile_product.h"
 #include "csrc/vector_product.h"
 
@@ -73,35 +74,65 @@ struct SplitTileProduct {
   }
 
   static void Load(const float* panel, int64_t inner, char* loaded) {
-    const int64_t padded = PaddedInner(inner);
-    uint32_t sizes[kPanelColumns] = {};
-    for (int64_t i = 0; i < padded; i += 2) {
+    LoadRows(inner, loaded, [&](int64_t i) {
       const float* rows = panel + i * kPanelColumns;
       // Weights come from memory once; what follows this panel is the next.
       for (int64_t line = 0; line < 2; ++line) {
         __builtin_prefetch(rows + kAhead + line * kPanelColumns, 0, 2);
       }
-      char* at = loaded + i / kInnerStep * kStepBytes + i % kInnerStep / 2 * 64;
-      Bfloat16* parts[kPieces];
-      for (int64_t p = 0; p < kPieces; ++p) {
-        parts[p] = reinterpret_cast<Bfloat16*>(at + p * kTileBytes);
+      return rows;
+    });
+  }
+
+  static void LoadScaled(const char* panel, int64_t inner, float* wide,
+                         char* loaded) {
+    LoadRows(inner, loaded, [&](int64_t i) {
+      float* const rows = wide + i * kPanelColumns;
+      if (i % kScaledRun == 0) {
+        WidenScaledRun<Vector>(panel + i / kScaledRun * kScaledRunBytes, rows);
       }
-      Vector::SplitPanelRows(rows, rows + kPanelColumns, parts, sizes);
+      return rows;
+    });
+  }
+
+  // Scales and offsets say that no weight is too large. The first run says that
+  // not all are too small, or nothing is said: there is another way for these.
+  static bool SplitInTwo(const char* panel, int64_t inner, Bfloat16* to) {
+    constexpr int64_t kAhead = 8 * kScaledRunBytes;
+    for (int64_t i = 0; i < PaddedInner(inner); i += kScaledRun) {
+      for (int64_t line = 0; line < kScaledRunBytes; line += 64) {
+        __builtin_prefetch(panel + kAhead + line, 0, 2);
+      }
+      const auto* scales = reinterpret_cast<const float*>(panel);
+      const float* offsets = scales + kPanelColumns;
+      const auto* integers =
+          reinterpret_cast<const int8_t*>(offsets + kPanelColumns);
+      const bool all_fit = i == 0 ? LargestCanSplit(scales, offsets, integers)
+                                  : NoneIsTooLarge(scales, offsets);
+      if (!all_fit || !Vector::SplitScaledRun(scales, offsets, integers,
+                                              to + PartPlace(0, i, 0, 2),
+                                              to + PartPlace(0, i, 1, 2))) {
+        return false;
+      }
+      panel += kScaledRunBytes;
     }
-    const uint32_t largest = *std::max_element(sizes, sizes + kPanelColumns);
-    std::memcpy(loaded + padded / kInnerStep * kStepBytes, &largest,
-                sizeof(largest));
+    return true;
   }
 
   static void Multiply(const PreparedRows& x, int64_t first,
                        const PanelGroup<float>& panels, const char* loaded,
                        const SumBlock& sums) {
-    const bool in_tiles = panels.parts > 0 || AllCanSplit(panels, x, loaded);
+    const LoadedPanel about =
+        panels.parts > 0 ? LoadedPanel{} : About(panels, x.inner, loaded);
+    const bool in_tiles = panels.parts > 0 || about.largest == 0;
     if (in_tiles) {
       WithTileBlock<Tiles>(sums.rows, panels.count, [&](auto block) {
         switch (panels.parts) {
-          case 0:
-            return InTiles<kPieces>(block, x, first, panels, loaded, sums);
+          case 0:  // what a third part would add is 0 if there is none
+            return about.third == 0
+                       ? InTiles<2, true>(block, x, first, panels, loaded, sums)
+                       : InTiles<3, true>(block, x, first, panels, loaded,
+                                          sums);
           case 1:
             return InTiles<1>(block, x, first, panels, loaded, sums);
           default:
@@ -122,21 +153,67 @@ struct SplitTileProduct {
   }
 
  private:
-  // Whether loaded panels can be split.
-  static bool AllCanSplit(const PanelGroup<float>& panels,
-                          const PreparedRows& x, const char* loaded) {
-    bool can = true;
-    for (int64_t p = 0; p < panels.count; ++p) {
-      uint32_t largest;
-      std::memcpy(&largest, loaded + (p + 1) * LoadedBytes(x.inner) - 64,
-                  sizeof(largest));
-      can &= CanSplit(largest);
+  // rows(i) has rows i and i + 1 of a panel.
+  template <typename Rows>
+  static void LoadRows(int64_t inner, char* loaded, const Rows& rows) {
+    const int64_t padded = PaddedInner(inner);
+    uint32_t sizes[kPanelColumns] = {}, third[kPanelColumns] = {};
+    for (int64_t i = 0; i < padded; i += 2) {
+      const float* two = rows(i);
+      char* at = loaded + i / kInnerStep * kStepBytes + i % kInnerStep / 2 * 64;
+      Bfloat16* parts[kPieces];
+      for (int64_t p = 0; p < kPieces; ++p) {
+        parts[p] = reinterpret_cast<Bfloat16*>(at + p * kTileBytes);
+      }
+      Vector::SplitPanelRows(two, two + kPanelColumns, parts, sizes, third);
     }
-    return can;
+    const LoadedPanel about = {*std::max_element(sizes, sizes + kPanelColumns),
+                               *std::max_element(third, third + kPanelColumns)};
+    std::memcpy(loaded + padded / kInnerStep * kStepBytes, &about,
+                sizeof(about));
   }
 
-  // With weights of kParts parts, of which three are loaded.
-  template <int kParts, typename Block>
+  static bool NoneIsTooLarge(const float* scales, const float* offsets) {
+    bool small = true;
+    for (int64_t c = 0; c < kPanelColumns; ++c) {
+      small &=
+          std::fabs(scales[c]) < 0x1p56f && std::fabs(offsets[c]) < 0x1p63f;
+    }
+    return small;
+  }
+  // Of a run whose other weights may be as small as they like.
+  static bool LargestCanSplit(const float* scales, const float* offsets,
+                              const int8_t* integers) {
+    bool large = false;
+    for (int64_t i = 0; i < kScaledRun * kPanelColumns; ++i) {
+      const int64_t c = i % kPanelColumns;
+      const float product = scales[c] * integers[i];
+      large |= std::fabs(product + offsets[c]) >= 0x1p-60f;
+    }
+    return large && NoneIsTooLarge(scales, offsets);
+  }
+  // What Load leaves behind a panel: bits of its largest number and of its
+  // third parts. Of several panels: not 0 if one cannot be split, if one has
+  // these.
+  struct LoadedPanel {
+    uint32_t largest = 0;
+    uint32_t third = 0;
+  };
+  static LoadedPanel About(const PanelGroup<float>& panels, int64_t inner,
+                           const char* loaded) {
+    LoadedPanel all;
+    for (int64_t p = 0; p < panels.count; ++p) {
+      LoadedPanel one;
+      std::memcpy(&one, loaded + (p + 1) * LoadedBytes(inner) - 64,
+                  sizeof(one));
+      all.largest |= uint32_t{!CanSplit(one.largest)};
+      all.third |= one.third;
+    }
+    return all;
+  }
+
+  // With weights of kParts parts, where they are or loaded as three.
+  template <int kParts, bool kLoaded = false, typename Block>
   static void InTiles(Block block, const PreparedRows& x, int64_t first,
                       const PanelGroup<float>& panels, const char* loaded,
                       const SumBlock& sums) {
@@ -144,10 +221,9 @@ struct SplitTileProduct {
     const char* a0 = x.data + first / kTileRows * steps * kStepBytes;
     const char* a1 = a0 + steps * kStepBytes;
     const auto panel = [&](int64_t i) {
-      return kParts == kPieces
-                 ? loaded + i * LoadedBytes(x.inner)
-                 : reinterpret_cast<const char*>(
-                       panels.panels[std::min(i, panels.count - 1)]);
+      return kLoaded ? loaded + i * LoadedBytes(x.inner)
+                     : reinterpret_cast<const char*>(
+                           panels.panels[std::min(i, panels.count - 1)]);
     };
     const char* b0 = panel(0);
     const char* b1 = panel(1);
@@ -160,7 +236,8 @@ struct SplitTileProduct {
         block.LoadRows(a0 + at, a1 + at);
       };
       const auto weights = [&](int64_t part) {
-        const int64_t at = (step * kParts + part) * kTileBytes;
+        constexpr int64_t kLaid = kLoaded ? kPieces : kParts;
+        const int64_t at = (step * kLaid + part) * kTileBytes;
         block.LoadPanels(b0 + at, b1 + at);
       };
       // Small products first; each shares an operand with the last.

@@ -181,9 +181,12 @@ struct Matrix {
     Pack();
   }
   void Pack() {
+    if constexpr (std::is_same_v<Element, float>) {
+      if (parts == kScaledIntegers) return Quantise();
+    }
     PackWeights(values.data(), columns, inner, packed.data());
     if constexpr (std::is_same_v<Element, float>) {
-      if (parts == 0) return;
+      if (parts <= 0) return;
       SplitPanels(packed.data(), NumPanels(columns), inner, parts,
                   reinterpret_cast<Bfloat16*>(packed.data()));
     }
@@ -192,9 +195,44 @@ struct Matrix {
     return {packed.data(), columns, inner, parts};
   }
 
+  // Keeps floats as they are.
+  void KeepWhole() {
+    parts = 0;
+    Pack();
+  }
+
+  // Makes scaled integers of the values, with a scale for 16 or for 32 of them;
+  // those of every second matrix are the sum of two bfloat16.
+  void Quantise() {
+    static int turn = 0;
+    const bool two_parts = ++turn % 2 == 0;
+    const int64_t run = turn % 4 < 2 ? 16 : 32;
+    const int64_t runs = CeilDivide(inner, run);
+    std::vector<int8_t> integers(columns * inner);
+    std::vector<float> scales(columns * runs), offsets(columns * runs);
+    for (int64_t i = 0; i < columns * inner; ++i) {
+      const int64_t place = i / inner * runs + i % inner / run;
+      scales[place] = std::max(scales[place], std::fabs(values[i]) / 100);
+      offsets[place] = two_parts ? 0 : values[i] / 10;
+    }
+    for (float& scale : scales) {
+      ShortenTo(two_parts ? 1 : 0, &scale);
+      if (scale == 0) scale = 1;
+    }
+    for (int64_t i = 0; i < columns * inner; ++i) {
+      const int64_t place = i / inner * runs + i % inner / run;
+      integers[i] =
+          static_cast<int8_t>((values[i] - offsets[place]) / scales[place]);
+      const float product = scales[place] * integers[i];
+      values[i] = product + offsets[place];
+    }
+    PackScaledIntegers({integers.data(), scales.data(), offsets.data(), run},
+                       columns, inner, reinterpret_cast<char*>(packed.data()));
+  }
+
   // Rounds a float to what so many parts can hold.
   static void ShortenTo(int64_t parts, float* value) {
-    if (parts == 0) return;
+    if (parts <= 0) return;
     uint32_t bits;
     std::memcpy(&bits, value, sizeof(bits));
     bits &= parts == 1 ? 0xffff0000 : 0xffffff00;

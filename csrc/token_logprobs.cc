@@ -10,6 +10,7 @@
 
 #include "csrc/bfloat16.h"
 #include "csrc/block_product.h"
+#include "csrc/loaded_panels.h"
 #include "csrc/micro_kernels.h"
 
 namespace isoprefill {
@@ -128,15 +129,12 @@ class Chunk {
     const PackedWeights<Element>& weights = problem_.weights;
     const int64_t panels = weights.num_panels();
     const int64_t end = (part + 1) * panels / kParts;
-    const bool loads = kernels_.load != nullptr && weights.parts == 0;
+    LoadedPanels<Element> loaded(kernels_, weights.inner, weights.parts);
     const int64_t step = kernels_.block_panels;
-    const int64_t together = loads ? step : kPanelsTogether;
+    const int64_t together = loaded.loads() ? step : kPanelsTogether;
     const int64_t stride = together * kPanelColumns;
     AlignedBytes memory(kRowsTogether * stride * int64_t{sizeof(float)});
     auto* logits = reinterpret_cast<float*>(memory.data());
-    const int64_t loaded_bytes =
-        loads ? kernels_.loaded_bytes(weights.inner) : 0;
-    AlignedBytes loaded(step * loaded_bytes);
     kernels_.begin();
     for (int64_t first = part * panels / kParts; first < end;
          first += together) {
@@ -144,11 +142,8 @@ class Chunk {
       std::vector<const Element*> group(some);
       for (int64_t i = 0; i < some; ++i) {
         group[i] = weights.panel(first + i);
-        if (loads) {
-          kernels_.load(group[i], weights.inner,
-                        loaded.data() + i * loaded_bytes);
-        }
       }
+      loaded.Load(group.data(), some);
       const int64_t token = first * kPanelColumns;
       const int64_t tokens =
           std::min(some * kPanelColumns, weights.num_columns - token);
@@ -159,7 +154,7 @@ class Chunk {
         for (int64_t p = 0; p < some; p += step) {
           const int64_t few = std::min(step, some - p);
           kernels_.multiply(
-              store_.rows(), row, {group.data() + p, few, weights.parts},
+              store_.rows(), row, {group.data() + p, few, loaded.parts()},
               loaded.data(),
               {logits + p * kPanelColumns, stride, rows, few * kPanelColumns});
         }

@@ -94,8 +94,13 @@ struct Avx512Vector : FloatWords<Avx512Vector> {
     }
     return _mm512_reduce_max_epu32(size);
   }
+  static Register LoadIntegers(const int8_t* from) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+  }
   static void SplitPanelRows(const float* first, const float* second,
-                             Bfloat16* const* parts, uint32_t* largest) {
+                             Bfloat16* const* parts, uint32_t* largest,
+                             uint32_t* third = nullptr) {
     Register low = Load(first);
     Register high = Load(second);
     _mm512_storeu_si512(
@@ -103,9 +108,36 @@ struct Avx512Vector : FloatWords<Avx512Vector> {
                                   _mm512_max_epu32(Size(low), Size(high))));
     for (int p = 0; p < 3; ++p) {
       const __m512i part = NextPart(&low);
-      _mm512_storeu_si512(parts[p], _mm512_or_si512(_mm512_srli_epi32(part, 16),
-                                                    NextPart(&high)));
+      const __m512i both =
+          _mm512_or_si512(_mm512_srli_epi32(part, 16), NextPart(&high));
+      _mm512_storeu_si512(parts[p], both);
+      if (p < 2 || third == nullptr) continue;
+      _mm512_storeu_si512(third,
+                          _mm512_or_si512(_mm512_loadu_si512(third), both));
     }
+  }
+  static bool SplitScaledRun(const float* scales, const float* offsets,
+                             const int8_t* integers, Bfloat16* first,
+                             Bfloat16* second) {
+    const Register scale = Load(scales);
+    const Register offset = Load(offsets);
+    __m512i rests = _mm512_setzero_si512();
+    ISOPREFILL_UNROLL
+    for (int64_t i = 0; i < kScaledRun * kPanelColumns;
+         i += 2 * kPanelColumns) {
+      Register low = LoadIntegers(integers + i) * scale + offset;
+      Register high =
+          LoadIntegers(integers + i + kPanelColumns) * scale + offset;
+      const __m512i low_part = NextPart(&low);
+      const __m512i high_part = NextPart(&high);
+      _mm512_storeu_si512(first + i, Pair(low_part, high_part));
+      // What is left is the second part, if nothing is left beyond it.
+      const __m512i low_rest = _mm512_castps_si512(low);
+      const __m512i high_rest = _mm512_castps_si512(high);
+      rests = _mm512_or_si512(rests, _mm512_or_si512(low_rest, high_rest));
+      _mm512_storeu_si512(second + i, Pair(low_rest, high_rest));
+    }
+    return _mm512_test_epi32_mask(rests, _mm512_set1_epi32(0xffff)) == 0;
   }
   // For normal b: an estimate of 14 bits, refined once. A division would take
   // as long as ten other instructions.
@@ -130,6 +162,10 @@ struct Avx512Vector : FloatWords<Avx512Vector> {
         _mm512_set1_epi32(-65536));
     *rest = _mm512_sub_ps(*rest, _mm512_castsi512_ps(part));
     return part;
+  }
+  // Two upper halves in a word.
+  static __m512i Pair(__m512i low, __m512i high) {
+    return _mm512_or_si512(_mm512_srli_epi32(low, 16), high);
   }
   static Register UnpackLow64(Register a, Register b) {
     return _mm512_castpd_ps(

@@ -41,12 +41,12 @@ std::string Bracketed(const Items& items, Text text) {
 }
 
 // How many parts packed weights are of: uint16 of float weights are parts, of
-// which there may be two in a step.
+// which there may be two in a step, and uint8 are scaled integers.
 template <typename Element>
 int64_t PartsOf(const ffi::AnyBuffer& array) {
-  if (std::is_same_v<Element, Bfloat16> || array.element_type() != ffi::U16) {
-    return 0;
-  }
+  if constexpr (std::is_same_v<Element, Bfloat16>) return 0;
+  if (array.element_type() == ffi::U8) return kScaledIntegers;
+  if (array.element_type() != ffi::U16) return 0;
   const int64_t step = array.dimensions().back();
   return step == 2 * kPanelColumns * kInnerStep ? 2 : 1;
 }
@@ -69,18 +69,20 @@ template <typename Element>
 Shaped Packed(const char* name, const ffi::AnyBuffer& array, int64_t columns,
               int64_t inner, bool layers) {
   const ffi::DataType type = array.element_type();
-  if (type != ffi::U16 &&
-      (type != ffi::F32 || std::is_same_v<Element, Bfloat16>)) {
-    throw std::invalid_argument(
-        std::string(name) + " must be uint16" +
-        (std::is_same_v<Element, float> ? " or float32" : "") + ", got " +
-        NameOf(type));
+  const bool floats = std::is_same_v<Element, float>;
+  if (type != ffi::U16 && !(floats && (type == ffi::F32 || type == ffi::U8))) {
+    throw std::invalid_argument(std::string(name) + " must be uint16" +
+                                (floats ? ", uint8 or float32" : "") +
+                                ", got " + NameOf(type));
   }
-  const int64_t parts = std::max<int64_t>(1, PartsOf<Element>(array));
+  const int64_t parts = PartsOf<Element>(array);
+  const int64_t step =
+      parts == kScaledIntegers
+          ? kInnerStep / kScaledRun * kScaledRunBytes
+          : kPanelColumns * kInnerStep * std::max<int64_t>(1, parts);
   std::vector<std::string> dimensions = {
       std::to_string(NumPanels(columns)),
-      std::to_string(PaddedInner(inner) / kInnerStep),
-      std::to_string(kPanelColumns * kInnerStep * parts)};
+      std::to_string(PaddedInner(inner) / kInnerStep), std::to_string(step)};
   if (layers) dimensions.insert(dimensions.begin(), "L");
   return {name, array.dimensions(), dimensions};
 }

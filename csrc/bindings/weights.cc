@@ -53,12 +53,21 @@ bool HasBits(const py::array& array) {
   return py::isinstance<py::array_t<uint16_t>>(array);
 }
 
+bool HasBytes(const py::array& array) {
+  return py::isinstance<py::array_t<uint8_t>>(array);
+}
+
+bool HasPacked(const py::array& packed, int64_t parts) {
+  return parts == 0                 ? HasFloats(packed)
+         : parts == kScaledIntegers ? HasBytes(packed)
+                                    : HasBits(packed);
+}
+
 // Both float32 or both uint16 (bfloat16 as its bits), of fitting sizes; parts
-// of float32 are uint16.
+// of float32 are uint16, and its scaled integers uint8.
 void Check(const py::array& weights, const py::array& packed,
            int64_t parts = 0) {
-  const bool floats =
-      HasFloats(weights) && (parts == 0 ? HasFloats(packed) : HasBits(packed));
+  const bool floats = HasFloats(weights) && HasPacked(packed, parts);
   const bool bits = HasBits(weights) && HasBits(packed);
   if (!floats && !bits) {
     throw std::invalid_argument(
@@ -68,14 +77,53 @@ void Check(const py::array& weights, const py::array& packed,
     throw std::invalid_argument(
         "weights must be [M, N], and both arrays C-contiguous");
   }
-  const int64_t size = NumPanels(weights.shape(0)) *
-                       PanelSize(weights.shape(1)) *
-                       std::max<int64_t>(1, parts);
-  if (packed.size() != size) {
+  const int64_t bytes = NumPanels(weights.shape(0)) *
+                        (bits ? PanelBytes<Bfloat16>(weights.shape(1), 0)
+                              : PanelBytes<float>(weights.shape(1), parts));
+  if (packed.nbytes() != bytes) {
     throw std::invalid_argument("packed has " + std::to_string(packed.size()) +
                                 " elements; it must have " +
-                                std::to_string(size));
+                                std::to_string(bytes / packed.itemsize()));
   }
+}
+
+// integers [M, N], scales and offsets [M, N / run]; offsets may be empty.
+void PackScaled(const py::array& integers, const py::array& scales,
+                const py::array& offsets, py::array& packed) {
+  if (!py::isinstance<py::array_t<int8_t>>(integers) || !HasFloats(scales) ||
+      !HasFloats(offsets) || !HasBytes(packed)) {
+    throw std::invalid_argument(
+        "integers must be int8, scales and offsets float32, packed uint8");
+  }
+  if (integers.ndim() != 2 || scales.ndim() != 2 || !Contiguous(integers) ||
+      !Contiguous(scales) || !Contiguous(offsets) || !Contiguous(packed)) {
+    throw std::invalid_argument(
+        "integers must be [M, N], scales [M, N / run], all C-contiguous");
+  }
+  const int64_t columns = integers.shape(0), inner = integers.shape(1);
+  const int64_t runs = scales.shape(1);
+  const int64_t run = runs == 0 ? kScaledRun : inner / runs;
+  if (scales.shape(0) != columns || run * runs != inner ||
+      run % kScaledRun != 0 ||
+      (offsets.size() != 0 && offsets.size() != scales.size())) {
+    throw std::invalid_argument(
+        "a scale and an offset must be for a multiple of 16 elements that "
+        "divides N");
+  }
+  const int64_t bytes =
+      NumPanels(columns) * PanelBytes<float>(inner, kScaledIntegers);
+  if (packed.nbytes() != bytes) {
+    throw std::invalid_argument(
+        "packed has " + std::to_string(packed.nbytes()) +
+        " bytes; it must have " + std::to_string(bytes));
+  }
+  const auto* scale = static_cast<const float*>(scales.data());
+  const auto* offset = static_cast<const float*>(offsets.data());
+  const ScaledIntegers w{static_cast<const int8_t*>(integers.data()), scale,
+                         offsets.size() == 0 ? nullptr : offset, run};
+  auto* to = static_cast<char*>(packed.mutable_data());
+  py::gil_scoped_release release;
+  PackScaledIntegers(w, columns, inner, to);
 }
 
 struct PackedSizes {
@@ -98,6 +146,9 @@ PackedSizes SizesOf(const py::array& packed) {
 void BindWeights(py::module_& module) {
   module.attr("PANEL_COLUMNS") = kPanelColumns;
   module.attr("INNER_STEP") = kInnerStep;
+  module.attr("SCALED_INTEGERS") = kScaledIntegers;
+  module.attr("SCALED_STEP_BYTES") = kInnerStep / kScaledRun * kScaledRunBytes;
+  module.def("pack_scaled_integers", PackScaled);
   module.def("pack_weights", [](const py::array& weights, py::array packed) {
     Check(weights, packed);
     if (weights.itemsize() == sizeof(float)) {

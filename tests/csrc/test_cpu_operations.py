@@ -322,7 +322,7 @@ REFUSED = {
     "w must be uint16, got float32": (
         "projection", shape(3, 5), ONE, ONE, shape(3, 4, dtype=np.uint16), PACKED, FLOATS, shape(0, 5),
     ),
-    "w must be uint16 or float32, got int32": (
+    "w must be uint16, uint8 or float32, got int32": (
         "projection", shape(3, 5), ONE, ONE, shape(3, 4), shape(2, 1, 1, 512, dtype=np.int32), FLOATS, shape(0, 5),
     ),
     "w has shape [2, 1, 1, 1536]; it must be [L = 2, 1, 1, 512]": (

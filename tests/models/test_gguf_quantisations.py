@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
+from gguf_writer import save_gguf
 from isoprefill.models.files.gguf_file import _dequantise
 from isoprefill.models.files.gguf_header import TensorInfo
+from isoprefill.models.files.gguf_integers import READERS, scaled_integers
+from isoprefill.models.pretrained import load_pretrained
+from isoprefill.models.weights.packed_weights import SCALED_INTEGERS, unpack
+from small_models import random_model
 
 
 def can_be_undone(kind: GGMLQuantizationType) -> bool:
@@ -59,3 +64,65 @@ def test_the_packages_most_used_quantisations_are_among_them():
     names = {kind.name for kind in UNDONE}
     assert names >= {"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4"}
     assert names >= {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "IQ2_XXS"}
+
+
+def finite_blocks(kind: GGMLQuantizationType, rows: int, length: int) -> np.ndarray:
+    """Random bytes of rows; the float16 of each block, one or two, are below 2."""
+    values, size = GGML_QUANT_SIZES[kind]
+    rng = np.random.default_rng(kind.value)
+    blocks = rng.integers(0, 256, (rows * length // values, size), dtype=np.uint8)
+    halves = {"Q6_K": [208], "Q8_0": [0], "Q4_0": [0], "Q5_0": [0]}.get(kind.name, [0, 2])
+    for begin in halves:
+        blocks[:, begin + 1] &= 0xBF  # of the sign, the exponent and two bits
+    return blocks.reshape(rows, -1)
+
+
+@pytest.mark.parametrize("kind", READERS, ids=lambda kind: kind.name)
+def test_integers_and_scales_are_the_packages_values_bit_for_bit(kind):
+    rows = finite_blocks(kind, 6, 768)
+    expected = quants.dequantize(rows, kind)
+    assert np.isfinite(expected).all()
+    _, size = GGML_QUANT_SIZES[kind]
+    one = scaled_integers(rows.reshape(-1, size), kind, (6, 768))
+    np.testing.assert_array_equal(one.values(), expected)
+    assert one.is_finite()
+
+
+@pytest.mark.parametrize("kind", READERS, ids=lambda kind: kind.name)
+def test_float32_keeps_integers_of_which_a_cpu_makes_the_same_weights(kind, tmp_path):
+    """And q and k, whose rows a GGUF file has in another order, too; what is not stored so is kept as floats."""
+    oracle = random_model("llama", hidden_size=256, intermediate_size=48, head_dim=32)
+    shapes = {name: tuple(one.shape) for name, one in oracle.state_dict().items()}
+    names = {
+        "blk.0.ffn_gate.weight": "mlp.gate_proj",
+        "blk.0.ffn_up.weight": "mlp.up_proj",
+        "blk.0.attn_q.weight": "self_attn.q_proj",
+        "blk.0.attn_k.weight": "self_attn.k_proj",
+        "blk.0.attn_v.weight": "self_attn.v_proj",
+    }
+    layers = oracle.config.num_hidden_layers
+    packed, floats = {}, {}
+    for name, module in names.items():
+        for layer in range(layers):
+            rows, length = shapes[f"model.layers.{layer}.{module}.weight"]
+            blocks = finite_blocks(kind, rows, length)
+            packed[name.replace("blk.0", f"blk.{layer}")] = (blocks, kind)
+            floats[name.replace("blk.0", f"blk.{layer}")] = quants.dequantize(blocks, kind)
+    kept = load_pretrained(save_gguf(oracle, tmp_path / "kept.gguf", packed=packed)).params.layers
+    wide = load_pretrained(
+        save_gguf(oracle, tmp_path / "wide.gguf", extra_tensors=floats)
+    ).params.layers
+    assert kept.gate.parts == kept.up.parts == kept.query.parts == SCALED_INTEGERS
+    assert kept.down.parts != SCALED_INTEGERS
+    for field in ("gate", "up", "query", "key", "value", "down"):
+        np.testing.assert_array_equal(unpack(getattr(kept, field)), unpack(getattr(wide, field)))
+
+
+def test_a_scale_that_is_not_finite_is_named(tmp_path):
+    kind = GGMLQuantizationType.Q8_0
+    oracle = random_model("llama", hidden_size=256, intermediate_size=256, num_hidden_layers=1)
+    blocks = finite_blocks(kind, 256, 256)
+    blocks[3, 34:36] = 0, 0x7C  # infinity, in the second block of the row
+    path = save_gguf(oracle, tmp_path / "a.gguf", packed={"blk.0.ffn_down.weight": (blocks, kind)})
+    with pytest.raises(ValueError, match=r"blk\.0\.ffn_down\.weight must be finite .* at \[3, 3"):
+        load_pretrained(path)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+from gguf.constants import GGML_QUANT_SIZES
 
 from isoprefill.models.config import rope_gguf
 from isoprefill.models.config.architectures import ARCHITECTURES, gguf_model_type
@@ -19,9 +20,11 @@ from isoprefill.models.config.parameters import PARAMETERS
 from isoprefill.models.files.checkpoint import Checkpoint, LazyTensor
 from isoprefill.models.files.finite import check_finite
 from isoprefill.models.files.gguf_header import GgufHeader, TensorInfo
+from isoprefill.models.files.gguf_integers import READERS, scaled_integers
 from isoprefill.models.files.lora import LoraAdapter
 from isoprefill.models.weights.assembly import ParamsDtype, assemble
 from isoprefill.models.weights.params import Params
+from isoprefill.models.weights.scaled_integers import ScaledIntegers
 from isoprefill.models.weights.stored_tensors import fused_names
 
 _NOT_USED_BY_LLAMA_CPP = r"blk\.\d+\.attn_rot_embd(\.weight)?"
@@ -80,8 +83,25 @@ def load_gguf(
         heads = interleaved.get(name.split(".")[-2])  # "blk.0.attn_q.weight"
         return values if heads is None else _undo_interleaving(values, heads)
 
+    def read_integers(name: str) -> ScaledIntegers:
+        info = header.tensors[name]
+        blocks = _bytes_of(stored, info).reshape(-1, GGML_QUANT_SIZES[info.quantization][1])
+        integers = scaled_integers(blocks, info.quantization, shapes[name])
+        if not integers.is_finite():
+            read(name)  # says what is not
+        heads = interleaved.get(name.split(".")[-2])
+        if heads is None:
+            return integers
+        return integers.rows(_undo_interleaving(np.arange(len(integers.integers)), heads))
+
     checkpoint: Checkpoint = {
-        name: LazyTensor(shape, functools.partial(read_stored, name))
+        name: LazyTensor(
+            shape,
+            functools.partial(read_stored, name),
+            read_scaled=functools.partial(read_integers, name)
+            if header.tensors[name].quantization in READERS and len(shape) > 1
+            else None,
+        )
         for name, shape in shapes.items()
     }
     if adapter is not None:
@@ -95,7 +115,12 @@ def load_gguf(
     sizes = {name: tensor.shape for name, tensor in checkpoint.items()}
     ignored = [*rope_tensors, *([] if config.classes is None else [PARAMETERS["head"].gguf])]
     unused = "|".join([_NOT_USED_BY_LLAMA_CPP, *map(re.escape, ignored)])
-    return config, assemble(config, "gguf", unused, sizes, read, dtype)
+    scaled = {
+        name: tensor.read_scaled
+        for name, tensor in checkpoint.items()
+        if tensor.read_scaled is not None
+    }
+    return config, assemble(config, "gguf", unused, sizes, read, dtype, scaled)
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:
@@ -113,7 +138,7 @@ def _dequantise(stored: Mapping[Path, np.ndarray], info: TensorInfo) -> np.ndarr
     if not info.num_bytes:
         return np.empty(info.shape, np.float32)
     # The package takes 16 rows at a time, mostly overhead when rows are short: join some.
-    values = stored[info.path][info.begin : info.begin + info.num_bytes]
+    values = _bytes_of(stored, info)
     values = values.reshape(rows // math.gcd(rows, _ROWS_JOINED), -1)
     try:
         return gguf.quants.dequantize(values, info.quantization).reshape(info.shape)
@@ -121,6 +146,10 @@ def _dequantise(stored: Mapping[Path, np.ndarray], info: TensorInfo) -> np.ndarr
         raise ValueError(
             f"tensor {info.name} is stored as {info.quantization.name}, which cannot be dequantised"
         ) from error
+
+
+def _bytes_of(stored: Mapping[Path, np.ndarray], info: TensorInfo) -> np.ndarray:
+    return stored[info.path][info.begin : info.begin + info.num_bytes]
 
 
 def _undo_interleaving(values: np.ndarray, heads: int) -> np.ndarray:

@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 
+from isoprefill.models.files.gguf_integers import KEPT_AS_INTEGERS
 from isoprefill.models.files.safetensors_checkpoint import open_safetensors, weight_files
 from isoprefill.models.sources.source import ModelSource
 
@@ -11,15 +12,20 @@ from isoprefill.models.sources.source import ModelSource
 def weight_bytes(source: ModelSource, dtype: str) -> int:
     """Returns the bytes of all weights in a dtype; 0 if the files cannot be read, which their loader reports better.
 
-    float32 weights that are stored in bfloat16 are kept in two bytes (`models.packed_weights`).
+    float32 weights that are stored in bfloat16 are kept in two bytes (`models.weights.packed_weights`), and those of
+    most GGUF quantisations in one and a half (`models.weights.scaled_integers`).
     """
     try:
-        return sum(
-            numbers * (2 if dtype == "bfloat16" or stored == "BF16" else 4)
-            for stored, numbers in _tensors(source)
-        )
+        return int(sum(numbers * _bytes_of(stored, dtype) for stored, numbers in _tensors(source)))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return 0
+
+
+def _bytes_of(stored: str, dtype: str) -> float:
+    """Returns the bytes of a weight."""
+    if dtype == "bfloat16" or stored == "BF16":
+        return 2
+    return 1.5 if stored in KEPT_AS_INTEGERS else 4
 
 
 def _tensors(source: ModelSource) -> Iterator[tuple[str, int]]:

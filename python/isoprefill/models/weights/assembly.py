@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Literal
 
 import jax
@@ -19,13 +20,16 @@ from isoprefill.host.threads import usable_threads
 from isoprefill.models.config.config import ModelConfig
 from isoprefill.models.config.parameters import Parameter, parameters_of
 from isoprefill.models.weights.packed_weights import (
+    SCALED_INTEGERS,
     PackedWeights,
     aligned_empty,
     in_parts,
     pack_into,
+    pack_scaled_into,
     packed_shape,
 )
 from isoprefill.models.weights.params import Params
+from isoprefill.models.weights.scaled_integers import ScaledIntegers
 from isoprefill.models.weights.stored_tensors import FileFormat, StoredTensor, stored_tensors
 
 ParamsDtype = Literal["float32", "bfloat16"]
@@ -46,6 +50,7 @@ def assemble(
     shapes: Mapping[str, tuple[int, ...]],
     read: Callable[[str], np.ndarray],
     dtype: ParamsDtype,
+    scaled: Mapping[str, Callable[[], ScaledIntegers]] = MappingProxyType({}),
 ) -> Params:
     """Reads all parameters of a model.
 
@@ -56,6 +61,7 @@ def assemble(
         shapes: of every tensor in the checkpoint, by name.
         read: reads a tensor's values, of any floating-point dtype. Called from several threads at once.
         dtype: dtype of the matrices. Vectors are float32.
+        scaled: reads the integers and scales of a tensor that is stored so, by name. In float32 a CPU keeps them.
 
     Raises:
         ValueError: a tensor is missing, has another shape than the configuration says, or has no place in the model;
@@ -65,9 +71,9 @@ def assemble(
     arrays: dict[str, np.ndarray | PackedWeights] = {}
     parts: dict[str, list[_Part]] = {}  # by the tensor to fill them from
     stored = stored_tensors(config, file_format)
+    names: dict[str, list[str]] = {}  # of the tensors of each field
     for field, parameter in parameters_of(config).items():
-        shape, source = parameter.shape(config), stored[field]
-        tensors = []
+        source, tensors = stored[field], names.setdefault(field, [])
         # One by one: a damaged file may claim thousands of layers, and the first is missing.
         for tensor in _tensor_names(config, parameter, source.name):
             if tensor not in shapes:
@@ -78,17 +84,33 @@ def assemble(
                     f"got {list(shapes[tensor])}"
                 )
             tensors.append(tensor)
+    keeps = scaled if packed and dtype == "float32" else {}
+    for field, parameter in parameters_of(config).items():
+        shape, source, tensors = parameter.shape(config), stored[field], names[field]
+        together = next((fields for fields in _TOGETHER if field in fields), (field,))
+        as_scaled = parameter.is_matrix and all(
+            tensor in keeps for one in together for tensor in names.get(one, ())
+        )
         packs = packed and parameter.is_matrix
         values_dtype = jnp.dtype(dtype if parameter.is_matrix else np.float32)
         # On a CPU, bfloat16 is stored as its bits (`isoprefill.bits`).
         bits = packed and values_dtype == jnp.bfloat16
-        array = aligned_empty(
-            packed_shape(shape) if packs else shape, np.dtype(np.uint16) if bits else values_dtype
-        )
-        arrays[field] = PackedWeights(array, *shape[-2:]) if packs else array
+        if as_scaled:
+            array = aligned_empty(packed_shape(shape, SCALED_INTEGERS), np.dtype(np.uint8))
+        else:
+            array = aligned_empty(
+                packed_shape(shape) if packs else shape,
+                np.dtype(np.uint16) if bits else values_dtype,
+            )
+        if packs:
+            columns, inner = shape[-2:]
+            kept = SCALED_INTEGERS if as_scaled else 0
+            arrays[field] = PackedWeights(array, columns, inner, kept)
+        else:
+            arrays[field] = array
         for part, tensor in zip(_split(array, len(tensors), source, shape), tensors, strict=True):
             parts.setdefault(tensor, []).append(
-                _Part(field, part, source.rows, source.offset, values_dtype, packs)
+                _Part(field, part, source.rows, source.offset, values_dtype, packs, as_scaled)
             )
     for tensor in shapes:
         # Ignoring a bias or a scale would compute a different model.
@@ -99,6 +121,11 @@ def assemble(
             )
 
     def fill(tensor: str) -> None:
+        if all(part.as_scaled for part in parts[tensor]):
+            integers = keeps[tensor]()
+            for part in parts[tensor]:
+                pack_scaled_into(integers.rows(part.rows), part.array)
+            return
         values = read(tensor)
         for part in parts[tensor]:
             part.fill(values[part.rows])
@@ -150,6 +177,7 @@ class _Part:
     offset: float
     dtype: np.dtype
     packs: bool
+    as_scaled: bool
 
     def fill(self, values: np.ndarray) -> None:
         if self.offset:

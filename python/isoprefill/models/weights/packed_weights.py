@@ -3,7 +3,8 @@
 They are packed once, when a model is loaded. A packed matrix knows its sizes, which its padded array does not say.
 
 A float32 weight that came from bfloat16, or from a few bits and a scale, is exactly one bfloat16 or the sum of two. It
-is kept as these parts where products are faster with them; the numbers are the same.
+is kept as these parts where products are faster with them; the numbers are the same. Those of a quantised checkpoint
+may be kept as its integers and scales (`scaled_integers`).
 """
 
 import dataclasses
@@ -19,10 +20,12 @@ from jaxtyping import Array, Shaped
 
 import isoprefill_csrc
 from isoprefill.host.threads import usable_threads
+from isoprefill.models.weights.scaled_integers import ScaledIntegers
 
 _ALIGNMENT = 64  # bytes
 
 PANEL, STEP = isoprefill_csrc.PANEL_COLUMNS, isoprefill_csrc.INNER_STEP
+SCALED_INTEGERS = isoprefill_csrc.SCALED_INTEGERS  # instead of a number of parts
 
 
 @functools.partial(
@@ -36,10 +39,11 @@ class PackedWeights:
 
     Attributes:
         data: [M / 16, N / 32, 512], rounded up, with an axis L before if there are layers; float32, or uint16: bfloat16
-            as its bits. With two parts the last axis is 1024.
+            as its bits. With two parts the last axis is 1024; of scaled integers the array is uint8, with 768.
         columns: M, the columns of the product of rows with it.
         inner: N.
-        parts: of float32 weights: how many bfloat16 each is kept as, 1 or 2; 0 if it is kept as it is.
+        parts: of float32 weights: how many bfloat16 each is kept as, 1 or 2; 0 if it is kept as it is; or
+            SCALED_INTEGERS.
     """
 
     data: Shaped[Array | np.ndarray, "*L panels steps elements"]
@@ -61,10 +65,12 @@ class PackedWeights:
         return dataclasses.replace(self, data=self.data[None])
 
 
-def packed_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+def packed_shape(shape: tuple[int, ...], parts: int = 0) -> tuple[int, ...]:
     """Returns the shape of `PackedWeights.data` for weights of a shape [M, N] or [L, M, N]."""
     *layers, columns, inner = shape
-    return (*layers, -(-columns // PANEL), -(-inner // STEP), PANEL * STEP)
+    scaled = parts == SCALED_INTEGERS
+    step = isoprefill_csrc.SCALED_STEP_BYTES if scaled else PANEL * STEP * max(1, parts)
+    return (*layers, -(-columns // PANEL), -(-inner // STEP), step)
 
 
 def pack(weights: Shaped[np.ndarray, "*L M N"]) -> PackedWeights:
@@ -82,13 +88,22 @@ def pack_into(weights: Shaped[np.ndarray, "*L M N"], data: Shaped[np.ndarray, ".
         isoprefill_csrc.pack_weights(matrix, packed)
 
 
+def pack_scaled_into(weights: ScaledIntegers, data: Shaped[np.ndarray, "..."]) -> None:
+    """Packs one matrix, or several below each other, into a uint8 array of `packed_shape`."""
+    matrices = data.reshape(-1, *data.shape[-3:])
+    rows = weights.shape[0] // len(matrices)
+    for index, packed in enumerate(matrices):
+        weights.rows(slice(index * rows, (index + 1) * rows)).pack_into(packed)
+
+
 def in_parts(matrices: Sequence[PackedWeights]) -> list[PackedWeights]:
     """Returns matrices with each weight as one bfloat16, or as two, if that is exact for all and products gain by it.
 
     Args:
-        matrices: float32 in NumPy arrays, which may be overwritten, or bfloat16, which stays what it is.
+        matrices: float32 in NumPy arrays, which may be overwritten, or bfloat16 or scaled integers, which stay what
+            they are.
     """
-    if any(weights.dtype != jnp.float32 for weights in matrices):
+    if any(weights.data.dtype != np.float32 for weights in matrices):
         return list(matrices)
     fewest = 1
     with ThreadPoolExecutor(usable_threads()) as threads:

@@ -1,0 +1,95 @@
+// Weights as they are multiplied with many rows: of scaled integers, floats or
+// their parts are made once, not for every chunk of rows. The numbers are the
+// same, so a row's results are.
+
+#ifndef CSRC_WEIGHTS_FOR_ROWS_H_
+#define CSRC_WEIGHTS_FOR_ROWS_H_
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <initializer_list>
+#include <type_traits>
+#include <vector>
+
+#include "csrc/bfloat16.h"
+#include "csrc/block_product.h"
+#include "csrc/decoder_kernels.h"
+#include "csrc/kept_memory.h"
+#include "csrc/packed_weights.h"
+#include "csrc/parallel_for.h"
+
+namespace isoprefill {
+
+// As many parts for all of several matrices, [0, count).
+template <typename Element>
+class WeightsForRows {
+ public:
+  WeightsForRows(const DecoderKernels<Element>& kernels,
+                 std::initializer_list<PackedWeights<Element>> matrices,
+                 int64_t num_rows, const ParallelFor& parallel)
+      : weights_(matrices), memory_(Bytes(num_rows, parallel)) {
+    if constexpr (std::is_same_v<Element, float>) {
+      if (!Many(num_rows, parallel)) return;
+      if (kernels.split_in_two == nullptr || !Make(kernels, 2, parallel)) {
+        Make(kernels, 0, parallel);
+      }
+    }
+  }
+
+  const PackedWeights<Element>& operator[](size_t i) const {
+    return weights_[i];
+  }
+
+ private:
+  // Whether rows are shared out, so that each thread reads all weights.
+  bool Many(int64_t num_rows, const ParallelFor& parallel) const {
+    return weights_[0].parts == kScaledIntegers &&
+           num_rows >= 2 * kFewRows * parallel.num_threads();
+  }
+  int64_t Bytes(int64_t num_rows, const ParallelFor& parallel) const {
+    int64_t bytes = 0;
+    for (const PackedWeights<Element>& one : weights_) {
+      bytes += one.num_panels() * PanelSize(one.inner) * int64_t{sizeof(float)};
+    }
+    return Many(num_rows, parallel) ? bytes : 0;
+  }
+
+  // Makes so many parts, two or 0: floats. Returns whether that was exact.
+  bool Make(const DecoderKernels<float>& kernels, int64_t parts,
+            const ParallelFor& parallel) {
+    std::atomic<bool> exact{true};
+    char* to = memory_.data();
+    std::vector<PackedWeights<float>> made;
+    for (const PackedWeights<float>& one : weights_) {
+      const int64_t size = PanelSize(one.inner);
+      const auto make = [&](int64_t p) {
+        if (!exact) return;
+        auto* panel = reinterpret_cast<float*>(to) + p * size;
+        const auto* from = reinterpret_cast<const char*>(one.panel(p));
+        if (parts == 0) return kernels.widen(from, one.inner, panel);
+        if (!kernels.split_in_two(from, one.inner,
+                                  reinterpret_cast<Bfloat16*>(panel))) {
+          exact = false;
+        }
+      };
+      const int64_t panels = one.num_panels();
+      if (panels > 0) make(0);  // which tells, mostly, what the others are
+      parallel(std::max<int64_t>(0, panels - 1),
+               [&](int64_t p) { make(p + 1); });
+      if (!exact) return false;
+      made.push_back({reinterpret_cast<const float*>(to), one.num_columns,
+                      one.inner, parts});
+      to += one.num_panels() * size * int64_t{sizeof(float)};
+    }
+    weights_ = made;
+    return true;
+  }
+
+  std::vector<PackedWeights<Element>> weights_;
+  KeptMemory memory_;
+};
+
+}  // namespace isoprefill
+
+#endif  // CSRC_WEIGHTS_FOR_ROWS_H_

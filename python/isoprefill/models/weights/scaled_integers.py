@@ -1,0 +1,75 @@
+"""Matrices of quantised checkpoints as they are stored: integers of a few bits, and a scale for some of a row.
+
+Each weight is scale * integer + offset in float32, rounded after the product and after the sum.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float32, Int8
+
+import isoprefill_csrc
+
+RUN = 16  # elements of a row: a scale is for a multiple of so many
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class ScaledIntegers:
+    """A matrix [M, N].
+
+    Attributes:
+        integers: [M, N].
+        scales: [M, N / run], for `run` integers each; run is a multiple of 16.
+        offsets: [M, N / run], or None: zeros.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+    """
+
+    integers: Int8[np.ndarray, "M N"]
+    scales: Float32[np.ndarray, "M runs"]
+    offsets: Float32[np.ndarray, "M runs"] | None = None
+
+    def __post_init__(self) -> None:
+        (rows, length), (scaled, runs) = self.integers.shape, self.scales.shape
+        if scaled != rows or not runs or length % (runs * RUN):
+            raise ValueError(
+                f"scales must be for a multiple of {RUN} integers each, got {list(self.integers.shape)} integers and "
+                f"{list(self.scales.shape)} scales"
+            )
+        if self.offsets is not None and self.offsets.shape != self.scales.shape:
+            raise ValueError(
+                f"offsets must be as many as scales, got {list(self.offsets.shape)} and {list(self.scales.shape)}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.integers.shape
+
+    def rows(self, which: slice | np.ndarray) -> "ScaledIntegers":
+        """Returns some rows."""
+        offsets = None if self.offsets is None else self.offsets[which]
+        return ScaledIntegers(self.integers[which], self.scales[which], offsets)
+
+    def is_finite(self) -> bool:
+        """Returns whether all weights are: integers of a byte make none infinite."""
+        arrays = [self.scales] if self.offsets is None else [self.scales, self.offsets]
+        return all(bool(np.isfinite(array).all()) for array in arrays)
+
+    def pack_into(self, data: np.ndarray) -> None:
+        """Packs into uint8 [M / 16, N / 32, bytes of a step], rounded up (csrc/packed_weights.h)."""
+        offsets = np.empty((0, 0), np.float32) if self.offsets is None else self.offsets
+        isoprefill_csrc.pack_scaled_integers(
+            np.ascontiguousarray(self.integers),
+            np.ascontiguousarray(self.scales),
+            np.ascontiguousarray(offsets),
+            data,
+        )
+
+    def values(self) -> Float32[np.ndarray, "M N"]:
+        """Returns the weights."""
+        run = self.shape[1] // self.scales.shape[1]
+        products = self.integers.reshape(*self.scales.shape, run) * self.scales[..., None]
+        if self.offsets is not None:
+            products += self.offsets[..., None]
+        return products.reshape(self.shape)
