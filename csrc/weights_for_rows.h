@@ -21,7 +21,7 @@
 
 namespace isoprefill {
 
-// As many parts for all of several matrices, [0, count).
+// Several matrices, of as many parts each: [i] is one of them.
 template <typename Element>
 class WeightsForRows {
  public:
@@ -42,7 +42,7 @@ class WeightsForRows {
   }
 
  private:
-  // Whether rows are shared out, so that each thread reads all weights.
+  // Whether each thread would make floats of all weights, once or more often.
   bool Many(int64_t num_rows, const ParallelFor& parallel) const {
     return weights_[0].parts == kScaledIntegers &&
            num_rows >= 2 * kFewRows * parallel.num_threads();
