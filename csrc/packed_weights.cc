@@ -74,7 +74,7 @@ void PackScaledIntegers(const ScaledIntegers& w, int64_t num_columns,
                         int64_t inner, char* packed) {
   const int64_t panel_bytes = PanelBytes<float>(inner, kScaledIntegers);
   const int64_t runs = CeilDivide(inner, w.run);
-  std::memset(packed, 0, NumPanels(num_columns) * panel_bytes);
+  std::fill_n(packed, NumPanels(num_columns) * panel_bytes, char{0});
   for (int64_t column = 0; column < num_columns; ++column) {
     char* panel = packed + column / kPanelColumns * panel_bytes;
     const int64_t c = column % kPanelColumns;
