@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
+import isoprefill_csrc
 from gguf_writer import save_gguf
+from isoprefill import ScoringEngine
 from isoprefill.models.files.gguf_file import _dequantise
 from isoprefill.models.files.gguf_header import TensorInfo
 from isoprefill.models.files.gguf_integers import READERS, scaled_integers
 from isoprefill.models.pretrained import load_pretrained
+from isoprefill.models.weights import assembly
+from isoprefill.models.weights import scaled_integers as scaled_weights
 from isoprefill.models.weights.packed_weights import SCALED_INTEGERS, unpack
 from small_models import random_model
 
@@ -89,8 +93,9 @@ def test_integers_and_scales_are_the_packages_values_bit_for_bit(kind):
 
 
 @pytest.mark.parametrize("kind", READERS, ids=lambda kind: kind.name)
-def test_float32_keeps_integers_of_which_a_cpu_makes_the_same_weights(kind, tmp_path):
+def test_float32_keeps_integers_of_which_a_cpu_makes_the_same_weights(kind, tmp_path, monkeypatch):
     """And q and k, whose rows a GGUF file has in another order, too; what is not stored so is kept as floats."""
+    monkeypatch.setattr(assembly, "keeps_integers", lambda _: True)
     oracle = random_model("llama", hidden_size=256, intermediate_size=48, head_dim=32)
     shapes = {name: tuple(one.shape) for name, one in oracle.state_dict().items()}
     names = {
@@ -118,7 +123,30 @@ def test_float32_keeps_integers_of_which_a_cpu_makes_the_same_weights(kind, tmp_
         np.testing.assert_array_equal(unpack(getattr(kept, field)), unpack(getattr(wide, field)))
 
 
-def test_a_scale_that_is_not_finite_is_named(tmp_path):
+@pytest.mark.parametrize("tiles", [False, True])
+def test_tiles_have_floats_if_these_fit_into_half_of_the_memory(tiles, monkeypatch):
+    monkeypatch.setattr(isoprefill_csrc, "multiplies_parts", lambda: tiles)
+    half = scaled_weights.host_bytes() // 2
+    assert scaled_weights.keeps_integers(half + 1)
+    assert scaled_weights.keeps_integers(half) != tiles
+
+
+def test_scores_are_the_same_to_the_bit_if_integers_are_kept(monkeypatch):
+    """On few rows and on many, which are computed in other ways."""
+    items = [" Paris", *([" a city on the river"] * 90)]
+    scores = []
+    for keeps in (True, False):
+        monkeypatch.setattr(assembly, "keeps_integers", lambda _, keeps=keeps: keeps)
+        engine = ScoringEngine.from_pretrained("smollm2-135m")
+        scores.append(
+            [engine.score("The capital is", some).logprobs for some in (items[:1], items)]
+        )
+    for one, other in zip(*scores, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_scale_that_is_not_finite_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(assembly, "keeps_integers", lambda _: True)
     kind = GGMLQuantizationType.Q8_0
     oracle = random_model("llama", hidden_size=256, intermediate_size=256, num_hidden_layers=1)
     blocks = finite_blocks(kind, 256, 256)

@@ -10,7 +10,7 @@ import isoprefill
 import isoprefill_csrc
 from isoprefill.doctor.finding import Finding
 from isoprefill.execution.failures import shown_bytes
-from isoprefill.execution.memory import host_bytes
+from isoprefill.host.memory import host_bytes
 from isoprefill.host.processor import processor_name
 from isoprefill.host.threads import usable_threads, use_threads
 

@@ -1,6 +1,5 @@
 """How many rows of a pack fit into the device's memory."""
 
-import contextlib
 import os
 import resource
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import jax
 
 from isoprefill.execution.failures import NotEnoughMemoryError, shown_bytes
-from isoprefill.host.control_groups import control_groups
+from isoprefill.host.memory import host_bytes
 from isoprefill.models.config.config import ModelConfig
 from isoprefill.models.weights.params import Params
 
@@ -54,12 +53,6 @@ def free_bytes(params: Params) -> int:
     return max(0, left // jax.local_device_count())
 
 
-def host_bytes() -> int:
-    """Returns the bytes of memory that this process may have, used or not."""
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([machine, *_control_group_limits()])
-
-
 def check_weights_fit(name: str, dtype: str, num_bytes: int) -> None:
     """Checks that there is memory for a model, before it is read: else the system may end the process without a word.
 
@@ -99,13 +92,3 @@ def _address_space_left() -> list[int]:
     except (OSError, ValueError):  # not Linux
         pages = 0
     return [max(0, limit - pages * os.sysconf("SC_PAGE_SIZE"))]
-
-
-def _control_group_limits() -> list[int]:
-    """Returns the memory limits, in bytes, of the process's control groups."""
-    names = {1: "memory.limit_in_bytes", 2: "memory.max"}
-    limits = []
-    for version, folder in control_groups("memory"):
-        with contextlib.suppress(OSError, ValueError):  # no such file; "max", which is no limit
-            limits.append(int((folder / names[version]).read_text()))
-    return limits

@@ -6,6 +6,7 @@ is never a second copy of them all.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from isoprefill.models.weights.packed_weights import (
     packed_shape,
 )
 from isoprefill.models.weights.params import Params
-from isoprefill.models.weights.scaled_integers import ScaledIntegers
+from isoprefill.models.weights.scaled_integers import ScaledIntegers, keeps_integers
 from isoprefill.models.weights.stored_tensors import FileFormat, StoredTensor, stored_tensors
 
 ParamsDtype = Literal["float32", "bfloat16"]
@@ -61,7 +62,7 @@ def assemble(
         shapes: of every tensor in the checkpoint, by name.
         read: reads a tensor's values, of any floating-point dtype. Called from several threads at once.
         dtype: dtype of the matrices. Vectors are float32.
-        scaled: reads the integers and scales of a tensor that is stored so, by name. In float32 a CPU keeps them.
+        scaled: reads the integers and scales of a tensor that is stored so, by name. In float32 a CPU may keep them.
 
     Raises:
         ValueError: a tensor is missing, has another shape than the configuration says, or has no place in the model;
@@ -84,7 +85,10 @@ def assemble(
                     f"got {list(shapes[tensor])}"
                 )
             tensors.append(tensor)
-    keeps = scaled if packed and dtype == "float32" else {}
+    keeps: Mapping[str, Callable[[], ScaledIntegers]] = {}
+    if packed and dtype == "float32":
+        floats = sum(math.prod(shapes[tensor]) for tensor in scaled)
+        keeps = scaled if keeps_integers(4 * floats) else {}
     for field, parameter in parameters_of(config).items():
         shape, source, tensors = parameter.shape(config), stored[field], names[field]
         together = next((fields for fields in _TOGETHER if field in fields), (field,))
