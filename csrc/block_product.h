@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "csrc/array.h"
+#include "csrc/aligned_bytes.h"
 #include "csrc/decoder_kernels.h"
 #include "csrc/loaded_panels.h"
 #include "csrc/packed_weights.h"

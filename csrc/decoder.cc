@@ -165,17 +165,16 @@ DecoderKernels<Element> KernelsFor(Instructions instructions) {
 }  // namespace
 
 template <typename Element>
-void ComputeAttentionInputs(const AttentionInputs<Element>& of_weights,
+void ComputeAttentionInputs(const AttentionInputs<Element>& given,
                             Instructions instructions,
                             const ParallelFor& parallel) {
   const auto kernels = KernelsFor<Element>(instructions);
-  const NormedRows& rows = of_weights.rows;
+  const NormedRows& rows = given.rows;
   const WeightsForRows<Element> weights(
       kernels,
-      {of_weights.heads[0].weights, of_weights.heads[1].weights,
-       of_weights.heads[2].weights},
+      {given.heads[0].weights, given.heads[1].weights, given.heads[2].weights},
       rows.num_rows, parallel);
-  AttentionInputs<Element> problem = of_weights;
+  AttentionInputs<Element> problem = given;
   for (int i = 0; i < 3; ++i) problem.heads[i].weights = weights[i];
   InChunks(rows.num_rows, RowBytes(kernels, rows.inner), parallel,
            [&](int64_t first, int64_t count, const ParallelFor& inside) {

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "csrc/bfloat16.h"
+#include "csrc/packed_weights.h"
 
 namespace isoprefill {
 
@@ -126,13 +127,13 @@ struct DecoderKernels {
   void (*load)(const Element* panel, int64_t inner, char* loaded) = nullptr;
   // Makes a panel of floats of one of scaled integers; null if Element is not
   // float.
-  void (*widen)(const char* panel, int64_t inner, float* to) = nullptr;
+  void (*widen)(const ScaledRun* panel, int64_t inner, float* to) = nullptr;
   // What widen and load do, one after the other; null if there is no load.
-  void (*load_scaled)(const char* panel, int64_t inner, float* wide,
+  void (*load_scaled)(const ScaledRun* panel, int64_t inner, float* wide,
                       char* loaded) = nullptr;
   // Makes a panel of two parts of one of scaled integers, if that is exact and
   // it can be split, and returns whether it is so. Null: products gain nothing.
-  bool (*split_in_two)(const char* panel, int64_t inner,
+  bool (*split_in_two)(const ScaledRun* panel, int64_t inner,
                        Bfloat16* to) = nullptr;
   // sums = rows from `first` on times panels. `loaded` holds the panels one
   // after another if there is a Load.

@@ -225,6 +225,7 @@ def best_instructions() -> str:
 PANEL_COLUMNS: int  # of packed weights, csrc/packed_weights.h
 INNER_STEP: int
 SCALED_INTEGERS: int  # instead of a number of parts
+SCALED_RUN: int  # elements of a column with one scale
 SCALED_STEP_BYTES: int  # of 32 rows of a panel
 
 def pack_weights(weights: npt.NDArray[Any], packed: npt.NDArray[Any]) -> None:

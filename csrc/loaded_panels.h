@@ -6,26 +6,12 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "csrc/array.h"
+#include "csrc/aligned_bytes.h"
 #include "csrc/bfloat16.h"
 #include "csrc/decoder_kernels.h"
 #include "csrc/packed_weights.h"
 
 namespace isoprefill {
-
-// Memory that begins at a cache line.
-class AlignedBytes {
- public:
-  explicit AlignedBytes(int64_t size) : memory_(size + kLine) {}
-  char* data() {
-    const auto address = reinterpret_cast<uintptr_t>(memory_.data());
-    return memory_.data() + (kLine - address % kLine) % kLine;
-  }
-
- private:
-  static constexpr uintptr_t kLine = 64;
-  Array<char> memory_;
-};
 
 // Loads panels of one length that are all of so many parts.
 template <typename Element>
@@ -70,14 +56,14 @@ class LoadedPanels {
       return wide_.data() + i * wide_bytes_;
     };
     for (int64_t i = 0; parts_ == 2 && i < count; ++i) {
-      if (!kernels_.split_in_two(reinterpret_cast<const char*>(panels[i]),
+      if (!kernels_.split_in_two(reinterpret_cast<const ScaledRun*>(panels[i]),
                                  inner_,
                                  reinterpret_cast<Bfloat16*>(place(i)))) {
         parts_ = 0;  // all or none, as they are multiplied together
       }
     }
     for (int64_t i = 0; i < count; ++i) {
-      const auto* scaled = reinterpret_cast<const char*>(panels[i]);
+      const auto* scaled = reinterpret_cast<const ScaledRun*>(panels[i]);
       auto* floats = reinterpret_cast<float*>(place(i));
       if (parts_ == 0 && kernels_.load_scaled != nullptr) {
         kernels_.load_scaled(scaled, inner_, floats,

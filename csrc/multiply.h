@@ -91,28 +91,18 @@ struct FloatWords {
   // Makes two parts each of kScaledRun rows of scaled integers
   // (csrc/packed_weights.h), rows by pairs as above, if that is exact, and
   // returns whether it is.
-  static bool SplitScaledRun(const float* scales, const float* offsets,
-                             const int8_t* integers, Bfloat16* first,
+  static bool SplitScaledRun(const ScaledRun& run, Bfloat16* first,
                              Bfloat16* second) {
+    Bfloat16 last[kScaledRun * kPanelColumns];
+    Bfloat16* const parts[] = {first, second, last};
     uint16_t third = 0;
     for (int64_t i = 0; i < kScaledRun * kPanelColumns; ++i) {
       const int64_t c = i % kPanelColumns;
       const int64_t row = i / kPanelColumns;
-      const float product = scales[c] * integers[i];
-      Bfloat16 last;
-      Bfloat16* const parts[] = {first, second, &last};
       const int64_t place = row / 2 * 2 * kPanelColumns + 2 * c + row % 2;
-      float rest = product + offsets[c];
-      for (int64_t p = 0; p < 3; ++p) {
-        uint32_t bits;
-        std::memcpy(&bits, &rest, sizeof(bits));
-        bits = (bits + 0x8000) & 0xffff0000;
-        parts[p][p < 2 ? place : 0].bits = static_cast<uint16_t>(bits >> 16);
-        float part;
-        std::memcpy(&part, &bits, sizeof(part));
-        rest -= part;
-      }
-      third |= last.bits;
+      const float product = run.scales[c] * run.integers[i];
+      Split(product + run.offsets[c], parts, place);
+      third |= last[place].bits;
     }
     return third == 0;
   }

@@ -53,18 +53,14 @@ void UnpackParts(const PackedWeights<float>& weights, int64_t column,
 
 void UnpackScaledIntegers(const PackedWeights<float>& weights, int64_t column,
                           float* out) {
-  const auto* panel =
-      reinterpret_cast<const char*>(weights.panel(column / kPanelColumns));
+  const auto* runs =
+      reinterpret_cast<const ScaledRun*>(weights.panel(column / kPanelColumns));
   const int64_t c = column % kPanelColumns;
   for (int64_t i = 0; i < weights.inner; ++i) {
-    const char* run = panel + i / kScaledRun * kScaledRunBytes;
-    const auto* scales = reinterpret_cast<const float*>(run);
-    const float* offsets = scales + kPanelColumns;
-    const auto* integers =
-        reinterpret_cast<const int8_t*>(offsets + kPanelColumns);
+    const ScaledRun& run = runs[i / kScaledRun];
     const float product =
-        scales[c] * integers[i % kScaledRun * kPanelColumns + c];
-    out[i] = product + offsets[c];
+        run.scales[c] * run.integers[i % kScaledRun * kPanelColumns + c];
+    out[i] = product + run.offsets[c];
   }
 }
 
@@ -76,18 +72,17 @@ void PackScaledIntegers(const ScaledIntegers& w, int64_t num_columns,
   const int64_t runs = CeilDivide(inner, w.run);
   std::fill_n(packed, NumPanels(num_columns) * panel_bytes, char{0});
   for (int64_t column = 0; column < num_columns; ++column) {
-    char* panel = packed + column / kPanelColumns * panel_bytes;
+    auto* run = reinterpret_cast<ScaledRun*>(packed + column / kPanelColumns *
+                                                          panel_bytes);
     const int64_t c = column % kPanelColumns;
-    for (int64_t i = 0; i < inner; i += kScaledRun, panel += kScaledRunBytes) {
-      auto* scales = reinterpret_cast<float*>(panel);
-      float* offsets = scales + kPanelColumns;
-      auto* integers = reinterpret_cast<int8_t*>(offsets + kPanelColumns);
+    for (int64_t i = 0; i < inner; i += kScaledRun, ++run) {
       const int64_t place = column * runs + i / w.run;
-      scales[c] = w.scales[place];
-      if (w.offsets != nullptr) offsets[c] = w.offsets[place];
+      run->scales[c] = w.scales[place];
+      if (w.offsets != nullptr) run->offsets[c] = w.offsets[place];
       const int64_t count = std::min(kScaledRun, inner - i);
       for (int64_t j = 0; j < count; ++j) {
-        integers[j * kPanelColumns + c] = w.integers[column * inner + i + j];
+        run->integers[j * kPanelColumns + c] =
+            w.integers[column * inner + i + j];
       }
     }
   }

@@ -41,8 +41,11 @@ inline constexpr int64_t kInnerStep = 32;  // `inner` is padded to a multiple
 // many elements of a column a scale and an offset.
 inline constexpr int64_t kScaledIntegers = -1;
 inline constexpr int64_t kScaledRun = 16;
-inline constexpr int64_t kScaledRunBytes =
-    kPanelColumns * (2 * int64_t{sizeof(float)} + kScaledRun);
+struct ScaledRun {
+  float scales[kPanelColumns];
+  float offsets[kPanelColumns];
+  int8_t integers[kScaledRun * kPanelColumns];  // [elements, columns]
+};
 
 inline int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -69,7 +72,7 @@ inline int64_t PartPlace(int64_t c, int64_t i, int64_t part, int64_t parts) {
 template <typename Element>
 int64_t PanelBytes(int64_t inner, int64_t parts) {
   if (parts == kScaledIntegers) {
-    return PaddedInner(inner) / kScaledRun * kScaledRunBytes;
+    return PaddedInner(inner) / kScaledRun * int64_t{sizeof(ScaledRun)};
   }
   return PanelSize(inner) * (parts == 0 ? int64_t{sizeof(Element)}
                                         : parts * int64_t{sizeof(Bfloat16)});

@@ -84,12 +84,12 @@ struct SplitTileProduct {
     });
   }
 
-  static void LoadScaled(const char* panel, int64_t inner, float* wide,
+  static void LoadScaled(const ScaledRun* panel, int64_t inner, float* wide,
                          char* loaded) {
     LoadRows(inner, loaded, [&](int64_t i) {
       float* const rows = wide + i * kPanelColumns;
       if (i % kScaledRun == 0) {
-        WidenScaledRun<Vector>(panel + i / kScaledRun * kScaledRunBytes, rows);
+        WidenScaledRun<Vector>(panel[i / kScaledRun], rows);
       }
       return rows;
     });
@@ -97,24 +97,15 @@ struct SplitTileProduct {
 
   // Scales and offsets say that no weight is too large. The first run says that
   // not all are too small, or nothing is said: there is another way for these.
-  static bool SplitInTwo(const char* panel, int64_t inner, Bfloat16* to) {
-    constexpr int64_t kAhead = 8 * kScaledRunBytes;
+  static bool SplitInTwo(const ScaledRun* panel, int64_t inner, Bfloat16* to) {
     for (int64_t i = 0; i < PaddedInner(inner); i += kScaledRun) {
-      for (int64_t line = 0; line < kScaledRunBytes; line += 64) {
-        __builtin_prefetch(panel + kAhead + line, 0, 2);
-      }
-      const auto* scales = reinterpret_cast<const float*>(panel);
-      const float* offsets = scales + kPanelColumns;
-      const auto* integers =
-          reinterpret_cast<const int8_t*>(offsets + kPanelColumns);
-      const bool all_fit = i == 0 ? LargestCanSplit(scales, offsets, integers)
-                                  : NoneIsTooLarge(scales, offsets);
-      if (!all_fit || !Vector::SplitScaledRun(scales, offsets, integers,
-                                              to + PartPlace(0, i, 0, 2),
+      const ScaledRun& run = panel[i / kScaledRun];
+      FetchAfter(run);
+      const bool all_fit = i == 0 ? LargestCanSplit(run) : NoneIsTooLarge(run);
+      if (!all_fit || !Vector::SplitScaledRun(run, to + PartPlace(0, i, 0, 2),
                                               to + PartPlace(0, i, 1, 2))) {
         return false;
       }
-      panel += kScaledRunBytes;
     }
     return true;
   }
@@ -173,24 +164,23 @@ struct SplitTileProduct {
                 sizeof(about));
   }
 
-  static bool NoneIsTooLarge(const float* scales, const float* offsets) {
+  static bool NoneIsTooLarge(const ScaledRun& run) {
     bool small = true;
     for (int64_t c = 0; c < kPanelColumns; ++c) {
-      small &=
-          std::fabs(scales[c]) < 0x1p56f && std::fabs(offsets[c]) < 0x1p63f;
+      small &= std::fabs(run.scales[c]) < 0x1p56f &&
+               std::fabs(run.offsets[c]) < 0x1p63f;
     }
     return small;
   }
   // Of a run whose other weights may be as small as they like.
-  static bool LargestCanSplit(const float* scales, const float* offsets,
-                              const int8_t* integers) {
+  static bool LargestCanSplit(const ScaledRun& run) {
     bool large = false;
     for (int64_t i = 0; i < kScaledRun * kPanelColumns; ++i) {
       const int64_t c = i % kPanelColumns;
-      const float product = scales[c] * integers[i];
-      large |= std::fabs(product + offsets[c]) >= 0x1p-60f;
+      const float product = run.scales[c] * run.integers[i];
+      large |= std::fabs(product + run.offsets[c]) >= 0x1p-60f;
     }
-    return large && NoneIsTooLarge(scales, offsets);
+    return large && NoneIsTooLarge(run);
   }
   // What Load leaves behind a panel: bits of its largest number and of its
   // third parts. Of several panels: not 0 if one cannot be split, if one has

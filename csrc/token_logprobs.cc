@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "csrc/aligned_bytes.h"
 #include "csrc/bfloat16.h"
 #include "csrc/block_product.h"
 #include "csrc/loaded_panels.h"

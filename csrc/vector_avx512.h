@@ -108,26 +108,24 @@ struct Avx512Vector : FloatWords<Avx512Vector> {
                                   _mm512_max_epu32(Size(low), Size(high))));
     for (int p = 0; p < 3; ++p) {
       const __m512i part = NextPart(&low);
-      const __m512i both =
-          _mm512_or_si512(_mm512_srli_epi32(part, 16), NextPart(&high));
+      const __m512i both = Pair(part, NextPart(&high));
       _mm512_storeu_si512(parts[p], both);
       if (p < 2 || third == nullptr) continue;
       _mm512_storeu_si512(third,
                           _mm512_or_si512(_mm512_loadu_si512(third), both));
     }
   }
-  static bool SplitScaledRun(const float* scales, const float* offsets,
-                             const int8_t* integers, Bfloat16* first,
+  static bool SplitScaledRun(const ScaledRun& run, Bfloat16* first,
                              Bfloat16* second) {
-    const Register scale = Load(scales);
-    const Register offset = Load(offsets);
+    const Register scale = Load(run.scales);
+    const Register offset = Load(run.offsets);
     __m512i rests = _mm512_setzero_si512();
     ISOPREFILL_UNROLL
     for (int64_t i = 0; i < kScaledRun * kPanelColumns;
          i += 2 * kPanelColumns) {
-      Register low = LoadIntegers(integers + i) * scale + offset;
-      Register high =
-          LoadIntegers(integers + i + kPanelColumns) * scale + offset;
+      const int8_t* integers = run.integers + i;
+      Register low = LoadIntegers(integers) * scale + offset;
+      Register high = LoadIntegers(integers + kPanelColumns) * scale + offset;
       const __m512i low_part = NextPart(&low);
       const __m512i high_part = NextPart(&high);
       _mm512_storeu_si512(first + i, Pair(low_part, high_part));

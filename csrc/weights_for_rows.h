@@ -21,7 +21,8 @@
 
 namespace isoprefill {
 
-// Several matrices, of as many parts each: [i] is one of them.
+// Several matrices: [i] is one of them. Those of scaled integers become floats
+// of as many parts each; the others stay what they are.
 template <typename Element>
 class WeightsForRows {
  public:
@@ -30,7 +31,7 @@ class WeightsForRows {
                  int64_t num_rows, const ParallelFor& parallel)
       : weights_(matrices), memory_(Bytes(num_rows, parallel)) {
     if constexpr (std::is_same_v<Element, float>) {
-      if (!Many(num_rows, parallel)) return;
+      if (memory_.data() == nullptr) return;
       if (kernels.split_in_two == nullptr || !Make(kernels, 2, parallel)) {
         Make(kernels, 0, parallel);
       }
@@ -42,17 +43,18 @@ class WeightsForRows {
   }
 
  private:
-  // Whether each thread would make floats of all weights, once or more often.
-  bool Many(int64_t num_rows, const ParallelFor& parallel) const {
-    return weights_[0].parts == kScaledIntegers &&
-           num_rows >= 2 * kFewRows * parallel.num_threads();
-  }
+  // Of what is made: nothing for so few rows that no thread would make floats
+  // of all weights.
   int64_t Bytes(int64_t num_rows, const ParallelFor& parallel) const {
+    if (num_rows < 2 * kFewRows * parallel.num_threads()) return 0;
     int64_t bytes = 0;
     for (const PackedWeights<Element>& one : weights_) {
-      bytes += one.num_panels() * PanelSize(one.inner) * int64_t{sizeof(float)};
+      if (one.parts == kScaledIntegers) bytes += MadeBytes(one);
     }
-    return Many(num_rows, parallel) ? bytes : 0;
+    return bytes;
+  }
+  static int64_t MadeBytes(const PackedWeights<Element>& one) {
+    return one.num_panels() * PanelSize(one.inner) * int64_t{sizeof(float)};
   }
 
   // Makes so many parts, two or 0: floats. Returns whether that was exact.
@@ -60,13 +62,14 @@ class WeightsForRows {
             const ParallelFor& parallel) {
     std::atomic<bool> exact{true};
     char* to = memory_.data();
-    std::vector<PackedWeights<float>> made;
-    for (const PackedWeights<float>& one : weights_) {
+    std::vector<PackedWeights<float>> made = weights_;
+    for (PackedWeights<float>& one : made) {
+      if (one.parts != kScaledIntegers) continue;
       const int64_t size = PanelSize(one.inner);
       const auto make = [&](int64_t p) {
         if (!exact) return;
         auto* panel = reinterpret_cast<float*>(to) + p * size;
-        const auto* from = reinterpret_cast<const char*>(one.panel(p));
+        const auto* from = reinterpret_cast<const ScaledRun*>(one.panel(p));
         if (parts == 0) return kernels.widen(from, one.inner, panel);
         if (!kernels.split_in_two(from, one.inner,
                                   reinterpret_cast<Bfloat16*>(panel))) {
@@ -78,9 +81,9 @@ class WeightsForRows {
       parallel(std::max<int64_t>(0, panels - 1),
                [&](int64_t p) { make(p + 1); });
       if (!exact) return false;
-      made.push_back({reinterpret_cast<const float*>(to), one.num_columns,
-                      one.inner, parts});
-      to += one.num_panels() * size * int64_t{sizeof(float)};
+      one.data = reinterpret_cast<const float*>(to);
+      one.parts = parts;
+      to += MadeBytes(one);
     }
     weights_ = made;
     return true;

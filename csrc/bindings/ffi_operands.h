@@ -78,7 +78,7 @@ Shaped Packed(const char* name, const ffi::AnyBuffer& array, int64_t columns,
   const int64_t parts = PartsOf<Element>(array);
   const int64_t step =
       parts == kScaledIntegers
-          ? kInnerStep / kScaledRun * kScaledRunBytes
+          ? PanelBytes<float>(kInnerStep, kScaledIntegers)
           : kPanelColumns * kInnerStep * std::max<int64_t>(1, parts);
   std::vector<std::string> dimensions = {
       std::to_string(NumPanels(columns)),

@@ -147,7 +147,9 @@ void BindWeights(py::module_& module) {
   module.attr("PANEL_COLUMNS") = kPanelColumns;
   module.attr("INNER_STEP") = kInnerStep;
   module.attr("SCALED_INTEGERS") = kScaledIntegers;
-  module.attr("SCALED_STEP_BYTES") = kInnerStep / kScaledRun * kScaledRunBytes;
+  module.attr("SCALED_RUN") = kScaledRun;
+  module.attr("SCALED_STEP_BYTES") =
+      PanelBytes<float>(kInnerStep, kScaledIntegers);
   module.def("pack_scaled_integers", PackScaled);
   module.def("pack_weights", [](const py::array& weights, py::array packed) {
     Check(weights, packed);

@@ -21,6 +21,8 @@ class Chip:
     matrix_unit: int
 
 
+DEFAULT_MATRIX_UNIT = 256  # of a chip that is not known
+
 CHIPS = {
     chip.name: chip
     for chip in (

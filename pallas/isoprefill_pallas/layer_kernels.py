@@ -24,6 +24,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, BFloat16, Float, Int
 
 from isoprefill_csrc import LANES
+from isoprefill_pallas.chips import DEFAULT_MATRIX_UNIT
 
 # Of a tile, at most, for E up to 4096; wider ones get less, as many as TILES_BYTES of VMEM hold twice.
 ROWS = 1024
@@ -90,7 +91,7 @@ def project_gated(
     up: BFloat16[Array, "L F E"],
     layer: Int[Array, ""],
     *,
-    matrix_unit: int = 256,
+    matrix_unit: int = DEFAULT_MATRIX_UNIT,
     interpret: bool | pltpu.InterpretParams = False,
     vmem_limit_bytes: int | None = None,
 ) -> BFloat16[Array, "T F"]:

@@ -6,14 +6,13 @@ from jax import lax
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from isoprefill_pallas.chips import chip_of
+from isoprefill_pallas.chips import DEFAULT_MATRIX_UNIT, chip_of
 from isoprefill_pallas.heads import Heads
 from isoprefill_pallas.operands import check_operands
 from isoprefill_pallas.schedule import KernelSchedule
 from isoprefill_pallas.tile_attention import tile_attention
 
 DEFAULT_VMEM_LIMIT_BYTES = 56 << 20
-DEFAULT_MATRIX_UNIT = 256
 
 
 def attend(

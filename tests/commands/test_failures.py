@@ -13,9 +13,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import pytest
 
 from command_line import run
+from gguf_writer import save_gguf
 from huggingface_directory import save_directory
 from isoprefill.cli import failures, score
 from isoprefill.cli.entry import INTERRUPTED
@@ -268,9 +270,11 @@ def test_memory_that_does_not_suffice_is_said_in_numbers(model, monkeypatch):
         patch.setattr(memory, "host_bytes", lambda: 10_000)
         done = run(score, *arguments)
         assert_one_line(done, FAILED, "bytes for its weights in float32", "may have 10000 bytes")
+        assert "bfloat16 takes half of it" in done.stderr
         (float32,) = re.findall(r"needs about (\d+) bytes", done.stderr)
         done = run(score, *arguments, "--dtype=bfloat16")
         assert_one_line(done, FAILED, f"needs about {int(float32) // 2} bytes")
+        assert "bfloat16 takes" not in done.stderr
     # The number of weights, counted in another way.
     weights = sum(
         parameter.numel()
@@ -290,6 +294,16 @@ def test_memory_that_does_not_suffice_is_said_in_numbers(model, monkeypatch):
     monkeypatch.setattr("isoprefill.execution.executor.Executor.run", refuse)
     done = run(score, *arguments)
     assert_one_line(done, FAILED, "a prefill of", "tokens needs about", "Unable to allocate")
+
+
+def test_bfloat16_is_no_advice_where_it_takes_more(tmp_path, monkeypatch):
+    """float32 keeps such a file's integers, in fewer bytes than bfloat16."""
+    q8_0 = gguf.GGMLQuantizationType.Q8_0
+    path = save_gguf(random_model("llama"), tmp_path / "model.gguf", q8_0)
+    monkeypatch.setattr(memory, "host_bytes", lambda: 10_000)
+    done = run(score, f"--model={path}", *ITEM)
+    assert_one_line(done, FAILED, "bytes for its weights in float32", "take a smaller model")
+    assert "bfloat16 takes" not in done.stderr
 
 
 def test_a_limit_of_address_space_makes_packs_smaller(model, monkeypatch):

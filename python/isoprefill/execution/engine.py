@@ -126,7 +126,7 @@ class ScoringEngine:
         compilation_cache.enable()
         found = find_model(source)
         needed = weight_bytes(found, dtype)
-        check_weights_fit(found.name, dtype, needed)
+        check_weights_fit(found, dtype, needed)
         try:
             return cls(load_pretrained(found, dtype, adapter), **options)
         except Exception as error:

@@ -9,6 +9,8 @@ import jax
 from isoprefill.execution.failures import NotEnoughMemoryError, shown_bytes
 from isoprefill.host.memory import host_bytes
 from isoprefill.models.config.config import ModelConfig
+from isoprefill.models.sources.size import weight_bytes
+from isoprefill.models.sources.source import ModelSource
 from isoprefill.models.weights.params import Params
 
 # Of the memory that the weights leave; the rest is for the prefix cache, logits and other programs.
@@ -53,11 +55,11 @@ def free_bytes(params: Params) -> int:
     return max(0, left // jax.local_device_count())
 
 
-def check_weights_fit(name: str, dtype: str, num_bytes: int) -> None:
+def check_weights_fit(source: ModelSource, dtype: str, num_bytes: int) -> None:
     """Checks that there is memory for a model, before it is read: else the system may end the process without a word.
 
     Args:
-        name: of the model.
+        source: the model.
         dtype: of the weights.
         num_bytes: of the weights.
 
@@ -72,13 +74,15 @@ def check_weights_fit(name: str, dtype: str, num_bytes: int) -> None:
     ):
         if num_bytes > limit:
             raise NotEnoughMemoryError(
-                f"model {name} needs about {shown_bytes(num_bytes)} for its weights in {dtype}, but {what} "
-                f"{shown_bytes(limit)}: {_remedy(dtype)}"
+                f"model {source.name} needs about {shown_bytes(num_bytes)} for its weights in {dtype}, but {what} "
+                f"{shown_bytes(limit)}: {_remedy(source, num_bytes)}"
             )
 
 
-def _remedy(dtype: str) -> str:
-    smaller = "bfloat16 takes half of it; else " if dtype == "float32" else ""
+def _remedy(source: ModelSource, num_bytes: int) -> str:
+    # Not of bfloat16 itself, nor of what float32 keeps in fewer bytes than four.
+    half = 2 * weight_bytes(source, "bfloat16") <= num_bytes
+    smaller = "bfloat16 takes half of it; else " if half else ""
     return f"{smaller}take a smaller model, or give it more memory"
 
 

@@ -13,7 +13,7 @@ def weight_bytes(source: ModelSource, dtype: str) -> int:
     """Returns the bytes of all weights in a dtype; 0 if the files cannot be read, which their loader reports better.
 
     float32 weights that are stored in bfloat16 are kept in two bytes (`models.weights.packed_weights`), and those of
-    most GGUF quantisations in one and a half (`models.weights.scaled_integers`).
+    most GGUF quantisations in one and a half, where there is no room for more (`models.weights.scaled_integers`).
     """
     try:
         return int(sum(numbers * _bytes_of(stored, dtype) for stored, numbers in _tensors(source)))

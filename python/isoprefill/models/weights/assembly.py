@@ -99,19 +99,12 @@ def assemble(
         values_dtype = jnp.dtype(dtype if parameter.is_matrix else np.float32)
         # On a CPU, bfloat16 is stored as its bits (`isoprefill.bits`).
         bits = packed and values_dtype == jnp.bfloat16
-        if as_scaled:
-            array = aligned_empty(packed_shape(shape, SCALED_INTEGERS), np.dtype(np.uint8))
-        else:
-            array = aligned_empty(
-                packed_shape(shape) if packs else shape,
-                np.dtype(np.uint16) if bits else values_dtype,
-            )
-        if packs:
-            columns, inner = shape[-2:]
-            kept = SCALED_INTEGERS if as_scaled else 0
-            arrays[field] = PackedWeights(array, columns, inner, kept)
-        else:
-            arrays[field] = array
+        array = aligned_empty(
+            packed_shape(shape, scaled=as_scaled) if packs else shape,
+            np.dtype(np.uint8 if as_scaled else np.uint16 if bits else values_dtype),
+        )
+        kept = SCALED_INTEGERS if as_scaled else 0
+        arrays[field] = PackedWeights(array, shape[-2], shape[-1], kept) if packs else array
         for part, tensor in zip(_split(array, len(tensors), source, shape), tensors, strict=True):
             parts.setdefault(tensor, []).append(
                 _Part(field, part, source.rows, source.offset, values_dtype, packs, as_scaled)

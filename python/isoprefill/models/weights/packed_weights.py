@@ -65,11 +65,10 @@ class PackedWeights:
         return dataclasses.replace(self, data=self.data[None])
 
 
-def packed_shape(shape: tuple[int, ...], parts: int = 0) -> tuple[int, ...]:
-    """Returns the shape of `PackedWeights.data` for weights of a shape [M, N] or [L, M, N]."""
+def packed_shape(shape: tuple[int, ...], *, scaled: bool = False) -> tuple[int, ...]:
+    """Returns the shape of `PackedWeights.data` for weights of a shape [M, N] or [L, M, N], in one part or `scaled`."""
     *layers, columns, inner = shape
-    scaled = parts == SCALED_INTEGERS
-    step = isoprefill_csrc.SCALED_STEP_BYTES if scaled else PANEL * STEP * max(1, parts)
+    step = isoprefill_csrc.SCALED_STEP_BYTES if scaled else PANEL * STEP
     return (*layers, -(-columns // PANEL), -(-inner // STEP), step)
 
 

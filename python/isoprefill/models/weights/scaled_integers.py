@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int8
 import isoprefill_csrc
 from isoprefill.host.memory import host_bytes
 
-RUN = 16  # elements of a row: a scale is for a multiple of so many
+RUN = isoprefill_csrc.SCALED_RUN  # elements of a row: a scale is for a multiple of so many
 
 
 def keeps_integers(float_bytes: int) -> bool:
