@@ -150,28 +150,22 @@ class TileAttention {
     Pending last_group;
     QueryGroup group = group_at(first);
     int parity = 0;
-    for (int part = 0; part < kGroupParts; ++part) {
-      Score(group, scores_[parity], part);
-    }
+    for (int64_t s = 0; s < Steps(); ++s) Score(group, scores_[parity], s);
     while (group.count > 0) {
       const QueryGroup next = group_at(group.first + group.count);
       Pending weighed;
       weighed.group = group;
       weighed.weights = weights_[parity];
       weighed.apart = !finite && !group.SeesAll(count);
-      softmax_.Weigh(group, scores_[parity], weighed.weights, weighed.factors,
-                     [&](int part) {
-                       Score(next, scores_[1 - parity], part);
-                       if (!last_group.apart) Accumulate(last_group, part);
-                     });
+      softmax_.Weigh(
+          group, scores_[parity], weighed.weights, weighed.factors,
+          [&](int part) { Part(part, next, scores_[1 - parity], last_group); });
       Finish(last_group, block, count);
       last_group = weighed;
       group = next;
       parity = 1 - parity;
     }
-    for (int part = 0; part < kGroupParts && !last_group.apart; ++part) {
-      Accumulate(last_group, part);
-    }
+    if (!last_group.apart) AccumulateAll(last_group);
     Finish(last_group, block, count);
   }
 
@@ -197,9 +191,7 @@ class TileAttention {
       while (next < group.count && group.seen[next] == group.seen[i]) ++next;
       if (!group.seen[i].empty()) {
         block_.LoadValues(block, count, group.seen[i]);
-        for (int part = 0; part < kGroupParts; ++part) {
-          Accumulate(pending, part);
-        }
+        AccumulateAll(pending);
         for (int64_t j = i; j < next; ++j) {
           Add(group.first + j, j, pending.factors[j]);
         }
@@ -209,67 +201,83 @@ class TileAttention {
     block_.LoadValues(block, count, {0, static_cast<int32_t>(count)});
   }
 
-  // The scores of some queries and the columns that one of them sees: one part
-  // of the columns.
-  void Score(const QueryGroup& group, float* scores, int part) {
-    const Bfloat16* q0 = q_ + group.first * padded_dim_;
-    const Bfloat16* q1 = q0 + kTileRows * padded_dim_;
-    const int64_t q_stride = padded_dim_ * int64_t{sizeof(Bfloat16)};
-    static_assert(kGroupParts * kInnerStep == kTileBlock);
-    const int64_t c = part * kInnerStep;
-    if (c >= group.least && c < group.most) {
-      const Bfloat16* k0 = block_.keys() + c * padded_dim_;
-      const Bfloat16* k1 = k0 + kPanelColumns * padded_dim_;
-      Tiles::template Zero<0>();
-      Tiles::template Zero<1>();
-      Tiles::template Zero<2>();
-      Tiles::template Zero<3>();
-      for (int64_t d = 0; d < padded_dim_; d += kInnerStep) {
-        DotPieces(
-            [&](int64_t p) {
-              Tiles::template Load<4>(q0 + p * q_size_ + d, q_stride);
-              Tiles::template Load<5>(q1 + p * q_size_ + d, q_stride);
-            },
-            [&](int64_t p) {
-              const int64_t at = p * kTileBlock * padded_dim_ + d * kTileRows;
-              Tiles::template Load<6>(k0 + at, 64);
-              Tiles::template Load<7>(k1 + at, 64);
-            });
+  // Steps of a group's scores, and as many of its sums: 32 queries times 32
+  // elements or columns times 32 columns or elements.
+  int64_t Steps() const {
+    return padded_dim_ / kInnerStep * (kTileBlock / kInnerStep);
+  }
+
+  // One part of the work in tiles that is done while a group is weighed: the
+  // scores of the next, then the sums of the last.
+  void Part(int part, const QueryGroup& next, float* scores,
+            const Pending& last) {
+    const int64_t steps = Steps();
+    const int64_t end = 2 * steps * (part + 1) / kGroupParts;
+    for (int64_t s = 2 * steps * part / kGroupParts; s < end; ++s) {
+      if (s < steps) {
+        Score(next, scores, s);
+      } else if (!last.apart) {
+        Accumulate(last, s - steps);
       }
-      StoreFour(scores + c, kScoreStride);
     }
   }
 
-  // added_ = weights x values: one part of the elements of a head.
-  void Accumulate(const Pending& pending, int part) {
-    const int64_t stride = kWeightStride * int64_t{sizeof(Bfloat16)};
-    const Bfloat16* weights = pending.weights;
+  // The scores of some queries and the columns that one of them sees: of 32
+  // columns, all elements step by step.
+  void Score(const QueryGroup& group, float* scores, int64_t step) {
     const int64_t steps = padded_dim_ / kInnerStep;
-    for (int64_t d = steps * part / kGroupParts * kInnerStep;
-         d < steps * (part + 1) / kGroupParts * kInnerStep; d += kInnerStep) {
-      const Bfloat16* v0 = block_.values() + d * kTileBlock;
-      const Bfloat16* v1 = v0 + kPanelColumns * kTileBlock;
-      Tiles::template Zero<0>();
-      Tiles::template Zero<1>();
-      Tiles::template Zero<2>();
-      Tiles::template Zero<3>();
-      for (int64_t c = pending.group.least; c < pending.group.most;
-           c += kInnerStep) {
-        DotPieces(
-            [&](int64_t p) {
-              const Bfloat16* w0 =
-                  weights + p * kGroupQueries * kWeightStride + c;
-              Tiles::template Load<4>(w0, stride);
-              Tiles::template Load<5>(w0 + kTileRows * kWeightStride, stride);
-            },
-            [&](int64_t p) {
-              const int64_t at = p * kTileBlock * padded_dim_ + c * kTileRows;
-              Tiles::template Load<6>(v0 + at, 64);
-              Tiles::template Load<7>(v1 + at, 64);
-            });
-      }
-      StoreFour(added_ + d, padded_dim_);
-    }
+    const int64_t c = step / steps * kInnerStep;
+    if (c < group.least || c >= group.most) return;
+    const int64_t d = step % steps * kInnerStep;
+    const Bfloat16* q0 = q_ + group.first * padded_dim_ + d;
+    const Bfloat16* q1 = q0 + kTileRows * padded_dim_;
+    const int64_t q_stride = padded_dim_ * int64_t{sizeof(Bfloat16)};
+    const Bfloat16* k0 = block_.keys() + c * padded_dim_ + d * kTileRows;
+    const Bfloat16* k1 = k0 + kPanelColumns * padded_dim_;
+    if (d == 0) ZeroFour();
+    DotPieces(
+        [&](int64_t p) {
+          Tiles::template Load<4>(q0 + p * q_size_, q_stride);
+          Tiles::template Load<5>(q1 + p * q_size_, q_stride);
+        },
+        [&](int64_t p) {
+          const int64_t at = p * kTileBlock * padded_dim_;
+          Tiles::template Load<6>(k0 + at, 64);
+          Tiles::template Load<7>(k1 + at, 64);
+        });
+    if (d + kInnerStep == padded_dim_) StoreFour(scores + c, kScoreStride);
+  }
+
+  // added_ = weights x values: of 32 elements of a head, all columns that a
+  // query sees step by step.
+  void Accumulate(const Pending& pending, int64_t step) {
+    constexpr int64_t kSteps = kTileBlock / kInnerStep;
+    const int64_t c = step % kSteps * kInnerStep;
+    const int64_t least = pending.group.least, most = pending.group.most;
+    if (c < least || c >= most) return;
+    const int64_t d = step / kSteps * kInnerStep;
+    const int64_t stride = kWeightStride * int64_t{sizeof(Bfloat16)};
+    const Bfloat16* w0 = pending.weights + c;
+    const Bfloat16* w1 = w0 + kTileRows * kWeightStride;
+    const Bfloat16* v0 = block_.values() + d * kTileBlock + c * kTileRows;
+    const Bfloat16* v1 = v0 + kPanelColumns * kTileBlock;
+    if (c == least) ZeroFour();
+    DotPieces(
+        [&](int64_t p) {
+          const int64_t at = p * kGroupQueries * kWeightStride;
+          Tiles::template Load<4>(w0 + at, stride);
+          Tiles::template Load<5>(w1 + at, stride);
+        },
+        [&](int64_t p) {
+          const int64_t at = p * kTileBlock * padded_dim_;
+          Tiles::template Load<6>(v0 + at, 64);
+          Tiles::template Load<7>(v1 + at, 64);
+        });
+    if (c + kInnerStep >= most) StoreFour(added_ + d, padded_dim_);
+  }
+
+  void AccumulateAll(const Pending& pending) {
+    for (int64_t s = 0; s < Steps(); ++s) Accumulate(pending, s);
   }
 
   // Adds the products of two tiles of rows and two of columns, whose pieces
@@ -295,6 +303,12 @@ class TileAttention {
     Tiles::template Dot<3, 5, 7>();
   }
 
+  static void ZeroFour() {
+    Tiles::template Zero<0>();
+    Tiles::template Zero<1>();
+    Tiles::template Zero<2>();
+    Tiles::template Zero<3>();
+  }
   static void StoreFour(float* to, int64_t stride) {
     const int64_t bytes = stride * int64_t{sizeof(float)};
     Tiles::template Store<0>(to, bytes);

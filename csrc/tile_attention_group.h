@@ -13,7 +13,9 @@ namespace {
 
 constexpr int64_t kTileBlock = 128;    // columns
 constexpr int64_t kGroupQueries = 32;  // two rows of tiles
-constexpr int kGroupParts = 4;         // pieces of a group's work in tiles
+// Pieces of a group's work in tiles, between which vectors work: so few tiles
+// at a time that the processor sees the vectors' work behind them.
+constexpr int kGroupParts = 8;
 // Rows of 16 registers would all begin in the same few lines of the cache.
 constexpr int64_t kScoreStride = kTileBlock + 16;
 constexpr int64_t kWeightStride = kTileBlock + 32;

@@ -80,7 +80,7 @@ class TileSoftmax {
                              V::Broadcast(1.0f)));
     }
     for (int64_t i = 0; i < queries; ++i) {
-      float* scores = all_scores + i * kScoreStride;
+      const float* scores = all_scores + i * kScoreStride;
       Bfloat16* weights = all_weights + i * kWeightStride;
       if (i % (kGroupQueries / kGroupParts) == 0) {
         meanwhile(static_cast<int>(i / (kGroupQueries / kGroupParts)));
@@ -91,26 +91,26 @@ class TileSoftmax {
         return PowerOfTwo<V, Element>(
             V::MulAdd(V::Load(scores + c), scale, minus));
       };
-      const auto hide = [&](int64_t c) {
-        for (int64_t j = c; j < c + kInnerStep; j += V::kWidth) {
-          const auto some = Keep(weight(j), j, seen[i], V::Broadcast(0.0f));
-          total += some;
-          V::Store(scores + j, some);
+      // In a place of their own: scores need not be written back.
+      const auto weigh = [&](int64_t c, const auto& weight_at) {
+        float some[kInnerStep];
+        ISOPREFILL_UNROLL
+        for (int64_t j = 0; j < kInnerStep; j += V::kWidth) {
+          const auto weights_of_some = weight_at(c + j);
+          total += weights_of_some;
+          V::Store(some + j, weights_of_some);
         }
-        StoreWeights(scores + c, weights + c);
+        StoreWeights(some, weights + c);
+      };
+      const auto hide = [&](int64_t c) {
+        weigh(c, [&](int64_t j) {
+          return Keep(weight(j), j, seen[i], V::Broadcast(0.0f));
+        });
       };
       const int64_t begin = std::min<int64_t>(seen[i].begin, group.most);
       int64_t c = group.least;
       for (; c < begin; c += kInnerStep) hide(c);
-      for (; c + kInnerStep <= seen[i].end; c += kInnerStep) {
-        ISOPREFILL_UNROLL
-        for (int64_t j = c; j < c + kInnerStep; j += V::kWidth) {
-          const auto some = weight(j);
-          total += some;
-          V::Store(scores + j, some);
-        }
-        StoreWeights(scores + c, weights + c);
-      }
+      for (; c + kInnerStep <= seen[i].end; c += kInnerStep) weigh(c, weight);
       for (; c < group.most; c += kInnerStep) hide(c);
       largest_[first + i] = maxima[i];
       totals[i] = V::ReduceAdd(total);
