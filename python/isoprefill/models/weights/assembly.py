@@ -8,7 +8,7 @@ is never a second copy of them all.
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Literal
@@ -68,54 +68,114 @@ def assemble(
         ValueError: a tensor is missing, has another shape than the configuration says, or has no place in the model;
             names it.
     """
-    packed = jax.default_backend() == "cpu"
-    arrays: dict[str, np.ndarray | PackedWeights] = {}
-    parts: dict[str, list[_Part]] = {}  # by the tensor to fill them from
     stored = stored_tensors(config, file_format)
-    names: dict[str, list[str]] = {}  # of the tensors of each field
-    for field, parameter in parameters_of(config).items():
-        source, tensors = stored[field], names.setdefault(field, [])
-        # One by one: a damaged file may claim thousands of layers, and the first is missing.
-        for tensor in _tensor_names(config, parameter, source.name):
-            if tensor not in shapes:
-                raise ValueError(f"tensor {tensor} is missing{_REMEDIES.get(field, '')}")
-            if shapes[tensor] != source.shape:
-                raise ValueError(
-                    f"tensor {tensor} must have shape {list(source.shape)}, as the model's configuration says, "
-                    f"got {list(shapes[tensor])}"
-                )
-            tensors.append(tensor)
+    names = {
+        field: _tensors(config, field, parameter, stored[field], shapes)
+        for field, parameter in parameters_of(config).items()
+    }
+    _check_nothing_is_left(config, names, unused, shapes)
+    packs = jax.default_backend() == "cpu"
     keeps: Mapping[str, Callable[[], ScaledIntegers]] = {}
-    if packed and dtype == "float32":
+    if packs and dtype == "float32":
         floats = sum(math.prod(shapes[tensor]) for tensor in scaled)
         keeps = scaled if keeps_integers(4 * floats) else {}
+    arrays, parts = _memory(config, stored, names, dtype, packs, keeps)
+    _fill(arrays, parts, read, keeps)
+    return Params.from_fields(jax.device_put(arrays))
+
+
+def _tensors(
+    config: ModelConfig,
+    field: str,
+    parameter: Parameter,
+    source: StoredTensor,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> list[str]:
+    """Returns the names of a parameter's tensors.
+
+    Raises:
+        ValueError: one is missing, or has another shape.
+    """
+    tensors = []
+    # One by one: a damaged file may claim thousands of layers, and the first is missing.
+    for tensor in _tensor_names(config, parameter, source.name):
+        if tensor not in shapes:
+            raise ValueError(f"tensor {tensor} is missing{_REMEDIES.get(field, '')}")
+        if shapes[tensor] != source.shape:
+            raise ValueError(
+                f"tensor {tensor} must have shape {list(source.shape)}, as the model's configuration says, "
+                f"got {list(shapes[tensor])}"
+            )
+        tensors.append(tensor)
+    return tensors
+
+
+def _check_nothing_is_left(
+    config: ModelConfig, names: Mapping[str, list[str]], unused: str, shapes: Iterable[str]
+) -> None:
+    """Raises ValueError if a tensor has no place: ignoring a bias or a scale would compute a different model."""
+    used = {tensor for tensors in names.values() for tensor in tensors}
+    for tensor in shapes:
+        if tensor not in used and not re.fullmatch(unused, tensor):
+            raise ValueError(
+                f"tensor {tensor} is not supported: a {config.architecture} model with this configuration has no "
+                "such parameter"
+            )
+
+
+_Arrays = dict[str, np.ndarray | PackedWeights]  # by field
+_Parts = dict[str, list["_Part"]]  # by the tensor to fill them from
+
+
+def _memory(
+    config: ModelConfig,
+    stored: Mapping[str, StoredTensor],
+    names: Mapping[str, list[str]],
+    dtype: ParamsDtype,
+    packs: bool,
+    keeps: Container[str],
+) -> tuple[_Arrays, _Parts]:
+    """Returns memory for every parameter, and which tensor fills what of it.
+
+    Args:
+        stored: by field, how its tensors are stored.
+        names: by field, its tensors.
+        dtype: of the matrices.
+        packs: whether matrices are packed.
+        keeps: tensors whose integers and scales may be kept.
+    """
+    arrays: _Arrays = {}
+    parts: _Parts = {}
     for field, parameter in parameters_of(config).items():
         shape, source, tensors = parameter.shape(config), stored[field], names[field]
         together = next((fields for fields in _TOGETHER if field in fields), (field,))
         as_scaled = parameter.is_matrix and all(
             tensor in keeps for one in together for tensor in names.get(one, ())
         )
-        packs = packed and parameter.is_matrix
+        packed = packs and parameter.is_matrix
         values_dtype = jnp.dtype(dtype if parameter.is_matrix else np.float32)
         # On a CPU, bfloat16 is stored as its bits (`isoprefill.bits`).
-        bits = packed and values_dtype == jnp.bfloat16
+        bits = packs and values_dtype == jnp.bfloat16
         array = aligned_empty(
-            packed_shape(shape, scaled=as_scaled) if packs else shape,
+            packed_shape(shape, scaled=as_scaled) if packed else shape,
             np.dtype(np.uint8 if as_scaled else np.uint16 if bits else values_dtype),
         )
         kept = SCALED_INTEGERS if as_scaled else 0
-        arrays[field] = PackedWeights(array, shape[-2], shape[-1], kept) if packs else array
+        arrays[field] = PackedWeights(array, shape[-2], shape[-1], kept) if packed else array
         for part, tensor in zip(_split(array, len(tensors), source, shape), tensors, strict=True):
             parts.setdefault(tensor, []).append(
-                _Part(field, part, source.rows, source.offset, values_dtype, packs, as_scaled)
+                _Part(field, part, source.rows, source.offset, values_dtype, packed, as_scaled)
             )
-    for tensor in shapes:
-        # Ignoring a bias or a scale would compute a different model.
-        if tensor not in parts and not re.fullmatch(unused, tensor):
-            raise ValueError(
-                f"tensor {tensor} is not supported: a {config.architecture} model with this configuration has no "
-                "such parameter"
-            )
+    return arrays, parts
+
+
+def _fill(
+    arrays: _Arrays,
+    parts: _Parts,
+    read: Callable[[str], np.ndarray],
+    keeps: Mapping[str, Callable[[], ScaledIntegers]],
+) -> None:
+    """Reads all tensors into their parts of the arrays, and keeps matrices in parts where that is exact."""
 
     def fill(tensor: str) -> None:
         if all(part.as_scaled for part in parts[tensor]):
@@ -146,7 +206,6 @@ def assemble(
                 name: one for name in fields if isinstance(one := arrays.get(name), PackedWeights)
             }
             arrays.update(zip(matrix, in_parts(list(matrix.values())), strict=True))
-    return Params.from_fields(jax.device_put(arrays))
 
 
 def _tensor_names(config: ModelConfig, parameter: Parameter, name: str) -> Iterator[str]:
