@@ -19,7 +19,10 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from huggingface_directory import save_directory
 from isoprefill.models.pretrained import load_pretrained
-from isoprefill.models.weights.packed_weights import PackedWeights, unpack
+from isoprefill.models.sources.size import weight_bytes
+from isoprefill.models.sources.source import find_model
+from isoprefill.models.weights import assembly
+from isoprefill.models.weights.packed_weights import SCALED_INTEGERS, PackedWeights, unpack
 from model_refusals import assert_refused
 from small_models import random_model
 
@@ -203,6 +206,47 @@ def test_gptq_without_g_idx(base, tmp_path):
     tensors, plain = quantised(base, gptq)
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("g_idx")}
     assert_stands_for(base, tmp_path, tensors, plain, GPTQ)
+
+
+@pytest.mark.parametrize(("made", "config"), [(awq, AWQ), (gptq, GPTQ)], ids=["awq", "gptq"])
+def test_float32_keeps_four_bits_as_integers_of_which_a_cpu_makes_the_same_weights(
+    made, config, base, tmp_path, monkeypatch
+):
+    tensors, _ = quantised(base, made)
+    directory = write(base, tmp_path / "x", tensors, config)
+    layers = {}
+    for keeps in (True, False):
+        monkeypatch.setattr(assembly, "keeps_integers", lambda _, keeps=keeps: keeps)
+        layers[keeps] = load_pretrained(directory).params.layers
+    for field in ("query", "key", "value", "output", "gate", "up", "down"):
+        kept, wide = (getattr(layers[keeps], field) for keeps in (True, False))
+        assert kept.parts == SCALED_INTEGERS != wide.parts
+        np.testing.assert_array_equal(unpack(kept), unpack(wide))
+
+
+def test_memory_for_four_bits_is_counted_by_weights(base, tmp_path):
+    """Counted by the integers in the files it would be a third of what is needed, and a model too large would load."""
+    tensors, plain = quantised(base, awq)
+    found = find_model(write(base, tmp_path / "x", tensors, AWQ))
+    rest = sum(one.numel() for name, one in tensors.items() if not name.endswith(".qweight"))
+    weights = sum(one.numel() for name, one in plain.items() if "_proj" in name)
+    assert weight_bytes(found, "float32") == 1.5 * weights + 4 * rest
+    assert weight_bytes(found, "bfloat16") == 2 * (weights + rest)
+
+
+def test_groups_of_inputs_that_are_no_neighbours_stay_floats(base, tmp_path, monkeypatch):
+    """A scale is for neighbours: with act-order, weights would get the scale of another group."""
+    monkeypatch.setattr(assembly, "keeps_integers", lambda _: True)
+    tensors, plain = quantised(base, lambda *one: gptq(*one, act_order=True))
+    assert_stands_for(base, tmp_path, tensors, plain, GPTQ | {"desc_act": True})
+
+
+def test_a_scale_that_is_not_finite_is_named(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(assembly, "keeps_integers", lambda _: True)
+    tensors, _ = quantised(base, gptq)
+    tensors["model.layers.0.mlp.up_proj.scales"][1, 5] = float("inf")
+    directory = write(base, tmp_path / "x", tensors, GPTQ)
+    assert_refused(directory, r"model\.layers\.0\.mlp\.up_proj\.weight must be finite .* at \[5, 3")
 
 
 def test_gptq_zero_point_that_programs_read_differently_is_refused(base, tmp_path):

@@ -7,12 +7,10 @@ of its own. weight[n, k] = (q[k, n] - zero[g, n]) * scale[g, n] with input k's g
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-
 from isoprefill.models.files.checkpoint import Checkpoint
 from isoprefill.models.files.packed_nibbles import (
     PER_INTEGER,
+    Numbers,
     QuantisedModule,
     unpacked,
     widened_modules,
@@ -35,17 +33,12 @@ def widened(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Checkpoint:
         )
     if settings.get("zero_point", True) is not True:
         raise ValueError("quantization_config: zero_point must be true with AWQ")
-    return widened_modules(checkpoint, settings, packed_axis=1, read=_weight)
+    return widened_modules(checkpoint, settings, packed_axis=1, read=_numbers)
 
 
-def _weight(module: QuantisedModule) -> Float[np.ndarray, "N K"]:
+def _numbers(module: QuantisedModule) -> Numbers:
     weights, zeros = (
         unpacked(tensor.read()).reshape(-1, PER_INTEGER)[:, _PLACES].reshape(-1, module.num_outputs)
         for tensor in (module.qweight, module.qzeros)
     )
-    scales = np.asarray(module.scales.read(), np.float32)
-    groups = module.groups()
-    values = weights.astype(np.float32)
-    values -= zeros[groups]
-    values *= scales[groups]
-    return np.ascontiguousarray(values.T)
+    return weights.T, zeros

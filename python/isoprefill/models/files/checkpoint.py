@@ -1,6 +1,7 @@
 """Tensors that are read one by one, by name: what files hold, or what follows from that."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -27,3 +28,28 @@ class LazyTensor:
 
 
 Checkpoint = Mapping[str, LazyTensor]
+
+
+def scaled_tensors(
+    checkpoint: Checkpoint, read: Callable[[str], np.ndarray]
+) -> dict[str, Callable[[], ScaledIntegers]]:
+    """Returns, by name, what reads the integers and scales of the tensors that are stored so.
+
+    Args:
+        checkpoint: what there is.
+        read: reads a tensor's values, by name, and raises an error for values that are not finite.
+    """
+    return {
+        name: functools.partial(_finite, name, tensor.read_scaled, read)
+        for name, tensor in checkpoint.items()
+        if tensor.read_scaled is not None
+    }
+
+
+def _finite(
+    name: str, read_scaled: Callable[[], ScaledIntegers], read: Callable[[str], np.ndarray]
+) -> ScaledIntegers:
+    integers = read_scaled()
+    if not integers.is_finite():
+        read(name)  # says what is not
+    return integers

@@ -17,7 +17,7 @@ from isoprefill.models.config.classes import classes_from_gguf
 from isoprefill.models.config.config import ModelConfig
 from isoprefill.models.config.config_gguf import config_from_gguf
 from isoprefill.models.config.parameters import PARAMETERS
-from isoprefill.models.files.checkpoint import Checkpoint, LazyTensor
+from isoprefill.models.files.checkpoint import Checkpoint, LazyTensor, scaled_tensors
 from isoprefill.models.files.finite import check_finite
 from isoprefill.models.files.gguf_header import GgufHeader, TensorInfo
 from isoprefill.models.files.gguf_integers import READERS, scaled_integers
@@ -87,8 +87,6 @@ def load_gguf(
         info = header.tensors[name]
         blocks = _bytes_of(stored, info).reshape(-1, GGML_QUANT_SIZES[info.quantization][1])
         integers = scaled_integers(blocks, info.quantization, shapes[name])
-        if not integers.is_finite():
-            read(name)  # says what is not
         heads = interleaved.get(name.split(".")[-2])
         if heads is None:
             return integers
@@ -115,11 +113,7 @@ def load_gguf(
     sizes = {name: tensor.shape for name, tensor in checkpoint.items()}
     ignored = [*rope_tensors, *([] if config.classes is None else [PARAMETERS["head"].gguf])]
     unused = "|".join([_NOT_USED_BY_LLAMA_CPP, *map(re.escape, ignored)])
-    scaled = {
-        name: tensor.read_scaled
-        for name, tensor in checkpoint.items()
-        if tensor.read_scaled is not None
-    }
+    scaled = scaled_tensors(checkpoint, read)
     return config, assemble(config, "gguf", unused, sizes, read, dtype, scaled)
 
 

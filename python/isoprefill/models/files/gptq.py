@@ -10,10 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from isoprefill.models.files.checkpoint import Checkpoint
-from isoprefill.models.files.packed_nibbles import QuantisedModule, unpacked, widened_modules
+from isoprefill.models.files.packed_nibbles import (
+    Numbers,
+    QuantisedModule,
+    unpacked,
+    widened_modules,
+)
 
 # By checkpoint_format: how much less than the zero point is stored.
 _ZERO_OFFSETS = {"gptq": 1, "gptq_v2": 0}
@@ -32,21 +36,15 @@ def widened(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Checkpoint:
             f"quantization_config: checkpoint_format {layout!r} of GPTQ is not supported; supported: "
             f"{', '.join(_ZERO_OFFSETS)}"
         )
-    read = functools.partial(_weight, zero_offset=_ZERO_OFFSETS[layout])
+    read = functools.partial(_numbers, zero_offset=_ZERO_OFFSETS[layout])
     return widened_modules(checkpoint, settings, packed_axis=0, read=read)
 
 
-def _weight(module: QuantisedModule, zero_offset: int) -> Float[np.ndarray, "N K"]:
-    weights = unpacked(module.qweight.read().T)  # [N, K]
+def _numbers(module: QuantisedModule, zero_offset: int) -> Numbers:
     zeros = unpacked(module.qzeros.read())[:, : module.num_outputs]
     if zero_offset and (zeros == _LARGEST).any():
         raise ValueError(
             f"tensor {module.name}.qzeros holds {_LARGEST}, which some programs read as the zero point 0 and others as "
             f"{_LARGEST + 1}: give a checkpoint of checkpoint_format gptq_v2"
         )
-    scales = np.asarray(module.scales.read(), np.float32)
-    groups = module.groups()
-    values = weights.astype(np.float32)
-    values -= (zeros + np.uint8(zero_offset)).T[:, groups]
-    values *= scales.T[:, groups]
-    return values
+    return unpacked(module.qweight.read().T), zeros + np.uint8(zero_offset)

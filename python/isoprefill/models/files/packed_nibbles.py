@@ -4,17 +4,19 @@ Letters: K inputs of a module, N outputs, G groups of inputs with a scale and a 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 
 from isoprefill.models.files.checkpoint import Checkpoint, LazyTensor
+from isoprefill.models.weights.scaled_integers import RUN, ScaledIntegers
 
 PER_INTEGER = 8
 _BITS = 4
-_QWEIGHT = ".qweight"
+QWEIGHT = ".qweight"  # the end of the name of such integers
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,21 +59,34 @@ class QuantisedModule:
             )
         return groups
 
+    def has_runs(self) -> bool:
+        """Returns whether groups are of neighbouring inputs, as many as `ScaledIntegers` has to a scale."""
+        if self.num_inputs % self.group_size or self.group_size % RUN:
+            return False
+        in_order = np.arange(self.num_inputs) // self.group_size
+        return self.g_idx is None or np.array_equal(self.g_idx.read(), in_order)
+
+
+# The numbers of a module's weights, and of its zero points.
+Numbers = tuple[UInt8[np.ndarray, "N K"], UInt8[np.ndarray, "G N"]]
+
 
 def widened_modules(
     checkpoint: Checkpoint,
     settings: Mapping[str, Any],
     *,
     packed_axis: int,
-    read: Callable[[QuantisedModule], Float[np.ndarray, "N K"]],
+    read: Callable[[QuantisedModule], Numbers],
 ) -> Checkpoint:
     """Returns the checkpoint with a weight of float32 in the place of each quantised module's tensors.
+
+    With input k's group g, weight[n, k] = (number[n, k] - zero[g, n]) * scale[g, n].
 
     Args:
         checkpoint: what the files hold.
         settings: `quantization_config`.
         packed_axis: of a qweight [K, N] the axis along which eight numbers are one integer.
-        read: computes a module's weight.
+        read: reads a module's numbers.
 
     Raises:
         ValueError: not four bits, or a tensor is missing or of the wrong shape; names it.
@@ -85,23 +100,36 @@ def widened_modules(
         )
     tensors = dict(checkpoint)
     for name in checkpoint:
-        if not name.endswith(_QWEIGHT):
+        if not name.endswith(QWEIGHT):
             continue
-        module = _module(checkpoint, name.removesuffix(_QWEIGHT), group_size, packed_axis)
-        for suffix in (_QWEIGHT, ".qzeros", ".scales", ".g_idx"):
+        module = _module(checkpoint, name.removesuffix(QWEIGHT), group_size, packed_axis)
+        for suffix in (QWEIGHT, ".qzeros", ".scales", ".g_idx"):
             tensors.pop(module.name + suffix, None)
         shape = (module.num_outputs, module.num_inputs)
-        tensors[module.name + ".weight"] = LazyTensor(shape, _Reader(read, module))
+        tensors[module.name + ".weight"] = LazyTensor(
+            shape,
+            functools.partial(_weights, read, module),
+            read_scaled=functools.partial(_scaled, read, module) if module.has_runs() else None,
+        )
     return tensors
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Reader:
-    compute: Callable[[QuantisedModule], np.ndarray]
-    module: QuantisedModule
+def _weights(
+    read: Callable[[QuantisedModule], Numbers], module: QuantisedModule
+) -> Float32[np.ndarray, "N K"]:
+    numbers, zeros = read(module)
+    groups = module.groups()
+    values = numbers.astype(np.float32, order="C")
+    values -= zeros.T[:, groups]
+    values *= np.asarray(module.scales.read(), np.float32).T[:, groups]
+    return values
 
-    def __call__(self) -> np.ndarray:
-        return self.compute(self.module)
+
+def _scaled(read: Callable[[QuantisedModule], Numbers], module: QuantisedModule) -> ScaledIntegers:
+    numbers, zeros = read(module)
+    integers = numbers.astype(np.int8, order="C")  # 0 to 15; zero points are 0 to 16
+    integers -= np.repeat(zeros.T.astype(np.int8), module.group_size, axis=1)
+    return ScaledIntegers(integers, np.asarray(module.scales.read(), np.float32).T)
 
 
 def _module(
@@ -119,9 +147,9 @@ def _module(
             )
         return found
 
-    qweight = tensor(_QWEIGHT, None, "I32")
+    qweight = tensor(QWEIGHT, None, "I32")
     if len(qweight.shape) != 2 or not all(qweight.shape):
-        raise ValueError(f"tensor {name}{_QWEIGHT} must be a matrix, got {list(qweight.shape)}")
+        raise ValueError(f"tensor {name}{QWEIGHT} must be a matrix, got {list(qweight.shape)}")
     sizes = list(qweight.shape)
     sizes[packed_axis] *= PER_INTEGER
     num_inputs, num_outputs = sizes

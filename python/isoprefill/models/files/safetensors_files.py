@@ -11,6 +11,7 @@ from isoprefill.models.config.architectures import find_architecture
 from isoprefill.models.config.config import ModelConfig
 from isoprefill.models.config.config_huggingface import config_from_huggingface
 from isoprefill.models.config.parameters import PARAMETERS
+from isoprefill.models.files.checkpoint import scaled_tensors
 from isoprefill.models.files.experts_together import separated
 from isoprefill.models.files.finite import check_finite
 from isoprefill.models.files.json_file import read_json_object
@@ -64,4 +65,5 @@ def load_safetensors(
             # transformers 5 does not tie a head that is stored and is not the embedding.
             tied = np.array_equal(read(head), read(embedding))
             config = dataclasses.replace(config, tied_head=tied)
-        return config, assemble(config, "huggingface", _UNUSED, shapes, read, dtype)
+        scaled = scaled_tensors(checkpoint, read)
+        return config, assemble(config, "huggingface", _UNUSED, shapes, read, dtype, scaled)

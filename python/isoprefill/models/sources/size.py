@@ -5,15 +5,19 @@ import math
 from collections.abc import Iterator
 
 from isoprefill.models.files.gguf_integers import KEPT_AS_INTEGERS
+from isoprefill.models.files.packed_nibbles import PER_INTEGER, QWEIGHT
 from isoprefill.models.files.safetensors_checkpoint import open_safetensors, weight_files
 from isoprefill.models.sources.source import ModelSource
+
+_NIBBLES = "I4"  # of AWQ and GPTQ, eight in an integer
 
 
 def weight_bytes(source: ModelSource, dtype: str) -> int:
     """Returns the bytes of all weights in a dtype; 0 if the files cannot be read, which their loader reports better.
 
     float32 weights that are stored in bfloat16 are kept in two bytes (`models.weights.packed_weights`), and those of
-    most GGUF quantisations in one and a half, where there is no room for more (`models.weights.scaled_integers`).
+    most GGUF quantisations, of AWQ and of GPTQ in one and a half, where there is no room for more
+    (`models.weights.scaled_integers`).
     """
     try:
         return int(sum(numbers * _bytes_of(stored, dtype) for stored, numbers in _tensors(source)))
@@ -25,7 +29,7 @@ def _bytes_of(stored: str, dtype: str) -> float:
     """Returns the bytes of a weight."""
     if dtype == "bfloat16" or stored == "BF16":
         return 2
-    return 1.5 if stored in KEPT_AS_INTEGERS else 4
+    return 1.5 if stored in {*KEPT_AS_INTEGERS, _NIBBLES} else 4
 
 
 def _tensors(source: ModelSource) -> Iterator[tuple[str, int]]:
@@ -33,7 +37,12 @@ def _tensors(source: ModelSource) -> Iterator[tuple[str, int]]:
     if source.kind == "directory":
         with contextlib.ExitStack() as files:
             opened = open_safetensors(list(weight_files(source.path)), files)
-            yield from ((tensor.dtype, math.prod(tensor.shape)) for tensor in opened.values())
+            for name, tensor in opened.items():
+                numbers = math.prod(tensor.shape)
+                if name.endswith(QWEIGHT):
+                    yield _NIBBLES, PER_INTEGER * numbers
+                else:
+                    yield tensor.dtype, numbers
         return
-    for tensor in source.gguf_header.tensors.values():
-        yield tensor.quantization.name, math.prod(tensor.shape)
+    for info in source.gguf_header.tensors.values():
+        yield info.quantization.name, math.prod(info.shape)
