@@ -50,7 +50,7 @@ class QuantisedModule:
             ValueError: a group does not exist.
         """
         if self.g_idx is None:
-            return np.arange(self.num_inputs, dtype=np.int32) // self.group_size
+            return self._groups_in_order()
         groups = self.g_idx.read()
         if groups.min() < 0 or groups.max() >= self.num_groups:
             raise ValueError(
@@ -63,8 +63,10 @@ class QuantisedModule:
         """Returns whether groups are of neighbouring inputs, as many as `ScaledIntegers` has to a scale."""
         if self.num_inputs % self.group_size or self.group_size % RUN:
             return False
-        in_order = np.arange(self.num_inputs) // self.group_size
-        return self.g_idx is None or np.array_equal(self.g_idx.read(), in_order)
+        return self.g_idx is None or np.array_equal(self.g_idx.read(), self._groups_in_order())
+
+    def _groups_in_order(self) -> Int32[np.ndarray, "K"]:
+        return np.arange(self.num_inputs, dtype=np.int32) // self.group_size
 
 
 # The numbers of a module's weights, and of its zero points.

@@ -10,6 +10,7 @@ from isoprefill.models.files.safetensors_checkpoint import open_safetensors, wei
 from isoprefill.models.sources.source import ModelSource
 
 _NIBBLES = "I4"  # of AWQ and GPTQ, eight in an integer
+_KEPT_AS_INTEGERS = KEPT_AS_INTEGERS | {_NIBBLES}
 
 
 def weight_bytes(source: ModelSource, dtype: str) -> int:
@@ -29,7 +30,7 @@ def _bytes_of(stored: str, dtype: str) -> float:
     """Returns the bytes of a weight."""
     if dtype == "bfloat16" or stored == "BF16":
         return 2
-    return 1.5 if stored in {*KEPT_AS_INTEGERS, _NIBBLES} else 4
+    return 1.5 if stored in _KEPT_AS_INTEGERS else 4
 
 
 def _tensors(source: ModelSource) -> Iterator[tuple[str, int]]:
