@@ -339,9 +339,12 @@ def start(
     *arguments, python=sys.executable, program=("-m", "isoprefill"), **options
 ) -> subprocess.Popen:
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
+    environment = os.environ | {"PYTHONPATH": path}
+    # An interrupt that is raised while coverage.py takes its lock leaves it taken: the process then waits for ever.
+    environment.pop("COVERAGE_PROCESS_START", None)
     return subprocess.Popen(
         [python, *program, *arguments],
-        env=os.environ | {"PYTHONPATH": path},
+        env=environment,
         stderr=subprocess.PIPE,
         text=True,
         **options,
