@@ -40,6 +40,7 @@ SERVERS: dict[str, tuple[str, ...]] = {
 }
 FIRST_RATE = 0.25  # over that of one request after another
 OVERLOAD = 3  # times the first rate that is not held
+HEAD_START_S = 0.01  # of the request before a burst, which takes longer than this
 HEADER = (
     f"{'server':10}{'rate/s':>8}{'sent':>6}{'200':>6}{'429':>6}{'other':>7}{'done/s':>8}{'p50 s':>8}{'p95 s':>8}"
     f"{'p99 s':>8}{'req/batch':>11}{'fill':>7}{'compiled':>9}"
@@ -157,16 +158,21 @@ def measure(server: BenchedServer, name: str, step: int, rate: float, steps: Ste
 
 
 def warm_up(server: BenchedServer, name: str) -> None:
-    """Sends bursts of every size that one prefill can hold, until nothing is compiled any more."""
+    """Sends bursts of every size that one prefill can hold, until two rounds in a row have compiled nothing.
+
+    A request goes before each burst, which gathers while that is computed. Sent alone, a burst may be cut anywhere.
+    """
     chance = chance_of("warm-up")
     rows = _QUERY.value + _ITEMS.value * _ITEM.value
     packs = "--max-batch-requests=1" not in SERVERS[name]
-    most = min(_QUEUE.value, _BATCH.value // rows + 1) if packs else 1
-    before = -1.0
-    while before != (compiled := server.metric("isoprefill_compilations_total")):
-        before = compiled
-        for number in range(1, most + 1):
-            server.send(bodies(chance, number), [0.0] * number)
+    most = min(_QUEUE.value - 1, _BATCH.value // rows) if packs else 0
+    quiet_rounds = 0
+    compiled = -1.0
+    while quiet_rounds < 2:
+        for number in range(most + 1):
+            server.send(bodies(chance, 1 + number), [0.0] + [HEAD_START_S] * number)
+        before, compiled = compiled, server.metric("isoprefill_compilations_total")
+        quiet_rounds = quiet_rounds + 1 if compiled == before else 0
 
 
 def lone_latency(server: BenchedServer) -> float:
