@@ -1,7 +1,7 @@
 """Reads the results and the outputs of tests from what `bazel test --build_event_json_file=FILE` wrote.
 
-`python3 build_events.py FILE` prints how many test cases passed, failed and were skipped, and on standard error for each
-target that failed which of its cases did and the end of its log: whoever has only the last lines of CI needs no more.
+`python3 build_events.py FILE` prints how many test cases passed, failed and were skipped. On standard error it prints
+the end of each failed target's log, and then all their names: whoever has only the last lines of CI needs no more.
 """
 
 import dataclasses
@@ -48,14 +48,15 @@ def read_results(events: pathlib.Path) -> Iterator[TestResult]:
 def cases(result: TestResult) -> Iterator[tuple[str, str]]:
     """Yields the name of each test case of one result, and `passed`, `failed` or `skipped`."""
     xml = result.outputs.get("test.xml")
-    if xml is None or not xml.exists():
-        return
-    for case in ElementTree.parse(xml).iter("testcase"):
+    try:
+        report = ElementTree.parse(xml) if xml is not None else None
+    except (OSError, ElementTree.ParseError):  # of a process that was killed
+        report = None
+    for case in report.iter("testcase") if report is not None else ():
         kinds = {child.tag for child in case}
+        outcome = "skipped" if "skipped" in kinds else "passed"
         if kinds & {"failure", "error"}:
             outcome = "failed"
-        else:
-            outcome = "skipped" if "skipped" in kinds else "passed"
         yield f"{case.get('classname')}::{case.get('name')}", outcome
 
 
@@ -67,19 +68,22 @@ def count_cases(result: TestResult) -> Counter[str]:
     return counts
 
 
-def describe_failure(result: TestResult) -> str:
-    """Returns what is known of a result that did not pass."""
-    lines = [f"{result.status}: {result.label}"]
-    lines += [f"  {name}" for name, outcome in cases(result) if outcome == "failed"]
+def end_of_log(result: TestResult) -> list[str]:
+    """Returns the last lines that a target printed."""
     log = result.outputs.get("test.log")
-    if log is not None and log.exists():
-        lines += log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-    return "\n".join(lines)
+    if log is None or not log.exists():
+        return []
+    return log.read_text(errors="replace").splitlines()[-LOG_LINES:]
 
 
 if __name__ == "__main__":
     results = list(read_results(pathlib.Path(sys.argv[1])))
-    for failed in (result for result in results if not result.passed):
-        print(describe_failure(failed), file=sys.stderr)
+    failures = [result for result in results if not result.passed]
+    for failure in failures:
+        print(f"== the end of {failure.label}:", *end_of_log(failure), sep="\n", file=sys.stderr)
+    for failure in failures:
+        print(f"{failure.status}: {failure.label}", file=sys.stderr)
+        for name in [name for name, outcome in cases(failure) if outcome == "failed"]:
+            print(f"  {name}", file=sys.stderr)
     total = sum(map(count_cases, results), Counter())
     print(total["passed"], total["failed"], total["skipped"])

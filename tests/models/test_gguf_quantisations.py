@@ -127,8 +127,12 @@ def test_float32_keeps_integers_of_which_a_cpu_makes_the_same_weights(kind, tmp_
 def test_tiles_have_floats_if_these_fit_into_half_of_the_memory(tiles, monkeypatch):
     monkeypatch.setattr(isoprefill_csrc, "multiplies_parts", lambda: tiles)
     half = scaled_weights.host_bytes() // 2
+    monkeypatch.setattr(scaled_weights, "address_space_left", lambda: None)
     assert scaled_weights.keeps_integers(half + 1)
     assert scaled_weights.keeps_integers(half) != tiles
+    monkeypatch.setattr(scaled_weights, "address_space_left", lambda: half)
+    assert scaled_weights.keeps_integers(half)
+    assert scaled_weights.keeps_integers(half // 2) != tiles
 
 
 def test_scores_are_the_same_to_the_bit_if_integers_are_kept(monkeypatch):

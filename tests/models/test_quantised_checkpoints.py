@@ -5,6 +5,7 @@ zero point of another, or rows are in another order, and scores are wrong silent
 """
 
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from huggingface_directory import save_directory
 from isoprefill.models.pretrained import load_pretrained
-from isoprefill.models.sources.size import weight_bytes
-from isoprefill.models.sources.source import find_model
-from isoprefill.models.weights import assembly
+from isoprefill.models.weights import assembly, packed_weights
 from isoprefill.models.weights.packed_weights import SCALED_INTEGERS, PackedWeights, unpack
 from model_refusals import assert_refused
 from small_models import random_model
@@ -30,6 +29,7 @@ Tensors = dict[str, torch.Tensor]
 # Of an integer of AWQ the nibbles, from the lowest, hold these of eight neighbouring outputs.
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 GROUP = 32
+QUERY = "model.layers.0.self_attn.q_proj"
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,21 @@ def quantised(
         stored |= tensors
         plain[name] = torch.from_numpy(values.astype(np.float32))
     return stored, plain
+
+
+def query_adapter(directory: Path) -> tuple[Path, np.ndarray]:
+    """An adapter of the first layer's queries, and its change."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=size).astype(np.float32) for size in ((2, 64), (160, 2)))
+    directory.mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": [QUERY]}
+    (directory / "adapter_config.json").write_text(json.dumps(settings))
+    factors = {
+        f"base_model.model.{QUERY}.lora_{name}.weight": torch.from_numpy(values)
+        for name, values in (("A", a), ("B", b))
+    }
+    safetensors.torch.save_file(factors, directory / "adapter_model.safetensors")
+    return directory, b @ a
 
 
 def assert_stands_for(base, tmp_path, tensors: Tensors, plain: Tensors, config: dict) -> None:
@@ -224,20 +239,65 @@ def test_float32_keeps_four_bits_as_integers_of_which_a_cpu_makes_the_same_weigh
         np.testing.assert_array_equal(unpack(kept), unpack(wide))
 
 
-def test_memory_for_four_bits_is_counted_by_weights(base, tmp_path):
-    """Counted by the integers in the files it would be a third of what is needed, and a model too large would load."""
-    tensors, plain = quantised(base, awq)
-    found = find_model(write(base, tmp_path / "x", tensors, AWQ))
-    rest = sum(one.numel() for name, one in tensors.items() if not name.endswith(".qweight"))
-    weights = sum(one.numel() for name, one in plain.items() if "_proj" in name)
-    assert weight_bytes(found, "float32") == 1.5 * weights + 4 * rest
-    assert weight_bytes(found, "bfloat16") == 2 * (weights + rest)
+def with_act_order(*module):
+    return gptq(*module, act_order=True)
+
+
+@pytest.mark.parametrize("keeps", [True, False], ids=["integers", "floats"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("adapted", [False, True], ids=["", "adapter"])
+@pytest.mark.parametrize(
+    ("made", "config"),
+    [(awq, AWQ), (gptq, GPTQ), (with_act_order, GPTQ | {"desc_act": True})],
+    ids=["awq", "gptq", "act-order"],
+)
+def test_memory_is_counted_as_it_is_taken(
+    made, config, adapted, dtype, keeps, base, tmp_path, monkeypatch
+):
+    """Counted less, a model that is too large would be read until the system ends the process; more, it is refused."""
+    monkeypatch.setattr(assembly, "keeps_integers", lambda _: keeps)
+    tensors, _ = quantised(base, made)
+    directory = write(base, tmp_path / "x", tensors, config)
+    adapter = query_adapter(tmp_path / "adapter")[0] if adapted else None
+    counted = []
+    model = load_pretrained(directory, dtype, adapter, counted.append)
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
+    assert [one.num_bytes for one in counted] == [held]
+    in_bfloat16 = load_pretrained(directory, "bfloat16", adapter).params
+    assert counted[0].in_bfloat16 == sum(leaf.nbytes for leaf in jax.tree.leaves(in_bfloat16))
+
+
+def test_memory_for_a_checkpoint_in_bfloat16_is_counted_as_it_is_taken(base, tmp_path):
+    """In float32 it takes half of what floats would."""
+    stored = safetensors.torch.load_file(base / "model.safetensors")
+    stored = {name: tensor.bfloat16() for name, tensor in stored.items()}
+    counted = []
+    model = load_pretrained(write(base, tmp_path / "x", stored, None), check_memory=counted.append)
+    assert model.params.layers.query.parts == 1
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
+    assert [one.num_bytes for one in counted] == [held]
+
+
+def test_floats_are_gone_before_the_next_matrices_are_read(base, tmp_path, monkeypatch):
+    """A checkpoint in bfloat16 is read as floats, a few matrices at a time, and kept in half of that."""
+    stored = safetensors.torch.load_file(base / "model.safetensors")
+    stored = {name: tensor.bfloat16() for name, tensor in stored.items()}
+    floats = []
+
+    def in_parts(matrices):
+        assert not any(one() for one in floats)
+        floats.extend(weakref.ref(one.data.base) for one in matrices)
+        return packed_weights.in_parts(matrices)
+
+    monkeypatch.setattr(assembly, "in_parts", in_parts)
+    load_pretrained(write(base, tmp_path / "x", stored, None))
+    assert len(floats) == len(stored) - 3  # all but norms
 
 
 def test_groups_of_inputs_that_are_no_neighbours_stay_floats(base, tmp_path, monkeypatch):
     """A scale is for neighbours: with act-order, weights would get the scale of another group."""
     monkeypatch.setattr(assembly, "keeps_integers", lambda _: True)
-    tensors, plain = quantised(base, lambda *one: gptq(*one, act_order=True))
+    tensors, plain = quantised(base, with_act_order)
     assert_stands_for(base, tmp_path, tensors, plain, GPTQ | {"desc_act": True})
 
 
@@ -247,6 +307,19 @@ def test_a_scale_that_is_not_finite_is_named(base, tmp_path, monkeypatch):
     tensors["model.layers.0.mlp.up_proj.scales"][1, 5] = float("inf")
     directory = write(base, tmp_path / "x", tensors, GPTQ)
     assert_refused(directory, r"model\.layers\.0\.mlp\.up_proj\.weight must be finite .* at \[5, 3")
+
+
+@pytest.mark.parametrize("keeps", [True, False], ids=["integers", "floats"])
+def test_a_scale_that_makes_weights_infinite_is_named(keeps, base, tmp_path, monkeypatch, recwarn):
+    """Finite itself, it is too large for the integers; where these are kept, no weight is made of them."""
+    monkeypatch.setattr(assembly, "keeps_integers", lambda _: keeps)
+    tensors, _ = quantised(base, awq)
+    name = "model.layers.0.mlp.up_proj.scales"
+    tensors[name] = tensors[name].float()
+    tensors[name][1, 5] = 1.7e38
+    directory = write(base, tmp_path / "x", tensors, AWQ)
+    assert_refused(directory, r"model\.layers\.0\.mlp\.up_proj\.weight must be finite .* at \[5, 3")
+    assert not recwarn.list
 
 
 def test_gptq_zero_point_that_programs_read_differently_is_refused(base, tmp_path):
@@ -439,19 +512,8 @@ def test_eight_bits_without_a_quantization_config_are_refused(base, tmp_path):
 def test_a_quantised_model_takes_an_adapter(base, tmp_path):
     """The change is added to the widened weight."""
     tensors, plain = quantised(base, awq)
-    module = "model.layers.0.self_attn.q_proj"
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(2, 64)), rng.normal(size=(160, 2))
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": [module]}
-    (adapter / "adapter_config.json").write_text(json.dumps(settings))
-    factors = {f"base_model.model.{module}.lora_{n}.weight": v for n, v in (("A", a), ("B", b))}
-    factors = {
-        name: torch.from_numpy(values.astype(np.float32)) for name, values in factors.items()
-    }
-    safetensors.torch.save_file(factors, adapter / "adapter_model.safetensors")
+    adapter, change = query_adapter(tmp_path / "adapter")
     ours = load_pretrained(write(base, tmp_path / "q", tensors, AWQ), adapter=adapter)
-    query = plain[f"{module}.weight"].double().numpy() + b.astype(np.float32) @ a.astype(np.float32)
+    query = plain[f"{QUERY}.weight"].double().numpy() + change
     np.testing.assert_allclose(unpack(ours.params.layers.query)[0], query, atol=1e-6)
     assert ours.params.layers.query.dtype != ml_dtypes.bfloat16

@@ -40,7 +40,7 @@ SERVERS: dict[str, tuple[str, ...]] = {
 }
 FIRST_RATE = 0.25  # over that of one request after another
 OVERLOAD = 3  # times the first rate that is not held
-HEAD_START_S = 0.01  # of the request before a burst, which takes longer than this
+WARM_UP_ROUNDS = 10
 HEADER = (
     f"{'server':10}{'rate/s':>8}{'sent':>6}{'200':>6}{'429':>6}{'other':>7}{'done/s':>8}{'p50 s':>8}{'p95 s':>8}"
     f"{'p99 s':>8}{'req/batch':>11}{'fill':>7}{'compiled':>9}"
@@ -166,18 +166,22 @@ def warm_up(server: BenchedServer, name: str) -> None:
     rows = _QUERY.value + _ITEMS.value * _ITEM.value
     packs = "--max-batch-requests=1" not in SERVERS[name]
     most = min(_QUEUE.value - 1, _BATCH.value // rows) if packs else 0
+    server.send(bodies(chance, 1), [0.0])  # compiles
+    head_start = lone_latency(server, chance) / 3
     quiet_rounds = 0
-    compiled = -1.0
-    while quiet_rounds < 2:
+    compiled = server.metric("isoprefill_compilations_total")
+    for _ in range(WARM_UP_ROUNDS):
         for number in range(most + 1):
-            server.send(bodies(chance, 1 + number), [0.0] + [HEAD_START_S] * number)
+            server.send(bodies(chance, 1 + number), [0.0] + [head_start] * number)
         before, compiled = compiled, server.metric("isoprefill_compilations_total")
         quiet_rounds = quiet_rounds + 1 if compiled == before else 0
+        if quiet_rounds == 2:
+            return
+    sys.exit(f"{name}: something was compiled until the end of {WARM_UP_ROUNDS} rounds of warm-up")
 
 
-def lone_latency(server: BenchedServer) -> float:
+def lone_latency(server: BenchedServer, chance: random.Random) -> float:
     """Returns the median latency of requests that are sent one after another."""
-    chance = chance_of("one after another")
     answers = [server.send(bodies(chance, 1), [0.0]) for _ in range(5)]
     return statistics.median(latency for ((latency, _),) in answers)
 
@@ -201,7 +205,7 @@ def rising_rates(name: str) -> list[Row]:
     rows: list[Row] = []
     with BenchedServer(*command) as server:
         warm_up(server, name)
-        rate = FIRST_RATE / lone_latency(server)
+        rate = FIRST_RATE / lone_latency(server, chance_of("one after another"))
         while not rows or rows[-1]["held"]:
             rows.append(measure(server, name, len(rows), rate, steps))
             rate *= steps.factor

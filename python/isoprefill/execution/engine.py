@@ -16,8 +16,8 @@ from isoprefill.execution.prefix_cache import PrefixCache, PrefixCacheStats
 from isoprefill.execution.warm_up import Workload, warm_up
 from isoprefill.host.threads import use_threads
 from isoprefill.models.pretrained import Pretrained, load_pretrained
-from isoprefill.models.sources.size import weight_bytes
 from isoprefill.models.sources.source import find_model
+from isoprefill.models.weights.assembly import WeightBytes
 from isoprefill.modes import (
     AlgorithmChoice,
     Backend,
@@ -125,16 +125,24 @@ class ScoringEngine:
         use_threads(threads)
         compilation_cache.enable()
         found = find_model(source)
-        needed = weight_bytes(found, dtype)
-        check_weights_fit(found, dtype, needed)
+        needs = ""
+
+        def check_memory(weights: WeightBytes) -> None:
+            nonlocal needs
+            needs = (
+                f", which needs about {shown_bytes(weights.num_bytes)} for its weights in {dtype}, and more to load "
+                "them"
+            )
+            check_weights_fit(found.name, dtype, weights)
+
         try:
-            return cls(load_pretrained(found, dtype, adapter), **options)
+            return cls(load_pretrained(found, dtype, adapter, check_memory), **options)
         except Exception as error:
-            if not is_memory(error):
+            if not is_memory(error) or isinstance(error, NotEnoughMemoryError):
                 raise
+            reason = f": {error}" if str(error) else ""
             raise NotEnoughMemoryError(
-                f"not enough memory for model {found.name}, which needs about {shown_bytes(needed)} for its "
-                f"weights in {dtype}, and more to load them{f': {error}' if str(error) else ''}"
+                f"not enough memory for model {found.name}{needs}{reason}"
             ) from error
 
     @property

@@ -1,16 +1,11 @@
 """How many rows of a pack fit into the device's memory."""
 
-import os
-import resource
-from pathlib import Path
-
 import jax
 
 from isoprefill.execution.failures import NotEnoughMemoryError, shown_bytes
-from isoprefill.host.memory import host_bytes
+from isoprefill.host.memory import address_space_left, host_bytes
 from isoprefill.models.config.config import ModelConfig
-from isoprefill.models.sources.size import weight_bytes
-from isoprefill.models.sources.source import ModelSource
+from isoprefill.models.weights.assembly import WeightBytes
 from isoprefill.models.weights.params import Params
 
 # Of the memory that the weights leave; the rest is for the prefix cache, logits and other programs.
@@ -51,17 +46,19 @@ def free_bytes(params: Params) -> int:
     if stats is not None and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-    left = min([host_bytes() - weights, *_address_space_left()])
+    left, mappable = host_bytes() - weights, address_space_left()
+    if mappable is not None:
+        left = min(left, mappable)
     return max(0, left // jax.local_device_count())
 
 
-def check_weights_fit(source: ModelSource, dtype: str, num_bytes: int) -> None:
+def check_weights_fit(name: str, dtype: str, weights: WeightBytes) -> None:
     """Checks that there is memory for a model, before it is read: else the system may end the process without a word.
 
     Args:
-        source: the model.
+        name: of the model.
         dtype: of the weights.
-        num_bytes: of the weights.
+        weights: what they take.
 
     Raises:
         NotEnoughMemoryError: with what is needed and what there is.
@@ -70,29 +67,13 @@ def check_weights_fit(source: ModelSource, dtype: str, num_bytes: int) -> None:
         return
     for what, limit in (
         ("this process may have", host_bytes()),
-        *(("its address space (ulimit -v) has room for", left) for left in _address_space_left()),
+        ("its address space (ulimit -v) has room for", address_space_left()),
     ):
-        if num_bytes > limit:
+        if limit is not None and weights.num_bytes > limit:
+            # Not of bfloat16 itself, nor of what float32 keeps in fewer bytes than four. Vectors stay float32.
+            half = weights.in_bfloat16 < 0.6 * weights.num_bytes
+            smaller = "bfloat16 takes half of it; else " if half else ""
             raise NotEnoughMemoryError(
-                f"model {source.name} needs about {shown_bytes(num_bytes)} for its weights in {dtype}, but {what} "
-                f"{shown_bytes(limit)}: {_remedy(source, num_bytes)}"
+                f"model {name} needs about {shown_bytes(weights.num_bytes)} for its weights in {dtype}, but {what} "
+                f"{shown_bytes(limit)}: {smaller}take a smaller model, or give it more memory"
             )
-
-
-def _remedy(source: ModelSource, num_bytes: int) -> str:
-    # Not of bfloat16 itself, nor of what float32 keeps in fewer bytes than four.
-    half = 2 * weight_bytes(source, "bfloat16") <= num_bytes
-    smaller = "bfloat16 takes half of it; else " if half else ""
-    return f"{smaller}take a smaller model, or give it more memory"
-
-
-def _address_space_left() -> list[int]:
-    """Returns the bytes of address space that the process may still map, if that is limited."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY:
-        return []
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-    except (OSError, ValueError):  # not Linux
-        pages = 0
-    return [max(0, limit - pages * os.sysconf("SC_PAGE_SIZE"))]

@@ -1,6 +1,7 @@
 """Loads a whole model: configuration, weights and tokenizer."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 from isoprefill.models.config.config import ModelConfig
@@ -12,7 +13,7 @@ from isoprefill.models.sources.source import ModelSource, find_adapter, find_mod
 from isoprefill.models.tokenizers.tokenizer import Tokenizer
 from isoprefill.models.tokenizers.tokenizer_gguf import tokenizer_from_gguf
 from isoprefill.models.tokenizers.tokenizer_json import tokenizer_from_directory
-from isoprefill.models.weights.assembly import ParamsDtype
+from isoprefill.models.weights.assembly import ParamsDtype, WeightBytes
 from isoprefill.models.weights.params import Params
 from isoprefill.modes import check_choice
 
@@ -40,6 +41,7 @@ def load_pretrained(
     source: str | Path | ModelSource,
     dtype: ParamsDtype = "float32",
     adapter: str | Path | None = None,
+    check_memory: Callable[[WeightBytes], None] | None = None,
 ) -> Pretrained:
     """Loads a model. No code that comes with a model is ever run.
 
@@ -48,6 +50,7 @@ def load_pretrained(
             the Hub that lies in its local cache; or what `find_model` made of one of these.
         dtype: dtype of the parameters and of the residual stream, "float32" or "bfloat16".
         adapter: a LoRA adapter to add to the weights: a directory of the `peft` package, or a name as for `source`.
+        check_memory: is told what the weights will take before there is memory for them, and may raise.
 
     Raises:
         ValueError: there is no such model, it is of an unsupported kind, or it is incomplete; says what, in one line.
@@ -64,10 +67,10 @@ def load_pretrained(
         if found.kind == "gguf":
             header = found.gguf_header
             tokenizer = tokenizer_from_gguf(header.metadata)
-            config, params = load_gguf(header, dtype, lora)
+            config, params = load_gguf(header, dtype, lora, check_memory)
         else:
             tokenizer = tokenizer_from_directory(found.path)
-            config, params = load_safetensors(found.path, dtype, lora)
+            config, params = load_safetensors(found.path, dtype, lora, check_memory)
     # The tokenizer may know more tokens than the weights; a request that uses one of them is refused.
     if tokenizer.adds_bos and (tokenizer.bos_id or 0) >= config.vocab_size:
         raise ValueError(

@@ -17,7 +17,7 @@ class LazyTensor:
     Attributes:
         shape: its sizes.
         read: reads its values. May be called from several threads at once.
-        dtype: what safetensors call the dtype in the file, such as "F8_E4M3".
+        dtype: what safetensors or GGUF call the dtype in the file, such as "F8_E4M3" or "Q4_1".
         read_scaled: reads a matrix, or several below each other, as what it is stored as; None: it is not stored so.
     """
 

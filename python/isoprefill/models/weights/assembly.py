@@ -8,7 +8,7 @@ is never a second copy of them all.
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Literal
@@ -44,6 +44,19 @@ _REMEDIES = {
 }
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class WeightBytes:
+    """The memory that a model's weights take once they are loaded.
+
+    Attributes:
+        num_bytes: in the dtype that was asked for. What is the sum of two bfloat16 takes no less than floats.
+        in_bfloat16: in bfloat16, for comparison.
+    """
+
+    num_bytes: int
+    in_bfloat16: int
+
+
 def assemble(
     config: ModelConfig,
     file_format: FileFormat,
@@ -51,7 +64,10 @@ def assemble(
     shapes: Mapping[str, tuple[int, ...]],
     read: Callable[[str], np.ndarray],
     dtype: ParamsDtype,
+    *,
     scaled: Mapping[str, Callable[[], ScaledIntegers]] = MappingProxyType({}),
+    in_bfloat16: Container[str] = (),
+    check_memory: Callable[[WeightBytes], None] | None = None,
 ) -> Params:
     """Reads all parameters of a model.
 
@@ -63,6 +79,8 @@ def assemble(
         read: reads a tensor's values, of any floating-point dtype. Called from several threads at once.
         dtype: dtype of the matrices. Vectors are float32.
         scaled: reads the integers and scales of a tensor that is stored so, by name. In float32 a CPU may keep them.
+        in_bfloat16: tensors whose numbers are bfloat16: in float32, too, a CPU keeps these in two bytes.
+        check_memory: is told what the weights will take, before there is memory for them, and may raise.
 
     Raises:
         ValueError: a tensor is missing, has another shape than the configuration says, or has no place in the model;
@@ -75,12 +93,18 @@ def assemble(
     }
     _check_nothing_is_left(config, names, unused, shapes)
     packs = jax.default_backend() == "cpu"
-    keeps: Mapping[str, Callable[[], ScaledIntegers]] = {}
+    as_scaled: frozenset[str] = frozenset()
+    as_bfloat16: frozenset[str] = frozenset()
     if packs and dtype == "float32":
-        floats = sum(math.prod(shapes[tensor]) for tensor in scaled)
-        keeps = scaled if keeps_integers(4 * floats) else {}
-    arrays, parts = _memory(config, stored, names, dtype, packs, keeps)
-    _fill(arrays, parts, read, keeps)
+        as_scaled = _matrices_stored_in(scaled, config, names)
+        as_bfloat16 = _matrices_stored_in(in_bfloat16, config, names)
+        if not keeps_integers(_num_bytes(config, dtype, packs, frozenset(), as_bfloat16)):
+            as_scaled = frozenset()
+    if check_memory is not None:
+        needed = _num_bytes(config, dtype, packs, as_scaled, as_bfloat16)
+        check_memory(WeightBytes(needed, _num_bytes(config, "bfloat16", packs)))
+    arrays, parts = _memory(config, stored, names, dtype, packs, as_scaled)
+    _fill(arrays, parts, read, scaled)
     return Params.from_fields(jax.device_put(arrays))
 
 
@@ -123,6 +147,46 @@ def _check_nothing_is_left(
             )
 
 
+def _together(field: str) -> tuple[str, ...]:
+    """Returns the fields that are read together with one, itself among them."""
+    return next((fields for fields in _TOGETHER if field in fields), (field,))
+
+
+def _matrices_stored_in(
+    form: Container[str], config: ModelConfig, names: Mapping[str, list[str]]
+) -> frozenset[str]:
+    """Returns the matrices whose tensors are stored in a form, as all are that are read together with them."""
+    return frozenset(
+        field
+        for field, parameter in parameters_of(config).items()
+        if parameter.is_matrix
+        and all(tensor in form for one in _together(field) for tensor in names.get(one, ()))
+    )
+
+
+def _num_bytes(
+    config: ModelConfig,
+    dtype: ParamsDtype,
+    packs: bool,
+    as_scaled: Container[str] = (),
+    as_bfloat16: Container[str] = (),
+) -> int:
+    """Returns the bytes of all parameters; some matrices as integers and scales, or each weight as one bfloat16."""
+    num_bytes = 0
+    for field, parameter in parameters_of(config).items():
+        shape, scaled = parameter.shape(config), field in as_scaled
+        if packs and parameter.is_matrix:
+            shape = packed_shape(shape, scaled=scaled)
+        if scaled:
+            element = 1
+        elif parameter.is_matrix and (dtype == "bfloat16" or field in as_bfloat16):
+            element = 2
+        else:
+            element = 4
+        num_bytes += element * math.prod(shape)
+    return num_bytes
+
+
 _Arrays = dict[str, np.ndarray | PackedWeights]  # by field
 _Parts = dict[str, list["_Part"]]  # by the tensor to fill them from
 
@@ -133,7 +197,7 @@ def _memory(
     names: Mapping[str, list[str]],
     dtype: ParamsDtype,
     packs: bool,
-    keeps: Container[str],
+    scaled: Container[str],
 ) -> tuple[_Arrays, _Parts]:
     """Returns memory for every parameter, and which tensor fills what of it.
 
@@ -142,16 +206,13 @@ def _memory(
         names: by field, its tensors.
         dtype: of the matrices.
         packs: whether matrices are packed.
-        keeps: tensors whose integers and scales may be kept.
+        scaled: fields whose integers and scales are kept.
     """
     arrays: _Arrays = {}
     parts: _Parts = {}
     for field, parameter in parameters_of(config).items():
         shape, source, tensors = parameter.shape(config), stored[field], names[field]
-        together = next((fields for fields in _TOGETHER if field in fields), (field,))
-        as_scaled = parameter.is_matrix and all(
-            tensor in keeps for one in together for tensor in names.get(one, ())
-        )
+        as_scaled = field in scaled
         packed = packs and parameter.is_matrix
         values_dtype = jnp.dtype(dtype if parameter.is_matrix else np.float32)
         # On a CPU, bfloat16 is stored as its bits (`isoprefill.bits`).
@@ -173,19 +234,30 @@ def _fill(
     arrays: _Arrays,
     parts: _Parts,
     read: Callable[[str], np.ndarray],
-    keeps: Mapping[str, Callable[[], ScaledIntegers]],
+    read_scaled: Mapping[str, Callable[[], ScaledIntegers]],
 ) -> None:
     """Reads all tensors into their parts of the arrays, and keeps matrices in parts where that is exact."""
 
     def fill(tensor: str) -> None:
         if all(part.as_scaled for part in parts[tensor]):
-            integers = keeps[tensor]()
+            integers = read_scaled[tensor]()
             for part in parts[tensor]:
                 pack_scaled_into(integers.rows(part.rows), part.array)
             return
         values = read(tensor)
         for part in parts[tensor]:
             part.fill(values[part.rows])
+
+    def fill_fields(fields: Sequence[str], threads: ThreadPoolExecutor) -> None:
+        tensors = [tensor for tensor, of in parts.items() if of[0].field in fields]
+        for filled in [threads.submit(fill, tensor) for tensor in tensors]:
+            filled.result()
+        for tensor in tensors:
+            del parts[tensor]  # it holds what `in_parts` gives up
+        matrices = {
+            name: one for name in fields if isinstance(one := arrays.get(name), PackedWeights)
+        }
+        arrays.update(zip(matrices, in_parts(list(matrices.values())), strict=True))
 
     # The largest first: what they take beside their own size is gone before the others are read.
     alone = [(field,) for field in arrays if all(field not in fields for fields in _TOGETHER)]
@@ -197,15 +269,7 @@ def _fill(
     }
     with ThreadPoolExecutor(usable_threads()) as threads:
         for fields in sorted(sizes, key=lambda fields: sizes[fields], reverse=True):
-            tensors = [tensor for tensor, of in parts.items() if of[0].field in fields]
-            for filled in [threads.submit(fill, tensor) for tensor in tensors]:
-                filled.result()
-            for tensor in tensors:
-                del parts[tensor]  # it holds what `in_parts` gives up
-            matrix = {
-                name: one for name in fields if isinstance(one := arrays.get(name), PackedWeights)
-            }
-            arrays.update(zip(matrix, in_parts(list(matrix.values())), strict=True))
+            fill_fields(fields, threads)
 
 
 def _tensor_names(config: ModelConfig, parameter: Parameter, name: str) -> Iterator[str]:

@@ -9,18 +9,20 @@ import numpy as np
 from jaxtyping import Float32, Int8
 
 import isoprefill_csrc
-from isoprefill.host.memory import host_bytes
+from isoprefill.host.memory import address_space_left, host_bytes
 
 RUN = isoprefill_csrc.SCALED_RUN  # elements of a row: a scale is for a multiple of so many
 
 
 def keeps_integers(float_bytes: int) -> bool:
-    """Returns whether a CPU keeps weights as integers that would take so many bytes as floats.
+    """Returns whether a CPU keeps what is stored so as integers, in a model that would take so many bytes without.
 
     They are read faster than floats, but where float32 is multiplied in tiles a tenth of a small request's time goes
-    into making the tiles' numbers of them. There floats stay floats if they fit into half of the memory.
+    into making the tiles' numbers of them. There floats stay floats if the model fits into half of the memory.
     """
-    return not isoprefill_csrc.multiplies_parts() or float_bytes > host_bytes() // 2
+    mappable = address_space_left()
+    memory = host_bytes() if mappable is None else min(host_bytes(), mappable)
+    return not isoprefill_csrc.multiplies_parts() or float_bytes > memory // 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -62,9 +64,12 @@ class ScaledIntegers:
         return ScaledIntegers(self.integers[which], self.scales[which], offsets)
 
     def is_finite(self) -> bool:
-        """Returns whether all weights are: integers of a byte make none infinite."""
-        arrays = [self.scales] if self.offsets is None else [self.scales, self.offsets]
-        return all(bool(np.isfinite(array).all()) for array in arrays)
+        """Returns whether all weights are for certain: whether any integers of a byte would make finite ones."""
+        with np.errstate(over="ignore"):
+            largest = np.abs(self.scales) * np.float32(128)
+            if self.offsets is not None:
+                largest += np.abs(self.offsets)
+        return bool(np.isfinite(largest).all())
 
     def pack_into(self, data: np.ndarray) -> None:
         """Packs into uint8 [M / 16, N / 32, bytes of a step], rounded up (csrc/packed_weights.h)."""
