@@ -48,11 +48,13 @@ def read_results(events: pathlib.Path) -> Iterator[TestResult]:
 def cases(result: TestResult) -> Iterator[tuple[str, str]]:
     """Yields the name of each test case of one result, and `passed`, `failed` or `skipped`."""
     xml = result.outputs.get("test.xml")
+    if xml is None:
+        return
     try:
-        report = ElementTree.parse(xml) if xml is not None else None
+        report = ElementTree.parse(xml)
     except (OSError, ElementTree.ParseError):  # of a process that was killed
-        report = None
-    for case in report.iter("testcase") if report is not None else ():
+        return
+    for case in report.iter("testcase"):
         kinds = {child.tag for child in case}
         outcome = "skipped" if "skipped" in kinds else "passed"
         if kinds & {"failure", "error"}:

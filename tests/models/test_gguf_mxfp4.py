@@ -104,6 +104,18 @@ def test_experts_are_those_of_the_checkpoint(oracle, tmp_path, dtype):
     jax.tree.map(np.testing.assert_array_equal, unpacked(ours.params), unpacked(theirs.params))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("saved", [save, checkpoint], ids=["gguf", "directory"])
+def test_memory_for_experts_is_counted_as_it_is_taken(saved, dtype, oracle, tmp_path):
+    """Two bytes a weight in either dtype, where a file has two weights in a byte."""
+    counted = []
+    source = saved(oracle, tmp_path / ("small.gguf" if saved is save else "directory"))
+    params = load_pretrained(source, dtype, check_memory=counted.append).params
+    assert [one.num_bytes for one in counted] == [
+        sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    ]
+
+
 def test_logits_equal_transformers(oracle, tmp_path):
     assert_same_logits(load_pretrained(save(oracle, tmp_path / "small.gguf")), oracle[0])
 

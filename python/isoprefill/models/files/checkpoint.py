@@ -29,6 +29,14 @@ class LazyTensor:
 
 Checkpoint = Mapping[str, LazyTensor]
 
+# Dtypes in files whose every number is a bfloat16, exactly.
+_BFLOAT16 = ("BF16", "MXFP4")
+
+
+def bfloat16_tensors(checkpoint: Checkpoint) -> frozenset[str]:
+    """Returns the names of the tensors whose numbers are bfloat16."""
+    return frozenset(name for name, tensor in checkpoint.items() if tensor.dtype in _BFLOAT16)
+
 
 def scaled_tensors(
     checkpoint: Checkpoint, read: Callable[[str], np.ndarray]

@@ -17,7 +17,12 @@ from isoprefill.models.config.classes import classes_from_gguf
 from isoprefill.models.config.config import ModelConfig
 from isoprefill.models.config.config_gguf import config_from_gguf
 from isoprefill.models.config.parameters import PARAMETERS
-from isoprefill.models.files.checkpoint import Checkpoint, LazyTensor, scaled_tensors
+from isoprefill.models.files.checkpoint import (
+    Checkpoint,
+    LazyTensor,
+    bfloat16_tensors,
+    scaled_tensors,
+)
 from isoprefill.models.files.finite import check_finite
 from isoprefill.models.files.gguf_header import GgufHeader, TensorInfo
 from isoprefill.models.files.gguf_integers import READERS, scaled_integers
@@ -30,7 +35,6 @@ from isoprefill.models.weights.stored_tensors import fused_names
 _NOT_USED_BY_LLAMA_CPP = r"blk\.\d+\.attn_rot_embd(\.weight)?"
 _CLASS_HEAD = PARAMETERS["class_head"].gguf
 _ROWS_JOINED = 16
-_IN_BFLOAT16 = ("BF16", "MXFP4")  # each number is one, exactly
 _GGUF_NAMES = {
     parameter.huggingface: parameter.gguf
     for parameter in PARAMETERS.values()
@@ -119,7 +123,6 @@ def load_gguf(
     sizes = {name: tensor.shape for name, tensor in checkpoint.items()}
     ignored = [*rope_tensors, *([] if config.classes is None else [PARAMETERS["head"].gguf])]
     unused = "|".join([_NOT_USED_BY_LLAMA_CPP, *map(re.escape, ignored)])
-    in_bfloat16 = {name for name, tensor in checkpoint.items() if tensor.dtype in _IN_BFLOAT16}
     params = assemble(
         config,
         "gguf",
@@ -128,7 +131,7 @@ def load_gguf(
         read,
         dtype,
         scaled=scaled_tensors(checkpoint, read),
-        in_bfloat16=in_bfloat16,
+        in_bfloat16=bfloat16_tensors(checkpoint),
         check_memory=check_memory,
     )
     return config, params

@@ -16,7 +16,7 @@ from isoprefill.models.weights.scaled_integers import RUN, ScaledIntegers
 
 PER_INTEGER = 8
 _BITS = 4
-QWEIGHT = ".qweight"  # the end of the name of such integers
+_QWEIGHT = ".qweight"  # the end of the name of such integers
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -102,10 +102,10 @@ def widened_modules(
         )
     tensors = dict(checkpoint)
     for name in checkpoint:
-        if not name.endswith(QWEIGHT):
+        if not name.endswith(_QWEIGHT):
             continue
-        module = _module(checkpoint, name.removesuffix(QWEIGHT), group_size, packed_axis)
-        for suffix in (QWEIGHT, ".qzeros", ".scales", ".g_idx"):
+        module = _module(checkpoint, name.removesuffix(_QWEIGHT), group_size, packed_axis)
+        for suffix in (_QWEIGHT, ".qzeros", ".scales", ".g_idx"):
             tensors.pop(module.name + suffix, None)
         shape = (module.num_outputs, module.num_inputs)
         tensors[module.name + ".weight"] = LazyTensor(
@@ -150,9 +150,9 @@ def _module(
             )
         return found
 
-    qweight = tensor(QWEIGHT, None, "I32")
+    qweight = tensor(_QWEIGHT, None, "I32")
     if len(qweight.shape) != 2 or not all(qweight.shape):
-        raise ValueError(f"tensor {name}{QWEIGHT} must be a matrix, got {list(qweight.shape)}")
+        raise ValueError(f"tensor {name}{_QWEIGHT} must be a matrix, got {list(qweight.shape)}")
     sizes = list(qweight.shape)
     sizes[packed_axis] *= PER_INTEGER
     num_inputs, num_outputs = sizes

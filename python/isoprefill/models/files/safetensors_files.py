@@ -12,7 +12,7 @@ from isoprefill.models.config.architectures import find_architecture
 from isoprefill.models.config.config import ModelConfig
 from isoprefill.models.config.config_huggingface import config_from_huggingface
 from isoprefill.models.config.parameters import PARAMETERS
-from isoprefill.models.files.checkpoint import scaled_tensors
+from isoprefill.models.files.checkpoint import bfloat16_tensors, scaled_tensors
 from isoprefill.models.files.experts_together import separated
 from isoprefill.models.files.finite import check_finite
 from isoprefill.models.files.json_file import read_json_object
@@ -55,7 +55,6 @@ def load_safetensors(
         if adapter is not None:
             checkpoint = adapter.merged_into(checkpoint)
         shapes = {name: tensor.shape for name, tensor in checkpoint.items()}
-        in_bfloat16 = {name for name, tensor in checkpoint.items() if tensor.dtype == "BF16"}
 
         def read(name: str) -> np.ndarray:
             values = checkpoint[name].read()
@@ -71,7 +70,6 @@ def load_safetensors(
             # transformers 5 does not tie a head that is stored and is not the embedding.
             tied = np.array_equal(read(head), read(embedding))
             config = dataclasses.replace(config, tied_head=tied)
-        scaled = scaled_tensors(checkpoint, read)
         params = assemble(
             config,
             "huggingface",
@@ -79,8 +77,8 @@ def load_safetensors(
             shapes,
             read,
             dtype,
-            scaled=scaled,
-            in_bfloat16=in_bfloat16,
+            scaled=scaled_tensors(checkpoint, read),
+            in_bfloat16=bfloat16_tensors(checkpoint),
             check_memory=check_memory,
         )
         return config, params

@@ -174,17 +174,29 @@ def _num_bytes(
     """Returns the bytes of all parameters; some matrices as integers and scales, or each weight as one bfloat16."""
     num_bytes = 0
     for field, parameter in parameters_of(config).items():
-        shape, scaled = parameter.shape(config), field in as_scaled
-        if packs and parameter.is_matrix:
-            shape = packed_shape(shape, scaled=scaled)
-        if scaled:
-            element = 1
-        elif parameter.is_matrix and (dtype == "bfloat16" or field in as_bfloat16):
-            element = 2
-        else:
-            element = 4
-        num_bytes += element * math.prod(shape)
+        kept = "bfloat16" if field in as_bfloat16 else dtype
+        shape, stored_as = _array_layout(config, parameter, kept, packs, field in as_scaled)
+        num_bytes += math.prod(shape) * stored_as.itemsize
     return num_bytes
+
+
+def _array_layout(
+    config: ModelConfig, parameter: Parameter, dtype: ParamsDtype, packs: bool, scaled: bool
+) -> tuple[tuple[int, ...], np.dtype]:
+    """Returns the shape and the dtype of a parameter's array."""
+    shape = parameter.shape(config)
+    if packs and parameter.is_matrix:
+        shape = packed_shape(shape, scaled=scaled)
+    if scaled:
+        return shape, np.dtype(np.uint8)
+    values_dtype = _values_dtype(parameter, dtype)
+    # On a CPU, bfloat16 is stored as its bits (`isoprefill.bits`).
+    bits = packs and values_dtype == jnp.bfloat16
+    return shape, np.dtype(np.uint16) if bits else values_dtype
+
+
+def _values_dtype(parameter: Parameter, dtype: ParamsDtype) -> np.dtype:
+    return jnp.dtype(dtype if parameter.is_matrix else np.float32)
 
 
 _Arrays = dict[str, np.ndarray | PackedWeights]  # by field
@@ -214,13 +226,8 @@ def _memory(
         shape, source, tensors = parameter.shape(config), stored[field], names[field]
         as_scaled = field in scaled
         packed = packs and parameter.is_matrix
-        values_dtype = jnp.dtype(dtype if parameter.is_matrix else np.float32)
-        # On a CPU, bfloat16 is stored as its bits (`isoprefill.bits`).
-        bits = packs and values_dtype == jnp.bfloat16
-        array = aligned_empty(
-            packed_shape(shape, scaled=as_scaled) if packed else shape,
-            np.dtype(np.uint8 if as_scaled else np.uint16 if bits else values_dtype),
-        )
+        values_dtype = _values_dtype(parameter, dtype)
+        array = aligned_empty(*_array_layout(config, parameter, dtype, packs, as_scaled))
         kept = SCALED_INTEGERS if as_scaled else 0
         arrays[field] = PackedWeights(array, shape[-2], shape[-1], kept) if packed else array
         for part, tensor in zip(_split(array, len(tensors), source, shape), tensors, strict=True):

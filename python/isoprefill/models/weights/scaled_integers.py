@@ -20,9 +20,12 @@ def keeps_integers(float_bytes: int) -> bool:
     They are read faster than floats, but where float32 is multiplied in tiles a tenth of a small request's time goes
     into making the tiles' numbers of them. There floats stay floats if the model fits into half of the memory.
     """
-    mappable = address_space_left()
-    memory = host_bytes() if mappable is None else min(host_bytes(), mappable)
-    return not isoprefill_csrc.multiplies_parts() or float_bytes > memory // 2
+    if not isoprefill_csrc.multiplies_parts():
+        return True
+    memory, mappable = host_bytes(), address_space_left()
+    if mappable is not None:
+        memory = min(memory, mappable)
+    return float_bytes > memory // 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
